@@ -1,0 +1,24 @@
+"""What can go wrong for a user, one wording each."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """The input or the arguments are wrong. The message is one line that the user can act on (exit code 2)."""
+
+
+class CasesFailedError(RuntimeError):
+    """Some cases failed and the rest are finished (exit code 1)."""
+
+    def __init__(self, failures: dict[str, str]) -> None:
+        self.failures = failures
+        super().__init__("; ".join(f"{case}: {reason}" for case, reason in failures.items()))
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """An error for a `name` that is none of the `known` ones, with the nearest as a suggestion."""
+    options = sorted(known)
+    near = get_close_matches(name, options, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return InputError(f"unknown {kind} '{name}': {hint}known: {', '.join(options)}")

@@ -1,0 +1,85 @@
+"""Files that are whole or absent: temporary names, renames, hashes."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dsnet_med.errors import InputError
+
+_OUTPUT_ERRORS = {
+    errno.ENOSPC: "no space left on the device; free some and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EACCES: "permission denied; choose a folder you may write to",
+    errno.EPERM: "permission denied; choose a folder you may write to",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "a file lies where a folder is wanted; choose another name",
+    errno.EEXIST: "a file lies where a folder is wanted; choose another name",
+}
+
+
+def output_error(path: Path, error: OSError) -> InputError:
+    """`error`, met while writing `path`, as one line that says what to do."""
+    reason = _OUTPUT_ERRORS.get(error.errno or 0, error.strerror or str(error))
+    return InputError(f"cannot write {path}: {reason}")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; rename it to `path` at the end, or remove it after an error.
+
+    The temporary name starts with a dot and keeps every suffix of `path`, so that writers that look at the
+    suffix (nibabel, matplotlib) work. Raises InputError when the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed run left half-written in `folder`."""
+    for leftover in folder.glob(".*.partial.*"):
+        leftover.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON to `path`, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def require_writable(folder: Path) -> None:
+    """Create `folder` and check that files can be made in it; raises InputError otherwise."""
+    probe = folder / f".{os.getpid()}.partial.probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+    except OSError as error:
+        raise output_error(folder, error) from error
+    finally:
+        if folder.is_dir():
+            try:
+                probe.unlink(missing_ok=True)
+            except OSError as error:
+                raise output_error(folder, error) from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

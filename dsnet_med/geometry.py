@@ -1,0 +1,90 @@
+"""How a volume of any orientation becomes one stack of axial-like slices, and how a mask goes back.
+
+Every volume is seen as slices S[k, row, column]: k runs from inferior to superior, rows from anterior to
+posterior, columns from the patient's right to the left, as a radiologist sees an axial slice. Only axes are
+exchanged and reversed, nothing is resampled, so the way back is exact. Affines follow NIfTI: millimetres,
+x grows to the right of the patient, y to anterior, z to superior (RAS+).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import io_orientation
+from numpy.typing import NDArray
+
+T = TypeVar("T", bound=np.generic)
+SliceAxis = Literal["superior", "coarsest"]
+
+# For slices S[k, row, column]: the RAS+ axis that each index runs along, and whether it runs with it.
+_SLICE_INDICES = ((2, +1), (1, -1), (0, -1))
+
+
+@dataclass(frozen=True)
+class SliceOrder:
+    """Which array axis each slice index (k, row, column) runs along, and which of them are reversed."""
+
+    axes: tuple[int, int, int]
+    reversed: tuple[bool, bool, bool]
+
+    @classmethod
+    def of(cls, affine: NDArray[np.float64], slice_axis: SliceAxis = "superior") -> "SliceOrder":
+        """The slice order of a volume with this affine (4, 4).
+
+        `superior`: slices follow each other along the axis nearest to the patient's long axis (CT).
+        `coarsest`: along the axis with the largest spacing (stacks such as cardiac short-axis MR); the two axes
+        in the plane keep the order above. Where no axis is clearly the coarsest (less than 1.2 times the next),
+        this is `superior`.
+        """
+        # nearest[a] = (RAS+ axis that array axis a is nearest to, direction)
+        nearest = io_orientation(affine)
+        array_axis = {int(ras): a for a, (ras, _) in enumerate(nearest)}
+        direction = {int(ras): int(sign) for ras, sign in nearest}
+        order = list(_SLICE_INDICES)
+        if slice_axis == "coarsest":
+            spacing = voxel_sizes(affine)
+            through = int(np.argmax(spacing))
+            if spacing[through] >= 1.2 * np.sort(spacing)[1]:
+                ras = int(nearest[through][0])
+                order.sort(key=lambda index: index[0] != ras)
+        axes = tuple(array_axis[ras] for ras, _ in order)
+        reverse = tuple(direction[ras] != wanted for ras, wanted in order)
+        return cls((axes[0], axes[1], axes[2]), (reverse[0], reverse[1], reverse[2]))
+
+    def to_slices(self, volume: NDArray[T]) -> NDArray[T]:
+        """A view of `volume` (any axis order) as slices (D, H, W)."""
+        return np.transpose(volume, self.axes)[self._flips()]
+
+    def to_volume(self, slices: NDArray[T]) -> NDArray[T]:
+        """A view of `slices` (D, H, W) in the axis order of the volume they came from."""
+        return np.transpose(slices[self._flips()], np.argsort(self.axes))
+
+    def spacing_mm(self, affine: NDArray[np.float64]) -> tuple[float, float, float]:
+        """Distances in millimetres between slices, rows and columns."""
+        sizes = voxel_sizes(affine)
+        return float(sizes[self.axes[0]]), float(sizes[self.axes[1]]), float(sizes[self.axes[2]])
+
+    def _flips(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if flip else 1) for flip in self.reversed)
+
+
+def spacing_mm(affine: NDArray[np.float64]) -> tuple[float, ...]:
+    """Voxel sizes in millimetres along the three array axes."""
+    return tuple(float(size) for size in voxel_sizes(affine))
+
+
+def same_grid(
+    shape_a: Sequence[int],
+    affine_a: NDArray[np.float64],
+    shape_b: Sequence[int],
+    affine_b: NDArray[np.float64],
+    tolerance_mm: float = 1e-2,
+) -> bool:
+    """Whether two grids have one shape and place every corner within `tolerance_mm` of each other."""
+    if tuple(shape_a) != tuple(shape_b):
+        return False
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape_a], indexing="ij")).reshape(3, -1)
+    homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
+    return bool(np.abs((affine_a - affine_b)[:3] @ homogeneous).max() <= tolerance_mm)

@@ -1,0 +1,188 @@
+"""Reading and writing NIfTI volumes, with one clear line for every kind of bad file."""
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from isal import igzip, isal_zlib
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from dsnet_med.errors import InputError
+from dsnet_med.files import written_whole
+from dsnet_med.geometry import same_grid, spacing_mm
+
+_SUFFIXES = (".nii.gz", ".nii")
+_DAMAGED = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile, OSError, ValueError)
+_SMALLEST_SPACING_MM = 1e-4
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A volume's place in the world: shape (X, Y, Z) and affine (4, 4) from voxels to RAS+ millimetres."""
+
+    path: Path
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    header: Any
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        return spacing_mm(self.affine)
+
+
+@dataclass(frozen=True)
+class Volume(Grid):
+    """A volume with its voxels, in the axis order and data type of its file."""
+
+    voxels: NDArray[Any]
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether the file's name is that of a NIfTI volume."""
+    return path.name.endswith(_SUFFIXES)
+
+
+def case_name(path: Path) -> str:
+    """The file's name without `.nii` or `.nii.gz`."""
+    for suffix in _SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix)
+    return path.stem
+
+
+def read_grid(path: Path) -> Grid:
+    """The shape and place of a NIfTI volume, from its header alone. Raises InputError."""
+    image = _open(path)
+    return Grid(path, _shape(path, image), _affine(path, image), image.header)
+
+
+def read_image(path: Path) -> Volume:
+    """A three-dimensional NIfTI image with finite voxels, integers kept as integers. Raises InputError."""
+    volume = _read(path)
+    if volume.voxels.dtype.kind == "f" and not np.isfinite(volume.voxels).all():
+        bad = int((~np.isfinite(volume.voxels)).sum())
+        raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace them with a finite value first")
+    return volume
+
+
+def read_labels(path: Path) -> Volume:
+    """A label map as unsigned integers (uint8 where it fits, else uint16). Raises InputError.
+
+    Floating-point files are accepted when every voxel is a whole number.
+    """
+    volume = _read(path)
+    voxels = volume.voxels
+    if voxels.dtype.kind == "f" and not (np.isfinite(voxels).all() and (voxels == np.rint(voxels)).all()):
+        raise InputError(f"{path}: a label map needs whole numbers, this one has fractions or NaN")
+    low, high = (voxels.min(), voxels.max()) if voxels.size else (0, 0)
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        raise InputError(f"{path}: label values run from {low:g} to {high:g}; wanted 0 to 65535")
+    dtype = np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16
+    return Volume(path, volume.shape, volume.affine, volume.header, voxels.astype(dtype, copy=False))
+
+
+def require_same_grid(image: Grid, label: Grid) -> None:
+    """Raise InputError, naming both files, unless they share shape and affine."""
+    if image.shape != label.shape:
+        raise InputError(
+            f"{label.path}: shape {label.shape} differs from {image.shape} of {image.path}; "
+            "a label map must lie on its image's grid"
+        )
+    if not same_grid(image.shape, image.affine, label.shape, label.affine):
+        raise InputError(
+            f"{label.path}: its affine places voxels elsewhere than that of {image.path}; "
+            "resample the label map to its image or correct the header"
+        )
+
+
+def write_labels(path: Path, voxels: NDArray[Any], like: Grid) -> None:
+    """Write an integer label map (X, Y, Z) in the exact grid of `like`: shape, affine and header codes.
+
+    Written whole or not at all; uint8 where the values fit, else uint16.
+    """
+    if voxels.shape != like.shape:
+        raise ValueError(f"label map of shape {voxels.shape} for a grid of shape {like.shape}")
+    dtype = np.uint8 if voxels.size == 0 or voxels.max() <= np.iinfo(np.uint8).max else np.uint16
+    header = like.header.copy()
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    image = image_class(voxels.astype(dtype, copy=False), None, header)
+    with written_whole(path) as temporary:
+        nib.save(image, temporary)
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        image = nib.load(path)
+    except (ImageFileError, HeaderDataError, *_DAMAGED) as error:
+        raise InputError(f"{path}: not a readable NIfTI file ({_reason(error)})") from error
+    if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
+        raise InputError(f"{path}: is {type(image).__name__}, wanted NIfTI; convert it first")
+    return image
+
+
+def _read(path: Path) -> Volume:
+    image = _open(path)
+    shape, affine = _shape(path, image), _affine(path, image)
+    try:
+        voxels = _stored_integers(path, image)
+        if voxels is None:
+            voxels = np.asanyarray(image.dataobj)
+    except (ImageFileError, MemoryError, *_DAMAGED) as error:
+        raise InputError(f"{path}: damaged or cut short ({_reason(error)}); fetch the file again") from error
+    return Volume(path, shape, affine, image.header, voxels.reshape(shape))
+
+
+def _stored_integers(path: Path, image: Any) -> NDArray[Any] | None:
+    """The voxels as stored, decoded by isal in one go; None where nibabel must scale or find them."""
+    header = image.header
+    slope, intercept = header.get_slope_inter()
+    if path.suffix != ".gz" or (slope not in (None, 1) or intercept not in (None, 0)):
+        return None
+    start, dtype = int(header["vox_offset"]), header.get_data_dtype()
+    with igzip.open(path, "rb") as stream:
+        content = stream.read()
+    wanted = start + int(np.prod(image.shape)) * dtype.itemsize
+    if len(content) < wanted:
+        raise EOFError(f"{len(content)} bytes of {wanted}")
+    voxels = np.frombuffer(content, dtype, offset=start, count=int(np.prod(image.shape)))
+    native = voxels.astype(dtype.newbyteorder("="), copy=False)
+    return native.reshape(image.shape, order="F")
+
+
+def _shape(path: Path, image: Any) -> tuple[int, int, int]:
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise InputError(f"{path}: is {len(shape)}-D {shape}, wanted one 3-D volume; split it first")
+    if min(shape) < 1:
+        raise InputError(f"{path}: has no voxels, shape {shape}")
+    if image.get_data_dtype().fields or image.get_data_dtype().kind == "c":
+        raise InputError(f"{path}: holds colours or complex numbers, wanted one number per voxel")
+    return shape[0], shape[1], shape[2]
+
+
+def _affine(path: Path, image: Any) -> NDArray[np.float64]:
+    affine = np.asarray(image.affine, np.float64)
+    if not np.isfinite(affine).all():
+        raise InputError(f"{path}: its affine is not finite; correct the header's sform or qform")
+    sizes = spacing_mm(affine)
+    # Unit edges: the determinant is the volume of the voxel's shape, whatever its size.
+    if min(sizes) < _SMALLEST_SPACING_MM or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
+        raise InputError(f"{path}: its affine is singular (spacing {sizes} mm); correct the header")
+    return affine
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
