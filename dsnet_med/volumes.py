@@ -1,6 +1,5 @@
 """Reading and writing NIfTI volumes, with one clear line for every kind of bad file."""
 
-import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,15 @@ from dsnet_med.files import written_whole
 from dsnet_med.geometry import same_grid, spacing_mm
 
 _SUFFIXES = (".nii.gz", ".nii")
-_DAMAGED = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile, OSError, ValueError)
+_DAMAGED: tuple[type[Exception], ...] = (
+    EOFError,
+    OSError,
+    ValueError,
+    zlib.error,
+    isal_zlib.error,
+    ImageFileError,
+    HeaderDataError,
+)
 _SMALLEST_SPACING_MM = 1e-4
 
 
@@ -124,7 +131,7 @@ def _open(path: Path) -> Any:
         raise InputError(f"{path}: no such file")
     try:
         image = nib.load(path)
-    except (ImageFileError, HeaderDataError, *_DAMAGED) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path}: not a readable NIfTI file ({_reason(error)})") from error
     if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
         raise InputError(f"{path}: is {type(image).__name__}, wanted NIfTI; convert it first")
@@ -138,7 +145,7 @@ def _read(path: Path) -> Volume:
         voxels = _stored_integers(path, image)
         if voxels is None:
             voxels = np.asanyarray(image.dataobj)
-    except (ImageFileError, MemoryError, *_DAMAGED) as error:
+    except (MemoryError, *_DAMAGED) as error:
         raise InputError(f"{path}: damaged or cut short ({_reason(error)}); fetch the file again") from error
     return Volume(path, shape, affine, image.header, voxels.reshape(shape))
 

@@ -11,7 +11,5 @@ SHARED = Path(__file__).parents[2] / "shared"
 def shared() -> Path:
     """The folder of reference vectors and openly licensed volumes beside the checkout."""
     if not SHARED.is_dir():
-        pytest.skip(
-            f"needs reference vectors and real volumes in {SHARED}, which are not part of the checkout"
-        )
+        pytest.skip(f"needs reference vectors and real volumes in {SHARED}, which are not part of the checkout")
     return SHARED
