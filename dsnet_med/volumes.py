@@ -3,7 +3,7 @@
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -17,15 +17,8 @@ from dsnet_med.files import written_whole
 from dsnet_med.geometry import same_grid, spacing_mm
 
 _SUFFIXES = (".nii.gz", ".nii")
-_DAMAGED: tuple[type[Exception], ...] = (
-    EOFError,
-    OSError,
-    ValueError,
-    zlib.error,
-    isal_zlib.error,
-    ImageFileError,
-    HeaderDataError,
-)
+_ISAL_ERROR = cast(type[Exception], isal_zlib.error)
+_DAMAGED = (EOFError, OSError, ValueError, zlib.error, _ISAL_ERROR, ImageFileError, HeaderDataError)
 _SMALLEST_SPACING_MM = 1e-4
 
 
