@@ -1,5 +1,6 @@
 """Reading and writing NIfTI volumes, with one clear line for every kind of bad file."""
 
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,28 +136,30 @@ def _read(path: Path) -> Volume:
     image = _open(path)
     shape, affine = _shape(path, image), _affine(path, image)
     try:
-        voxels = _stored_integers(path, image)
-        if voxels is None:
-            voxels = np.asanyarray(image.dataobj)
+        voxels = _voxels(path, image)
     except (MemoryError, *_DAMAGED) as error:
         raise InputError(f"{path}: damaged or cut short ({_reason(error)}); fetch the file again") from error
     return Volume(path, shape, affine, image.header, voxels.reshape(shape))
 
 
-def _stored_integers(path: Path, image: Any) -> NDArray[Any] | None:
-    """The voxels as stored, decoded by isal in one go; None where nibabel must scale or find them."""
-    header = image.header
-    slope, intercept = header.get_slope_inter()
-    if path.suffix != ".gz" or (slope not in (None, 1) or intercept not in (None, 0)):
-        return None
-    start, dtype = int(header["vox_offset"]), header.get_data_dtype()
+def _voxels(path: Path, image: Any) -> NDArray[Any]:
+    """The voxels as the header scales them, read to the last byte so that damage anywhere is seen.
+
+    isal decompresses in one go. Where the file lies and how it is scaled is asked of `dataobj`: nibabel clears
+    both in the header of an image that it has loaded.
+    """
+    if path.suffix != ".gz":
+        return np.asanyarray(image.dataobj)
     with igzip.open(path, "rb") as stream:
         content = stream.read()
-    wanted = start + int(np.prod(image.shape)) * dtype.itemsize
+    stored, count = image.dataobj, math.prod(image.shape)
+    wanted = stored.offset + count * stored.dtype.itemsize
     if len(content) < wanted:
         raise EOFError(f"{len(content)} bytes of {wanted}")
-    voxels = np.frombuffer(content, dtype, offset=start, count=int(np.prod(image.shape)))
-    native = voxels.astype(dtype.newbyteorder("="), copy=False)
+    if (stored.slope, stored.inter) != (1, 0):
+        return np.asanyarray(type(image).from_bytes(content).dataobj)
+    voxels = np.frombuffer(content, stored.dtype, offset=stored.offset, count=count)
+    native = voxels.astype(stored.dtype.newbyteorder("="), copy=False)
     return native.reshape(image.shape, order="F")
 
 
