@@ -124,12 +124,30 @@ def _open(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
+        _require_plain_header(path)
         image = nib.load(path)
     except _DAMAGED as error:
         raise InputError(f"{path}: not a readable NIfTI file ({_reason(error)})") from error
     if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
         raise InputError(f"{path}: is {type(image).__name__}, wanted NIfTI; convert it first")
     return image
+
+
+def _require_plain_header(path: Path) -> None:
+    """Raise ValueError for what nibabel would mend by a guess: voxels inside the header, a spacing of zero."""
+    with igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+        start = stream.read(nib.Nifti2Header.sizeof_hdr)
+    for kind in (nib.Nifti1Header, nib.Nifti2Header):
+        if len(start) < kind.sizeof_hdr or not kind.may_contain_header(start):
+            continue
+        header = kind(start[: kind.sizeof_hdr], check=False)
+        begin, spacing = int(header["vox_offset"]), header["pixdim"][1:4]
+        if header["magic"].item() == kind.single_magic and begin < kind.single_vox_offset:
+            raise InputError(
+                f"{path}: its header puts the voxels at byte {begin}, inside itself; correct vox_offset"
+            )
+        if header["sform_code"] == 0 and not spacing.all():
+            raise ValueError(f"its header has a spacing of zero, {spacing.tolist()} mm; correct pixdim")
 
 
 def _read(path: Path) -> Volume:
@@ -139,7 +157,8 @@ def _read(path: Path) -> Volume:
         voxels = _voxels(path, image)
     except (MemoryError, *_DAMAGED) as error:
         raise InputError(f"{path}: damaged or cut short ({_reason(error)}); fetch the file again") from error
-    return Volume(path, shape, affine, image.header, voxels.reshape(shape))
+    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    return Volume(path, shape, affine, image.header, native.reshape(shape))
 
 
 def _voxels(path: Path, image: Any) -> NDArray[Any]:
@@ -149,7 +168,7 @@ def _voxels(path: Path, image: Any) -> NDArray[Any]:
     both in the header of an image that it has loaded.
     """
     if path.suffix != ".gz":
-        return np.asanyarray(image.dataobj)
+        return np.asarray(image.dataobj)
     with igzip.open(path, "rb") as stream:
         content = stream.read()
     stored, count = image.dataobj, math.prod(image.shape)
@@ -157,10 +176,9 @@ def _voxels(path: Path, image: Any) -> NDArray[Any]:
     if len(content) < wanted:
         raise EOFError(f"{len(content)} bytes of {wanted}")
     if (stored.slope, stored.inter) != (1, 0):
-        return np.asanyarray(type(image).from_bytes(content).dataobj)
+        return np.asarray(type(image).from_bytes(content).dataobj)
     voxels = np.frombuffer(content, stored.dtype, offset=stored.offset, count=count)
-    native = voxels.astype(stored.dtype.newbyteorder("="), copy=False)
-    return native.reshape(image.shape, order="F")
+    return voxels.reshape(image.shape, order="F")
 
 
 def _shape(path: Path, image: Any) -> tuple[int, int, int]:
