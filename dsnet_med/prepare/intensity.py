@@ -1,0 +1,110 @@
+"""From raw intensities to the numbers that a network sees: a window for CT, a z-score for MR.
+
+Both are one straight line between two clipping values, `(clip(v, low, high) - low) * slope`, so the darkest
+voxel is exactly 0: the value that padding and rotation fill with. Stores and inference share this file.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsnet_med.errors import InputError, unknown
+
+_KINDS = ("window", "zscore")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """One volume's line from raw intensity to network input: clip to [low, high], subtract low, times slope."""
+
+    low: float
+    high: float
+    slope: float
+
+    @property
+    def intercept(self) -> float:
+        """What is added after `slope * v`, for readers who prefer that form."""
+        return -self.low * self.slope
+
+    def apply(self, voxels: NDArray[Any]) -> NDArray[np.float32]:
+        """`voxels` of any shape and real type, as float32 of the same shape; the input stays as it is."""
+        scaled = voxels.astype(np.float32)
+        np.clip(scaled, np.float32(self.low), np.float32(self.high), out=scaled)
+        scaled -= np.float32(self.low)
+        scaled *= np.float32(self.slope)
+        return scaled
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """A rule that gives each volume its Scaling.
+
+    `window`: low and high are intensities (Hounsfield units for CT); the result lies in [0, 1].
+    `zscore`: low and high are percentiles of the volume to clip at; the result has standard deviation 1 and
+    minimum 0. The percentiles are taken as voxel values (next lower, next higher), not interpolated, so that
+    integers stay integers. A constant volume gives zeros.
+    """
+
+    kind: str
+    low: float
+    high: float
+
+    def fit(self, voxels: NDArray[Any]) -> Scaling:
+        """The Scaling of a volume of any shape with at least one voxel."""
+        if self.kind == "window":
+            return Scaling(self.low, self.high, 1.0 / (self.high - self.low))
+        low, high = _percentiles(voxels, self.low, self.high)
+        deviation = _clipped_deviation(voxels, low, high)
+        return Scaling(low, high, 1.0 / deviation if deviation > 0 else 0.0)
+
+    def as_dict(self) -> dict[str, list[float]]:
+        """The form that recipes and manifests write: `{"window": [-125, 275]}`."""
+        return {self.kind: [self.low, self.high]}
+
+    @classmethod
+    def from_dict(cls, rule: Any) -> "Intensity":
+        """The inverse of `as_dict`. Raises InputError."""
+        if not isinstance(rule, Mapping) or len(rule) != 1:
+            raise InputError(
+                f"intensity: got {rule!r}, wanted {{window: [low, high]}} or {{zscore: [low, high]}}"
+            )
+        kind, bounds = next(iter(rule.items()))
+        if kind not in _KINDS:
+            raise unknown("intensity rule", str(kind), _KINDS)
+        low, high = _bounds(kind, bounds)
+        return cls(kind, low, high)
+
+
+def _bounds(kind: str, bounds: Any) -> tuple[float, float]:
+    lowest, highest = (0.0, 100.0) if kind == "zscore" else (-1e9, 1e9)
+    pair = list(bounds) if isinstance(bounds, (list, tuple)) else []
+    numbers = [float(b) for b in pair if isinstance(b, (int, float)) and not isinstance(b, bool)]
+    if len(pair) != 2 or len(numbers) != 2 or not lowest <= numbers[0] < numbers[1] <= highest:
+        unit = "percentiles from 0 to 100" if kind == "zscore" else "intensities"
+        raise InputError(f"intensity: {kind} got {bounds!r}, wanted two rising numbers [low, high], {unit}")
+    return numbers[0], numbers[1]
+
+
+def _percentiles(voxels: NDArray[Any], low: float, high: float) -> tuple[float, float]:
+    """The voxel values at or next below the `low` and at or next above the `high` percentile."""
+    last = voxels.size - 1
+    ranks = [int(np.floor(low / 100 * last)), int(np.ceil(high / 100 * last))]
+    ordered = np.partition(voxels.ravel(order="K"), ranks)
+    return float(ordered[ranks[0]]), float(ordered[ranks[1]])
+
+
+def _clipped_deviation(voxels: NDArray[Any], low: float, high: float) -> float:
+    """Population standard deviation of the clipped volume, without a float64 copy of it."""
+    mean = sum(float(chunk.sum()) for chunk in _clipped_chunks(voxels, low, high)) / voxels.size
+    squares = sum(float(np.square(chunk - mean).sum()) for chunk in _clipped_chunks(voxels, low, high))
+    return float(np.sqrt(squares / voxels.size))
+
+
+def _clipped_chunks(voxels: NDArray[Any], low: float, high: float) -> Iterator[NDArray[np.float64]]:
+    flat = voxels.ravel(order="K")
+    for start in range(0, flat.size, _CHUNK):
+        yield np.clip(flat[start : start + _CHUNK].astype(np.float64), low, high)

@@ -1,0 +1,84 @@
+"""Which subject trains, validates or tests: a list in a CSV file, or a seeded rule.
+
+Splits are always by subject, never by case or slice, so that two scans of one patient cannot meet across
+training and test.
+"""
+
+import csv
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsnet_med.errors import InputError, unknown
+
+SPLITS = ("train", "val", "test", "extra")
+
+
+@dataclass(frozen=True)
+class SeededSplit:
+    """Fractions of the subjects for `val` and `test`; the others train."""
+
+    seed: int
+    val: float
+    test: float
+
+
+def read_splits(path: Path) -> dict[str, str]:
+    """The split of each subject, from a CSV file with the header `subject,split`. Raises InputError."""
+    splits: dict[str, str] = {}
+    for row in read_table(path, ("subject", "split")):
+        subject, split = row["subject"], row["split"]
+        if split not in SPLITS:
+            raise InputError(f"{path}: subject '{subject}': {unknown('split', split, SPLITS)}")
+        if subject in splits:
+            raise InputError(
+                f"{path}: subject '{subject}' is listed twice ({splits[subject]} and {split}); keep one line"
+            )
+        splits[subject] = split
+    return splits
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows of a CSV file whose header is `columns`, cells stripped of blanks. Raises InputError."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if any(row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as a CSV file ({error})") from error
+    if not rows or tuple(rows[0]) != columns:
+        got = ",".join(rows[0]) if rows else "an empty file"
+        raise InputError(f"{path}: its first line is '{got}', wanted '{','.join(columns)}'")
+    for row in rows[1:]:
+        if len(row) != len(columns) or not row[0]:
+            raise InputError(
+                f"{path}: line '{','.join(row)}' has not the {len(columns)} cells {','.join(columns)}"
+            )
+    return [dict(zip(columns, row, strict=True)) for row in rows[1:]]
+
+
+def assign(splits: Mapping[str, str] | SeededSplit, subjects: Collection[str]) -> dict[str, str]:
+    """The split of each of `subjects`. A subject that a list does not name is `extra`: never trained on."""
+    if isinstance(splits, SeededSplit):
+        return _draw(splits, subjects)
+    return {subject: splits.get(subject, "extra") for subject in subjects}
+
+
+def _draw(rule: SeededSplit, subjects: Collection[str]) -> dict[str, str]:
+    """Subjects in the order of a seeded hash of their names: the first ones test, the next ones validate.
+
+    The order of the others does not change when a subject is added, so few subjects change sides.
+    """
+    ranked = sorted(
+        set(subjects), key=lambda subject: hashlib.sha256(f"{rule.seed}:{subject}".encode()).digest()
+    )
+    test = _share(rule.test, len(ranked))
+    val = _share(rule.val, len(ranked))
+    names = ["test"] * test + ["val"] * val + ["train"] * (len(ranked) - test - val)
+    return dict(zip(ranked, names, strict=True))
+
+
+def _share(fraction: float, subjects: int) -> int:
+    """How many of `subjects` a fraction is: at least one where three or more leave one for training."""
+    wanted = round(fraction * subjects)
+    return max(1, wanted) if fraction > 0 and subjects >= 3 else min(wanted, subjects // 3)
