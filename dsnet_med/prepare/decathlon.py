@@ -1,7 +1,7 @@
 """The dataset.json of a task folder of the Medical Segmentation Decathlon."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dsnet_med.errors import InputError
@@ -56,3 +56,23 @@ def described_modality(source: Path, description: dict[str, Any]) -> str:
             "write the one you want to 3-D files first"
         )
     return "CT" if str(next(iter(channels.values()))).upper().startswith("CT") else "MR"
+
+
+def listed_files(source: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
+    """(image, label) of every training case, and the test images, from dataset.json. Raises InputError."""
+    description = read_dataset_json(source)
+    training, test = description.get("training"), description.get("test", [])
+    try:
+        pairs = [(_inside(source, row["image"]), _inside(source, row["label"])) for row in training or ()]
+        return pairs, [_inside(source, row["image"] if isinstance(row, dict) else row) for row in test]
+    except (TypeError, KeyError) as error:
+        raise InputError(
+            f'{source / FILE_NAME}: wanted training [{{"image": path, "label": path}}] and test [path]'
+        ) from error
+
+
+def _inside(source: Path, name: str) -> Path:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(f"{source / FILE_NAME}: '{name}' leaves the task folder; wanted a path relative to it")
+    return source / path
