@@ -13,7 +13,10 @@ class CasesFailedError(RuntimeError):
 
     def __init__(self, failures: dict[str, str]) -> None:
         self.failures = failures
-        super().__init__("; ".join(f"{case}: {reason}" for case, reason in failures.items()))
+        super().__init__(failures)
+
+    def __str__(self) -> str:
+        return "; ".join(f"{case}: {reason}" for case, reason in self.failures.items())
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

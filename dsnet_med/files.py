@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise output_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # absent, or on a file system that is read-only even for what is absent
+            temporary.unlink()
 
 
 def remove_partial(folder: Path) -> None:
@@ -72,11 +73,8 @@ def require_writable(folder: Path) -> None:
     except OSError as error:
         raise output_error(folder, error) from error
     finally:
-        if folder.is_dir():
-            try:
-                probe.unlink(missing_ok=True)
-            except OSError as error:
-                raise output_error(folder, error) from error
+        with suppress(OSError):
+            probe.unlink()
 
 
 def sha256(path: Path) -> str:

@@ -19,7 +19,16 @@ from dsnet_med.geometry import same_grid, spacing_mm
 
 _SUFFIXES = (".nii.gz", ".nii")
 _ISAL_ERROR = cast(type[Exception], isal_zlib.error)
-_DAMAGED = (EOFError, OSError, ValueError, zlib.error, _ISAL_ERROR, ImageFileError, HeaderDataError)
+_DAMAGED = (
+    EOFError,
+    OSError,
+    OverflowError,
+    ValueError,
+    zlib.error,
+    _ISAL_ERROR,
+    ImageFileError,
+    HeaderDataError,
+)
 _SMALLEST_SPACING_MM = 1e-4
 
 
@@ -81,10 +90,10 @@ def read_labels(path: Path) -> Volume:
     voxels = volume.voxels
     if voxels.dtype.kind == "f" and not (np.isfinite(voxels).all() and (voxels == np.rint(voxels)).all()):
         raise InputError(f"{path}: a label map needs whole numbers, this one has fractions or NaN")
-    low, high = (voxels.min(), voxels.max()) if voxels.size else (0, 0)
-    if low < 0 or high > np.iinfo(np.uint16).max:
-        raise InputError(f"{path}: label values run from {low:g} to {high:g}; wanted 0 to 65535")
-    dtype = np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16
+    try:
+        dtype = _label_type(voxels)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
     return Volume(path, volume.shape, volume.affine, volume.header, voxels.astype(dtype, copy=False))
 
 
@@ -105,11 +114,12 @@ def require_same_grid(image: Grid, label: Grid) -> None:
 def write_labels(path: Path, voxels: NDArray[Any], like: Grid) -> None:
     """Write an integer label map (X, Y, Z) in the exact grid of `like`: shape, affine and header codes.
 
-    Written whole or not at all; uint8 where the values fit, else uint16.
+    Written whole or not at all; uint8 where the values fit, else uint16. Raises InputError when it cannot
+    be written, ValueError for voxels of another shape or outside 0 to 65535.
     """
     if voxels.shape != like.shape:
         raise ValueError(f"label map of shape {voxels.shape} for a grid of shape {like.shape}")
-    dtype = np.uint8 if voxels.size == 0 or voxels.max() <= np.iinfo(np.uint8).max else np.uint16
+    dtype = _label_type(voxels)
     header = like.header.copy()
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
@@ -118,6 +128,14 @@ def write_labels(path: Path, voxels: NDArray[Any], like: Grid) -> None:
     image = image_class(voxels.astype(dtype, copy=False), None, header)
     with written_whole(path) as temporary:
         nib.save(image, temporary)
+
+
+def _label_type(voxels: NDArray[Any]) -> type[np.unsignedinteger[Any]]:
+    """The smallest type of label map that holds every value; ValueError where none does."""
+    low, high = (voxels.min(), voxels.max()) if voxels.size else (0, 0)
+    if low < 0 or high > np.iinfo(np.uint16).max:
+        raise ValueError(f"label values run from {low:g} to {high:g}; wanted 0 to 65535")
+    return np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16
 
 
 def _open(path: Path) -> Any:
@@ -143,9 +161,7 @@ def _require_plain_header(path: Path) -> None:
         header = kind(start[: kind.sizeof_hdr], check=False)
         begin, spacing = int(header["vox_offset"]), header["pixdim"][1:4]
         if header["magic"].item() == kind.single_magic and begin < kind.single_vox_offset:
-            raise InputError(
-                f"{path}: its header puts the voxels at byte {begin}, inside itself; correct vox_offset"
-            )
+            raise ValueError(f"its header puts the voxels at byte {begin}, inside itself; correct vox_offset")
         if header["sform_code"] == 0 and not spacing.all():
             raise ValueError(f"its header has a spacing of zero, {spacing.tolist()} mm; correct pixdim")
 

@@ -1,0 +1,189 @@
+"""Files are whole or absent, whatever happens; what cannot be written is said in one line."""
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dsnet_med.errors import InputError
+from dsnet_med.files import (
+    output_error,
+    remove_partial,
+    require_writable,
+    sha256,
+    write_json,
+    write_text,
+    written_whole,
+)
+
+ADVICE = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "quota",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "read-only",
+    errno.ENOTDIR: "a file lies where a folder is wanted",
+    errno.EEXIST: "a file lies where a folder is wanted",
+}
+
+
+def failing(code: int):
+    def fail(*arguments, **options):
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Mount a small file system of its own on a folder, with the given options; unmounted afterwards."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+
+    def mount(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("needs the mount command to make a full and a read-only file system")
+        if done.returncode:
+            pytest.skip(f"needs the right to mount a file system: {done.stderr.strip()}")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)], capture_output=True, check=False)
+
+
+def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "deep" / "er" / "scores.json"
+    with written_whole(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.name.startswith(".")
+        assert temporary.name.endswith("scores.json")
+        temporary.write_text("half")
+        assert not path.exists()
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError("bad voxel"), KeyboardInterrupt(), SystemExit(1), MemoryError()])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "mask.nii.gz"
+    path.write_text("old")
+
+    def write():
+        with written_whole(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("code", ADVICE)
+def test_what_the_system_refuses_is_said_in_one_line(tmp_path, code):
+    path = tmp_path / "scores.json"
+    path.write_text("old")
+
+    def write():
+        with written_whole(path) as temporary:
+            temporary.write_text("half")
+            raise OSError(code, os.strerror(code))
+
+    with pytest.raises(InputError) as caught:
+        write()
+    assert str(caught.value).startswith(f"cannot write {path}: ")
+    assert ADVICE[code] in str(caught.value)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_of_another_kind_keeps_the_system_s_words():
+    assert (
+        str(output_error(Path("a"), OSError(errno.EIO, "Input/output error")))
+        == "cannot write a: Input/output error"
+    )
+    assert str(output_error(Path("a"), OSError("no number"))) == "cannot write a: no number"
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(InputError, match="a file lies where a folder is wanted"):
+        write_text(tmp_path / "taken" / "scores.json", "x")
+    with pytest.raises(InputError, match="a file lies where a folder is wanted"):
+        require_writable(tmp_path / "taken")
+    monkeypatch.setattr(Path, "mkdir", failing(errno.EACCES))
+    with pytest.raises(InputError, match="permission denied; choose a folder"):
+        write_text(tmp_path / "new" / "scores.json", "x")
+    with pytest.raises(InputError, match="permission denied; choose a folder"):
+        require_writable(tmp_path / "new")
+
+
+def test_a_rename_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "replace", failing(errno.ENOSPC))
+    with pytest.raises(InputError, match="no space left"):
+        write_text(tmp_path / "scores.json", "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk(mounted):
+    folder = mounted("size=64k")
+    write_text(folder / "small.txt", "fits")
+    with pytest.raises(InputError, match="no space left on the device; free some"):
+        write_text(folder / "large.txt", "x" * 1_000_000)
+    assert [file.name for file in folder.iterdir()] == ["small.txt"]
+
+
+def test_a_read_only_folder(mounted):
+    folder = mounted("ro")
+    with pytest.raises(InputError, match="read-only; choose another folder"):
+        require_writable(folder)
+    with pytest.raises(InputError, match="read-only; choose another folder"):
+        require_writable(folder / "new")
+    with pytest.raises(InputError, match="read-only; choose another folder"):
+        write_text(folder / "scores.json", "x")
+
+
+def test_a_killed_writer_leaves_a_leftover_that_the_next_run_removes(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from dsnet_med.files import written_whole\n"
+        "with written_whole(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    path = tmp_path / "case.bin"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not path.exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / ".hidden").write_text("the user's own")
+    remove_partial(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [".hidden"]
+
+
+def test_a_writable_folder_is_made_and_left_empty(tmp_path):
+    require_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_json_and_text_read_back(tmp_path):
+    value = {"mean": {"dice": 0.5}, "organ": "Niere, linke (große)"}
+    write_json(tmp_path / "summary.json", value)
+    assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")) == value
+    assert (tmp_path / "summary.json").read_text().endswith("}\n")
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "other.json", {"path": object()})
+    assert not (tmp_path / "other.json").exists()
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "volume").write_bytes(b"voxels" * 100_000)
+    assert sha256(tmp_path / "volume") == hashlib.sha256(b"voxels" * 100_000).hexdigest()
