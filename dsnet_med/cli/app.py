@@ -1,0 +1,191 @@
+"""The commands of `dsnet-med` and their options; what they do is in steps.py."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import dsnet_med
+from dsnet_med.errors import InputError
+
+app = typer.Typer(
+    help="Do attention plug-ins help organ segmentation? Prepare volumes, train, segment, score.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes to use.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a value of the configuration, id=value; may be repeated."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"dsnet-med {dsnet_med.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """List the methods that can be trained."""
+    from dsnet_med.cli import tables
+
+    tables.methods(as_json)
+
+
+@app.command()
+def datasets(as_json: AsJson = False) -> None:
+    """List the data sets that have a recipe."""
+    from dsnet_med.cli import tables
+
+    tables.datasets(as_json)
+
+
+@app.command()
+def phantom(
+    dataset: Annotated[str, typer.Argument(help="synapse or acdc")],
+    out: Out,
+    cases: Annotated[int, typer.Option(help="Number of volumes (synapse) or patients (acdc).", min=1)] = 6,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    size: Annotated[str, typer.Option(help="Rows x columns x slices.", metavar="HxWxD")] = "96x96x24",
+    oblique: Annotated[bool, typer.Option(help="Tilt the grid against the patient's axes.")] = False,
+) -> None:
+    """Make a synthetic data set in a real data set's raw layout."""
+    from dsnet_med.cli import steps
+
+    steps.phantom(dataset, out, cases=cases, seed=seed, size=_size(size), oblique=oblique)
+
+
+@app.command()
+def preprocess(
+    recipe: Annotated[str, typer.Argument(help="A data set (see `datasets`) or the path of a recipe.yaml.")],
+    source: Annotated[Path, typer.Option(help="The raw data set.")],
+    out: Out,
+    workers: Workers = 2,
+    exclude: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be repeated.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler (not in this version).")] = None,
+) -> None:
+    """Turn raw volumes into a training store; finished cases are kept when run again."""
+    from dsnet_med.cli import steps
+
+    if scheduler is not None:
+        raise InputError("--scheduler is not supported in this version; use --workers")
+    steps.preprocess(recipe, source, out, workers=workers, exclude=exclude or [])
+
+
+@app.command()
+def check(
+    store: Annotated[Path | None, typer.Argument(help="A store to examine.")] = None,
+    source: Annotated[Path | None, typer.Option(help="A raw data set to examine, with --recipe.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="The recipe that describes the raw data set.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Examine a raw data set or a store: labels, geometry, sides, duplicates, splits."""
+    from dsnet_med.cli import steps
+
+    if (store is None) == (source is None) or (source is None) != (recipe is None):
+        raise InputError("give either a store, or --source with --recipe")
+    steps.check(store, source, recipe, as_json=as_json)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run; afterwards a MONAI bundle.")],
+    method: Annotated[str | None, typer.Option(help="A method (see `methods`).")] = None,
+    data: Annotated[Path | None, typer.Option(help="A store made by `preprocess`.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation; 0 unless given.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    logger: Annotated[str, typer.Option(help="none, tensorboard, wandb, or several with commas")] = "none",
+    select_on: Annotated[
+        str, typer.Option(help="Pick the checkpoint on `val` (training patients) or on `test`, as the reference did.")
+    ] = "val",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from ImageNet weights.")] = False,
+    settings: Settings = None,
+) -> None:
+    """Train one method on one store."""
+    from dsnet_med.cli import steps
+
+    given: dict[str, Any] = {"seed": seed, "iterations": iterations}
+    given |= {"select_on": select_on, "loggers": logger.split(","), "pretrained": pretrained or None}
+    if resume:
+        steps.resume(out, device=device)
+        return
+    if method is None or data is None:
+        raise InputError("give --method and --data (or --resume to go on with the run in --out)")
+    steps.train(method, data, out, given=given, assignments=settings or [], device=device)
+
+
+@app.command()
+def infer(
+    inputs: Annotated[list[Path], typer.Argument(help="NIfTI files, or folders of them.")],
+    model: Annotated[Path, typer.Option(help="A run folder.")],
+    out: Out,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    batch: Annotated[int | None, typer.Option(help="Slices at a time.", min=1)] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Average over mirror images.")] = False,
+    formats: Annotated[str, typer.Option("--format", help="nifti")] = "nifti",
+) -> None:
+    """Segment volumes; each mask lies in its input's own grid."""
+    from dsnet_med.cli import steps
+
+    if formats != "nifti":
+        raise InputError(f"got --format {formats}, this version writes nifti")
+    steps.infer(model, inputs, out, device=device, batch=batch, mirror=tta)
+
+
+@app.command()
+def evaluate(
+    prediction: Annotated[Path, typer.Option(help="Label maps to score.")],
+    reference: Annotated[Path, typer.Option(help="Label maps to score them against.")],
+    labels: Annotated[str, typer.Option(help="A recipe, or a JSON file of class ids and names.")],
+    out: Out,
+    protocol: Annotated[list[str] | None, typer.Option(help="strict, transunet, ...; may be repeated.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Image volumes to show under the masks in the report.")] = None,
+    workers: Workers = 2,
+) -> None:
+    """Score label maps: Dice and HD95 per organ, as cases.csv, summary.json and report.html."""
+    from dsnet_med.cli import scoring
+
+    scoring.evaluate(prediction, reference, labels, out, protocols=protocol or ["strict"], images=images, workers=workers)
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("quickstart"),
+) -> None:
+    """From nothing to a scored segmentation of synthetic volumes, in about three minutes."""
+    from dsnet_med.cli.quickstart import quickstart as run
+
+    run(out)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def bundle(context: typer.Context) -> None:
+    """What `python -m monai.bundle` does: `bundle run training --config_file ...`."""
+    from dsnet_med.cli.bundle import bundle_command
+
+    if not context.args or context.args[0] in ("-h", "--help"):
+        sys.stdout.write("usage: dsnet-med bundle COMMAND ..., for example: dsnet-med bundle run training\n")
+        return
+    bundle_command(context.args)
+
+
+def _size(text: str) -> tuple[int, int, int]:
+    try:
+        rows, columns, slices = (int(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise InputError(f"got --size {text}, wanted rows x columns x slices such as 96x96x24") from error
+    return rows, columns, slices

@@ -1,0 +1,56 @@
+"""The whole path on synthetic volumes: phantom, preprocess, train, infer, evaluate."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import typer
+
+from dsnet_med.cli import scoring, steps
+from dsnet_med.errors import InputError
+from dsnet_med.files import require_writable, write_text
+
+CASES, SIZE, ITERATIONS = 10, (96, 96, 24), 300
+
+# A narrow, shallow FCN+DSM: small enough for two processor cores.
+SETTINGS = [
+    "width=0.25",
+    "network_def#backbone#layers=[1, 1, 1, 1]",
+    "batch_size=8",
+    "optimizer#lr=0.05",
+    "workers=0",
+]
+
+
+def quickstart(out: Path) -> None:
+    """Make phantoms, prepare them, train, segment the test cases and score them. Raises InputError."""
+    started = time.monotonic()
+    raw, store, run, masks = folders = [out / name for name in ("raw", "store", "run", "predictions")]
+    _clear(out, folders)
+    steps.phantom("synapse", raw, cases=CASES, seed=0, size=SIZE, oblique=False)
+    steps.preprocess("synapse", raw, store, workers=2, exclude=[])
+    steps.train("fcn_dsm", store, run, given={"seed": 0, "iterations": ITERATIONS}, assignments=SETTINGS, device="auto")
+    folder = raw / "RawData" / "Training"
+    steps.infer(run, held_out_images(store, raw), masks, device="auto", batch=None, mirror=False)
+    scoring.evaluate(masks, folder / "label", "synapse", out, protocols=["strict", "transunet"], images=folder / "img", workers=2)
+    dice = json.loads((out / "summary.json").read_text(encoding="utf-8"))["mean"]["dice"]
+    typer.echo(f"mean Dice {dice:.3f} over 8 organs, {time.monotonic() - started:.0f} s. Open {out / 'report.html'}")
+
+
+def _clear(out: Path, folders: list[Path]) -> None:
+    """Remove what an earlier quickstart left in `out`, and nothing else."""
+    marker = out / "quickstart.txt"
+    if out.is_dir() and any(out.iterdir()) and not marker.is_file():
+        raise InputError(f"{out} holds other files; choose an empty folder with --out")
+    require_writable(out)
+    write_text(marker, "Made by `dsnet-med quickstart`; running it again here replaces what lies beside this file.\n")
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def held_out_images(store: Path, raw: Path) -> list[Path]:
+    """The raw images of a store's test cases."""
+    from dsnet_med.prepare.store import Store
+
+    return [raw / case.image_file for case in Store.open(store).cases_of("test")]

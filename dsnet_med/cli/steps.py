@@ -1,0 +1,151 @@
+"""What the commands do, each with a progress bar on stderr and a closing line on stdout."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+from tqdm import tqdm
+
+from dsnet_med.errors import CasesFailedError, InputError, unknown
+
+T = TypeVar("T")
+_PHANTOMS = ("synapse", "acdc")
+
+
+def bar(results: Iterable[T], total: int, title: str) -> Iterable[T]:
+    """`results` with a bar that shows how many there are and how long the rest will take."""
+    return tqdm(results, total=total, desc=title, unit="case", ncols=100)
+
+
+def phantom(
+    dataset: str, out: Path, *, cases: int, seed: int, size: tuple[int, int, int], oblique: bool
+) -> None:
+    """Make a synthetic data set."""
+    from dsnet_med.prepare.phantom import make_acdc, make_synapse
+
+    if dataset not in _PHANTOMS:
+        raise unknown("phantom", dataset, _PHANTOMS)
+    make = make_synapse if dataset == "synapse" else make_acdc
+    made = list(bar(make(out, cases=cases, seed=seed, size=size, oblique=oblique), cases, "phantom"))
+    typer.echo(f"{len(made)} {dataset} phantoms in {out}")
+
+
+def preprocess(recipe_name: str, source: Path, out: Path, *, workers: int, exclude: Sequence[str]) -> None:
+    """Convert a raw data set into a store."""
+    from dsnet_med.prepare.cases import find_cases
+    from dsnet_med.prepare.convert import convert
+    from dsnet_med.prepare.recipe import for_source, load_recipe
+    from dsnet_med.prepare.store import Store
+
+    recipe = for_source(load_recipe(recipe_name), source)
+    total = len(find_cases(recipe, source)) - len(set(exclude))
+    results = list(bar(convert(recipe, source, out, workers=workers, exclude=exclude), total, "preprocess"))
+    failures = {result.case: result.error for result in results if result.error}
+    for case, reason in failures.items():
+        typer.echo(f"{case}: {reason}", err=True)
+    if failures:
+        raise InputError(
+            f"{len(failures)} of {len(results)} cases failed ({', '.join(failures)}); the others are finished: "
+            "mend these and run the same command again, or leave them out with --exclude"
+        )
+    reused = sum(result.reused for result in results)
+    slices = sum(case.shape[0] for case in Store.open(out).cases.values())
+    typer.echo(f"{len(results)} cases ({reused} already done), {slices} slices in {out}")
+
+
+def check(store: Path | None, source: Path | None, recipe_name: str | None, *, as_json: bool) -> None:
+    """Examine a store or a raw data set and list what is wrong."""
+    from dsnet_med.prepare.doctor import examine_source, examine_store
+    from dsnet_med.prepare.recipe import for_source, load_recipe
+
+    if store is not None:
+        examined = examine_store(store)
+    else:
+        examined = examine_source(for_source(load_recipe(str(recipe_name)), Path(str(source))), Path(str(source)))
+    findings = [finding for part in tqdm(examined, desc="check", unit="case", ncols=100) for finding in part.findings]
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.severity}: {finding.case}: {finding.message}")
+    errors = sum(finding.severity == "error" for finding in findings)
+    if errors:
+        raise InputError(f"{errors} errors, {len(findings) - errors} warnings")
+    if not as_json:
+        typer.echo(f"no errors, {len(findings)} warnings")
+
+
+def train(
+    method: str,
+    data: Path,
+    out: Path,
+    *,
+    given: Mapping[str, Any],
+    assignments: Sequence[str],
+    device: str,
+) -> dict[str, Any]:
+    """Prepare a run folder and train it; options that were not given keep the configuration's values."""
+    from dsnet_med.methods import method_ids
+
+    if method not in method_ids():
+        raise unknown("method", method, method_ids())
+    quiet_monai()
+    from dsnet_med.engine.compose import parse_settings
+    from dsnet_med.engine.train import prepare_run
+
+    settings = {name: value for name, value in given.items() if value is not None}
+    if "iterations" in settings:
+        settings["validate_every"] = max(100, settings["iterations"] // 10)
+    prepare_run(method, data, out, settings | parse_settings(assignments))
+    return _train(out, device, resume=False)
+
+
+def resume(out: Path, *, device: str) -> dict[str, Any]:
+    """Go on with the run in a folder."""
+    quiet_monai()
+    return _train(out, device, resume=True)
+
+
+def _train(out: Path, device: str, *, resume: bool) -> dict[str, Any]:
+    from dsnet_med.engine.predict import choose_device
+    from dsnet_med.engine.train import train
+
+    summary = train(out, {"device": f"$torch.device('{choose_device(device)}')", "resume": resume})
+    best = summary["best"]
+    typer.echo(
+        f"{summary['method']['title']}: best Dice {best['val_mean_dice']:.3f} on {summary['select_on']} cases "
+        f"at iteration {best['iteration']}, {summary['seconds']:.0f} s, in {out}"
+    )
+    return summary
+
+
+def infer(
+    model: Path, inputs: Sequence[Path], out: Path, *, device: str, batch: int | None, mirror: bool
+) -> None:
+    """Segment volumes with a run."""
+    quiet_monai()
+    from dsnet_med.engine.predict import Predictor, find_inputs, segment_files
+
+    files = find_inputs(inputs)
+    predictor = Predictor.from_run(model, device=device, batch_size=batch, mirror=mirror)
+    started = time.monotonic()
+    results = list(bar(segment_files(predictor, files, out), len(files), "infer"))
+    failures = {result.case: result.error for result in results if result.error}
+    if len(failures) == len(files):
+        raise InputError("; ".join(failures.values()))
+    if failures:
+        raise CasesFailedError(failures)
+    typer.echo(f"{len(files)} masks in {out}, {time.monotonic() - started:.1f} s")
+
+
+def quiet_monai() -> None:
+    """Silence what MONAI says about itself on import and about configurations that we wrote ourselves."""
+    import warnings
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for category in (FutureWarning, DeprecationWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"(monai|ignite|torch|timm)(\..*)?")

@@ -1,0 +1,142 @@
+"""What happens around a training step: numbers written down, the newest state kept, progress shown."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from dsnet_med.engine.loggers import Sink
+from dsnet_med.engine.metrics import CaseDice
+from dsnet_med.errors import InputError
+from dsnet_med.files import write_json, written_whole
+
+
+class LossLog:
+    """Send the loss and the learning rate to the sinks every `every` iterations of a trainer."""
+
+    def __init__(self, sinks: Sequence[Sink], optimizer: Optimizer, every: int = 10) -> None:
+        self.sinks, self.optimizer, self.every = sinks, optimizer, every
+
+    def attach(self, trainer: Engine) -> None:
+        """Listen to `trainer`."""
+        self.started = time.monotonic()
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._send)
+
+    def _send(self, trainer: Engine) -> None:
+        values = {
+            "loss": round(float(trainer.state.output["loss"]), 6),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(time.monotonic() - self.started, 2),
+        }
+        for sink in self.sinks:
+            sink(trainer.state.iteration, values)
+
+
+class ValidationLog:
+    """Send the mean Dice and the Dice of every class to the sinks after each validation."""
+
+    def __init__(self, sinks: Sequence[Sink], metric: CaseDice, class_names: Sequence[str]) -> None:
+        self.sinks, self.metric, self.names = sinks, metric, class_names
+
+    def attach(self, trainer: Engine) -> None:
+        """Listen to `trainer`; comes after the handler that validates."""
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._send)
+
+    def _send(self, trainer: Engine) -> None:
+        values = {f"val_{key}": value for key, value in dice_by_name(self.metric, self.names).items()}
+        for sink in self.sinks:
+            sink(trainer.state.iteration, values)
+
+
+class Checkpoints:
+    """Keep two files: model.pt, the weights with the best validation, and last.pt, all that a run needs to go on.
+
+    Both are whole at every moment. model.pt holds the network's state dict alone.
+    """
+
+    def __init__(self, folder: str, network: nn.Module, optimizer: Any, lr_scheduler: Any, metric: CaseDice) -> None:
+        self.folder, self.metric = Path(folder), metric
+        self.parts = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        self.best = {"val_mean_dice": -1.0, "iteration": 0}
+
+    def attach(self, trainer: Engine) -> None:
+        """Save after every epoch of `trainer`; comes after the handler that validates."""
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+
+    def _save(self, trainer: Engine) -> None:
+        score = self.metric.compute()
+        if score > self.best["val_mean_dice"]:
+            self.best = {"val_mean_dice": score, "iteration": trainer.state.iteration}
+            save_state(self.folder / "model.pt", self.parts["network"].state_dict())
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        save_state(self.folder / "last.pt", state | {"trainer": dict(trainer.state_dict()), "best": self.best})
+
+    def resume(self, trainer: Engine) -> None:
+        """Go on where last.pt says. Raises InputError when there is nothing to go on from."""
+        path = self.folder / "last.pt"
+        if not path.is_file():
+            raise InputError(f"nothing to resume: {path} does not exist; train without --resume")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        trainer.load_state_dict(state["trainer"])
+        self.best = state["best"]
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a state dict, whole or not at all."""
+    with written_whole(path) as temporary:
+        torch.save(state, temporary)
+
+
+class Progress:
+    """A progress bar on stderr over all iterations: time left, loss, best validation Dice."""
+
+    def __init__(self, iterations: int, checkpoints: Checkpoints) -> None:
+        self.iterations, self.checkpoints = iterations, checkpoints
+
+    def attach(self, trainer: Engine) -> None:
+        """Show the progress of `trainer`."""
+        trainer.add_event_handler(Events.STARTED, self._open)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        trainer.add_event_handler(Events.COMPLETED, self._close)
+
+    def _open(self, trainer: Engine) -> None:
+        done = trainer.state.iteration
+        self.bar = tqdm(total=self.iterations, initial=done, desc="train", unit="step", ncols=100)
+
+    def _advance(self, trainer: Engine) -> None:
+        shown = {"loss": f"{float(trainer.state.output['loss']):.3f}"}
+        if self.checkpoints.best["iteration"]:
+            shown["best val dice"] = f"{self.checkpoints.best['val_mean_dice']:.3f}"
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update()
+
+    def _close(self, _: Engine) -> None:
+        self.bar.close()
+
+
+class ScoreFile:
+    """Write the Dice of an evaluation to a JSON file."""
+
+    def __init__(self, path: str, metric: CaseDice, class_names: Sequence[str]) -> None:
+        self.path, self.metric, self.names = Path(path), metric, class_names
+
+    def attach(self, evaluator: Engine) -> None:
+        """Write when `evaluator` has finished."""
+        evaluator.add_event_handler(Events.COMPLETED, self._write)
+
+    def _write(self, _: Engine) -> None:
+        write_json(self.path, dice_by_name(self.metric, self.names))
+
+
+def dice_by_name(metric: CaseDice, names: Sequence[str]) -> dict[str, Any]:
+    """The mean Dice and that of every class but background; None for a class that no case has."""
+    values = [None if value != value else round(value, 4) for value in metric.by_class().tolist()]
+    return {"mean_dice": round(metric.compute(), 4), "dice": dict(zip(names[1:], values, strict=True))}

@@ -1,0 +1,82 @@
+"""From slices of any size to logits of that size, and from volumes to stacks of slices."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.inferers import Inferer, sliding_window_inference
+from torch import Tensor, nn
+
+from dsnet_med.errors import InputError, unknown
+
+FITS = ("resize", "window")
+
+
+class SliceFitInferer(Inferer):
+    """Run a 2-D network on slices (B, C, H, W) of any size and return logits (B, K, H, W) of that size.
+
+    `resize`: the whole slice is resized to `size`, and the logits back (bilinear), as the reference does.
+    `window`: windows of `size` slide over the slice at its own resolution, half overlapping, weighted by a
+    Gaussian; smaller slices are padded with zeros, the floor of the intensity scale.
+    """
+
+    def __init__(self, size: Sequence[int], fit: str = "resize", overlap: float = 0.5) -> None:
+        if fit not in FITS:
+            raise unknown("fit", fit, FITS)
+        self.size, self.fit, self.overlap = (int(size[0]), int(size[1])), fit, overlap
+
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        if self.fit == "window":
+            logits = sliding_window_inference(
+                inputs, self.size, len(inputs), network, self.overlap, "gaussian", 0.125, "constant", 0.0
+            )
+            return torch.as_tensor(logits)
+        shape = inputs.shape[-2:]
+        logits = network(_resized(inputs, self.size), *args, **kwargs)
+        return _resized(logits, shape)
+
+
+def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class SliceWise(nn.Module):
+    """A 2-D network as one that takes volumes: (B, C, D, H, W) or (C, D, H, W) -> logits of the same layout.
+
+    The slices are taken along D, `batch_size` at a time. Viewers and deployment tools that hand over whole
+    volumes can so use the network without knowing that it sees slices. Its state dict may be that of the 2-D
+    network (as in a run's model.pt) or its own.
+    """
+
+    def __init__(
+        self, network: nn.Module, size: Sequence[int], fit: str = "resize", batch_size: int = 8
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.inferer = SliceFitInferer(size, fit)
+        self.batch_size = batch_size
+        self.register_load_state_dict_pre_hook(_as_own_names)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if image.ndim == 4:
+            return self.forward(image[None])[0]
+        if image.ndim != 5:
+            raise InputError(f"got an image of shape {tuple(image.shape)}, wanted (B, C, D, H, W) or (C, D, H, W)")
+        return torch.stack([self._volume(volume) for volume in image])
+
+    def _volume(self, volume: Tensor) -> Tensor:
+        stack = volume.transpose(0, 1)  # (D, C, H, W)
+        logits = [self.inferer(part, self.network) for part in stack.split(self.batch_size)]
+        return torch.cat(logits).transpose(0, 1)
+
+
+def _as_own_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    # Tools that load with strict=False would otherwise skip every weight without a word.
+    own = prefix + "network."
+    for name in [name for name in state if name.startswith(prefix) and not name.startswith(own)]:
+        state[own + name[len(prefix) :]] = state.pop(name)

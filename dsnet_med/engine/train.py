@@ -1,0 +1,94 @@
+"""One training run: its folder is a MONAI bundle, and training it is running that bundle."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+import yaml
+from monai.bundle import ConfigWorkflow
+
+import dsnet_med
+from dsnet_med import resources
+from dsnet_med.engine.compose import compose_inference, compose_train
+from dsnet_med.engine.data import open_store
+from dsnet_med.errors import InputError
+from dsnet_med.files import require_writable, write_json, write_text
+
+
+def prepare_run(method: str, store: Path, run: Path, settings: Mapping[str, Any]) -> None:
+    """Make `run` a bundle folder that trains `method` on `store`: configs/ with every value written out.
+
+    Raises InputError when the folder already holds a run, or a setting does not exist.
+    """
+    if (run / "configs" / "train.yaml").exists():
+        raise InputError(f"{run} already holds a run; go on with --resume or choose another --out")
+    train = compose_train(method, store, settings)
+    opened = open_store(str(store))
+    require_writable(run / "configs")
+    write_text(run / "configs" / "inference.yaml", _yaml(compose_inference(train, opened)))
+    for name in ("evaluate.yaml", "logging.conf"):
+        shutil.copyfile(resources.configs() / name, run / "configs" / name)
+    write_json(run / "configs" / "metadata.json", describe(train))
+    write_text(run / "configs" / "train.yaml", _yaml(train))  # last: its presence says that the run is prepared
+
+
+def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train a prepared run folder and return its summary, also written to summary.json.
+
+    `settings` change this call only (`resume`, `device`).
+    """
+    config = run / "configs" / "train.yaml"
+    if not config.is_file():
+        raise InputError(f"{run}: nothing to resume, it holds no configs/train.yaml; train without --resume")
+    started = time.monotonic()
+    workflow = ConfigWorkflow(str(config), workflow_type="train", bundle_root=str(run), **settings)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return summarise(workflow, run, time.monotonic() - started)
+
+
+def summarise(workflow: ConfigWorkflow, run: Path, seconds: float) -> dict[str, Any]:
+    """What a reader of the run's numbers has to know, written to summary.json."""
+    content = workflow.parser.get_parsed_content
+    store = open_store(content("dataset_dir"))
+    network = content("network")
+    summary = {
+        "method": workflow.parser["method_card"],
+        "recipe": store.recipe_id,
+        "recipe_hash": store.manifest["recipe_hash"],
+        "seed": content("seed"),
+        "iterations": content("iterations"),
+        "batch_size": content("batch_size"),
+        "size": content("size"),
+        "width": content("width"),
+        "pretrained": content("pretrained"),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "select_on": content("select_on"),
+        "cases": content("cases"),
+        "best": content("checkpoints").best,
+        "seconds": round(seconds, 1),
+        "device": str(content("device")),
+        "versions": {"dsnet-med": dsnet_med.__version__, "monai": monai.__version__, "torch": torch.__version__},
+    }
+    write_json(run / "summary.json", summary)
+    return summary
+
+
+def describe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The bundle's metadata.json for the classes of a composed train.yaml."""
+    metadata: dict[str, Any] = json.loads((resources.configs() / "metadata.json").read_text(encoding="utf-8"))
+    channels = {str(i): name for i, name in enumerate(config["class_names"])}
+    output = metadata["network_data_format"]["outputs"]["pred"]
+    output |= {"num_channels": len(channels), "channel_def": channels}
+    card = config["method_card"]
+    return metadata | {"name": f"{card['id']}", "description": f"{card['title']}, trained by dsnet-med"}
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False, width=110, allow_unicode=True)

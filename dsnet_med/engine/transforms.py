@@ -1,0 +1,83 @@
+"""The MONAI transforms that are ours: slice order, recipe intensities, fitting a slice to the training size."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import (
+    Compose,
+    InvertibleTransform,
+    MapTransform,
+    RandSpatialCropd,
+    Resized,
+    SpatialPadd,
+)
+
+from dsnet_med.engine.inferers import FITS
+from dsnet_med.errors import unknown
+from dsnet_med.geometry import SliceAxis, SliceOrder
+from dsnet_med.prepare.intensity import Intensity
+
+
+def fit_to(size: Sequence[int], fit: str = "resize") -> Compose:
+    """Bring image and label (1, H, W) to `size`: `resize` the whole slice, or `window` a random crop of it.
+
+    Images are interpolated bilinearly, labels by the nearest neighbour, so that no class is invented.
+    """
+    keys = ("image", "label")
+    if fit == "resize":
+        return Compose([Resized(keys, spatial_size=size, mode=("bilinear", "nearest-exact"))])
+    if fit == "window":
+        return Compose([SpatialPadd(keys, spatial_size=size), RandSpatialCropd(keys, roi_size=size, random_size=False)])
+    raise unknown("fit", fit, FITS)
+
+
+class ScaleByRecipe(MapTransform):
+    """Scale the intensities of a volume as its recipe says ({"window": [low, high]} or {"zscore": [...]})."""
+
+    def __init__(self, keys: Sequence[Hashable], intensity: Mapping[str, Any]) -> None:
+        super().__init__(keys)
+        self.intensity = Intensity.from_dict(dict(intensity))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        scaled = dict(data)
+        for key in self.keys:
+            image = scaled[key]
+            voxels = image.numpy()
+            values = torch.from_numpy(self.intensity.fit(voxels).apply(voxels))
+            scaled[key] = MetaTensor(values, meta=image.meta, applied_operations=image.applied_operations)
+        return scaled
+
+
+class ToSlices(MapTransform, InvertibleTransform):
+    """Reorder a volume (C, X, Y, Z) with an affine into slices (C, D, H, W), see geometry.SliceOrder; exact."""
+
+    def __init__(self, keys: Sequence[Hashable], slice_axis: SliceAxis = "superior") -> None:
+        super().__init__(keys)
+        self.slice_axis = slice_axis
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        ordered = dict(data)
+        for key in self.keys:
+            image = ordered[key]
+            order = SliceOrder.of(np.asarray(image.affine, np.float64), self.slice_axis)
+            slices = order.to_slices(image.numpy()[0])
+            ordered[key] = MetaTensor(torch.from_numpy(slices.copy())[None], meta=image.meta)
+            ordered[key].applied_operations = image.applied_operations
+            extra = {"axes": order.axes, "reversed": order.reversed}
+            self.push_transform(ordered, key, extra_info=extra)
+        return ordered
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The way back, to (C, X, Y, Z)."""
+        native = dict(data)
+        for key in self.keys:
+            image = native[key]
+            extra = self.pop_transform(native, key)["extra_info"]
+            order = SliceOrder(tuple(extra["axes"]), tuple(extra["reversed"]))
+            channels = [order.to_volume(channel) for channel in image.numpy()]
+            native[key] = MetaTensor(torch.from_numpy(np.stack(channels)), meta=image.meta)
+            native[key].applied_operations = image.applied_operations
+        return native
