@@ -1,0 +1,5 @@
+"""Backbones: functions that return a network whose `forward` gives one feature map per pyramid level."""
+
+from dsnet_med.networks.backbones.resnet import resnet
+
+__all__ = ["resnet"]

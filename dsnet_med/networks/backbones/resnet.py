@@ -1,0 +1,98 @@
+"""ResNets at output stride 8, from timm.
+
+Papers: He et al. 2016, https://arxiv.org/abs/1512.03385; the deep stem: He et al. 2019,
+https://arxiv.org/abs/1812.01187; dilation: Chen et al. 2017, https://arxiv.org/abs/1706.05587. timm's
+`resnet50c` with `output_stride=8` is MMSegmentation's ResNetV1c-50-d8 layer for layer: stages 3 and 4 keep their
+input's size, with dilation 2 and 4, and the first block of each keeps the dilation of the stage before.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from dsnet_med.errors import InputError
+from dsnet_med.networks.attach import attach
+from dsnet_med.networks.layers import scaled
+
+_STAGE_CHANNELS = (64, 128, 256, 512)
+_STEM_WIDTH = 32
+
+
+def resnet(
+    name: str = "resnet50c",
+    *,
+    in_channels: int = 3,
+    pretrained: bool | str | Path = False,
+    width: float = 1.0,
+    stem_width: int | None = None,
+    layers: Sequence[int] | None = None,
+    plugin: Callable[[int], nn.Module] | None = None,
+    at: str = "layer4.*.act2",
+) -> nn.Module:
+    """A timm ResNet as a pyramid of four levels: (B, in_channels, H, W) -> four maps at [1/4, 1/8, 1/8, 1/8].
+
+    `width` multiplies all channels (up to 512 in the bottlenecks, four times that in the maps); `stem_width`
+    overrides the stem's 32; `layers` gives the blocks per stage, such as [1, 1, 1, 1]. `plugin`, called with
+    the channels at hand, is attached after every submodule that the glob `at` names: `layer4.*.act2` is "after
+    conv2, its norm and ReLU, in every block of stage 4".
+
+    `pretrained` is True for timm's ImageNet weights, or a file that holds them (.safetensors or .pth); the
+    first convolution is summed over its inputs for one channel. Raises InputError when the weights cannot be
+    had, or when the network is not the one they were trained for.
+    """
+    shape = _shape_options(width, stem_width, layers)
+    if pretrained and shape:
+        raise InputError(
+            f"pretrained weights of {name} fit width 1 and its own layers, not {shape}: use pretrained=False"
+        )
+    network = _create(name, in_channels, pretrained, shape)
+    return attach(network, plugin, at=at) if plugin else network
+
+
+def _shape_options(width: float, stem_width: int | None, layers: Sequence[int] | None) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if width != 1:
+        options["channels"] = tuple(scaled(channels, width) for channels in _STAGE_CHANNELS)
+        options["stem_width"] = scaled(_STEM_WIDTH, width)
+    if stem_width is not None:
+        options["stem_width"] = stem_width
+    if layers is not None:
+        options["layers"] = tuple(layers)
+    return options
+
+
+def _create(name: str, in_channels: int, pretrained: bool | str | Path, shape: dict[str, Any]) -> nn.Module:
+    file = None if isinstance(pretrained, bool) else Path(pretrained)
+    if file is not None and not file.is_file():
+        raise InputError(
+            f"no file of pretrained weights at {file}: pass an existing file, or pretrained=True or False"
+        )
+    try:
+        network: nn.Module = timm.create_model(
+            name,
+            features_only=True,
+            output_stride=8,
+            out_indices=(1, 2, 3, 4),
+            in_chans=in_channels,
+            pretrained=bool(pretrained),
+            pretrained_cfg_overlay={"file": str(file)} if file else None,
+            **shape,
+        )
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise _unavailable(name, file, error) from error
+    return network
+
+
+def _unavailable(name: str, file: Path | None, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if file is not None:
+        return InputError(f"{file} does not hold weights of timm's {name}: {reason}")
+    return InputError(
+        f"cannot fetch the ImageNet weights of {name} ({reason}): download them elsewhere and pass the file, "
+        "pretrained=weights.safetensors, or use pretrained=False"
+    )

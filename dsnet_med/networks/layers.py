@@ -1,0 +1,25 @@
+"""Small layers that several heads share."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+
+def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
+    """Convolution (no bias, Kaiming fan-out), batch norm, ReLU: (B, in, H, W) -> (B, out, H, W)."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(out_channels), act=nn.ReLU(inplace=True)))
+
+
+def classifier(channels: int, num_classes: int) -> nn.Conv2d:
+    """The last 1x1 convolution, (B, channels, H, W) -> logits (B, num_classes, H, W): N(0, 0.01), bias 0."""
+    conv = nn.Conv2d(channels, num_classes, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times the width multiplier, rounded, at least 1."""
+    return max(round(channels * width), 1)

@@ -1,0 +1,234 @@
+"""Dual-branch selective attention module (DSM).
+
+Source: DSNet, https://github.com/dsnet-med/dsnet-med. The two branches are those of polarized self-attention
+(Liu et al. 2021, https://arxiv.org/abs/2107.00782); the soft choice between two paths is that of selective
+kernels (Li et al. 2019, https://arxiv.org/abs/1903.06586).
+
+With x (B, C, N), N = H*W pixels, K = C // ratio hidden channels, the channel attention c (B, C) and the spatial
+attention s (B, N) are fused by one of
+
+    dsa                 x + sum_n softmax_n(m) relu(W x),   m = a1 (c s) + a2 (c + s)
+    dam                 x sigmoid(W m)
+    sq, pr              x sigmoid(W (c s)),   x sigmoid(W (c + s))
+    sq_plain, pr_plain  x (c s),   x (c + s)
+    channel, spatial    x c,   x s
+
+where the weights a1 + a2 = 1 (B, C) are a selective kernel of mean_n(c s + c + s).
+
+Everything here is the same function as these formulas, but no (B, C, N) map is built that has rank one:
+
+- projections follow the pooling, W (x p) for (W x) p, so both value branches project one vector per image;
+- mean_n(c s + c + s) = c mean(s) + c + mean(s);
+- m = s (a1 c + a2) + a2 c: softmax_n drops the last term, and W m = s (W (a1 c + a2)) + W (a2 c).
+
+Departures from the published code: none in the function; parameters are named for what they do, linear maps of
+vectors are `nn.Linear`, any number of spatial axes is taken, and `norm="group"` is new.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dsnet_med.errors import InputError, unknown
+
+
+class DSM(nn.Module):
+    """Dual-branch selective attention: (B, channels, *spatial) -> the same shape.
+
+    `ratio` divides the channels inside the branches, `bias` is that of the projections, `fusion` one of the
+    names above. `norm` is the normalisation inside the selective kernel (fusions dsa and dam): "batch", as
+    published, or "group" (one group), which also trains with a batch of one.
+
+    Raises InputError for an unknown fusion or norm, and in training for a batch of one under batch norm.
+    """
+
+    reference_name: ClassVar[str] = "dsa"
+    reference_names: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"channel\.query", "conv_q_right"),
+        (r"channel\.value", "conv_v_right"),
+        (r"channel\.norm", "conv_up.0"),
+        (r"channel\.expand", "conv_up.2"),
+        (r"spatial\.query", "conv_q_left"),
+        (r"spatial\.value", "conv_v_left"),
+        (r"fusion\.mix\.reduce", "sk.fc_reduce"),
+        (r"fusion\.mix\.norm", "sk.bn"),
+        (r"fusion\.mix\.expand", "sk.fc_select"),
+        (r"fusion\.value", "resConv.0"),
+        (r"fusion\.combine", "combine_attn.0"),
+    )
+
+    def __init__(
+        self, channels: int, ratio: int = 2, bias: bool = False, fusion: str = "dsa", norm: str = "batch"
+    ) -> None:
+        super().__init__()
+        hidden = max(channels // ratio, 1)
+        self.channel = None if fusion == "spatial" else ChannelAttention(channels, hidden, bias)
+        self.spatial = None if fusion == "channel" else SpatialAttention(channels, hidden, bias)
+        self.fusion = _fusion(fusion, channels, hidden, bias, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2)  # (B, C, N)
+        attention = [branch(pixels) for branch in (self.channel, self.spatial) if branch is not None]
+        fused: Tensor = self.fusion(pixels, *attention)
+        return fused.reshape(x.shape)
+
+
+class ChannelAttention(nn.Module):
+    """(B, C, N) -> (B, C) in (0, 1): softmax-pool over the pixels, then project."""
+
+    def __init__(self, channels: int, hidden: int, bias: bool) -> None:
+        super().__init__()
+        self.query = _kaiming(nn.Linear(channels, 1, bias))
+        self.value = _kaiming(nn.Linear(channels, hidden, bias))
+        self.norm = nn.LayerNorm(hidden)
+        self.expand = nn.Linear(hidden, channels, bias)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        weights = _project(pixels, self.query).softmax(2)  # (B, 1, N)
+        pooled = (pixels @ weights.mT).squeeze(2)  # (B, C)
+        hidden = F.relu(self.norm(self.value(pooled)))  # (B, K)
+        return torch.sigmoid(self.expand(hidden))
+
+
+class SpatialAttention(nn.Module):
+    """(B, C, N) -> (B, 1, N) in (0, 1): each pixel against one query per image."""
+
+    def __init__(self, channels: int, hidden: int, bias: bool) -> None:
+        super().__init__()
+        self.query = _kaiming(nn.Linear(channels, hidden, bias))
+        self.value = _kaiming(nn.Linear(channels, hidden, bias))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        query = _project(pixels, self.query).max(2).values.softmax(1)  # (B, K)
+        logits = (query @ self.value.weight).unsqueeze(1) @ pixels  # (B, 1, N)
+        if self.value.bias is not None:
+            logits = logits + (query @ self.value.bias)[:, None, None]
+        return torch.sigmoid(logits)
+
+
+class Aggregation(nn.Module):
+    """Fusion dsa: add to every pixel one vector per image, sum_n softmax_n(slope s) relu(W x)."""
+
+    def __init__(self, channels: int, mix: "SelectiveKernel", bias: bool) -> None:
+        super().__init__()
+        self.mix = mix
+        self.value = nn.Linear(channels, channels, bias)
+
+    def forward(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+        return pixels + self.aggregate(pixels, channel, spatial).unsqueeze(2)
+
+    def aggregate(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+        """The vector that is added to every pixel, (B, C)."""
+        slope, _ = self.mix(channel, spatial)  # the offset is constant over the pixels: softmax drops it
+        weights = (slope.unsqueeze(2) * spatial).exp()  # slope s lies in (0, 1): no maximum to subtract
+        value = F.relu(_project(pixels, self.value))  # (B, C, N)
+        return (weights * value).mean(2) / weights.mean(2)
+
+
+class Gate(nn.Module):
+    """Fusions dam, sq and pr: x sigmoid(W m); without `combine`, x m. m = slope s + offset."""
+
+    def __init__(self, channels: int, mix: "Mix", combine: bool = True) -> None:
+        super().__init__()
+        self.mix = mix
+        self.combine = nn.Linear(channels, channels) if combine else None
+
+    def forward(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+        slope, offset = self.mix(channel, spatial)  # (B, C) each
+        if self.combine is None:
+            return pixels * (slope.unsqueeze(2) * spatial + offset.unsqueeze(2))
+        slope, offset = F.linear(slope, self.combine.weight), self.combine(offset)
+        return pixels * torch.sigmoid(slope.unsqueeze(2) * spatial + offset.unsqueeze(2))
+
+
+class ChannelGate(nn.Module):
+    """Fusion channel: x c."""
+
+    def forward(self, pixels: Tensor, channel: Tensor) -> Tensor:
+        return pixels * channel.unsqueeze(2)
+
+
+class SpatialGate(nn.Module):
+    """Fusion spatial: x s."""
+
+    def forward(self, pixels: Tensor, spatial: Tensor) -> Tensor:
+        return pixels * spatial
+
+
+class SelectiveKernel(nn.Module):
+    """A soft choice between c s and c + s: the slope and offset (B, C) of a1 c s + a2 (c + s)."""
+
+    def __init__(self, channels: int, hidden: int, norm: str) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(channels, hidden, bias=False)
+        self.norm = _norm(norm, hidden)
+        self.expand = nn.Linear(hidden, 2 * channels, bias=False)
+
+    def forward(self, channel: Tensor, spatial: Tensor) -> tuple[Tensor, Tensor]:
+        series, parallel = self.weights(channel, spatial).unbind(1)
+        return series * channel + parallel, parallel * channel
+
+    def weights(self, channel: Tensor, spatial: Tensor) -> Tensor:
+        """The weights of both paths, (B, 2, C), which sum to 1 over the paths."""
+        if self.training and len(channel) == 1 and isinstance(self.norm, nn.BatchNorm1d):
+            raise InputError(
+                "DSM got a batch of one in training, where the batch norm of its selective kernel sees one "
+                'value per channel: use a batch of at least 2, or norm="group"'
+            )
+        mean = spatial.mean(2)  # (B, 1)
+        pooled = channel * mean + channel + mean  # mean over the pixels of c s + c + s
+        hidden = F.relu(self.norm(self.reduce(pooled)))
+        weights: Tensor = self.expand(hidden).unflatten(1, (2, -1)).softmax(1)
+        return weights
+
+
+Mix = nn.Module | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def series(channel: Tensor, _spatial: Tensor) -> tuple[Tensor, Tensor]:
+    """The slope and offset of c s."""
+    return channel, torch.zeros_like(channel)
+
+
+def parallel(channel: Tensor, _spatial: Tensor) -> tuple[Tensor, Tensor]:
+    """The slope and offset of c + s."""
+    return torch.ones_like(channel), channel
+
+
+def _fusion(name: str, channels: int, hidden: int, bias: bool, norm: str) -> nn.Module:
+    fusions: dict[str, Callable[[], nn.Module]] = {
+        "dsa": lambda: Aggregation(channels, SelectiveKernel(channels, hidden, norm), bias),
+        "dam": lambda: Gate(channels, SelectiveKernel(channels, hidden, norm)),
+        "sq": lambda: Gate(channels, series),
+        "pr": lambda: Gate(channels, parallel),
+        "sq_plain": lambda: Gate(channels, series, combine=False),
+        "pr_plain": lambda: Gate(channels, parallel, combine=False),
+        "channel": ChannelGate,
+        "spatial": SpatialGate,
+    }
+    if name not in fusions:
+        raise unknown("DSM fusion", name, fusions)
+    return fusions[name]()
+
+
+def _kaiming(layer: nn.Linear) -> nn.Linear:
+    nn.init.kaiming_normal_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _project(pixels: Tensor, layer: nn.Linear) -> Tensor:
+    """A linear map of every pixel: (B, C, N) -> (B, out, N)."""
+    return F.conv1d(pixels, layer.weight.unsqueeze(2), layer.bias)
+
+
+def _norm(name: str, channels: int) -> nn.Module:
+    if name == "batch":
+        return nn.BatchNorm1d(channels)
+    if name == "group":
+        return nn.GroupNorm(1, channels)
+    raise unknown("DSM norm", name, ["batch", "group"])

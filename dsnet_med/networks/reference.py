@@ -1,0 +1,98 @@
+"""Weights of the published code (MMSegmentation module names) for our networks.
+
+Each plug-in, head and network says in `reference_names` what the reference calls its parts, as pairs (pattern of
+ours, theirs); a plug-in's `reference_name` is what it is called inside a backbone's block. Backbones are timm's, so
+their table is here. Names come from a network of ours on the meta device, so nothing is left over unseen.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dsnet_med.errors import InputError
+from dsnet_med.networks.definition import build
+from dsnet_med.resources import read_config
+
+_RESNET = ((r"backbone\.conv1\.(\d)", r"backbone.stem.\1"), (r"backbone\.bn1", "backbone.stem.7"))
+_SHOWN = 5
+
+Table = Sequence[tuple[str, str]]
+
+
+def from_reference(state_dict: Mapping[str, Any], method: str | nn.Module) -> dict[str, Tensor]:
+    """The reference's `state_dict` of `method` under our names, ready for `load_state_dict(..., strict=True)`.
+
+    `state_dict` may be a whole checkpoint with the weights under "state_dict", and its names may start with
+    "module.". `method` is a row's id, or one of our networks where it is a variant of a row (other depth).
+    Raises InputError, naming a few, for entries left over on either side; batch counters may be missing.
+    """
+    network = _skeleton(method) if isinstance(method, str) else method
+    theirs = _weights(state_dict)
+    ours = network.state_dict()
+    names = reference_names(network)
+    counters = {name for name in names.values() if name.endswith("num_batches_tracked")}
+    _check_left_over(theirs.keys() - set(names.values()), "are unknown to this network")
+    _check_left_over(set(names.values()) - counters - theirs.keys(), "are missing from the checkpoint")
+    return {key: _fit(theirs.get(name, torch.tensor(0)), ours[key], name) for key, name in names.items()}
+
+
+def reference_names(network: nn.Module) -> dict[str, str]:
+    """The reference's name of every entry of `network`'s state dict, by ours."""
+    parts = {path: module for path, module in network.named_modules() if hasattr(module, "reference_names")}
+    plugins = [_place(path, part) for path, part in parts.items() if hasattr(part, "reference_name")]
+    return {key: _renamed(_rename_parts(key, parts), [*plugins, *_RESNET]) for key in network.state_dict()}
+
+
+def _place(path: str, plugin: nn.Module) -> tuple[str, str]:
+    """A plug-in is a child of what it follows; in the reference it is a sibling, such as `layer4.0.dsa`."""
+    block = re.sub(r"[^.]+\.plugin\d*$", "", path)
+    return re.escape(path), f"{block}{plugin.reference_name}" if block != path else path
+
+
+def _rename_parts(key: str, parts: Mapping[str, nn.Module]) -> str:
+    for path in sorted(parts, key=len, reverse=True):  # the innermost part's table first
+        prefix = f"{path}." if path else ""
+        if key.startswith(prefix):
+            table: Table = parts[path].reference_names  # type: ignore[assignment]
+            key = prefix + _renamed(key.removeprefix(prefix), table)
+    return key
+
+
+def _renamed(key: str, table: Table) -> str:
+    for pattern, replacement in table:
+        renamed, count = re.subn(rf"^{pattern}(?=\.|$)", replacement, key)
+        if count:
+            return renamed
+    return key
+
+
+def _skeleton(method: str) -> nn.Module:
+    values = {"in_channels": 3, "num_classes": 2, "pretrained": False, "width": 1.0}
+    with torch.device("meta"):
+        network: nn.Module = build(read_config("method", method)["network_def"], values)
+    return network
+
+
+def _weights(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+    weights = state_dict.get("state_dict", state_dict)
+    return {name.removeprefix("module."): value for name, value in weights.items()}
+
+
+def _check_left_over(names: Iterable[str], complaint: str) -> None:
+    left_over = sorted(names)
+    if left_over:
+        more = ", ..." if len(left_over) > _SHOWN else ""
+        raise InputError(
+            f"the checkpoint is not of this method: {len(left_over)} entries {complaint}: "
+            f"{', '.join(left_over[:_SHOWN])}{more}"
+        )
+
+
+def _fit(value: Tensor, ours: Tensor, name: str) -> Tensor:
+    """`value` without the trailing axes of size 1 that 1x1 convolutions have and linear layers do not."""
+    if value.ndim < ours.ndim or any(size != 1 for size in value.shape[ours.ndim :]):
+        raise InputError(f"'{name}' has shape {tuple(value.shape)}, and {ours.ndim} axes are wanted")
+    return value.reshape(value.shape[: ours.ndim])

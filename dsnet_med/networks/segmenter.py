@@ -1,0 +1,49 @@
+"""Encoder-decoder: a backbone, and a head that is handed in."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dsnet_med.errors import InputError
+
+
+class Segmenter(nn.Module):
+    """Images (B, C, H, W) -> logits (B, num_classes, H, W) at the images' size, in training too.
+
+    `backbone` gives a list of feature maps and describes them as every timm network made with
+    `features_only=True` does: `feature_info.channels()` and `feature_info.reduction()`. `head` is called with
+    the channels, one number per level, and returns a module from the feature maps to logits at any size, which
+    are resized bilinearly (corners not aligned).
+
+    `forward` raises InputError for images smaller than the largest reduction of the backbone.
+    """
+
+    reference_names: ClassVar[tuple[tuple[str, str], ...]] = ((r"head", "decode_head"),)
+
+    def __init__(self, backbone: nn.Module, head: Callable[[tuple[int, ...]], nn.Module]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head(tuple(backbone.feature_info.channels()))  # type: ignore[operator, union-attr]
+        self.smallest = int(max(backbone.feature_info.reduction()))  # type: ignore[operator, union-attr]
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():  # a traced graph must not carry the check
+            self._check(images)
+        logits = self.head(self.backbone(images))  # (B, num_classes, H / stride, W / stride)
+        return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=False)
+
+    def _check(self, images: Tensor) -> None:
+        if images.ndim != 4:
+            raise InputError(
+                f"the network got a tensor of shape {tuple(images.shape)} and wants images "
+                "(batch, channels, height, width): pass volumes slice by slice"
+            )
+        height, width = images.shape[2:]
+        if min(height, width) < self.smallest:
+            raise InputError(
+                f"the network got images of {height}x{width} pixels and needs at least "
+                f"{self.smallest}x{self.smallest}: pad or resize them"
+            )
