@@ -14,7 +14,7 @@ from dsnet_med.prepare.phantom_shapes import Shape, Tissue, above, ellipsoid, gr
 
 LENGTH_MM = 92.0
 _RIGHT_VENTRICLE, _MYOCARDIUM, _LEFT_VENTRICLE = 1, 2, 3
-_BASE_MM, _ENDLESS = 40.0, 1e4
+_BASE_MM, _ENDLESS = 40.0, np.inf
 
 # Group of the ACDC challenge: inner radius and wall of the left ventricle at end-diastole in mm, the share
 # by which the inner radius falls until end-systole, and the right ventricle's reach beyond the wall in mm.

@@ -37,23 +37,28 @@ class Tissue:
 
 
 def ellipsoid(center: Vector, radii: Vector, turn_degrees: Vector = (0, 0, 0)) -> Shape:
-    """An ellipsoid with semi-axes `radii`, turned about x, then y, then z through its centre."""
-    middle = _column(center)
-    inverse = (1 / np.asarray(radii)).astype(np.float32)
-    turned = any(turn_degrees)
-    unturn = Rotation.from_euler("xyz", turn_degrees, degrees=True).inv().as_matrix().astype(np.float32)
+    """An ellipsoid with semi-axes `radii`, turned about x, then y, then z through its centre.
+
+    A semi-axis of infinity makes an elliptic cylinder.
+    """
+    turn = Rotation.from_euler("xyz", turn_degrees, degrees=True).inv().as_matrix()
+    middle = turn @ np.asarray(center, np.float64)
+    bounded = [c for c in range(3) if np.isfinite(radii[c])]
 
     def distance(points: Field) -> Field:
-        local = points - _spread(middle, points)
-        if turned:
-            local = np.tensordot(unturn, local, axes=1)
-        local *= _spread(inverse, points)
-        radius = np.sqrt(np.einsum("c...,c...", local, local))
-        local *= _spread(inverse, points)
-        slope = np.sqrt(np.einsum("c...,c...", local, local))
+        local = np.tensordot(turn.astype(np.float32), points, axes=1) if any(turn_degrees) else points
+        radius, slope = np.zeros((2, *points.shape[1:]), np.float32)
+        for c in bounded:
+            part = local[c] * np.float32(1 / radii[c])
+            part -= np.float32(middle[c] / radii[c])
+            radius += part * part
+            part *= np.float32(1 / radii[c])
+            slope += part * part
+        np.sqrt(radius, out=radius)
+        np.sqrt(slope, out=slope)
         return radius * (radius - 1) / np.maximum(slope, np.float32(1e-6))
 
-    reach = np.full(3, max(radii)) if turned else np.asarray(radii, np.float64)
+    reach = np.full(3, max(radii)) if any(turn_degrees) else np.asarray(radii, np.float64)
     return Shape(distance, np.asarray(center) - reach, np.asarray(center) + reach)
 
 
