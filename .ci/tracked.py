@@ -1,4 +1,4 @@
-"""Fail when a tracked file names a package registry's host or a place on one machine, or a lock file is tracked.
+"""Fail when a tracked file names a registry's host or a path of one machine, or is a lock file.
 
 Each pattern has a bracket in it, so that this file does not match itself.
 """
@@ -12,7 +12,9 @@ FORBIDDEN = {
     "a package registry's host": re.compile(
         r"(py[p]i|python[h]osted|np[m]js|deb[i]an|ana[c]onda|crate[s])\.(org|com|io)|download\.py[t]orch\.org"
     ),
-    "a path of one machine": re.compile(r"(?<![\w.])/(wor[k]|far[m]|roo[t]|hom[e]/\w+|User[s]/\w+)/|\.librar[y]"),
+    "a path of one machine": re.compile(
+        r"(?<![\w.])/(wor[k]|far[m]|roo[t]|hom[e]/\w+|User[s]/\w+)/|\.librar[y]"
+    ),
 }
 LOCKS = ("uv.lock", "poetry.lock", "pdm.lock")
 
