@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.geometry import SliceAxis, SliceOrder
-from dsnet_med.prepare.intensity import Intensity
+from dsnet_med.prepare.intensity import Intensity, Scaling
 from dsnet_med.prepare.splits import SPLITS
 
 FORMAT = 1
@@ -172,6 +172,27 @@ def require_whole(path: Path, case: StoredCase) -> None:
         raise InputError(f"{file}: {got} bytes, wanted {wanted}; run the same preprocess command again")
 
 
+def encoding(dtype: np.dtype[Any], scaling: Scaling) -> tuple[str, float]:
+    """How clipped voxels of this type are stored without loss: the stored type and StoredCase.base."""
+    whole = dtype.kind in "iu" and scaling.low.is_integer() and scaling.high.is_integer()
+    if whole and scaling.high - scaling.low <= np.iinfo(np.uint16).max:
+        return "uint16", 0.0
+    return "float32", scaling.low
+
+
+def encode(picture: NDArray[Any], entry: StoredCase) -> NDArray[np.uint16] | NDArray[np.float32]:
+    """A raw slice (H, W) as it is stored, little-endian."""
+    low, high = entry.clip
+    if entry.dtype == "float32":
+        return np.clip(picture.astype("<f4"), np.float32(low), np.float32(high))
+    limits = np.iinfo(picture.dtype)
+    # In 16 bits or more the subtraction may wrap round modulo 2**16, which the cast undoes.
+    if picture.itemsize < 2 or low < limits.min or high > limits.max:
+        picture = picture.astype(np.int64)
+    offsets: NDArray[np.uint16] = (np.clip(picture, int(low), int(high)) - int(low)).astype("<u2")
+    return offsets
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.is_file():
@@ -190,7 +211,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _read_record(stream: IO[bytes], entry: StoredCase) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """The next slice of an open data file."""
-    stored = np.empty(entry.shape[1:], entry.dtype)
+    stored = np.empty(entry.shape[1:], np.dtype(entry.dtype).newbyteorder("<"))
     label = np.empty(entry.shape[1:], np.uint8)
     for part in (stored, label):
         if stream.readinto(part.reshape(-1).view(np.uint8)) != part.nbytes:  # type: ignore[attr-defined]

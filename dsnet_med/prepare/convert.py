@@ -1,0 +1,256 @@
+"""From raw volumes to a store, case by case, in parallel.
+
+Each case is written whole or not at all and its entry last, so a killed run loses only the cases it was working
+on. A finished case is reused when its source files (by SHA-256) and the recipe are still the same. One bad case
+does not stop the others: it is listed in the manifest with its reason.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsnet_med import __version__
+from dsnet_med.errors import InputError, unknown
+from dsnet_med.files import remove_partial, require_writable, sha256, write_json, written_whole
+from dsnet_med.geometry import SliceOrder
+from dsnet_med.prepare.cases import RawCase, find_cases
+from dsnet_med.prepare.labels import checked_counts, class_table
+from dsnet_med.prepare.recipe import Recipe, for_source
+from dsnet_med.prepare.splits import SPLITS
+from dsnet_med.prepare.store import (
+    CASES,
+    FORMAT,
+    MANIFEST,
+    StoredCase,
+    data_file,
+    encode,
+    encoding,
+    entry_file,
+    require_whole,
+)
+from dsnet_med.prepare.workers import in_parallel
+from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """How one case went: `error` is None when it is in the store, `reused` when it already was."""
+
+    case: str
+    error: str | None
+    reused: bool
+    seconds: float
+
+
+def convert(
+    recipe: Recipe, source: Path, out: Path, *, workers: int, exclude: Collection[str] = ()
+) -> Iterator[CaseResult]:
+    """Convert every case of `source` but those in `exclude` into the store `out`; yields as cases end.
+
+    With more than one worker, cases run in processes of their own and end in any order. The manifest is written
+    after the last case; until then `out` is no store. Raises InputError when the source, the recipe or `out`
+    cannot be used at all; what is wrong with a single case is in its result.
+    """
+    recipe = for_source(recipe, source)
+    cases = _chosen(find_cases(recipe, source), exclude)
+    if workers < 1:
+        raise InputError(f"{workers} workers, wanted at least 1")
+    _claim(recipe, out)
+    work = partial(convert_case, recipe, source, out)
+    failed: dict[str, str] = {}
+    for result in map(work, cases) if workers == 1 else _in_processes(work, cases, workers):
+        if result.error is not None:
+            failed[result.case] = result.error.replace(f"{source}{os.sep}", "").replace(f"{out}{os.sep}", "")
+        yield result
+    write_json(out / MANIFEST, _manifest(recipe, out, cases, failed, sorted(exclude)))
+
+
+def convert_case(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> CaseResult:
+    """Convert one case into the store folder `out`, or find it finished there. Raises nothing."""
+    start, reused, reason = time.perf_counter(), False, None
+    try:
+        reused = _convert(recipe, source, out, raw)
+    except InputError as error:
+        reason = str(error)
+    except MemoryError:
+        reason = "not enough memory; use fewer workers"
+    except Exception as error:  # the others must go on, whatever this case met
+        reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+    return CaseResult(raw.id, reason, reused, time.perf_counter() - start)
+
+
+def _in_processes(
+    work: Callable[[RawCase], CaseResult], cases: list[RawCase], workers: int
+) -> Iterator[CaseResult]:
+    for case, result in in_parallel(work, cases, workers):
+        reason = "its process was killed, most likely for want of memory; use fewer workers"
+        yield result or CaseResult(case.id, reason, False, 0.0)
+
+
+def _chosen(cases: list[RawCase], exclude: Collection[str]) -> list[RawCase]:
+    ids = [case.id for case in cases]
+    for name in exclude:
+        if name not in ids:
+            raise unknown("case to exclude", name, ids)
+    chosen = [case for case in cases if case.id not in exclude]
+    if not chosen:
+        raise InputError("every case is excluded; leave at least one")
+    return chosen
+
+
+def _claim(recipe: Recipe, out: Path) -> None:
+    """Make `out` ready to be written: from here on it is unfinished until its manifest is back."""
+    require_writable(out)
+    require_writable(out / CASES)
+    manifest = out / MANIFEST
+    owner = _owner(manifest)
+    if owner not in (None, recipe.id):
+        raise InputError(f"{out}: holds a store of recipe '{owner}', not '{recipe.id}'; choose another folder")
+    manifest.unlink(missing_ok=True)
+    for folder in (out, out / CASES):
+        remove_partial(folder)
+
+
+def _owner(manifest: Path) -> str | None:
+    """The recipe whose store this is; None where there is none or it cannot be read."""
+    try:
+        return str(json.loads(manifest.read_text(encoding="utf-8"))["recipe"]["id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> bool:
+    """Bring one case into the store; True when it was there already. Raises InputError."""
+    if raw.label is None and raw.split != "extra":
+        raise InputError(
+            f"{raw.image}: case '{raw.id}' has no label file; add it, exclude the case or make it 'extra'"
+        )
+    digests = _digest(raw.image), _digest(raw.label) if raw.label else ""
+    finished = _finished(out, raw.id)
+    if finished and (finished.image_sha256, finished.label_sha256, finished.recipe_hash) == (
+        *digests,
+        recipe.hash,
+    ):
+        _refresh(source, out, raw, finished)
+        return True
+    entry_file(out, raw.id).unlink(missing_ok=True)
+    image = read_image(raw.image)
+    label = read_labels(raw.label) if raw.label else None
+    entry = _entry(recipe, source, raw, image, label)
+    entry = replace(entry, image_sha256=digests[0], label_sha256=digests[1])
+    _write_slices(data_file(out, raw.id), entry, recipe, image, label)
+    write_json(entry_file(out, raw.id), entry.as_dict())
+    return False
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _finished(out: Path, case: str) -> StoredCase | None:
+    """The entry of a case that an earlier run finished and whose data file is whole."""
+    try:
+        entry = json.loads(entry_file(out, case).read_text(encoding="utf-8"))
+        if entry["format"] != FORMAT:
+            return None
+        stored = StoredCase.from_dict(entry)
+        require_whole(out, stored)
+    except (OSError, ValueError, KeyError, TypeError):  # InputError is a ValueError
+        return None
+    return stored
+
+
+def _refresh(source: Path, out: Path, raw: RawCase, finished: StoredCase) -> None:
+    """Write down what may have changed around a finished case: its split, its files' names."""
+    label_file = _relative(source, raw.label) if raw.label else ""
+    now = replace(
+        finished,
+        subject=raw.subject,
+        split=raw.split,
+        image_file=_relative(source, raw.image),
+        label_file=label_file,
+    )
+    if now != finished:
+        write_json(entry_file(out, raw.id), now.as_dict())
+
+
+def _entry(recipe: Recipe, source: Path, raw: RawCase, image: Volume, label: Volume | None) -> StoredCase:
+    """What the manifest says of a case, but for the digests. Raises InputError for an unusable label map."""
+    counts: dict[str, int] = {}
+    if label is not None:
+        require_same_grid(image, label)
+        counts = checked_counts(recipe, label.path, label.voxels)
+    scaling = recipe.intensity.fit(image.voxels)
+    dtype, base = encoding(image.voxels.dtype, scaling)
+    order = SliceOrder.of(image.affine, recipe.slice_axis)
+    depth, height, width = order.to_slices(image.voxels).shape
+    return StoredCase(
+        id=raw.id,
+        subject=raw.subject,
+        split=raw.split,
+        shape=(depth, height, width),
+        spacing_mm=order.spacing_mm(image.affine),
+        native_shape=image.shape,
+        affine=tuple(tuple(float(number) for number in row) for row in image.affine),
+        order=order,
+        image_file=_relative(source, raw.image),
+        image_sha256="",
+        label_file=_relative(source, raw.label) if raw.label else "",
+        label_sha256="",
+        label_voxels=counts,
+        dtype=dtype,
+        base=base,
+        slope=scaling.slope,
+        clip=(scaling.low, scaling.high),
+        recipe_hash=recipe.hash,
+    )
+
+
+def _relative(source: Path, file: Path) -> str:
+    return file.relative_to(source).as_posix()
+
+
+def _write_slices(path: Path, entry: StoredCase, recipe: Recipe, image: Volume, label: Volume | None) -> None:
+    images = entry.order.to_slices(image.voxels)
+    blank = np.zeros(entry.shape[1:], np.uint8)
+    labels = entry.order.to_slices(label.voxels) if label else np.broadcast_to(blank, entry.shape)
+    table = class_table(recipe, labels.dtype)
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
+        for picture, classes in zip(images, labels, strict=True):
+            stream.write(np.ascontiguousarray(encode(picture, entry)).data)
+            # Most slices of a scan hold no organ, and looking is far cheaper than mapping.
+            mapped = table[classes] if classes.any() else np.full_like(blank, table[0])
+            stream.write(np.ascontiguousarray(mapped).data)
+
+
+def _manifest(
+    recipe: Recipe, out: Path, cases: list[RawCase], failed: dict[str, str], excluded: list[str]
+) -> dict[str, Any]:
+    finished = [case.id for case in cases if case.id not in failed]
+    entries = [json.loads(entry_file(out, case).read_text(encoding="utf-8")) for case in finished]
+    return {
+        "format": FORMAT,
+        "tool": "dsnet-med",
+        "tool_version": __version__,
+        "recipe": recipe.as_dict(),
+        "recipe_hash": recipe.hash,
+        "classes": list(recipe.classes),
+        "intensity": recipe.intensity.as_dict(),
+        "slice_axis": recipe.slice_axis,
+        "splits": {split: [entry["id"] for entry in entries if entry["split"] == split] for split in SPLITS},
+        "cases": entries,
+        "failed": dict(sorted(failed.items())),
+        "excluded": excluded,
+    }

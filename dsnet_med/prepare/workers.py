@@ -1,0 +1,62 @@
+"""Work in processes that neither outlive the parent nor take the other items down with them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_parallel(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[tuple[Item, Result | None]]:
+    """Each item with what `work` made of it, as they end; None where its process died.
+
+    `work` and the items must pickle, and what `work` raises is raised here. Nothing says which item broke a pool
+    of processes, so every item that was lost is tried once more, alone.
+    """
+    lost: list[Item] = []
+    with _pool(min(workers, len(items))) as pool:
+        futures = {pool.submit(work, item): item for item in items}
+        try:
+            for future in as_completed(futures):
+                try:
+                    yield futures[future], future.result()
+                except BrokenProcessPool:
+                    lost.append(futures[future])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    for item in lost:
+        yield item, _alone(work, item)
+
+
+def _alone(work: Callable[[Item], Result], item: Item) -> Result | None:
+    try:
+        with _pool(1) as pool:
+            return pool.submit(work, item).result()
+    except BrokenProcessPool:
+        return None
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Spawned, not forked: the caller may hold threads and a GPU.
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare_worker)
+
+
+def _prepare_worker() -> None:
+    """Leave Ctrl-C to the parent, and do not outlive it when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
