@@ -1,0 +1,257 @@
+"""Scoring folders: files paired by case, read, checked and measured, in parallel, one result per case.
+
+A case that cannot be scored carries the reason; the others are scored all the same.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsnet_med.errors import InputError
+from dsnet_med.evaluate import inputs, stack
+from dsnet_med.evaluate.inputs import LabelMap
+from dsnet_med.evaluate.labels import label_names
+from dsnet_med.evaluate.measure import Measure, measure_case
+from dsnet_med.evaluate.protocols import PROTOCOLS, Protocol, Record, find_protocols, record
+from dsnet_med.files import sha256
+from dsnet_med.geometry import SliceOrder
+from dsnet_med.volumes import Volume, case_name, is_nifti, read_labels, require_same_grid
+
+LabelValues = Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two label maps of a case."""
+
+    case: str
+    prediction: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """What is known of one case after scoring; `error` says why there are no measures."""
+
+    case: str
+    prediction: Path
+    reference: Path
+    error: str | None = None
+    measures: tuple[Measure, ...] = ()
+    parts: stack.Parts | None = None
+    shape: tuple[int, ...] = ()
+    spacing_mm: tuple[float, ...] = ()
+    prediction_sha256: str = ""
+    reference_sha256: str = ""
+    reference_map: dict[int, int] | None = None
+
+    def records(self, protocol: str = "strict") -> list[Record]:
+        """This case under a protocol, one record per label; a stacked protocol judges the case by itself."""
+        return [record(measure, find_protocols([protocol])[0]) for measure in self.measures]
+
+
+@dataclass(frozen=True)
+class _Task:
+    pair: Pair
+    labels: dict[int, str]
+    protocols: tuple[str, ...]
+    nsd_tolerance_mm: float
+    reference_map: dict[int, int] | None = field(default=None)
+
+
+def pair_folders(
+    prediction: Path,
+    reference: Path,
+    *,
+    prediction_case: Callable[[Path], str] = case_name,
+    reference_case: Callable[[Path], str | None] = case_name,
+) -> tuple[list[Pair], list[str], dict[str, str]]:
+    """Pair the NIfTI files of two folders (or two single files) by case.
+
+    `prediction_case` and `reference_case` give a file's case; a reference file for which it is None is passed
+    over. Returns the pairs sorted by case, the cases with a reference and no prediction, and for every
+    prediction that cannot be paired the reason. Raises InputError when a folder is missing or holds no volume.
+    """
+    if prediction.is_file() and reference.is_file():
+        return [Pair(prediction_case(prediction), prediction, reference)], [], {}
+    predictions, clashes = _by_case(_volumes(prediction, "predictions"), prediction_case)
+    references, others = _by_case(_volumes(reference, "references"), reference_case)
+    failures = clashes | others
+    for case in predictions.keys() - references.keys() - failures.keys():
+        failures[case] = f"{predictions[case]}: no reference for case '{case}' in {reference}"
+    pairs = [
+        Pair(case, predictions[case], references[case])
+        for case in sorted(predictions.keys() & references.keys() - failures.keys())
+    ]
+    missing = sorted(references.keys() - predictions.keys() - failures.keys())
+    return pairs, missing, dict(sorted(failures.items()))
+
+
+def evaluate_pairs(
+    pairs: Sequence[Pair],
+    labels: Mapping[Any, Any],
+    *,
+    protocols: Sequence[str] = ("strict",),
+    workers: int = 1,
+    reference_map: Callable[[Path], LabelValues | None] = lambda _: None,
+    nsd_tolerance_mm: float = 1.0,
+) -> Iterator[CaseScore]:
+    """Score every pair once for all `protocols`; yields each case as it finishes, failed ones with their error.
+
+    `reference_map` gives for a reference file the class of each of its raw values (None: they are classes
+    already); a raw value it does not have fails that case. With `workers` above 1 that many processes share the
+    cases; each holds one case at a time. Raises InputError, before the first case, for wrong arguments.
+    """
+    names = label_names(labels)
+    chosen = tuple(protocol.name for protocol in find_protocols(protocols))
+    limit = inputs.tolerance(nsd_tolerance_mm)
+    if workers < 1:
+        raise InputError(f"workers is {workers}, wanted at least 1")
+    tasks = [_Task(pair, names, chosen, limit, _as_dict(reference_map(pair.reference))) for pair in pairs]
+    return _in_processes(tasks, workers) if workers > 1 and len(tasks) > 1 else map(_score, tasks)
+
+
+def mapped(volume: Volume, values: LabelValues | None) -> LabelMap:
+    """The voxels of a label map with raw values replaced by classes. Raises InputError for unknown values."""
+    voxels: LabelMap = volume.voxels
+    if values is None:
+        return voxels
+    present = np.flatnonzero(np.bincount(voxels.ravel(order="K")))
+    unknown = [int(value) for value in present if value not in values]
+    if unknown:
+        raise InputError(
+            f"{volume.path}: label values {inputs.listed(unknown)} are none of the "
+            f"{len(values)} that the label map knows; add them to it or correct the file"
+        )
+    table = np.zeros(int(present.max()) + 1, np.uint16)
+    for value in present:
+        table[value] = values[int(value)]
+    return table.astype(np.uint8)[voxels] if table.max() <= 255 else table[voxels]
+
+
+def _score(task: _Task) -> CaseScore:
+    pair = task.pair
+    try:
+        return _measured(task)
+    except (InputError, MemoryError) as error:
+        reason = str(error) or "not enough memory; use fewer workers"
+    except Exception as error:  # one bad case must never stop the others
+        reason = f"{pair.prediction}: {type(error).__name__}: {error}"
+    return CaseScore(pair.case, pair.prediction, pair.reference, error=reason)
+
+
+def _measured(task: _Task) -> CaseScore:
+    pair = task.pair
+    reference, prediction = read_labels(pair.reference), read_labels(pair.prediction)
+    require_same_grid(reference, prediction)
+    classes = mapped(reference, task.reference_map)
+    wanted = find_protocols(task.protocols)
+    return CaseScore(
+        pair.case,
+        pair.prediction,
+        pair.reference,
+        measures=tuple(_measures(task, classes, prediction, wanted)),
+        parts=_parts(task, classes, prediction) if any(protocol.stacked for protocol in wanted) else None,
+        shape=reference.shape,
+        spacing_mm=reference.spacing_mm,
+        prediction_sha256=sha256(pair.prediction),
+        reference_sha256=sha256(pair.reference),
+        reference_map=task.reference_map,
+    )
+
+
+def _measures(
+    task: _Task, reference: LabelMap, prediction: Volume, protocols: Sequence[Protocol]
+) -> list[Measure]:
+    try:
+        return measure_case(
+            reference,
+            prediction.voxels,
+            prediction.spacing_mm,
+            task.labels,
+            in_voxels=any(protocol.unit == "voxels" for protocol in protocols),
+            nsd_tolerance_mm=task.nsd_tolerance_mm,
+        )
+    except InputError as error:
+        raise InputError(f"{task.pair.prediction} against {task.pair.reference}: {error}") from error
+
+
+def _parts(task: _Task, reference: LabelMap, prediction: Volume) -> stack.Parts:
+    order = SliceOrder.of(prediction.affine, "coarsest")
+    return stack.parts_of(order.to_slices(reference), order.to_slices(prediction.voxels), task.labels.keys())
+
+
+def _in_processes(tasks: Sequence[_Task], workers: int) -> Iterator[CaseScore]:
+    """Score in a pool; when a worker is killed, the unfinished cases are scored again, each by itself."""
+    left = dict(enumerate(tasks))
+    try:
+        with _pool(min(workers, len(tasks))) as pool:
+            futures = {pool.submit(_score, task): index for index, task in left.items()}
+            yield from _finished(futures, left)
+    except BrokenProcessPool:
+        for task in list(left.values()):
+            yield _alone(task)
+
+
+def _finished(futures: dict[Future[CaseScore], int], left: dict[int, _Task]) -> Iterator[CaseScore]:
+    try:
+        for future in as_completed(futures):
+            score = future.result()
+            del left[futures[future]]
+            yield score
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _alone(task: _Task) -> CaseScore:
+    try:
+        with _pool(1) as pool:
+            return pool.submit(_score, task).result()
+    except BrokenProcessPool:
+        reason = f"{task.pair.prediction}: the process that scored it was killed; is there enough memory?"
+        return CaseScore(task.pair.case, task.pair.prediction, task.pair.reference, error=reason)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Not `fork`: the caller may hold threads, a GPU and much memory.
+    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+    return ProcessPoolExecutor(workers, mp_context=get_context(method))
+
+
+def _volumes(place: Path, role: str) -> list[Path]:
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise InputError(f"{place}: no such folder or file; wanted the {role}, *.nii.gz or *.nii")
+    files = sorted(path for path in place.iterdir() if is_nifti(path) and not path.name.startswith("."))
+    if not files:
+        raise InputError(f"{place}: no *.nii.gz or *.nii files; wanted the {role}")
+    return files
+
+
+def _by_case(
+    files: Sequence[Path], case_of: Callable[[Path], str | None]
+) -> tuple[dict[str, Path], dict[str, str]]:
+    found: dict[str, Path] = {}
+    clashes: dict[str, str] = {}
+    for path in files:
+        case = case_of(path)
+        if case in found:
+            clashes[case] = f"case '{case}' has two files, {found[case]} and {path}; remove one"
+        elif case is not None:
+            found[case] = path
+    return found, clashes
+
+
+def _as_dict(values: LabelValues | None) -> dict[int, int] | None:
+    return None if values is None else dict(values)
+
+
+__all__ = ["PROTOCOLS", "CaseScore", "Pair", "evaluate_pairs", "mapped", "pair_folders"]

@@ -1,0 +1,88 @@
+"""What the measures accept: shapes, data types, spacing."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dsnet_med.errors import InputError
+from dsnet_med.evaluate.labels import LARGEST_LABEL
+
+Mask = NDArray[np.bool_]
+LabelMap = NDArray[np.integer[Any]]
+
+
+def masks(reference: ArrayLike, prediction: ArrayLike) -> tuple[Mask, Mask]:
+    """Both arrays as booleans of one 2-D or 3-D shape. Raises InputError."""
+    a, b = np.asarray(reference), np.asarray(prediction)
+    _require_same_shape(a, b)
+    return _mask("reference", a), _mask("prediction", b)
+
+
+def label_maps(reference: ArrayLike, prediction: ArrayLike) -> tuple[LabelMap, LabelMap]:
+    """Both arrays as integer label maps of one 2-D or 3-D shape. Raises InputError."""
+    a, b = np.asarray(reference), np.asarray(prediction)
+    _require_same_shape(a, b)
+    return _label_map("reference", a), _label_map("prediction", b)
+
+
+def spacing(spacing_mm: Sequence[float], ndim: int) -> tuple[float, ...]:
+    """The distances between voxels along each axis, in mm. Raises InputError."""
+    try:
+        sizes = tuple(float(size) for size in spacing_mm)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"spacing_mm is {spacing_mm!r}, wanted {ndim} numbers, one per axis") from error
+    if len(sizes) != ndim:
+        raise InputError(f"spacing_mm has {len(sizes)} numbers for {ndim}-D arrays; give one per axis")
+    if not all(np.isfinite(size) and size > 0 for size in sizes):
+        raise InputError(f"spacing_mm is {sizes}, wanted finite numbers above 0; correct the header")
+    return sizes
+
+
+def tolerance(tolerance_mm: float) -> float:
+    """The distance in mm up to which two surfaces agree. Raises InputError."""
+    if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise InputError(f"the surface tolerance is {tolerance_mm} mm, wanted a finite number of at least 0")
+    return float(tolerance_mm)
+
+
+def listed(values: Iterable[object], most: int = 8) -> str:
+    """`values` in words, the first few of them."""
+    items = [str(value) for value in values]
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+
+def _require_same_shape(reference: NDArray[Any], prediction: NDArray[Any]) -> None:
+    if reference.shape != prediction.shape:
+        raise InputError(
+            f"reference has shape {reference.shape}, prediction {prediction.shape}; "
+            "resample one to the other's grid"
+        )
+    if reference.ndim not in (2, 3) or reference.size == 0:
+        raise InputError(f"arrays have shape {reference.shape}, wanted 2-D or 3-D with at least one voxel")
+
+
+def _mask(role: str, array: NDArray[Any]) -> Mask:
+    if array.dtype == np.bool_:
+        return array
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{role} is {array.dtype}, wanted a boolean mask; compare it first (array == label)")
+    if array.min() < 0 or array.max() > 1:
+        raise InputError(
+            f"{role} holds values {array.min()} to {array.max()}, wanted a mask of 0 and 1; "
+            "compare it first (array == label) or use score_case"
+        )
+    return array.astype(np.bool_)
+
+
+def _label_map(role: str, array: NDArray[Any]) -> LabelMap:
+    if array.dtype == np.bool_:
+        return array.view(np.uint8)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{role} is {array.dtype}, wanted integers; round it to labels first")
+    if array.dtype.kind == "i" and array.min() < 0:
+        raise InputError(f"{role} holds the label {array.min()}, wanted 0 or more; map it to a class first")
+    if array.max() > LARGEST_LABEL:
+        raise InputError(f"{role} holds the label {array.max()}, wanted at most {LARGEST_LABEL}")
+    return array

@@ -1,0 +1,137 @@
+"""All cases as one volume: what the `dpcnet` protocol scores, without ever building that volume.
+
+DPC-Net's evaluator concatenates the slices (D, H, W) of every case along the first axis and measures each label
+once, in voxels. Only border voxels matter for distances, and a border voxel depends on other cases only where a
+label touches the first or last slice of its case. So a case leaves behind its border voxels, found as if each
+label went on beyond both ends, and the label's voxels on the two end slices; joining cases settles the rest.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsnet_med.evaluate.inputs import LabelMap, Mask
+from dsnet_med.evaluate.measure import Box, Measure, label_boxes
+from dsnet_med.evaluate.surface import SurfaceDistances, border, nearest
+
+Points = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One label of one mask of one case: its border but for the ends (N, 3), and its end slices (M, 2)."""
+
+    border: Points
+    first: Points
+    last: Points
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one case contributes: its slices' shape (D, H, W), and a part per label for either map."""
+
+    shape: tuple[int, int, int]
+    reference: dict[int, Part]
+    prediction: dict[int, Part]
+
+
+def parts_of(reference: LabelMap, prediction: LabelMap, labels: Collection[int]) -> Parts:
+    """The contribution of a case whose label maps are given as slices (D, H, W)."""
+    depth, height, width = reference.shape
+    return Parts((depth, height, width), _parts(reference, labels), _parts(prediction, labels))
+
+
+def measure_stack(cases: Sequence[tuple[Sequence[Measure], Parts]]) -> list[Measure]:
+    """One measurement per label of all `cases` (measures and parts of each, in order) as one volume, in voxels.
+
+    HD95 in mm, ASSD and NSD are NaN: the stack has no spacing. Cases whose slices differ in size cannot be
+    stacked (`stackable`).
+    """
+    return [
+        _measure_label([measures[index] for measures, _ in cases], [parts for _, parts in cases])
+        for index in range(len(cases[0][0]))
+    ]
+
+
+def stackable(parts: Sequence[Parts]) -> bool:
+    """Whether the slices of all cases have one size."""
+    return len({part.shape[1:] for part in parts}) == 1
+
+
+def _measure_label(measures: Sequence[Measure], parts: Sequence[Parts]) -> Measure:
+    label = measures[0].label
+    depths = [part.shape[0] for part in parts]
+    reference = _joined([part.reference.get(label) for part in parts], depths)
+    prediction = _joined([part.prediction.get(label) for part in parts], depths)
+    distance = nan
+    if len(reference) and len(prediction):
+        voxels = (1.0, 1.0, 1.0)
+        distances = SurfaceDistances(
+            nearest(reference, prediction, voxels), nearest(prediction, reference, voxels)
+        )
+        distance = distances.hd95("pooled")
+    return Measure(
+        label,
+        measures[0].name,
+        sum(measure.reference_voxels for measure in measures),
+        sum(measure.prediction_voxels for measure in measures),
+        sum(measure.shared_voxels for measure in measures),
+        nan,
+        hd95_pooled_voxels=distance,
+    )
+
+
+def _joined(parts: Sequence[Part | None], depths: Sequence[int]) -> Points:
+    """The border voxels of one label in the stack, each once."""
+    empty = Part(np.empty((0, 3), np.intp), np.empty((0, 2), np.intp), np.empty((0, 2), np.intp))
+    known = [empty, *(part or empty for part in parts), empty]
+    starts = np.concatenate([[0], np.cumsum(depths)])
+    points = []
+    for index, depth in enumerate(depths, start=1):
+        previous, here, following = known[index - 1 : index + 2]
+        open_first = _at(0, _without(here.first, previous.last))
+        open_last = _at(depth - 1, _without(here.last, following.first))
+        own = np.unique(np.concatenate([here.border, open_first, open_last]), axis=0)
+        points.append(own + np.array([starts[index - 1], 0, 0]))
+    return np.concatenate(points).astype(np.intp)
+
+
+def _parts(volume: LabelMap, labels: Collection[int]) -> dict[int, Part]:
+    boxes = label_boxes(volume)
+    return {
+        label: _part(volume[boxes[label]] == label, boxes[label], volume.shape)
+        for label in labels & boxes.keys()
+    }
+
+
+def _part(mask: Mask, box: Box, shape: tuple[int, ...]) -> Part:
+    at_first, at_last = box[0].start == 0, box[0].stop == shape[0]
+    # An end slice repeated beyond the end makes the label go on there.
+    longer = np.pad(mask, ((int(at_first), int(at_last)), (0, 0), (0, 0)), mode="edge")
+    edge = border(longer)[int(at_first) : len(longer) - int(at_last)]
+    corner = np.array([span.start for span in box])
+    nothing = np.empty((0, 2), np.intp)
+    return Part(
+        np.argwhere(edge) + corner,
+        np.argwhere(mask[0]) + corner[1:] if at_first else nothing,
+        np.argwhere(mask[-1]) + corner[1:] if at_last else nothing,
+    )
+
+
+def _at(index: int, places: Points) -> Points:
+    return np.column_stack([np.full(len(places), index), places])
+
+
+def _without(places: Points, others: Points) -> Points:
+    if not len(places) or not len(others):
+        return places
+    keys = _keys(places), _keys(others)
+    return places[~np.isin(*keys)]
+
+
+def _keys(places: Points) -> NDArray[Any]:
+    return places[:, 0] * np.intp(1 << 31) + places[:, 1]

@@ -1,0 +1,44 @@
+"""Random and hand-made masks that the tests of this folder share."""
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+SPACINGS = st.floats(0.3, 5.0).map(lambda size: round(size, 3))
+LAYOUTS = (np.asarray, np.asfortranarray, lambda array: np.repeat(array, 2, axis=-1)[..., ::2])
+
+
+def _blob(draw: st.DrawFn, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = np.zeros(shape, bool)
+    for _ in range(draw(st.integers(1, 4))):
+        corners = [sorted((draw(st.integers(0, n - 1)), draw(st.integers(0, n - 1)))) for n in shape]
+        mask[tuple(slice(low, high + 1) for low, high in corners)] = True
+    return mask
+
+
+@st.composite
+def masks(draw: st.DrawFn, ndim: int | None = None) -> tuple[NDArray, NDArray, tuple[float, ...]]:
+    """Two non-empty masks, boxes and specks that often touch the borders, and a spacing."""
+    ndim = ndim or draw(st.integers(2, 3))
+    shape = tuple(draw(st.integers(1, 9)) for _ in range(ndim))
+    pair = []
+    for _ in range(2):
+        if draw(st.booleans()):
+            mask = _blob(draw, shape)
+        else:
+            mask = draw(hnp.arrays(bool, shape))
+            mask[tuple(draw(st.integers(0, n - 1)) for n in shape)] = True
+        pair.append(
+            draw(st.sampled_from(LAYOUTS))(mask.astype(draw(st.sampled_from((bool, np.uint8, np.int64)))))
+        )
+    return pair[0], pair[1], tuple(draw(SPACINGS) for _ in shape)
+
+
+@st.composite
+def label_maps(draw: st.DrawFn, labels: int = 3) -> tuple[NDArray, NDArray, tuple[float, float, float]]:
+    """Two small label maps in which any label may be missing, and a spacing."""
+    shape = tuple(draw(st.integers(1, 6)) for _ in range(3))
+    values = st.integers(0, labels)
+    pair = [draw(hnp.arrays(np.uint8, shape, elements=values, fill=st.just(0))) for _ in range(2)]
+    return pair[0], pair[1], (draw(SPACINGS), draw(SPACINGS), draw(SPACINGS))

@@ -1,0 +1,150 @@
+"""Dice and surface distances against medpy, MONAI and values worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsnet_med.errors import InputError
+from dsnet_med.evaluate import assd, dice, hd95, nsd
+from dsnet_med.evaluate.surface import border
+
+from random_masks import masks
+
+EMPTY = np.zeros((4, 5), bool)
+DOT = EMPTY.copy()
+DOT[1, 2] = True
+
+
+@given(masks())
+@settings(max_examples=150, deadline=None)
+def test_equals_medpy(case):
+    from medpy.metric import binary
+
+    reference, prediction, spacing = case
+    arguments = prediction.astype(bool), reference.astype(bool), spacing
+    assert hd95(reference, prediction, spacing) == pytest.approx(binary.hd95(*arguments), abs=1e-6)
+    assert assd(reference, prediction, spacing) == pytest.approx(binary.assd(*arguments), abs=1e-6)
+    assert dice(reference, prediction) == pytest.approx(binary.dc(*arguments[:2]), abs=1e-12)
+
+
+@given(masks())
+@settings(max_examples=60, deadline=None)
+def test_rule_max_equals_monai(case):
+    import torch
+    from monai.metrics import compute_hausdorff_distance
+
+    reference, prediction, spacing = case
+    tensors = [torch.from_numpy(mask.astype(np.float32)[None, None]) for mask in (prediction, reference)]
+    theirs = compute_hausdorff_distance(*tensors, include_background=True, percentile=95, spacing=list(spacing))
+    assert hd95(reference, prediction, spacing, rule="max") == pytest.approx(float(theirs), rel=1e-5)
+
+
+@given(masks(), st.floats(0, 6))
+@settings(max_examples=60, deadline=None)
+def test_nsd_equals_its_definition_by_brute_force(case, tolerance):
+    reference, prediction, spacing = case
+    points = [np.argwhere(border(mask.astype(bool))) * spacing for mask in (reference, prediction)]
+    between = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
+    nearest = np.concatenate([between.min(axis=1), between.min(axis=0)])
+    near_the_edge = np.abs(nearest - tolerance).min() < 1e-8
+    if not near_the_edge:
+        assert nsd(reference, prediction, spacing, tolerance) == pytest.approx((nearest <= tolerance).mean())
+
+
+@given(masks())
+@settings(max_examples=60, deadline=None)
+def test_symmetric_zero_for_itself_and_scaling_with_the_spacing(case):
+    reference, prediction, spacing = case
+    for rule in ("pooled", "max"):
+        forth = hd95(reference, prediction, spacing, rule)
+        assert hd95(prediction, reference, spacing, rule) == pytest.approx(forth, abs=1e-9)
+        doubled = tuple(2 * size for size in spacing)
+        assert hd95(reference, prediction, doubled, rule) == pytest.approx(2 * forth, abs=1e-9)
+        assert hd95(reference, reference, spacing, rule) == 0
+    assert nsd(reference, reference, spacing, 0) == 1
+
+
+def test_worked_by_hand():
+    # docs/metrics.md, example 1: a 3x3 square and the same square one column on; rows 1 mm, columns 2 mm apart.
+    reference, prediction = np.zeros((5, 5), bool), np.zeros((5, 5), bool)
+    reference[1:4, 0:3] = prediction[1:4, 1:4] = True
+    # Either border has 8 voxels: 4 lie on the other border, 1 lies 1 mm from it and 3 lie 2 mm from it.
+    assert dice(reference, prediction) == 2 * 6 / (9 + 9)
+    assert hd95(reference, prediction, (1, 2)) == hd95(reference, prediction, (1, 2), "max") == 2
+    assert assd(reference, prediction, (1, 2)) == (2 * 1 + 6 * 2) / 16
+    assert nsd(reference, prediction, (1, 2), tolerance_mm=1) == 10 / 16
+
+
+def test_an_island_worked_by_hand():
+    # docs/metrics.md, example 2: the square, and one voxel more in the prediction, sqrt(5) mm from it.
+    reference = np.zeros((5, 5), bool)
+    reference[1:4, 0:3] = True
+    prediction = reference.copy()
+    prediction[0, 4] = True
+    # 17 distances, 16 of them 0: the 95th percentile lies 0.2 of the way to the last; of the 9 alone, 0.6.
+    assert hd95(reference, prediction, (1, 1)) == pytest.approx(0.2 * math.sqrt(5))
+    assert hd95(reference, prediction, (1, 1), "max") == pytest.approx(0.6 * math.sqrt(5))
+
+
+def test_a_surface_exactly_at_the_tolerance_is_within_it():
+    reference, prediction = np.zeros((1, 9), bool), np.zeros((1, 9), bool)
+    reference[0, 1] = prediction[0, 4] = True
+    assert 3 * 0.1 > 0.3
+    assert nsd(reference, prediction, (1, 0.1), tolerance_mm=0.3) == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction", "overlap", "distance", "near"),
+    [(EMPTY, EMPTY, math.nan, math.nan, math.nan), (DOT, EMPTY, 0, math.inf, 0), (EMPTY, DOT, 0, math.inf, 0)],
+)
+def test_empty_masks(reference, prediction, overlap, distance, near):
+    assert dice(reference, prediction) == pytest.approx(overlap, nan_ok=True)
+    assert hd95(reference, prediction, (1, 1)) == pytest.approx(distance, nan_ok=True)
+    assert assd(reference, prediction, (1, 1)) == pytest.approx(distance, nan_ok=True)
+    assert nsd(reference, prediction, (1, 1)) == pytest.approx(near, nan_ok=True)
+
+
+def test_a_dense_crop_takes_the_distance_transform_and_agrees():
+    from medpy.metric import binary
+
+    rng = np.random.default_rng(0)
+    reference, prediction = rng.random((2, 12, 13, 14)) < 0.6
+    spacing = (2.5, 0.7, 0.9)
+    assert hd95(reference, prediction, spacing) == pytest.approx(
+        binary.hd95(prediction, reference, spacing), abs=1e-9
+    )
+
+
+@pytest.mark.parametrize("bad", [(1,), (1, 1, 1), (0, 1), (-1, 1), (math.nan, 1), (math.inf, 1), "ab", None])
+def test_bad_spacing(bad):
+    with pytest.raises(InputError, match="spacing_mm"):
+        hd95(DOT, DOT, bad)
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction", "words"),
+    [
+        (DOT, DOT.T, "shape"),
+        (DOT[0], DOT[0], "2-D or 3-D"),
+        (DOT[None, None], DOT[None, None], "2-D or 3-D"),
+        (DOT[:0], DOT[:0], "at least one voxel"),
+        (DOT.astype(float), DOT, "boolean mask"),
+        (DOT, DOT.astype(object), "boolean mask"),
+        (DOT * 3, DOT, "0 and 1"),
+        (DOT, -DOT.astype(np.int8), "0 and 1"),
+    ],
+)
+def test_bad_masks(reference, prediction, words):
+    for measure in (dice, lambda a, b: hd95(a, b, (1,) * a.ndim)):
+        with pytest.raises(InputError, match=words):
+            measure(reference, prediction)
+
+
+def test_unknown_rule_and_tolerance():
+    with pytest.raises(InputError, match="did you mean 'pooled'"):
+        hd95(DOT, DOT, (1, 1), rule="poled")
+    with pytest.raises(InputError, match="tolerance"):
+        nsd(DOT, DOT, (1, 1), tolerance_mm=-1)
