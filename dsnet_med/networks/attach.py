@@ -1,8 +1,8 @@
 """Put a plug-in after chosen submodules of any network.
 
-The plug-in becomes a child named `plugin` of the submodule it follows, and a forward hook there applies it: the
-host's modules and state-dict names stay as they are, and the plug-in's parameters are found at, for example,
-`layer4.0.act2.plugin.*`. Copies, pickles and `torch.export` carry the hook along.
+The plug-in becomes a child named `plugin` of the submodule it follows, and a forward hook there applies it:
+the host's modules and state-dict names stay as they are, and the plug-in's parameters are found at, for
+example, `layer4.0.act2.plugin.*`. Copies, pickles and `torch.export` carry the hook along.
 """
 
 from collections.abc import Callable, Iterator

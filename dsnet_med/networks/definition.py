@@ -1,8 +1,8 @@
 """Build a network from its `network_def`, in the part of MONAI's config language that method rows use.
 
-`_target_` names what to call, `_mode_: callable` hands it over with its arguments bound instead of calling it,
-and a string "@name" stands for a value. MONAI's parser reads the same rows in the bundle; this one needs no MONAI,
-whose import takes longer than all the rest.
+`_target_` names what to call, `_mode_: callable` hands it over with its arguments bound instead of calling
+it, and a string "@name" stands for a value. MONAI's parser reads the same rows in the bundle; this one needs
+no MONAI, whose import takes longer than all the rest.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,9 @@
 """Weights of the published code (MMSegmentation module names) for our networks.
 
-Each plug-in, head and network says in `reference_names` what the reference calls its parts, as pairs (pattern of
-ours, theirs); a plug-in's `reference_name` is what it is called inside a backbone's block. Backbones are timm's, so
-their table is here. Names come from a network of ours on the meta device, so nothing is left over unseen.
+Each plug-in, head and network says in `reference_names` what the reference calls its parts, as pairs (pattern
+of ours, theirs); a plug-in's `reference_name` is what it is called inside a backbone's block. Backbones are
+timm's, so their table is here. Names come from a network of ours on the meta device, so nothing is left over
+unseen.
 """
 
 import re

@@ -2,8 +2,8 @@
 
 Papers: He et al. 2016, https://arxiv.org/abs/1512.03385; the deep stem: He et al. 2019,
 https://arxiv.org/abs/1812.01187; dilation: Chen et al. 2017, https://arxiv.org/abs/1706.05587. timm's
-`resnet50c` with `output_stride=8` is MMSegmentation's ResNetV1c-50-d8 layer for layer: stages 3 and 4 keep their
-input's size, with dilation 2 and 4, and the first block of each keeps the dilation of the stage before.
+`resnet50c` with `output_stride=8` is MMSegmentation's ResNetV1c-50-d8 layer for layer: stages 3 and 4 keep
+their input's size, with dilation 2 and 4, and the first block of each keeps the dilation of the stage before.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
 """Fully convolutional head.
 
-Paper: Long, Shelhamer, Darrell 2015, https://arxiv.org/abs/1411.4038, in the form of MMSegmentation's FCNHead:
-3x3 convolutions with batch norm, their result joined with their input and fused by one more, channel dropout, and
-a 1x1 classifier. Departures: none; with one convolution and no joining it is the auxiliary head.
+Paper: Long, Shelhamer, Darrell 2015, https://arxiv.org/abs/1411.4038, in the form of MMSegmentation's
+FCNHead: 3x3 convolutions with batch norm, their result joined with their input and fused by one more, channel
+dropout, and a 1x1 classifier. Departures: none; with one convolution and no joining it is the auxiliary head.
 """
 
 from collections.abc import Sequence

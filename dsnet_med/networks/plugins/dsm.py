@@ -122,7 +122,7 @@ class Aggregation(nn.Module):
 
     def aggregate(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
         """The vector that is added to every pixel, (B, C)."""
-        slope, _ = self.mix(channel, spatial)  # the offset is constant over the pixels: softmax drops it
+        slope: Tensor = self.mix(channel, spatial)[0]  # softmax drops the offset: it is one for all pixels
         weights = (slope.unsqueeze(2) * spatial).exp()  # slope s lies in (0, 1): no maximum to subtract
         value = F.relu(_project(pixels, self.value))  # (B, C, N)
         return (weights * value).mean(2) / weights.mean(2)

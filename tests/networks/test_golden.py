@@ -1,0 +1,132 @@
+"""Every vector file of the parts that exist, in eval and in training: outputs, gradients, running statistics."""
+
+import pytest
+import torch
+from timm.models.resnet import Bottleneck
+from torch import nn
+
+from dsnet_med.networks import Segmenter, attach
+from dsnet_med.networks.backbones import resnet
+from dsnet_med.networks.heads import FCNHead
+from dsnet_med.networks.plugins import DSM
+
+from golden import Golden, check_close, check_gradients, check_running_statistics, load
+
+FUSIONS = {
+    "dsa": "dsa",
+    "dsa_bias": "dsa",
+    "dsa_r16": "dsa",
+    "dam": "dam",
+    "sq": "sq",
+    "pr": "pr",
+    "sq_old": "sq_plain",
+    "pr_old": "pr_plain",
+    "ch_only": "channel",
+    "sp_only": "spatial",
+}
+
+
+@pytest.fixture
+def vectors(shared):
+    return lambda name: Golden(shared / "golden", name)
+
+
+def check_module(module, golden, run=lambda module, x: module(x)):
+    inputs = golden["in/0"].requires_grad_()
+    output = run(module, inputs)
+    check_close(output, golden["out_eval/0"])
+    assert check_gradients(module, output, inputs, golden) > 3
+    with torch.no_grad():
+        check_close(run(module.train(), inputs), golden["out_train/0"])
+    check_running_statistics(module, golden)
+
+
+def dsm_of(golden, fusion):
+    arguments = golden.meta["ctor"]
+    ratio, bias = arguments.get("ratio", 2), arguments.get("bias", False)
+    return DSM(arguments["in_channels"], ratio=ratio, bias=bias, fusion=fusion)
+
+
+@pytest.mark.parametrize(("name", "fusion"), FUSIONS.items())
+def test_dsm(vectors, name, fusion):
+    golden = vectors(f"dsa_{name}")
+    module = load(dsm_of(golden, fusion), golden.state())
+    assert sum(p.numel() for p in module.parameters()) == golden.meta["params"]
+    check_module(module, golden)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize(("name", "fusion"), FUSIONS.items())
+def test_dsm_attention_maps(vectors, name, fusion, mode):
+    golden = vectors(f"dsa_{name}")
+    module = load(dsm_of(golden, fusion), golden.state()).train(mode == "train")
+    pixels = golden["in/0"].flatten(2)
+    maps = {}
+    if module.channel is not None:
+        maps["channel_attn"] = module.channel(pixels)
+    if module.spatial is not None:
+        maps["spatial_attn"] = module.spatial(pixels)
+    if fusion in ("dsa", "dam"):
+        maps["sk"] = module.fusion.mix.weights(maps["channel_attn"], maps["spatial_attn"])
+    if fusion == "dsa":
+        maps["aggregation"] = module.fusion.aggregate(pixels, maps["channel_attn"], maps["spatial_attn"])
+    expected = {key.removeprefix(f"{mode}_"): value for key, value in golden.group("aux").items() if mode in key}
+    assert maps.keys() == expected.keys()
+    for key, value in expected.items():
+        check_close(maps[key], value)
+
+
+@pytest.mark.parametrize("name", ["fcn_head", "fcn_head_aux"])
+def test_fcn_head(vectors, name):
+    golden = vectors(name)
+    ctor = golden.meta["ctor"]
+    arguments = {key: ctor[key] for key in ("channels", "num_convs", "concat_input")}
+    module = load(FCNHead([ctor["in_channels"]], ctor["num_classes"], **arguments), golden.state())
+    check_module(module, golden, run=lambda head, x: head([x]))
+
+
+@pytest.mark.parametrize("name", ["bottleneck_plain", "bottleneck_dsa_after_conv2"])
+def test_bottleneck(vectors, name):
+    golden = vectors(name)
+    downsample = nn.Sequential(nn.Conv2d(16, 64, 1, bias=False), nn.BatchNorm2d(64))
+    block = Bottleneck(16, 16, dilation=2, downsample=downsample)
+    if golden.meta["ctor"]["plugin"]:
+        attach(block, lambda channels: DSM(channels, bias=True), at="act2")
+    check_module(load(block, golden.state()), golden)
+
+
+def small_backbone(dsm):
+    plugin = (lambda channels: DSM(channels, bias=True)) if dsm else None
+    return resnet(width=1 / 32, stem_width=2, plugin=plugin)
+
+
+@pytest.mark.parametrize(("name", "dsm"), [("resnet50v1c_d8_small", False), ("resnet50v1c_d8_dsm_small", True)])
+def test_backbone(vectors, name, dsm):
+    golden = vectors(name)
+    backbone = small_backbone(dsm)
+    state = {f"backbone.{key}": value for key, value in golden.state().items()}
+    host = load(nn.ModuleDict({"backbone": backbone}), state)
+    check_pyramid(backbone(golden["in/0"]), golden.group("out_eval"))
+    host.train()
+    with torch.no_grad():
+        check_pyramid(backbone(golden["in/0"]), golden.group("out_train"))
+    check_running_statistics(host, golden, prefix="backbone.")
+
+
+def check_pyramid(features, expected):
+    assert len(features) == len(expected) == 4
+    for level, feature in enumerate(features):
+        check_close(feature, expected[str(level)], rtol=5e-5)
+
+
+@pytest.mark.parametrize(("name", "dsm"), [("model_fcn_small", False), ("model_fcn_dsm_small", True)])
+def test_model(vectors, name, dsm):
+    golden = vectors(name)
+    network = Segmenter(small_backbone(dsm), lambda channels: FCNHead(channels, 9, channels=8))
+    load(network, golden.state())
+    low = network.head(network.backbone(golden["in/0"]))
+    check_close(low, golden["out_eval/low_res_logits"])
+    full = golden["out_eval/full_res_logits"]
+    check_close(network(golden["in/0"])[: len(full)], full)
+    network.train()
+    check_close(network.head(network.backbone(golden["in/0"])), golden["out_train/low_res_logits"], rtol=5e-5)
