@@ -184,7 +184,8 @@ def encode(picture: NDArray[Any], entry: StoredCase) -> NDArray[np.uint16] | NDA
     """A raw slice (H, W) as it is stored, little-endian."""
     low, high = entry.clip
     if entry.dtype == "float32":
-        return np.clip(picture.astype("<f4"), np.float32(low), np.float32(high))
+        clipped: NDArray[np.float32] = np.clip(picture.astype("<f4"), np.float32(low), np.float32(high))
+        return clipped
     limits = np.iinfo(picture.dtype)
     # In 16 bits or more the subtraction may wrap round modulo 2**16, which the cast undoes.
     if picture.itemsize < 2 or low < limits.min or high > limits.max:

@@ -18,8 +18,8 @@ def in_parallel(
 ) -> Iterator[tuple[Item, Result | None]]:
     """Each item with what `work` made of it, as they end; None where its process died.
 
-    `work` and the items must pickle, and what `work` raises is raised here. Nothing says which item broke a pool
-    of processes, so every item that was lost is tried once more, alone.
+    `work` and the items must pickle, and what `work` raises is raised here. Nothing says which item broke a
+    pool of processes, so every item that was lost is tried once more, alone.
     """
     lost: list[Item] = []
     with _pool(min(workers, len(items))) as pool:
