@@ -146,7 +146,7 @@ def _open(path: Path) -> Any:
         _require_plain_header(path)
         image = nib.load(path)
     except _DAMAGED as error:
-        raise InputError(f"{path}: not a readable NIfTI file ({_reason(error)})") from error
+        raise InputError(f"{path}: not a readable NIfTI file ({_reason(error)}); export it again") from error
     if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
         raise InputError(f"{path}: is {type(image).__name__}, wanted NIfTI; convert it first")
     return image

@@ -220,7 +220,7 @@ def test_what_is_no_nifti_file_is_refused(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
     for read in (read_grid, read_image, read_labels):
-        refused(read, path)
+        refused(read, path, "not a readable NIfTI file", "export it again")
 
 
 def test_a_missing_file_or_a_folder_is_refused(tmp_path):
