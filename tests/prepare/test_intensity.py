@@ -1,0 +1,100 @@
+"""Normalisation: hand-worked values, the same for any type or axis order, never a division by zero."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dsnet_med.errors import InputError
+from dsnet_med.prepare.intensity import Intensity
+
+WINDOW = Intensity("window", -125, 275)
+ZSCORE = Intensity("zscore", 0.5, 99.5)
+VOLUMES = hnp.arrays(np.int16, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=6))
+
+
+def test_window_maps_its_bounds_to_zero_and_one_and_clips_outside() -> None:
+    scaled = WINDOW.fit(np.zeros(1)).apply(np.array([-1024, -125, 75, 275, 3000], np.int16))
+    assert scaled.dtype == np.float32
+    np.testing.assert_array_equal(scaled, np.float32([0, 0, 0.5, 1, 1]))
+
+
+def test_zscore_clips_at_order_statistics_and_divides_by_the_clipped_deviation() -> None:
+    # 0..10 clipped at the 10th and 90th percentile is 1 1 2 ... 8 9 9: mean 5, variance 92 / 11.
+    scaling = Intensity("zscore", 10, 90).fit(np.arange(11, dtype=np.int16))
+    assert (scaling.low, scaling.high) == (1, 9)
+    assert scaling.slope == pytest.approx((92 / 11) ** -0.5)
+    assert scaling.apply(np.array([0, 1, 5, 99]))[2] == pytest.approx(4 / (92 / 11) ** 0.5)
+
+
+def test_percentiles_are_the_enclosing_voxel_values() -> None:
+    values = np.random.default_rng(0).normal(size=997)
+    scaling = ZSCORE.fit(values)
+    assert scaling.low == np.percentile(values, 0.5, method="lower")
+    assert scaling.high == np.percentile(values, 99.5, method="higher")
+
+
+@given(VOLUMES)
+def test_zscore_has_minimum_zero_and_deviation_one_or_is_all_zeros(volume: np.ndarray) -> None:
+    scaled = ZSCORE.fit(volume).apply(volume)
+    assert scaled.min() == 0
+    assert scaled.std(dtype=np.float64) == pytest.approx(1 if scaled.any() else 0, abs=1e-4)
+
+
+@given(VOLUMES, st.permutations(range(3)), st.sampled_from([WINDOW, ZSCORE]))
+def test_type_and_axis_order_do_not_change_the_result(
+    volume: np.ndarray, axes: list[int], rule: Intensity
+) -> None:
+    scaled = rule.fit(volume).apply(volume)
+    turned = volume.transpose(axes)[::-1].astype(np.float32)
+    again = rule.fit(turned).apply(turned)
+    np.testing.assert_allclose(again[::-1].transpose(np.argsort(axes)), scaled, rtol=1e-6)
+
+
+def test_long_volumes_are_summed_in_chunks_without_loss() -> None:
+    volume = np.random.default_rng(1).normal(1e4, 3, size=(2, 1 << 19, 3)).astype(np.float32)
+    scaling = Intensity("zscore", 0, 100).fit(volume)
+    assert scaling.slope == pytest.approx(1 / volume.std(dtype=np.float64), rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [-7, 0, 40])
+def test_constant_volume_gives_zeros(value: int) -> None:
+    volume = np.full((3, 4, 5), value, np.int16)
+    assert not ZSCORE.fit(volume).apply(volume).any()
+
+
+def test_apply_leaves_its_input_alone() -> None:
+    volume = np.array([-1000.0, 1000.0], np.float32)
+    WINDOW.fit(volume).apply(volume)
+    assert volume.tolist() == [-1000, 1000]
+
+
+def test_line_form_is_slope_and_intercept() -> None:
+    scaling = WINDOW.fit(np.zeros(1))
+    assert scaling.slope * 100 + scaling.intercept == pytest.approx((100 + 125) / 400)
+
+
+@pytest.mark.parametrize("rule", [WINDOW, ZSCORE])
+def test_rule_survives_writing_and_reading(rule: Intensity) -> None:
+    assert Intensity.from_dict(rule.as_dict()) == rule
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ({"windw": [0, 1]}, "did you mean 'window'"),
+        ({"window": [5, 5]}, "two rising numbers"),
+        ({"window": [1]}, "two rising numbers"),
+        ({"window": ["a", 2]}, "two rising numbers"),
+        ({"window": [float("nan"), 2]}, "two rising numbers"),
+        ({"window": True}, "two rising numbers"),
+        ({"zscore": [-1, 50]}, "percentiles from 0 to 100"),
+        ({"zscore": [0, 101]}, "percentiles from 0 to 100"),
+        ({"window": [0, 1], "zscore": [1, 2]}, "wanted {window"),
+        ("window", "wanted {window"),
+    ],
+)
+def test_bad_rules_are_refused(rule: object, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Intensity.from_dict(rule)
