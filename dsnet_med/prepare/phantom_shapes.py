@@ -44,6 +44,7 @@ def ellipsoid(center: Vector, radii: Vector, turn_degrees: Vector = (0, 0, 0)) -
     turn = Rotation.from_euler("xyz", turn_degrees, degrees=True).inv().as_matrix()
     middle = turn @ np.asarray(center, np.float64)
     bounded = [c for c in range(3) if np.isfinite(radii[c])]
+    tiny = np.float32(1e-6)
 
     def distance(points: Field) -> Field:
         local = np.tensordot(turn.astype(np.float32), points, axes=1) if any(turn_degrees) else points
@@ -56,7 +57,8 @@ def ellipsoid(center: Vector, radii: Vector, turn_degrees: Vector = (0, 0, 0)) -
             slope += part * part
         np.sqrt(radius, out=radius)
         np.sqrt(slope, out=slope)
-        return radius * (radius - 1) / np.maximum(slope, np.float32(1e-6))
+        # The offsets give the centre, where the estimate is 0 / 0, the shortest semi-axis.
+        return (radius + tiny) * (radius - 1) / (slope + tiny / np.float32(min(radii)))
 
     reach = np.full(3, max(radii)) if any(turn_degrees) else np.asarray(radii, np.float64)
     return Shape(distance, np.asarray(center) - reach, np.asarray(center) + reach)
