@@ -46,8 +46,18 @@ def guarded(command: Callable[[], Any]) -> int:
     except BrokenPipeError:
         return 0
     except Exception as error:
-        reason = " ".join(str(error).split())[:500]
-        return _say(f"{type(error).__name__}: {reason} (DSNET_MED_DEBUG=1 shows where)", SOME_FAILED)
+        root = _root(error)
+        if isinstance(root, InputError):
+            return _say(str(root), BAD_INPUT)
+        reason = " ".join(str(root).split())[:500]
+        return _say(f"{type(root).__name__}: {reason} (DSNET_MED_DEBUG=1 shows where)", SOME_FAILED)
+
+
+def _root(error: BaseException) -> BaseException:
+    """The error that a configuration language wrapped in its own, or the error itself."""
+    while error.__cause__ is not None and not isinstance(error, InputError):
+        error = error.__cause__
+    return error
 
 
 def _say(message: str, code: int) -> int:

@@ -1,6 +1,5 @@
 """What `evaluate` does: which file belongs to which case, which values mean which organ. Never imports torch."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,12 @@ from dsnet_med.cli.steps import bar
 from dsnet_med.errors import CasesFailedError, InputError
 from dsnet_med.evaluate.folders import evaluate_pairs, pair_folders
 from dsnet_med.evaluate.labels import read_label_names
-from dsnet_med.evaluate.report import write_results
+from dsnet_med.evaluate.results import write_results
 from dsnet_med.evaluate.summary import summarise
 from dsnet_med.files import require_writable
 from dsnet_med.prepare.cases import case_of_image, case_of_label
 from dsnet_med.prepare.recipe import Recipe, load_recipe
-from dsnet_med.volumes import case_name
+from dsnet_med.volumes import case_name, is_nifti
 
 
 @dataclass(frozen=True)
@@ -53,4 +52,41 @@ def evaluate(
         pairs, naming.labels, protocols=protocols, workers=workers, reference_map=naming.reference_map
     )
     scores = list(bar(scored, len(pairs), "evaluate"))
+    summary = summarise(scores, naming.labels, protocols, missing=missing, failures=failures)
+    shown = None if images is None else find_scans(images, naming.prediction_case)
+    write_results(out, scores, summary, naming.labels, images=shown, run=facts)
     failures |= {score.case: score.error for score in scores if score.error}
+    mean = summary["mean"]
+    typer.echo(f"{summary['cases']} cases, {summary['protocol']}: mean Dice {mean['dice']:.4f}, report in {out}")
+    if missing:
+        typer.echo(f"not scored, no prediction: {', '.join(missing)}")
+    if failures:
+        raise CasesFailedError(failures)
+
+
+def by_json(path: Path) -> Naming:
+    """Names from a JSON file; a file's case is its name, values are class ids."""
+    return Naming(read_label_names(path))
+
+
+def by_recipe(recipe: Recipe) -> Naming:
+    """Names, cases and values of a recipe.
+
+    A reference that carries the name of the data set's own label files (label0001.nii.gz, patient001_frame01_gt)
+    holds raw values, which are mapped to classes; any other file holds classes already.
+    """
+    if not recipe.classes:
+        raise InputError(f"recipe '{recipe.id}' names no classes; give the task's dataset.json as --labels")
+    return Naming(
+        labels={i: name for i, name in enumerate(recipe.classes) if i > 0},
+        prediction_case=lambda file: case_of_image(recipe, file),
+        reference_case=lambda file: case_of_label(recipe, file) or case_of_image(recipe, file),
+        reference_map=lambda file: recipe.label_map if case_of_label(recipe, file) else None,
+    )
+
+
+def find_scans(folder: Path, case_of: Callable[[Path], str]) -> dict[str, Path]:
+    """The image of each case in a folder. Raises InputError when the folder does not exist."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of images")
+    return {case_of(file): file for file in sorted(folder.iterdir()) if is_nifti(file)}

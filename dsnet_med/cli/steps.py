@@ -143,9 +143,12 @@ def infer(
 
 
 def quiet_monai() -> None:
-    """Silence what MONAI says about itself on import and about configurations that we wrote ourselves."""
+    """Silence what MONAI and ignite say about themselves; what a user can act on is raised as an error."""
+    import logging
     import warnings
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in ("monai", "ignite", "BundleWorkflow"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     for category in (FutureWarning, DeprecationWarning, UserWarning):
-        warnings.filterwarnings("ignore", category=category, module=r"(monai|ignite|torch|timm)(\..*)?")
+        warnings.filterwarnings("ignore", category=category)
