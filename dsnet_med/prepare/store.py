@@ -174,7 +174,7 @@ def require_whole(path: Path, case: StoredCase) -> None:
 
 def encoding(dtype: np.dtype[Any], scaling: Scaling) -> tuple[str, float]:
     """How clipped voxels of this type are stored without loss: the stored type and StoredCase.base."""
-    whole = dtype.kind in "iu" and scaling.low.is_integer() and scaling.high.is_integer()
+    whole = dtype.kind in "iu" and float(scaling.low).is_integer() and float(scaling.high).is_integer()
     if whole and scaling.high - scaling.low <= np.iinfo(np.uint16).max:
         return "uint16", 0.0
     return "float32", scaling.low

@@ -1,0 +1,497 @@
+"""Conversion: what a bad case says, and that neither it nor a killed run costs the others anything."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from sources import AFFINE, SHAPE, voxels_of, write_recipe, write_source, write_volume
+
+from dsnet_med import __version__, files
+from dsnet_med.errors import InputError
+from dsnet_med.prepare import convert as module
+from dsnet_med.prepare.convert import CaseResult, convert
+from dsnet_med.prepare.recipe import Recipe, load_recipe
+from dsnet_med.prepare.store import MANIFEST, Store, data_file, entry_file
+from dsnet_med.prepare.workers import in_parallel
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return load_recipe(str(write_recipe(tmp_path / "recipe")))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_source(tmp_path / "source")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def run(recipe: Recipe, source: Path, out: Path, workers: int = 1, **options: Any) -> dict[str, CaseResult]:
+    return {result.case: result for result in convert(recipe, source, out, workers=workers, **options)}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def test_manifest_tells_where_everything_came_from(recipe: Recipe, source: Path, out: Path) -> None:
+    run(recipe, source, out)
+    manifest = json.loads((out / MANIFEST).read_text())
+    assert manifest["tool_version"] == __version__
+    assert manifest["recipe"]["label_map"]["6"] == 1
+    assert manifest["recipe_hash"] == recipe.hash
+    assert manifest["splits"] == {"train": ["0001"], "val": ["0002"], "test": ["0003"], "extra": []}
+    assert manifest["intensity"] == {"window": [-125, 275]}
+    case = manifest["cases"][0]
+    assert case["image_file"] == "img/img0001.nii.gz"
+    assert case["image_sha256"] == files.sha256(source / "img/img0001.nii.gz")
+    assert case["label_sha256"] == files.sha256(source / "label/label0001.nii.gz")
+    _, raw = voxels_of(1)
+    liver, spleen = int((raw == 6).sum()), int((raw == 1).sum())
+    assert case["label_voxels"] == {"background": raw.size - liver - spleen, "liver": liver, "spleen": spleen}
+
+
+def test_nothing_on_disk_names_this_machine(recipe: Recipe, source: Path, out: Path, tmp_path: Path) -> None:
+    (source / "img/img0002.nii.gz").write_text("no volume")
+    run(recipe, source, out)
+    for name, content in contents(out).items():
+        assert str(tmp_path).encode() not in content, name
+
+
+def test_workers_make_the_same_store(recipe: Recipe, source: Path, out: Path, tmp_path: Path) -> None:
+    one, two = run(recipe, source, out), run(recipe, source, tmp_path / "two", workers=2)
+    assert set(one) == set(two) == {"0001", "0002", "0003"}
+    assert contents(out) == contents(tmp_path / "two")
+
+
+def _bad_gzip(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def _nan(path: Path) -> None:
+    image = voxels_of(2)[0].astype(np.float32)
+    image[0, 0, :2] = np.nan
+    write_volume(path, image)
+
+
+BAD_IMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (_bad_gzip, "ended before the end-of-stream marker"),
+    "text": (lambda path: path.write_text("hello"), "not a readable NIfTI file"),
+    "empty": (lambda path: path.write_bytes(b""), "not a readable NIfTI file"),
+    "4-D": (lambda path: write_volume(path, np.zeros((*SHAPE, 2), np.int16)), "is 4-D"),
+    "NaN": (_nan, "2 voxels are NaN or infinite"),
+    "shape": (lambda path: write_volume(path, np.zeros((3, 3, 3), np.int16)), "differs from (3, 3, 3)"),
+}
+
+
+def _label(change: Callable[[np.ndarray], np.ndarray], affine: np.ndarray = AFFINE) -> Callable[[Path], object]:
+    return lambda path: write_volume(path, change(voxels_of(2)[1].copy()), affine)
+
+
+def _strays(label: np.ndarray) -> np.ndarray:
+    label = label.astype(np.uint16)
+    label.flat[:3], label.flat[3] = 281, 300
+    return label
+
+
+BAD_LABELS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (Path.unlink, "case '0002' has no label file"),
+    "strays": (_label(_strays), "label values 281 (3 voxels), 300 (1 voxel) are none of recipe 'tiny'"),
+    "all background": (_label(np.zeros_like), "all background"),
+    "background only after mapping": (_label(lambda label: np.full_like(label, 9)), "all background"),
+    "shape": (_label(lambda label: label[:-1]), "shape (6, 6, 5) differs from (7, 6, 5)"),
+    "affine": (
+        _label(lambda label: label, AFFINE + np.eye(4)[:, [1, 2, 3, 0]]),
+        "affine places voxels elsewhere",
+    ),
+    "fractions": (_label(lambda label: label + np.float32(0.5)), "whole numbers"),
+    "truncated": (_bad_gzip, "ended before the end-of-stream marker"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_bad_image_is_one_line_and_stops_no_other(recipe: Recipe, source: Path, out: Path, name: str) -> None:
+    spoil, told = BAD_IMAGES[name]
+    spoil(source / "img/img0002.nii.gz")
+    check_only_0002_failed(recipe, source, out, told)
+
+
+@pytest.mark.parametrize("name", BAD_LABELS)
+def test_bad_label_is_one_line_and_stops_no_other(recipe: Recipe, source: Path, out: Path, name: str) -> None:
+    spoil, told = BAD_LABELS[name]
+    spoil(source / "label/label0002.nii.gz")
+    check_only_0002_failed(recipe, source, out, told)
+
+
+def check_only_0002_failed(recipe: Recipe, source: Path, out: Path, told: str) -> None:
+    results = run(recipe, source, out)
+    assert [case for case, result in results.items() if result.error is None] == ["0001", "0003"]
+    store = Store.open(out)
+    assert set(store.cases) == {"0001", "0003"}
+    error = str(results["0002"].error)
+    assert told in error
+    assert "0002" in error
+    assert "\n" not in error
+    assert told in store.failed["0002"]
+    assert not entry_file(out, "0002").exists()
+    assert not list(out.rglob("*.partial.*"))
+
+
+def test_strays_list_is_cut_after_eight(recipe: Recipe, source: Path, out: Path) -> None:
+    label = voxels_of(2)[1]
+    label.flat[:20] = np.arange(20, 40)
+    write_volume(source / "label/label0002.nii.gz", label)
+    error = run(recipe, source, out)["0002"].error
+    assert error is not None and "27 (1 voxel) and 12 more" in error
+
+
+def test_extra_case_needs_no_label(recipe: Recipe, tmp_path: Path, out: Path) -> None:
+    source = write_source(tmp_path / "source", ("0001", "0009"))
+    (source / "label/label0009.nii.gz").unlink()
+    assert run(recipe, source, out)["0009"].error is None
+    store = Store.open(out)
+    assert (store.cases["0009"].label_file, store.cases["0009"].label_voxels) == ("", {})
+    assert not store.read_case("0009")[1].any()
+
+
+def test_background_value_need_not_be_zero(tmp_path: Path, out: Path) -> None:
+    label_map = {"background": 3, "liver": 0, "spleen": [1, 6, 7, 8, 9]}
+    recipe = load_recipe(str(write_recipe(tmp_path / "recipe", label_map=label_map)))
+    source = write_source(tmp_path / "source", ("0001",))
+    _, raw = voxels_of(1)
+    raw[:, :, 2] = 0
+    raw[:, :, 3] = 3
+    write_volume(source / "label/label0001.nii.gz", raw)
+    assert run(recipe, source, out)["0001"].error is None
+    classes = Store.open(out).read_case("0001")[1]
+    assert (classes[2] == 1).all()
+    assert not classes[3].any()
+
+
+def test_finished_cases_are_reused(recipe: Recipe, source: Path, out: Path) -> None:
+    run(recipe, source, out)
+    before = contents(out)
+    stamps = {file: file.stat().st_mtime_ns for file in (out / "cases").iterdir()}
+    again = run(recipe, source, out)
+    assert all(result.reused for result in again.values())
+    assert contents(out) == before
+    assert {file: file.stat().st_mtime_ns for file in (out / "cases").iterdir()} == stamps
+
+
+def test_only_what_changed_is_done_again(recipe: Recipe, source: Path, out: Path) -> None:
+    run(recipe, source, out)
+    write_volume(source / "img/img0002.nii.gz", voxels_of(77)[0])
+    data_file(out, "0003").write_bytes(b"short")
+    again = run(recipe, source, out)
+    assert {case: result.reused for case, result in again.items()} == {
+        "0001": True,
+        "0002": False,
+        "0003": False,
+    }
+    assert Store.open(out).cases["0002"].image_sha256 == files.sha256(source / "img/img0002.nii.gz")
+
+
+def test_changed_recipe_does_everything_again(recipe: Recipe, source: Path, out: Path, tmp_path: Path) -> None:
+    run(recipe, source, out)
+    other = load_recipe(str(write_recipe(tmp_path / "other", intensity={"window": [-100, 240]})))
+    assert not any(result.reused for result in run(other, source, out).values())
+    assert Store.open(out).cases["0001"].clip == (-100, 240)
+
+
+def test_reused_case_gets_its_new_split(tmp_path: Path, out: Path) -> None:
+    seeded = {"seed": 0, "val": 0.0, "test": 0.34}
+    recipe = load_recipe(str(write_recipe(tmp_path / "recipe", splits=seeded)))
+    source = write_source(tmp_path / "source", ("0001",))
+    run(recipe, source, out)
+    assert Store.open(out).cases["0001"].split == "train"
+    write_source(source, tuple(f"{n:04d}" for n in range(2, 12)))
+    assert run(recipe, source, out)["0001"].reused
+    store = Store.open(out)
+    assert len(store.cases_of("test")) == round(0.34 * 11)
+    assert json.loads(entry_file(out, "0001").read_text())["split"] == store.cases["0001"].split
+
+
+def test_repaired_case_joins_the_finished_ones(recipe: Recipe, source: Path, out: Path) -> None:
+    whole = (source / "img/img0002.nii.gz").read_bytes()
+    (source / "img/img0002.nii.gz").write_bytes(whole[:-40])
+    run(recipe, source, out)
+    (source / "img/img0002.nii.gz").write_bytes(whole)
+    again = run(recipe, source, out)
+    assert {case: result.reused for case, result in again.items()} == {
+        "0001": True,
+        "0002": False,
+        "0003": True,
+    }
+    assert Store.open(out).failed == {}
+
+
+def test_excluded_cases_stay_out(recipe: Recipe, source: Path, out: Path) -> None:
+    assert set(run(recipe, source, out, exclude={"0002"})) == {"0001", "0003"}
+    assert set(Store.open(out).cases) == {"0001", "0003"}
+    with pytest.raises(InputError, match="unknown case to exclude '002': did you mean '0002'"):
+        run(recipe, source, out, exclude=["002"])
+    with pytest.raises(InputError, match="every case is excluded"):
+        run(recipe, source, out, exclude=["0001", "0002", "0003"])
+
+
+def test_store_of_another_recipe_is_left_alone(recipe: Recipe, source: Path, out: Path, tmp_path: Path) -> None:
+    run(recipe, source, out)
+    before = contents(out)
+    other = load_recipe(str(write_recipe(tmp_path / "other", id="other")))
+    with pytest.raises(InputError, match="holds a store of recipe 'tiny', not 'other'"):
+        run(other, source, out)
+    assert contents(out) == before
+
+
+def test_wrong_source_costs_a_finished_store_nothing(
+    recipe: Recipe, source: Path, out: Path, tmp_path: Path
+) -> None:
+    run(recipe, source, out)
+    before = contents(out)
+    with pytest.raises(InputError, match="no such folder"):
+        run(recipe, tmp_path / "typo", out)
+    assert contents(out) == before
+
+
+def test_out_that_is_a_file_is_refused(recipe: Recipe, source: Path, out: Path) -> None:
+    out.write_text("in the way")
+    with pytest.raises(InputError, match="a file lies where a folder is wanted"):
+        run(recipe, source, out)
+
+
+def test_no_workers_are_refused(recipe: Recipe, source: Path, out: Path) -> None:
+    with pytest.raises(InputError, match="0 workers, wanted at least 1"):
+        run(recipe, source, out, workers=0)
+
+
+def test_read_only_folder_is_refused(
+    recipe: Recipe, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(InputError, match="the file system is read-only; choose another folder"):
+        run(recipe, source, out)
+
+
+def test_full_disk_fails_its_case_in_one_line(
+    recipe: Recipe, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = module.encode
+
+    def full(picture: np.ndarray, entry: Any) -> np.ndarray:
+        if entry.id == "0002":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return encode(picture, entry)
+
+    monkeypatch.setattr(module, "encode", full)
+    check_only_0002_failed(recipe, source, out, "no space left on the device; free some")
+
+
+def test_really_full_disk_keeps_what_is_finished(recipe: Recipe, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=False)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        source = tmp_path / "source"
+        for case in ("0001", "0002", "0003"):
+            image, label = voxels_of(int(case), (40, 40, 40))
+            write_volume(source / f"img/img{case}.nii.gz", image)
+            write_volume(source / f"label/label{case}.nii.gz", label)
+        results = run(recipe, source, disk / "store")
+        assert [bool(r.error) for r in results.values()] == [False, True, True]
+        assert "no space left on the device" in str(results["0002"].error)
+        assert list(Store.open(disk / "store").cases) == ["0001"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_unreadable_file_is_one_line(
+    recipe: Recipe, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> str:
+        if "img0002" in path.name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return files.sha256(path)
+
+    monkeypatch.setattr(module, "sha256", denied)
+    check_only_0002_failed(recipe, source, out, "cannot be read (Permission denied)")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(MemoryError(), "not enough memory"), (KeyError("x"), "unexpected KeyError: 'x'")]
+)
+def test_whatever_one_case_meets_stays_with_it(
+    recipe: Recipe, source: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    out = source.parent / "store"
+    read = module.read_image
+
+    def fail(path: Path) -> Any:
+        if "0002" in path.name:
+            raise error
+        return read(path)
+
+    monkeypatch.setattr(module, "read_image", fail)
+    results = run(recipe, source, out)
+    assert told in str(results["0002"].error)
+    assert set(Store.open(out).cases) == {"0001", "0003"}
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from dsnet_med.prepare.convert import convert
+from dsnet_med.prepare.recipe import load_recipe
+if __name__ == "__main__":
+    recipe, source, out, workers = sys.argv[1:]
+    for result in convert(load_recipe(recipe), Path(source), Path(out), workers=int(workers)):
+        print(result.case, flush=True)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_run_leaves_whole_cases_and_no_orphans(
+    recipe: Recipe, tmp_path: Path, out: Path, workers: int
+) -> None:
+    """SIGKILL after the first finished case; then the same command finishes the rest."""
+    source = tmp_path / "source"
+    cases = [f"{n:04d}" for n in range(1, 9)]
+    for case in cases:
+        image, label = voxels_of(int(case), (96, 96, 60))
+        write_volume(source / f"img/img{case}.nii.gz", image)
+        write_volume(source / f"label/label{case}.nii.gz", label)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(recipe.path), str(source), str(out), str(workers)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline().strip()
+        process.kill()
+        process.wait()
+        assert first in cases
+        assert process.returncode == -signal.SIGKILL
+        wait_until(lambda: not alive_in_session(process.pid))
+    with pytest.raises(InputError, match="has not ended"):
+        Store.open(out)
+    finished = [case for case in cases if entry_file(out, case).exists()]
+    assert first in finished
+    assert len(finished) < len(cases)
+    results = run(recipe, source, out)
+    assert sorted(case for case, result in results.items() if result.reused) == finished
+    assert list(Store.open(out).cases) == cases
+    assert not list(out.rglob("*.partial.*"))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def alive_in_session(session: int) -> list[int]:
+    """Processes of the session that are not yet gone (zombies are)."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,sess=,stat="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split() for line in listed.splitlines()]
+    return [int(pid) for pid, sess, state in rows if int(sess) == session and not state.startswith("Z")]
+
+
+def _die_on_two(item: int) -> int:
+    if item == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item * item
+
+
+def test_killed_worker_costs_only_its_own_item() -> None:
+    assert dict(in_parallel(_die_on_two, [1, 2, 3], 2)) == {1: 1, 2: None, 3: 9}
+
+
+def test_killed_worker_is_a_reason(
+    recipe: Recipe, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(work: Any, cases: list[Any], workers: int) -> Any:
+        yield from ((case, None if case.id == "0002" else work(case)) for case in cases)
+
+    monkeypatch.setattr(module, "in_parallel", killed)
+    results = run(recipe, source, out, workers=2)
+    assert results["0002"].error == "its process was killed, most likely for want of memory; use fewer workers"
+    assert set(Store.open(out).cases) == {"0001", "0003"}
+
+
+def test_stopping_early_ends_the_workers(recipe: Recipe, source: Path, out: Path) -> None:
+    running = convert(recipe, source, out, workers=2)
+    next(running)
+    running.close()  # type: ignore[attr-defined]
+    assert not (out / MANIFEST).exists()
+    assert any(result.reused for result in run(recipe, source, out).values())
+
+
+ORIENTATIONS = ["RAS", "LPS", "LAS", "SPR", "ILP", "PSL"]
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_every_orientation_of_one_anatomy_is_one_store(recipe: Recipe, tmp_path: Path, codes: str) -> None:
+    image, label = voxels_of(1)
+    slices = []
+    for name, target in (("given", "".join(nib.aff2axcodes(AFFINE))), ("turned", codes)):
+        source = tmp_path / name
+        for kind, voxels in (("img", image), ("label", label)):
+            volume = nib.Nifti1Image(voxels, AFFINE)
+            turn = nib.orientations.ornt_transform(
+                nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt(target)
+            )
+            turned = volume.as_reoriented(turn)
+            write_volume(source / f"{kind}/{kind}0001.nii.gz", np.asarray(turned.dataobj), turned.affine)
+        run(recipe, source, tmp_path / f"{name}_store")
+        slices.append(Store.open(tmp_path / f"{name}_store").read_case("0001"))
+    np.testing.assert_array_equal(slices[0][0], slices[1][0])
+    np.testing.assert_array_equal(slices[0][1], slices[1][1])
+
+
+def test_real_hippocampus_with_two_workers(shared: Path, out: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for folder in ("imagesTr", "labelsTr"):
+        (source / folder).mkdir(parents=True)
+        for file in sorted((shared / "data/hippocampus" / folder).glob("*.nii.gz"))[:6]:
+            (source / folder / file.name).symlink_to(file)
+    results = run(load_recipe("hippocampus"), source, out, workers=2)
+    assert [result.error for result in results.values()] == [None] * 6
+    store = Store.open(out)
+    for case in store.cases.values():
+        image, labels = store.read_case(case.id)
+        assert (image.min(), image.std(dtype=np.float64)) == (0, pytest.approx(1, abs=1e-4))
+        raw = np.asarray(nib.load(source / case.label_file).dataobj)
+        np.testing.assert_array_equal(case.order.to_volume(labels), raw)
+
+
+def test_real_abdomen_maps_to_the_eight_organs(shared: Path, out: Path, tmp_path: Path) -> None:
+    reference = shared / "data/abdomen_ct_totalseg/tests/reference_files"
+    source = tmp_path / "source"
+    for folder, name in (("images", "example_ct_sm"), ("labels", "example_seg")):
+        (source / folder).mkdir(parents=True)
+        (source / folder / "s0001.nii.gz").symlink_to(reference / f"{name}.nii.gz")
+    assert run(load_recipe("totalsegmentator"), source, out)["s0001"].error is None
+    raw = np.asarray(nib.load(reference / "example_seg.nii.gz").dataobj)
+    voxels = Store.open(out).cases["s0001"].label_voxels
+    assert voxels["liver"] == (raw == 5).sum()
+    assert voxels["aorta"] == (raw == 52).sum()

@@ -1,0 +1,231 @@
+"""The store: slices come back bit for bit as normalisation makes them, from any thread or process."""
+
+import json
+import multiprocessing
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sources import AFFINE, SHAPE, voxels_of, write_recipe, write_source, write_volume
+
+from dsnet_med.errors import InputError
+from dsnet_med.geometry import SliceOrder
+from dsnet_med.prepare.convert import convert
+from dsnet_med.prepare.intensity import Intensity
+from dsnet_med.prepare.recipe import load_recipe
+from dsnet_med.prepare.store import MANIFEST, Store, StoredCase, data_file, encode, encoding
+
+ORDER = SliceOrder.of(AFFINE)
+INTEGERS = st.sampled_from([np.uint8, np.int8, np.uint16, np.int16, np.int32, np.uint32, np.int64])
+NUMBERS = st.one_of(INTEGERS, st.sampled_from([np.float32, np.float64]))
+
+
+def make_store(folder: Path, **changes: Any) -> Store:
+    recipe = load_recipe(str(write_recipe(folder / "recipe", **changes)))
+    results = list(convert(recipe, write_source(folder / "source"), folder / "store", workers=1))
+    assert [result.error for result in results] == [None] * 3
+    return Store.open(folder / "store")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return make_store(tmp_path)
+
+
+def expected(case: str, rule: Intensity) -> tuple[np.ndarray, np.ndarray]:
+    """What a case of `write_source` should read as, by the long way round."""
+    image, raw = voxels_of(int(case))
+    classes = np.select([raw == 6, raw == 1], [1, 2], 0).astype(np.uint8)
+    return ORDER.to_slices(rule.fit(image).apply(image)), ORDER.to_slices(classes)
+
+
+@pytest.mark.parametrize("rule", [{"window": [-125, 275]}, {"zscore": [1, 99]}, {"window": [-125.5, 275]}])
+def test_slices_and_cases_read_as_normalisation_makes_them(
+    tmp_path: Path, rule: dict[str, list[float]]
+) -> None:
+    store = make_store(tmp_path, intensity=rule)
+    image, classes = expected("0002", Intensity.from_dict(rule))
+    whole, whole_classes = store.read_case("0002")
+    np.testing.assert_array_equal(whole, image)
+    np.testing.assert_array_equal(whole_classes, classes)
+    for index in range(len(image)):
+        picture, labels = store.read_slice("0002", index)
+        np.testing.assert_array_equal(picture, image[index])
+        np.testing.assert_array_equal(labels, classes[index])
+        assert (picture.dtype, labels.dtype) == (np.float32, np.uint8)
+
+
+def test_integers_are_stored_in_two_bytes(store: Store, tmp_path: Path) -> None:
+    voxels = int(np.prod(SHAPE))
+    assert store.cases["0001"].dtype == "uint16"
+    assert data_file(store.path, "0001").stat().st_size == voxels * 3
+
+
+def test_float_images_keep_their_fractions(tmp_path: Path) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path / "recipe")))
+    source = write_source(tmp_path / "source", ("0001",))
+    image = np.random.default_rng(0).uniform(-200, 400, SHAPE)
+    write_volume(source / "img/img0001.nii.gz", image)
+    list(convert(recipe, source, tmp_path / "store", workers=1))
+    store = Store.open(tmp_path / "store")
+    scaled = recipe.intensity.fit(image).apply(image)
+    np.testing.assert_array_equal(store.read_case("0001")[0], ORDER.to_slices(scaled))
+    assert store.cases["0001"].dtype == "float32"
+
+
+@given(st.data(), NUMBERS, st.integers(-70000, 70000), st.integers(1, 140000), st.booleans())
+def test_any_type_and_window_is_stored_without_loss(
+    data: st.DataObject, dtype: type, low: int, width: int, half: bool
+) -> None:
+    bounds = {} if np.dtype(dtype).kind == "f" else {"min_value": -(2**20), "max_value": 2**20}
+    if bounds:
+        limits = np.iinfo(dtype)
+        bounds = {key: int(np.clip(value, limits.min, limits.max)) for key, value in bounds.items()}
+        elements = st.integers(**bounds)
+    else:
+        elements = st.floats(-1e5, 1e5, width=32)
+    picture = data.draw(hnp.arrays(dtype, (2, 3), elements=elements))
+    scaling = Intensity("window", low + 0.5 * half, low + width).fit(picture)
+    stored_type, base = encoding(picture.dtype, scaling)
+    stored = encode(picture, entry(stored_type, (scaling.low, scaling.high)))
+    assert stored.dtype == np.dtype(stored_type)
+    image = (stored.astype(np.float32) - np.float32(base)) * np.float32(scaling.slope)
+    np.testing.assert_array_equal(image, scaling.apply(picture))
+
+
+def entry(dtype: str, clip: tuple[float, float]) -> StoredCase:
+    return StoredCase(
+        id="x",
+        subject="x",
+        split="train",
+        shape=(1, 2, 3),
+        spacing_mm=(1.0, 1.0, 1.0),
+        native_shape=(3, 2, 1),
+        affine=tuple(map(tuple, AFFINE.tolist())),
+        order=ORDER,
+        image_file="i",
+        image_sha256="",
+        label_file="l",
+        label_sha256="",
+        label_voxels={},
+        dtype=dtype,
+        base=0.0,
+        slope=1.0,
+        clip=clip,
+        recipe_hash="",
+    )
+
+
+def test_manifest_entry_survives_json() -> None:
+    case = entry("uint16", (-1.0, 2.0))
+    assert StoredCase.from_dict(json.loads(json.dumps(case.as_dict()))) == case
+
+
+def test_store_tells_what_inference_and_training_need(store: Store) -> None:
+    assert (store.recipe_id, store.classes, store.slice_axis) == (
+        "tiny",
+        ("background", "liver", "spleen"),
+        "superior",
+    )
+    assert store.intensity == Intensity("window", -125, 275)
+    assert [[case.id for case in store.cases_of(split)] for split in ("train", "val", "test", "extra")] == [
+        ["0001"],
+        ["0002"],
+        ["0003"],
+        [],
+    ]
+    case = store.cases["0001"]
+    assert case.shape == (SHAPE[2], SHAPE[1], SHAPE[0])
+    assert case.native_shape == SHAPE
+    assert case.spacing_mm == pytest.approx((3.0, 0.7, 0.8))
+    np.testing.assert_allclose(np.asarray(case.affine), AFFINE, atol=1e-6)
+
+
+def test_mask_goes_back_to_the_voxels_it_came_from(store: Store) -> None:
+    case = store.cases["0003"]
+    _, raw = voxels_of(3)
+    native = case.order.to_volume(store.read_case("0003")[1])
+    np.testing.assert_array_equal(native == 1, raw == 6)
+
+
+def test_slices_are_the_callers_to_change(store: Store) -> None:
+    image, labels = store.read_slice("0001", 0)
+    image += 1
+    labels += 1
+    again, again_labels = store.read_slice("0001", 0)
+    assert not np.array_equal(again, image)
+    assert not np.array_equal(again_labels, labels)
+
+
+def _total(work: tuple[Store, int]) -> float:
+    store, index = work
+    return float(store.read_slice("0001", index % SHAPE[2])[0].sum())
+
+
+def test_threads_and_processes_read_the_same(store: Store) -> None:
+    work = [(store, index) for index in range(40)]
+    alone = [_total(item) for item in work]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(_total, work)) == alone
+    with multiprocessing.get_context("fork").Pool(2) as processes:
+        assert processes.map(_total, work) == alone
+    assert _total((pickle.loads(pickle.dumps(store)), 3)) == alone[3]
+
+
+@pytest.mark.parametrize("index", [-1, SHAPE[2]])
+def test_slices_outside_the_case_are_refused(store: Store, index: int) -> None:
+    with pytest.raises(IndexError, match=rf"slice {index} of case '0001', which has {SHAPE[2]}"):
+        store.read_slice("0001", index)
+
+
+def test_unknown_names_get_a_suggestion(store: Store) -> None:
+    with pytest.raises(InputError, match="unknown case '001': did you mean '0001'"):
+        store.read_slice("001", 0)
+    with pytest.raises(InputError, match="unknown split 'validation'"):
+        store.cases_of("validation")
+
+
+def test_folders_that_are_no_store_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not a store, it holds no manifest\.json; make one"):
+        Store.open(tmp_path)
+    (tmp_path / "cases").mkdir()
+    with pytest.raises(InputError, match="its preprocess run has not ended"):
+        Store.open(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "\xff"])
+def test_broken_manifests_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match="not the manifest of a store"):
+        Store.open(tmp_path)
+
+
+def test_other_formats_are_refused(store: Store) -> None:
+    (store.path / MANIFEST).write_text(json.dumps(store.manifest | {"format": 99}))
+    with pytest.raises(InputError, match="a store of format 99, wanted 1"):
+        Store.open(store.path)
+
+
+def test_damaged_entries_are_refused(store: Store) -> None:
+    store.manifest["cases"][0].pop("shape")
+    (store.path / MANIFEST).write_text(json.dumps(store.manifest))
+    with pytest.raises(InputError, match="damaged"):
+        Store.open(store.path)
+
+
+def test_cut_and_missing_data_files_are_refused(store: Store) -> None:
+    file = data_file(store.path, "0002")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match="the same preprocess command again"):
+        Store.open(store.path)
+    with pytest.raises(InputError, match="cut short"):
+        store.read_slice("0002", SHAPE[2] - 1)
+    file.unlink()
+    with pytest.raises(InputError, match="0 bytes, wanted"):
+        Store.open(store.path)
