@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_masks import masks
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import assd, dice, hd95, nsd
 from dsnet_med.evaluate.surface import border
-
-from random_masks import masks
 
 EMPTY = np.zeros((4, 5), bool)
 DOT = EMPTY.copy()

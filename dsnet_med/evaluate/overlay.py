@@ -1,0 +1,186 @@
+"""Pictures of where a prediction differs from its reference: one slice, three panels, as small PNG files.
+
+The slice is the one with the most differing voxels, seen as a radiologist sees it (geometry.SliceOrder) in its
+true proportions, cropped to the labels. The grey image behind it is optional.
+"""
+
+import base64
+import colorsys
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dsnet_med.errors import InputError
+from dsnet_med.evaluate.folders import CaseScore, mapped
+from dsnet_med.geometry import SliceOrder
+from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
+
+Colour = tuple[int, int, int]
+Rgb = NDArray[np.float64]
+Slice = NDArray[np.integer[Any]]
+
+DIFFERENCES: dict[str, Colour] = {
+    "missed": (255, 159, 64),
+    "too much": (64, 196, 255),
+    "another organ": (255, 92, 170),
+}
+_ORGANS: tuple[Colour, ...] = (
+    (239, 83, 80),
+    (102, 187, 106),
+    (66, 165, 245),
+    (255, 202, 40),
+    (171, 71, 188),
+    (38, 198, 218),
+    (255, 138, 101),
+    (212, 225, 87),
+    (240, 98, 146),
+    (141, 110, 255),
+)
+_PANEL_PIXELS = 340
+_BACKGROUND = 24.0
+_FILL = 0.42
+_PALETTE = 160
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """The worst slice of a case: panels as `data:` addresses, and what to write beneath them."""
+
+    case: str
+    position: str
+    reference: str
+    prediction: str
+    difference: str
+    note: str
+
+
+def organ_colour(index: int) -> Colour:
+    """The colour of the organ at this place of the list, the first ones well apart."""
+    if index < len(_ORGANS):
+        return _ORGANS[index]
+    red, green, blue = colorsys.hsv_to_rgb((index * 0.618) % 1, 0.6, 0.9)
+    return int(255 * red), int(255 * green), int(255 * blue)
+
+
+def draw(score: CaseScore, labels: Sequence[int], image: Path | None = None) -> Overlay:
+    """The overlay of one case; `labels` in the order of their colours. Raises InputError for bad files."""
+    reference, prediction = read_labels(score.reference), read_labels(score.prediction)
+    order = SliceOrder.of(reference.affine, "coarsest")
+    maps = order.to_slices(mapped(reference, score.reference_map)), order.to_slices(prediction.voxels)
+    index = worst_slice(*maps)
+    grey, note = _grey(image, reference, order, index)
+    spacing = order.spacing_mm(reference.affine)[1:]
+    box = _view(maps[0][index] | maps[1][index], spacing)
+    a, b = (_enlarged(slices[index][box], spacing) for slices in maps)
+    canvas = _canvas(None if grey is None else grey[box], a, b)
+    colours = {label: organ_colour(place) for place, label in enumerate(labels)}
+    return Overlay(
+        score.case,
+        f"slice {index + 1} of {len(maps[0])}",
+        _address(_painted(canvas, a, colours)),
+        _address(_painted(canvas, b, colours)),
+        _address(_painted(canvas, *_difference(a, b))),
+        note,
+    )
+
+
+def worst_slice(reference: Slice, prediction: Slice) -> int:
+    """The index of the slice (along the first axis) with the most differing voxels, else the most labelled."""
+    wrong = np.count_nonzero(reference != prediction, axis=(1, 2))
+    return int(np.argmax(wrong if wrong.any() else np.count_nonzero(reference, axis=(1, 2))))
+
+
+def _grey(image: Path | None, like: Volume, order: SliceOrder, index: int) -> tuple[NDArray[Any] | None, str]:
+    if image is None:
+        return None, ""
+    try:
+        volume = read_image(image)
+        require_same_grid(volume, like)
+    except InputError as error:
+        return None, f"image not shown: {error}"
+    return order.to_slices(volume.voxels)[index], ""
+
+
+def _view(labelled: Slice, spacing: Sequence[float]) -> tuple[slice, slice]:
+    """A square in mm, as far as the slice goes, around all labels and some of what surrounds them."""
+    if not labelled.any():
+        return slice(0, labelled.shape[0]), slice(0, labelled.shape[1])
+    spans = [np.flatnonzero(labelled.any(axis=1 - axis)) for axis in (0, 1)]
+    side = 1.25 * max((span[-1] - span[0] + 1) * size for span, size in zip(spans, spacing, strict=True)) + 10
+    box = []
+    for span, size, length in zip(spans, spacing, labelled.shape, strict=True):
+        width = min(length, round(side / size))
+        start = min(max(0, round((span[0] + span[-1] + 1 - width) / 2)), length - width)
+        box.append(slice(start, start + width))
+    return box[0], box[1]
+
+
+def _enlarged(labels: Slice, spacing: Sequence[float]) -> Slice:
+    """The slice in square pixels, its longer side `_PANEL_PIXELS`, each pixel from the voxel it lies in."""
+    height, width = _panel_shape(labels.shape, spacing)
+    rows = np.arange(height) * labels.shape[0] // height
+    columns = np.arange(width) * labels.shape[1] // width
+    return labels[np.ix_(rows, columns)]
+
+
+def _panel_shape(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, int]:
+    height, width = (length * size for length, size in zip(shape, spacing, strict=True))
+    scale = _PANEL_PIXELS / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _canvas(grey: NDArray[Any] | None, reference: Slice, prediction: Slice) -> Rgb:
+    if grey is None:
+        return np.full((*reference.shape, 3), _BACKGROUND)
+    picture = Image.fromarray(grey.astype(np.float32))
+    resized = np.asarray(picture.resize(reference.shape[::-1], Image.Resampling.BILINEAR), np.float64)
+    labelled = (reference | prediction) > 0
+    low, high = np.percentile(resized[labelled] if labelled.any() else resized, (1, 99))
+    # Half a range of room on either side shows what lies around the organs.
+    room = 0.5 * (high - low) or 1.0
+    scaled = np.clip((resized - low + room) / (high - low + 2 * room), 0, 1)
+    return np.repeat(255 * scaled[..., None], 3, axis=2)
+
+
+def _difference(reference: Slice, prediction: Slice) -> tuple[Slice, dict[int, Colour]]:
+    kind = np.zeros(reference.shape, np.uint8)
+    differ = reference != prediction
+    kind[differ & (prediction == 0)] = 1
+    kind[differ & (reference == 0)] = 2
+    kind[differ & (reference > 0) & (prediction > 0)] = 3
+    return kind, dict(enumerate(DIFFERENCES.values(), start=1))
+
+
+def _painted(canvas: Rgb, labels: Slice, colours: dict[int, Colour]) -> NDArray[np.uint8]:
+    """The canvas with each label filled and outlined in its colour."""
+    picture = canvas.copy()
+    edge = _edges(labels)
+    for label, colour in colours.items():
+        here = labels == label
+        picture[here] = (1 - _FILL) * picture[here] + _FILL * np.asarray(colour)
+        picture[here & edge] = colour
+    return np.rint(picture).astype(np.uint8)
+
+
+def _edges(labels: Slice) -> NDArray[np.bool_]:
+    edge = np.zeros(labels.shape, bool)
+    for axis in (0, 1):
+        change = np.diff(labels.astype(np.int32), axis=axis) != 0
+        before = [slice(None), slice(None)]
+        before[axis] = slice(0, -1)
+        edge[tuple(before)] |= change
+        before[axis] = slice(1, None)
+        edge[tuple(before)] |= change
+    return edge
+
+
+def _address(picture: NDArray[np.uint8]) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(picture).quantize(_PALETTE).save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,290 @@
+"""report.html: one file that needs no network, made from the scores, the summary and a few pictures.
+
+Every number is that of the summary's first protocol. The template is report.html beside this module.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from math import isnan, nan
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from dsnet_med.errors import InputError
+from dsnet_med.evaluate import overlay
+from dsnet_med.evaluate.folders import CaseScore
+from dsnet_med.evaluate.protocols import PROTOCOLS, Protocol, Record
+from dsnet_med.evaluate.strips import dice_strip, distance_strip
+from dsnet_med.evaluate.summary import case_mean
+
+_TITLE = "Segmentation scores"
+
+
+def page_html(
+    scores: Iterable[CaseScore],
+    summary: Mapping[str, Any],
+    labels: Mapping[int, str],
+    *,
+    images: Mapping[str, Path] | None = None,
+    run: Mapping[str, Any] | None = None,
+    overlays: int = 4,
+) -> str:
+    """The whole page. `images` maps cases to the volumes shown beneath the overlays of the `overlays` worst
+    cases; `run` holds facts worth showing (method, seed, how the checkpoint was selected)."""
+    protocol = PROTOCOLS[summary["protocol"]]
+    scored = _worst_first(scores, protocol)
+    sections = [
+        _section("Organs", _organ_hint(protocol), _organ_table(scored, summary, labels, protocol)),
+        _section("Worst cases", "", _pictures(scored[:overlays], labels, images or {}, protocol)),
+        _section("Cases", "Worst first. Sort by any column.", _case_table(scored, labels, protocol)),
+        _section("Not scored", "", _failures(summary)),
+        _section("Protocols", "", _protocols(summary)),
+        _section("This run", "", _facts(run or {})),
+    ]
+    template = Template(files("dsnet_med.evaluate").joinpath("report.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=escape(_title(run)),
+        subtitle=escape(_subtitle(summary, labels, protocol)),
+        cards=_cards(summary, protocol),
+        sections="\n".join(section for section in sections if section),
+        footer=escape(
+            f"dsnet-med {summary['versions']['dsnet_med']}. Every value is in cases.csv and summary.json."
+        ),
+    )
+
+
+def _worst_first(scores: Iterable[CaseScore], protocol: Protocol) -> list[CaseScore]:
+    def badness(score: CaseScore) -> tuple[float, str]:
+        mean = case_mean(score.records(protocol.name), "dice")
+        return 2.0 if isnan(mean) else mean, score.case
+
+    return sorted((score for score in scores if score.error is None), key=badness)
+
+
+def _title(run: Mapping[str, Any] | None) -> str:
+    method = (run or {}).get("method")
+    return f"{_TITLE}: {method}" if method else _TITLE
+
+
+def _subtitle(summary: Mapping[str, Any], labels: Mapping[int, str], protocol: Protocol) -> str:
+    return f"{_plural(summary['cases'], 'case')}, {_plural(len(labels), 'organ')}, protocol {protocol.name}"
+
+
+def _cards(summary: Mapping[str, Any], protocol: Protocol) -> str:
+    mean, key = summary["mean"], _distance_key(protocol)
+    cards = [
+        _card("main", _number(mean["dice"], 3), "", "mean Dice"),
+        _card("main", _number(mean[key], 2), protocol.unit, "mean HD95"),
+        _card("", str(summary["cases"]), "", _noun(summary["cases"], "case") + " scored"),
+        _card("alarm" if summary["missed"] else "", str(summary["missed"]), "", "missed organs"),
+    ]
+    if summary["failed"]:
+        cards.append(
+            _card("alarm", str(len(summary["failed"])), "", _noun(len(summary["failed"]), "case") + " failed")
+        )
+    return "".join(cards)
+
+
+def _card(kind: str, value: str, unit: str, words: str) -> str:
+    return (
+        f'<div class="card {kind}"><b>{value} <small>{unit}</small></b><span class="soft">{words}</span></div>'
+    )
+
+
+def _organ_hint(protocol: Protocol) -> str:
+    alone = " Dots are the cases scored by themselves." if protocol.stacked else ""
+    return (
+        "One dot per case, a line at the median. Dice runs from 0 to 1; HD95 is on a logarithmic scale, "
+        f"with lines at 0, 1, 10 and 100 {protocol.unit}.{alone}"
+    )
+
+
+def _organ_table(
+    scored: Sequence[CaseScore], summary: Mapping[str, Any], labels: Mapping[int, str], protocol: Protocol
+) -> str:
+    key = _distance_key(protocol)
+    columns = {label: [_of(score, label, protocol) for score in scored] for label in labels}
+    everything = [getattr(row, key) for rows in columns.values() for row in rows]
+    longest = max((value for value in everything if not isnan(value)), default=nan)
+    rows = []
+    for place, (label, name) in enumerate(labels.items()):
+        entry = summary["labels"][name]
+        rows.append(
+            f"<tr><td>{_swatch(overlay.organ_colour(place))}{escape(name)}</td>"
+            f"<td>{_mean_std(entry['dice'], 3)}</td>"
+            f"<td>{_mean_std(entry[key], 2)}</td>"
+            f'<td class="plot">{dice_strip([row.dice for row in columns[label]])}</td>'
+            f'<td class="plot">{distance_strip([getattr(row, key) for row in columns[label]], longest)}</td>'
+            f"<td>{_number(entry['nsd']['mean'], 3)}</td>"
+            f"<td>{entry['dice']['n']}</td>{_missed_cell(entry)}</tr>"
+        )
+    tolerance = summary["nsd_tolerance_mm"]
+    head = (
+        f"<tr><th>Organ</th><th>Dice</th><th>HD95, {protocol.unit}</th>"
+        '<th class="plot">Dice, case by case</th><th class="plot">HD95, case by case</th>'
+        f"<th>NSD at {tolerance:g} mm</th><th>Cases</th><th>Missed</th></tr>"
+    )
+    return _table(head, "".join(rows))
+
+
+def _missed_cell(entry: Mapping[str, Any]) -> str:
+    kind = ' class="bad"' if entry["missed"] else ""
+    return f"<td{kind}>{entry['missed']}</td>"
+
+
+def _pictures(
+    worst: Sequence[CaseScore], labels: Mapping[int, str], images: Mapping[str, Path], protocol: Protocol
+) -> str:
+    if not worst:
+        return ""
+    cards = [_picture(score, labels, images.get(score.case), protocol) for score in worst]
+    organs = {name: overlay.organ_colour(place) for place, name in enumerate(labels.values())}
+    return _legend("Organs", organs) + _legend("Difference", overlay.DIFFERENCES) + "".join(cards)
+
+
+def _legend(heading: str, colours: Mapping[str, overlay.Colour]) -> str:
+    items = "".join(f"<span>{_swatch(colour)}{escape(name)}</span>" for name, colour in colours.items())
+    return f'<div class="legend"><b>{heading}</b>{items}</div>'
+
+
+def _picture(score: CaseScore, labels: Mapping[int, str], image: Path | None, protocol: Protocol) -> str:
+    try:
+        drawn = overlay.draw(score, list(labels), image)
+    except InputError as error:
+        return f'<article class="card case"><h3>{escape(score.case)}</h3><p>{escape(str(error))}</p></article>'
+    records = score.records(protocol.name)
+    means = f"Dice {_number(case_mean(records, 'dice'), 3)}, HD95 " + (
+        f"{_number(case_mean(records, _distance_key(protocol)), 2)} {protocol.unit}"
+    )
+    panels = "".join(
+        f'<figure><img alt="{words}, {escape(score.case)}" src="{address}">'
+        f"<figcaption>{words}</figcaption></figure>"
+        for words, address in (
+            ("Reference", drawn.reference),
+            ("Prediction", drawn.prediction),
+            ("Difference", drawn.difference),
+        )
+    )
+    note = f'<p class="hint">{escape(drawn.note)}</p>' if drawn.note else ""
+    return (
+        f'<article class="card case"><header><h3>{escape(score.case)}</h3><span>{means}</span>'
+        f'<span class="soft">{drawn.position}, where they differ most</span></header>{note}'
+        f'<div class="panels">{panels}</div></article>'
+    )
+
+
+def _case_table(scored: Sequence[CaseScore], labels: Mapping[int, str], protocol: Protocol) -> str:
+    if not scored:
+        return ""
+    names = ("Case", "Dice", f"HD95, {protocol.unit}", *(escape(name) for name in labels.values()))
+    head = "".join(f'<th scope="col"><button type="button">{name}</button></th>' for name in names)
+    rows = "".join(_case_row(score, labels, protocol) for score in scored)
+    return _table(f"<tr>{head}</tr>", rows, "sortable")
+
+
+def _case_row(score: CaseScore, labels: Mapping[int, str], protocol: Protocol) -> str:
+    records, key = score.records(protocol.name), _distance_key(protocol)
+    means = case_mean(records, "dice"), case_mean(records, key)
+    cells = [
+        f'<td data-v="{escape(score.case)}">{escape(score.case)}</td>',
+        f'<td data-v="{_data(means[0])}">{_number(means[0], 3)}</td>',
+        f'<td data-v="{_data(means[1])}">{_number(means[1], 2)}</td>',
+    ]
+    cells += [_organ_cell(_of(score, label, protocol), key, protocol) for label in labels]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _organ_cell(row: Record, key: str, protocol: Protocol) -> str:
+    if row.note:
+        words = row.note.split(":")[0].split(" ")[0]
+        kind = "bad" if words == "missed" else ""
+        return (
+            f'<td class="{kind}" data-v="{_data(row.dice)}" title="{escape(row.note)}">{_number(row.dice, 2)}'
+            f"<small>{words}</small></td>"
+        )
+    return (
+        f'<td class="heat" style="--h:{_heat(row.dice):.2f}" data-v="{_data(row.dice)}">{row.dice:.2f}'
+        f"<small>{_number(getattr(row, key), 1)} {protocol.unit}</small></td>"
+    )
+
+
+def _heat(dice: float) -> float:
+    return 0.45 * max(0.0, min(1.0, (dice - 0.5) * 2))
+
+
+def _failures(summary: Mapping[str, Any]) -> str:
+    items = [f"<b>{escape(entry['case'])}</b>: {escape(entry['reason'])}" for entry in summary["failed"]]
+    missing = summary["references_without_prediction"]
+    if missing:
+        references = _plural(len(missing), "reference")
+        items.append(f"{references} without a prediction, in no mean: {escape(', '.join(missing))}")
+    listed = "".join(f"<li>{item}</li>" for item in items)
+    return f'<div class="card"><ul class="reasons">{listed}</ul></div>' if items else ""
+
+
+def _protocols(summary: Mapping[str, Any]) -> str:
+    objects = summary.get("protocols", {summary["protocol"]: summary})
+    return "".join(_protocol_card(PROTOCOLS[name], entry) for name, entry in objects.items())
+
+
+def _protocol_card(protocol: Protocol, entry: Mapping[str, Any]) -> str:
+    mean = entry["mean"]
+    numbers = (
+        f"Dice {_number(mean['dice'], 3)}, HD95 {_number(mean[_distance_key(protocol)], 2)} {protocol.unit}"
+    )
+    words = " ".join(filter(None, (protocol.words, entry.get("note", ""))))
+    return (
+        f'<article class="card case"><header><h3>{protocol.name}</h3><span>{numbers}</span></header>'
+        f'<p class="soft">{escape(words)}</p></article>'
+    )
+
+
+def _facts(run: Mapping[str, Any]) -> str:
+    items = "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in run.items())
+    return f'<dl class="card">{items}</dl>' if items else ""
+
+
+def _section(heading: str, hint: str, body: str) -> str:
+    words = f'<p class="hint">{escape(hint)}</p>' if hint else ""
+    return f"<section><h2>{heading}</h2>{words}{body}</section>" if body else ""
+
+
+def _table(head: str, rows: str, kind: str = "") -> str:
+    return (
+        f'<div class="card wide"><table class="{kind}"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
+def _of(score: CaseScore, label: int, protocol: Protocol) -> Record:
+    return next(row for row in score.records(protocol.name) if row.label == label)
+
+
+def _distance_key(protocol: Protocol) -> str:
+    return "hd95_mm" if protocol.unit == "mm" else "hd95_voxels"
+
+
+def _mean_std(statistics: Mapping[str, Any], digits: int) -> str:
+    if statistics["mean"] is None:
+        return "–"
+    return f"{statistics['mean']:.{digits}f}<small>± {statistics['std']:.{digits}f}</small>"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None or isnan(value) else f"{value:.{digits}f}"
+
+
+def _data(value: float) -> str:
+    return "" if isnan(value) else f"{value:.6g}"
+
+
+def _swatch(colour: overlay.Colour) -> str:
+    return f'<i class="swatch" style="background:rgb{colour}"></i>'
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {_noun(count, noun)}"
+
+
+def _noun(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"
