@@ -1,7 +1,8 @@
-"""Every vector file of the parts that exist, in eval and in training: outputs, gradients, running statistics."""
+"""Every vector file of the parts that exist, eval and training: outputs, gradients, running statistics."""
 
 import pytest
 import torch
+from golden import Golden, check_close, check_gradients, check_running_statistics, load
 from timm.models.resnet import Bottleneck
 from torch import nn
 
@@ -9,8 +10,6 @@ from dsnet_med.networks import Segmenter, attach
 from dsnet_med.networks.backbones import resnet
 from dsnet_med.networks.heads import FCNHead
 from dsnet_med.networks.plugins import DSM
-
-from golden import Golden, check_close, check_gradients, check_running_statistics, load
 
 FUSIONS = {
     "dsa": "dsa",
@@ -70,7 +69,9 @@ def test_dsm_attention_maps(vectors, name, fusion, mode):
         maps["sk"] = module.fusion.mix.weights(maps["channel_attn"], maps["spatial_attn"])
     if fusion == "dsa":
         maps["aggregation"] = module.fusion.aggregate(pixels, maps["channel_attn"], maps["spatial_attn"])
-    expected = {key.removeprefix(f"{mode}_"): value for key, value in golden.group("aux").items() if mode in key}
+    expected = {
+        key.removeprefix(f"{mode}_"): value for key, value in golden.group("aux").items() if mode in key
+    }
     assert maps.keys() == expected.keys()
     for key, value in expected.items():
         check_close(maps[key], value)

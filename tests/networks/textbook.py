@@ -1,4 +1,4 @@
-"""DSM as its formulas read, every map built in full: the oracle of the lean form and of the published counts."""
+"""DSM as its formulas read, every map built in full: the oracle of the lean form and the published counts."""
 
 import torch
 from torch import Tensor, nn

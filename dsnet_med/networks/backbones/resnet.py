@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from torch import nn
+from timm.models import load_state_dict
+from torch import Tensor, nn
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.attach import attach
@@ -65,11 +66,7 @@ def _shape_options(width: float, stem_width: int | None, layers: Sequence[int] |
 
 
 def _create(name: str, in_channels: int, pretrained: bool | str | Path, shape: dict[str, Any]) -> nn.Module:
-    file = None if isinstance(pretrained, bool) else Path(pretrained)
-    if file is not None and not file.is_file():
-        raise InputError(
-            f"no file of pretrained weights at {file}: pass an existing file, or pretrained=True or False"
-        )
+    weights = None if isinstance(pretrained, bool) else _read(Path(pretrained))
     try:
         network: nn.Module = timm.create_model(
             name,
@@ -78,21 +75,38 @@ def _create(name: str, in_channels: int, pretrained: bool | str | Path, shape: d
             out_indices=(1, 2, 3, 4),
             in_chans=in_channels,
             pretrained=bool(pretrained),
-            pretrained_cfg_overlay={"file": str(file)} if file else None,
+            pretrained_cfg_overlay={"state_dict": weights} if weights else None,
             **shape,
         )
     except Exception as error:
         if not pretrained:
             raise
-        raise _unavailable(name, file, error) from error
+        raise _unavailable(name, pretrained, str(error) or type(error).__name__) from error
+    if weights and (
+        missing := network.state_dict().keys() - weights.keys()
+    ):  # timm would start these at random
+        raise _unavailable(name, pretrained, f"{len(missing)} entries are missing, such as {min(missing)}")
     return network
 
 
-def _unavailable(name: str, file: Path | None, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    if file is not None:
-        return InputError(f"{file} does not hold weights of timm's {name}: {reason}")
+def _read(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise InputError(f"no file of pretrained weights at {file}: pass an existing file, or True or False")
+    try:
+        weights: dict[str, Tensor] = load_state_dict(str(file))
+    except Exception as error:  # as many kinds as there are ways to damage a file
+        raise InputError(f"{file} cannot be read as weights: {_one_line(str(error))}") from error
+    return weights
+
+
+def _unavailable(name: str, pretrained: bool | str | Path, reason: str) -> InputError:
+    if not isinstance(pretrained, bool):
+        return InputError(f"{pretrained} does not hold weights of timm's {name}: {_one_line(reason)}")
     return InputError(
-        f"cannot fetch the ImageNet weights of {name} ({reason}): download them elsewhere and pass the file, "
-        "pretrained=weights.safetensors, or use pretrained=False"
+        f"cannot fetch the ImageNet weights of {name} ({_one_line(reason)}): download them elsewhere and pass "
+        "the file, pretrained=weights.safetensors, or use pretrained=False"
     )
+
+
+def _one_line(reason: str) -> str:
+    return " ".join(reason.split())[:200]

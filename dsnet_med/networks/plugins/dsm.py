@@ -123,9 +123,9 @@ class Aggregation(nn.Module):
     def aggregate(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
         """The vector that is added to every pixel, (B, C)."""
         slope: Tensor = self.mix(channel, spatial)[0]  # softmax drops the offset: it is one for all pixels
-        weights = (slope.unsqueeze(2) * spatial).exp()  # slope s lies in (0, 1): no maximum to subtract
+        weights = (slope.unsqueeze(2) * spatial).softmax(2)  # (B, C, N)
         value = F.relu(_project(pixels, self.value))  # (B, C, N)
-        return (weights * value).mean(2) / weights.mean(2)
+        return (weights * value).sum(2)
 
 
 class Gate(nn.Module):

@@ -1,0 +1,88 @@
+"""The reference's weights under our names: whole models, checkpoints as saved, and what is left over."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dsnet_med.errors import InputError
+from dsnet_med.methods import build_network, method_ids
+from dsnet_med.networks import from_reference
+
+
+@pytest.fixture(scope="module")
+def full(shared):
+    folder = shared / "golden" / "full"
+    spec = importlib.util.spec_from_file_location("params_by_name", folder / "params_by_name.py")
+    arrays = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(arrays)
+    return Full(folder, arrays)
+
+
+class Full:
+    """Whole reference models: their weights, their input, and the folder of their outputs."""
+
+    def __init__(self, folder, arrays):
+        self.folder, self.arrays, self.states = folder, arrays, {}
+
+    def state(self, method):
+        if method not in self.states:
+            shapes = json.loads((self.folder / f"{method}.json").read_text())["state"]
+            self.states[method] = {name: self.array(name, tuple(shape)) for name, shape in shapes.items()}
+        return dict(self.states[method])
+
+    def array(self, name, shape):
+        return torch.from_numpy(np.asarray(self.arrays.array_for(name, shape, seed=1)))
+
+    def image(self, shape):
+        return torch.from_numpy(self.arrays.image(1, shape))
+
+
+@pytest.mark.parametrize("method", method_ids())
+def test_whole_models_give_the_reference_outputs(full, method):
+    if not (full.folder / f"{method}.npz").is_file():
+        pytest.skip(f"no outputs of {method} are stored")
+    network = build_network(method, in_channels=3, num_classes=9).eval()
+    network.load_state_dict(from_reference(full.state(method), method), strict=True)
+    expected = np.load(full.folder / f"{method}.npz")["a"]
+    with torch.no_grad():
+        output = network(full.image((2, 3, 64, 96))).numpy()
+    assert np.abs(output - expected).max() < 2e-5 * expected.std()
+
+
+@pytest.mark.parametrize("method", method_ids())
+def test_checkpoints_as_saved(full, method):
+    state = full.state(method)
+    plain = from_reference(state, method)
+    wrapped = {"meta": {}, "state_dict": {f"module.{key}": value for key, value in state.items()}}
+    again = from_reference(wrapped, method)
+    assert plain.keys() == again.keys()
+    assert all(plain[key] is again[key] or torch.equal(plain[key], again[key]) for key in plain)
+    without = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    assert from_reference(without, method).keys() == plain.keys()
+
+
+def test_nothing_is_left_over_on_either_side(full):
+    state = full.state("fcn_dsm")
+    with pytest.raises(
+        InputError, match=r"1 entries are unknown to this network: auxiliary_head\.conv_seg\.bias$"
+    ):
+        from_reference({**state, "auxiliary_head.conv_seg.bias": torch.zeros(9)}, "fcn_dsm")
+    del state["backbone.layer4.1.dsa.sk.bn.running_mean"]
+    with pytest.raises(
+        InputError, match=r"missing from the checkpoint: backbone\.layer4\.1\.dsa\.sk\.bn\.running_mean"
+    ):
+        from_reference(state, "fcn_dsm")
+    with pytest.raises(InputError, match=r"entries are unknown to this network: .*layer4\.0\.dsa.*, \.\.\.$"):
+        from_reference(full.state("fcn_dsm"), "fcn")
+    with pytest.raises(InputError, match="unknown method 'fnc'"):
+        from_reference(state, "fnc")
+
+
+def test_a_weight_of_another_shape_is_named(full):
+    state = full.state("fcn_dsm")
+    name = "backbone.layer4.0.dsa.conv_v_left.weight"
+    with pytest.raises(InputError, match=r"conv_v_left\.weight' has shape"):
+        from_reference({**state, name: torch.zeros(256, 512, 3, 3)}, "fcn_dsm")

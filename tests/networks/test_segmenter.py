@@ -1,0 +1,150 @@
+"""The encoder-decoder: sizes, channels, precision, errors."""
+
+import pytest
+import torch
+
+import dsnet_med
+from dsnet_med.errors import InputError
+from dsnet_med.networks.backbones import resnet
+
+SMALL = {"width": 0.125, "backbone": {"layers": [1, 1, 1, 1]}}
+ROWS = ["fcn", "fcn_dsm"]
+
+
+def small(method, in_channels=1, num_classes=3, **parts):
+    torch.manual_seed(0)
+    return dsnet_med.build_network(
+        method, in_channels=in_channels, num_classes=num_classes, **{**SMALL, **parts}
+    )
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("size", [(64, 64), (65, 47), (33, 8), (8, 8), (100, 9)])
+@pytest.mark.parametrize("method", ROWS)
+def test_logits_have_the_size_of_the_images(method, size, train):
+    network = small(method).train(train)
+    assert network(torch.randn(2, 1, *size)).shape == (2, 3, *size)
+
+
+@pytest.mark.parametrize("in_channels", [1, 3, 4])
+def test_takes_any_number_of_channels(in_channels):
+    assert small("fcn", in_channels)(torch.randn(2, in_channels, 32, 32)).shape == (2, 3, 32, 32)
+
+
+def test_logits_are_resized_between_pixel_centres():
+    network = small("fcn").eval()
+    images = torch.randn(1, 1, 32, 32)
+    low = network.head(network.backbone(images))  # (1, 3, 4, 4)
+    rows = (torch.arange(32) + 0.5) / 8 - 0.5  # the centre of each output pixel among the input's
+    lower = rows.floor().clamp(0, 3).long()
+    upper, part = (lower + 1).clamp(max=3), (rows.clamp(0, 3) - lower)
+    tall = low[:, :, lower] * (1 - part)[:, None] + low[:, :, upper] * part[:, None]
+    full = tall[..., lower] * (1 - part) + tall[..., upper] * part
+    torch.testing.assert_close(network(images), full, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_bfloat16_autocast_gives_no_nan(method):
+    network, images = small(method), 5 * torch.randn(2, 1, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = network(images).float().square().mean()
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_every_parameter_learns(method):
+    network = small(method, backbone={"layers": [1, 1, 1, 1]})
+    torch.nn.init.ones_(network.backbone.layer4[0].bn3.weight)  # timm starts residual branches at zero
+    for stage in (network.backbone.layer1, network.backbone.layer2, network.backbone.layer3):
+        torch.nn.init.ones_(stage[0].bn3.weight)
+    network(torch.randn(4, 1, 64, 64)).square().sum().backward()
+    dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert [name for name in dead if "channel.query.bias" not in name] == []  # which a softmax ignores
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_exports(method):
+    network, images = small(method).eval(), torch.randn(2, 1, 48, 40)
+    exported = torch.export.export(network, (images,))
+    torch.testing.assert_close(exported.module()(images), network(images), atol=1e-5, rtol=1e-4)
+
+
+def test_small_images_are_refused():
+    with pytest.raises(InputError, match="images of 7x64 pixels and needs at least 8x8"):
+        small("fcn")(torch.randn(2, 1, 7, 64))
+
+
+def test_a_missing_batch_axis_is_named():
+    with pytest.raises(
+        InputError, match=r"shape \(1, 64, 64\) and wants images \(batch, channels, height, width\)"
+    ):
+        small("fcn")(torch.randn(1, 64, 64))
+
+
+def test_dsm_refuses_a_batch_of_one_in_training():
+    images = torch.randn(1, 1, 32, 32)
+    with pytest.raises(InputError, match="batch of at least 2"):
+        small("fcn_dsm").train()(images)
+    assert small("fcn").train()(images).shape == (1, 3, 32, 32)
+    assert small("fcn_dsm").eval()(images).shape == (1, 3, 32, 32)
+
+
+def test_dilations_are_those_of_stride_8():
+    network = resnet()
+    dilations = {
+        stage: [block.conv2.dilation[0] for block in network[stage]] for stage in ("layer2", "layer3", "layer4")
+    }
+    assert dilations == {"layer2": [1] * 4, "layer3": [1, 2, 2, 2, 2, 2], "layer4": [2, 4, 4]}
+    assert network.feature_info.reduction() == [4, 8, 8, 8]
+    assert network.feature_info.channels() == [256, 512, 1024, 2048]
+
+
+def test_width_keeps_at_least_one_channel():
+    assert resnet(width=0.001, layers=[1, 1, 1, 1])(torch.randn(2, 3, 16, 16))[-1].shape == (2, 4, 2, 2)
+
+
+def weights_file(folder, suffix):
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(3)
+    state = timm.create_model("resnet50c").state_dict()
+    file = folder / f"weights{suffix}"
+    save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
+    return file, state
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_pretrained_from_a_file_sums_the_first_convolution(tmp_path, suffix):
+    file, state = weights_file(tmp_path, suffix)
+    one, three = resnet(in_channels=1, pretrained=file), resnet(in_channels=3, pretrained=str(file))
+    torch.testing.assert_close(three.state_dict()["layer4.2.conv3.weight"], state["layer4.2.conv3.weight"])
+    grey = torch.randn(1, 1, 32, 32)
+    for ours, theirs in zip(one.eval()(grey), three.eval()(grey.expand(-1, 3, -1, -1)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_pretrained_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="no file of pretrained weights at"):
+        resnet(pretrained=tmp_path / "none.pth")
+    with pytest.raises(InputError, match="fit width 1 and its own layers"):
+        resnet(pretrained=True, width=0.5)
+    (tmp_path / "bad.pth").write_bytes(b"no weights")
+    with pytest.raises(InputError, match="cannot be read as weights"):
+        resnet(pretrained=tmp_path / "bad.pth")
+    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(
+        InputError, match=r"does not hold weights of timm's resnet50c: \d+ entries are missing[^\n]*$"
+    ):
+        resnet(pretrained=tmp_path / "other.pth")
+
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
+    with pytest.raises(
+        InputError, match=r"cannot fetch the ImageNet weights of resnet50c \(no route to host\)"
+    ):
+        resnet(pretrained=True)

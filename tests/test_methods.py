@@ -1,0 +1,144 @@
+"""The rows on disk: found, counted, built, trained."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from networks.counting import multiply_accumulates
+from networks.textbook import TextbookDSM
+
+import dsnet_med
+from dsnet_med import resources
+from dsnet_med.errors import InputError
+from dsnet_med.methods import build_network, method_ids, method_row
+from dsnet_med.networks.plugins import DSM
+
+TABLES = {"synapse_512x512_9_classes": (512, 9), "acdc_256x256_4_classes": (256, 4)}
+ROWS = method_ids()
+
+
+@pytest.fixture
+def counts(shared):
+    return json.loads((shared / "golden" / "counts.json").read_text())
+
+
+def on_meta(method, num_classes, in_channels=3, **parts):
+    with torch.device("meta"):
+        return build_network(method, in_channels=in_channels, num_classes=num_classes, **parts)
+
+
+def parameters(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_every_file_is_a_row():
+    assert {"fcn", "fcn_dsm"} <= set(ROWS)
+    assert sorted(file.stem for file in (resources.configs() / "methods").iterdir()) == ROWS
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_a_row_has_its_card(method):
+    card = method_row(method)["method_card"]
+    assert list(card) == ["id", "title", "paper", "backbone", "plugin", "place", "head", "parameters"]
+    assert card["id"] == method
+    assert "https://" in card["paper"]
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_parameters_are_those_on_the_card(method):
+    assert parameters(on_meta(method, 9)) == method_row(method)["method_card"]["parameters"]
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("method", ROWS)
+def test_parameters_are_the_published_ones(counts, method, table):
+    if method not in counts[table]:
+        pytest.skip(f"{method} is not in this table")
+    assert parameters(on_meta(method, TABLES[table][1])) == counts[table][method]["params"]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_arithmetic_of_fcn_is_the_published_one(counts, table):
+    size, classes = TABLES[table]
+    assert multiply_accumulates(on_meta("fcn", classes), size) == counts[table]["fcn"]["flops"]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_arithmetic_of_textbook_dsm_is_the_published_one_and_ours_is_less(counts, table):
+    size, classes = TABLES[table]
+    fcn, published = counts[table]["fcn"]["flops"], counts[table]["fcn_dsm"]["flops"]
+    textbook = on_meta("fcn", classes, backbone={"plugin": partial(TextbookDSM, bias=True)})
+    assert multiply_accumulates(textbook, size) == pytest.approx(published, rel=1e-3)
+    lean = multiply_accumulates(on_meta("fcn_dsm", classes), size) - fcn
+    assert lean < 0.61 * (published - fcn)
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_monai_builds_the_same_network(method):
+    from monai.bundle import ConfigParser
+
+    values = {"in_channels": 3, "num_classes": 4, "pretrained": False, "width": 0.125}
+    parser = ConfigParser({**values, "network_def": method_row(method)["network_def"]})
+    theirs = parser.get_parsed_content("network_def").state_dict()
+    ours = build_network(method, **values).state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {
+        key: value.shape for key, value in theirs.items()
+    }
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_twenty_steps_lower_the_loss(method):
+    torch.manual_seed(0)
+    network = build_network(method, num_classes=2, width=0.125)
+    images = torch.randn(4, 1, 64, 64)
+    images[:, :, 16:48, 16:48] += 2.0
+    labels = torch.zeros(4, 64, 64, dtype=torch.long)
+    labels[:, 16:48, 16:48] = 1
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    losses = []
+    for _ in range(20):
+        loss = torch.nn.functional.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
+
+
+def test_parts_can_be_overridden():
+    network = build_network(
+        "fcn_dsm", num_classes=2, width=0.125, backbone={"layers": [1, 1, 1, 1]}, head={"dropout": 0.0}
+    )
+    assert len(network.backbone.layer4) == 1
+    assert sum(isinstance(module, DSM) for module in network.modules()) == 1
+    assert network.head.dropout.p == 0.0
+
+
+def test_dsm_sits_in_the_three_blocks_of_stage_4_after_conv2():
+    network = on_meta("fcn_dsm", 2)
+    places = [name for name, module in network.named_modules() if isinstance(module, DSM)]
+    assert places == [f"backbone.layer4.{block}.act2.plugin" for block in range(3)]
+
+
+def test_unknown_names_get_a_suggestion():
+    with pytest.raises(InputError, match="unknown method 'fcn_dms': did you mean 'fcn_dsm'"):
+        build_network("fcn_dms", num_classes=2)
+    with pytest.raises(InputError, match="unknown part of a network 'haed': did you mean 'head'"):
+        build_network("fcn", num_classes=2, haed={})
+
+
+def test_listing_rows_imports_no_torch():
+    code = (
+        "import sys, dsnet_med, dsnet_med.methods as m; [m.method_row(i) for i in m.method_ids()];"
+        "raise SystemExit(bool({'torch', 'monai', 'timm'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_package_gives_build_network():
+    assert dsnet_med.build_network is build_network
+    with pytest.raises(AttributeError, match="build_netwrk"):
+        dsnet_med.build_netwrk  # noqa: B018
