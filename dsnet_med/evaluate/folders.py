@@ -3,6 +3,7 @@
 A case that cannot be scored carries the reason; the others are scored all the same.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -220,9 +221,13 @@ def _alone(task: _Task) -> CaseScore:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # Not `fork`: the caller may hold threads, a GPU and much memory.
-    method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
-    return ProcessPoolExecutor(workers, mp_context=get_context(method))
+    # Forking starts at once; with torch loaded the caller may hold threads and a GPU, which must not be forked.
+    methods = [method for method in ("fork", "forkserver", "spawn") if method in get_all_start_methods()]
+    if sys.platform != "linux" or "torch" in sys.modules:
+        methods.remove("fork")
+    context = get_context(methods[0])
+    context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(workers, mp_context=context)
 
 
 def _volumes(place: Path, role: str) -> list[Path]:

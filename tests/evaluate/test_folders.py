@@ -1,0 +1,276 @@
+"""Folders of label maps: pairing, reading, checking and scoring, with bad files among good ones."""
+
+import csv
+import io
+import json
+import math
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dsnet_med.errors import InputError
+from dsnet_med.evaluate import score_case
+from dsnet_med.evaluate.folders import Pair, evaluate_pairs, pair_folders
+from dsnet_med.evaluate.report import write_results
+from dsnet_med.evaluate.summary import COLUMNS, cases_csv, summarise
+from dsnet_med.volumes import case_name
+
+NAMES = {1: "ball", 2: "speck"}
+AFFINE = np.diag((0.8, 0.9, 3.0, 1.0))
+
+
+def write(path, voxels, affine=AFFINE, dtype=np.uint8):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.asarray(voxels, dtype), affine), path)
+
+
+def ball(shift=0, speck=True):
+    place = np.indices((16, 14, 6)) - np.array([8 + shift, 7, 3])[:, None, None, None]
+    voxels = ((place * [[[[1]]], [[[1]]], [[[3]]]]) ** 2).sum(axis=0) < 30
+    voxels = voxels.astype(np.uint8)
+    voxels[1, 1, 1] = 2 * speck
+    return voxels
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Five cases: two good, a truncated file, another grid, a stray value."""
+    prediction, reference = tmp_path / "prediction", tmp_path / "reference"
+    for case in ("a", "b", "cut", "shape", "stray", "alone"):
+        write(reference / f"{case}.nii.gz", ball())
+    write(prediction / "a.nii.gz", ball(shift=1))
+    write(prediction / "b.nii.gz", ball(speck=False))
+    write(prediction / "cut.nii.gz", ball())
+    whole = (prediction / "cut.nii.gz").read_bytes()
+    (prediction / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    write(prediction / "shape.nii.gz", ball()[:-1])
+    write(prediction / "stray.nii.gz", np.where(ball() == 2, 9, ball()))
+    write(prediction / "orphan.nii.gz", ball())
+    return prediction, reference
+
+
+def evaluate(prediction, reference, protocols=("strict",), workers=1, **options):
+    pairs, missing, failures = pair_folders(prediction, reference)
+    scores = list(evaluate_pairs(pairs, NAMES, protocols=protocols, workers=workers, **options))
+    return scores, summarise(scores, NAMES, protocols, missing=missing, failures=failures)
+
+
+def test_pairing(folders):
+    pairs, missing, failures = pair_folders(*folders)
+    assert [pair.case for pair in pairs] == ["a", "b", "cut", "shape", "stray"]
+    assert pairs[0] == Pair("a", folders[0] / "a.nii.gz", folders[1] / "a.nii.gz")
+    assert missing == ["alone"]
+    assert list(failures) == ["orphan"]
+    assert "no reference" in failures["orphan"]
+
+
+def test_pairing_by_names_of_the_data_set(tmp_path):
+    write(tmp_path / "p" / "0001.nii.gz", ball())
+    write(tmp_path / "r" / "label0001.nii.gz", ball())
+    write(tmp_path / "r" / "other.nii.gz", ball())
+
+    def reference_case(path):
+        return case_name(path)[5:] if path.name.startswith("label") else None
+
+    pairs, missing, failures = pair_folders(tmp_path / "p", tmp_path / "r", reference_case=reference_case)
+    assert ([pair.case for pair in pairs], missing, failures) == (["0001"], [], {})
+
+
+def test_two_files_of_one_case_fail_that_case(folders):
+    write(folders[0] / "a.nii", ball())
+    pairs, missing, failures = pair_folders(*folders)
+    assert "a" not in [pair.case for pair in pairs]
+    assert "a" not in missing
+    assert "two files" in failures["a"]
+
+
+def test_two_single_files(folders):
+    pairs, missing, failures = pair_folders(folders[0] / "a.nii.gz", folders[1] / "b.nii.gz")
+    assert ([pair.case for pair in pairs], missing, failures) == (["a"], [], {})
+    assert next(evaluate_pairs(pairs, NAMES)).error is None
+
+
+def test_missing_and_empty_folders(tmp_path, folders):
+    with pytest.raises(InputError, match="no such folder"):
+        pair_folders(tmp_path / "nowhere", folders[1])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no \*.nii.gz"):
+        pair_folders(folders[0], tmp_path / "empty")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_cases_never_stop_the_others(folders, workers):
+    scores, summary = evaluate(*folders, workers=workers)
+    errors = {score.case: score.error for score in scores}
+    assert [case for case, error in errors.items() if error is None] in (["a", "b"], ["b", "a"])
+    assert str(folders[0] / "cut.nii.gz") in errors["cut"]
+    assert "ended before" in errors["cut"]
+    for words in (
+        "shape (15, 14, 6) differs",
+        str(folders[0] / "shape.nii.gz"),
+        str(folders[1] / "shape.nii.gz"),
+    ):
+        assert words in errors["shape"]
+    assert "label 9" in errors["stray"]
+    assert [entry["case"] for entry in summary["failed"]] == ["cut", "orphan", "shape", "stray"]
+    assert summary["cases"] == 2
+    assert summary["references_without_prediction"] == ["alone"]
+
+
+def test_workers_change_nothing(folders):
+    (one, first), (two, second) = evaluate(*folders), evaluate(*folders, workers=2)
+    assert cases_csv(one, "strict") == cases_csv(two, "strict")
+    assert first == second
+
+
+def test_another_affine_is_an_error_that_names_both_files(folders):
+    moved = AFFINE.copy()
+    moved[:3, 3] = 5
+    write(folders[0] / "a.nii.gz", ball(), moved)
+    error = next(evaluate_pairs(pair_folders(*folders)[0], NAMES)).error
+    assert "affine" in error
+    assert all(str(folder / "a.nii.gz") in error for folder in folders)
+
+
+def test_reference_map(folders):
+    corner = np.zeros((16, 14, 6), np.uint8)
+    corner[15, 13, 5] = 1
+    write(
+        folders[1] / "a.nii.gz",
+        np.where(ball(shift=1) == 1, 6, 0) + 11 * (ball() == 2) + 40 * corner,
+    )
+    pairs = pair_folders(*folders)[0][:1]
+    known = {0: 0, 6: 1, 11: 2, 40: 0}
+    score = next(evaluate_pairs(pairs, NAMES, reference_map=lambda path: known))
+    assert [row.dice for row in score.records()] == [1, 1]
+    error = next(evaluate_pairs(pairs, NAMES, reference_map=lambda path: {0: 0, 6: 1})).error
+    assert "label values 11" in error
+    assert "a.nii.gz" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"protocols": ["strikt"]}, "strict"),
+        ({"workers": 0}, "workers"),
+        ({"nsd_tolerance_mm": -1}, "tolerance"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_the_first_case(folders, options, words):
+    with pytest.raises(InputError, match=words):
+        evaluate_pairs(pair_folders(*folders)[0], NAMES, **options)
+
+
+def test_the_summary_holds_the_means_of_the_cases(folders):
+    _, summary = evaluate(*folders, protocols=("strict", "transunet", "monai"))
+    plain = {
+        case: score_case(ball(), mask, (0.8, 0.9, 3.0), NAMES)
+        for case, mask in (("a", ball(shift=1)), ("b", ball(speck=False)))
+    }
+    for place, name in enumerate(NAMES.values()):
+        values = [plain[case][place].dice for case in "ab"]
+        found = summary["labels"][name]["dice"]
+        assert found["mean"] == pytest.approx(np.mean(values))
+        assert found["std"] == pytest.approx(np.std(values))
+        assert (found["n"], found["median"]) == (2, pytest.approx(np.median(values)))
+    means = [summary["labels"][name]["hd95_mm"]["mean"] for name in NAMES.values()]
+    assert summary["mean"]["hd95_mm"] == pytest.approx(np.mean(means))
+    assert (summary["missed"], summary["labels"]["speck"]["missed"]) == (1, 1)
+    assert list(summary["protocols"]) == ["strict", "transunet", "monai"]
+    # The missed speck: its diagonal under strict, 0 voxels under transunet, left out by monai.
+    diagonal = math.sqrt((16 * 0.8) ** 2 + (14 * 0.9) ** 2 + (6 * 3) ** 2)
+    assert max(plain["b"][1].hd95_mm, 0) == pytest.approx(diagonal)
+    assert summary["protocols"]["transunet"]["labels"]["speck"]["hd95_voxels"]["mean"] == 0
+    assert summary["protocols"]["monai"]["labels"]["speck"]["hd95_mm"]["n"] == 1
+
+
+def test_the_summary_has_the_promised_shape(folders):
+    _, summary = evaluate(*folders)
+    assert {"protocol", "labels", "mean", "cases", "failed"} <= summary.keys()
+    assert "protocols" not in summary
+    for entry in summary["labels"].values():
+        assert {"mean", "std", "n"} <= entry["dice"].keys() & entry["hd95_mm"].keys()
+    assert {"dice", "hd95_mm"} <= summary["mean"].keys()
+    hashes = summary["inputs"]["a"]
+    assert len(hashes["prediction_sha256"]) == len(hashes["reference_sha256"]) == 64
+
+
+def test_dpcnet_reproduces_the_reference_through_files(shared, tmp_path):
+    case = np.load(shared / "golden" / "metric_case.npz")
+    expected = json.loads(str(case["meta"]))
+    for name in "AB":
+        for role, kind in (("p", "pred"), ("r", "gt")):
+            # The reference's slices (D, H, W), inferior first, as a NIfTI volume (X, Y, Z).
+            write(tmp_path / role / f"{name}.nii.gz", case[f"{kind}{name}"].transpose(2, 1, 0))
+    names = {label: f"Dice ({letter})" for label, letter in enumerate("abcd", start=1)}
+    pairs = pair_folders(tmp_path / "p", tmp_path / "r")[0]
+    scores = list(evaluate_pairs(pairs, names, protocols=["dpcnet", "transunet"]))
+    summary = summarise(scores, names, ["dpcnet", "transunet"])
+    pooled = expected["pooled A+B (HEAD TestLoop)"]
+    assert [summary["labels"][name]["dice"]["mean"] for name in names.values()] == pytest.approx(pooled["dice"])
+    found = [summary["labels"][name]["hd95_voxels"]["mean"] for name in names.values()]
+    assert found == pytest.approx(pooled["hd95"])
+    per_case, published = summary["protocols"]["transunet"], expected["per-case mean (TestLoop before 1a889d2)"]
+    # The reference rounds per-case values to two decimals first, so its means may be 0.01 off.
+    assert 100 * per_case["mean"]["dice"] == pytest.approx(published["mDice"], abs=0.01)
+    assert per_case["mean"]["hd95_voxels"] == pytest.approx(published["mHD95"], abs=0.01)
+    for name in names.values():
+        assert 100 * per_case["labels"][name]["dice"]["mean"] == pytest.approx(published[name], abs=0.01)
+
+
+def test_dpcnet_refuses_slices_of_different_sizes(folders):
+    write(folders[0] / "b.nii.gz", ball()[:-1])
+    write(folders[1] / "b.nii.gz", ball()[:-1])
+    _, summary = evaluate(*folders, protocols=("dpcnet",))
+    assert summary["mean"]["dice"] is None
+    assert "differ in size" in summary["note"]
+
+
+def test_cases_csv_has_the_promised_header(folders):
+    scores, _ = evaluate(*folders)
+    text = cases_csv(scores, "strict")
+    assert (
+        text.splitlines()[0]
+        == "case,label,name,dice,hd95_mm,assd_mm,nsd,reference_voxels,prediction_voxels,note"
+    )
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["case"], row["label"]) for row in rows] == [("a", "1"), ("a", "2"), ("b", "1"), ("b", "2")]
+    assert rows[3]["note"].startswith("missed")
+    assert float(rows[3]["dice"]) == 0
+    assert ",".join(COLUMNS) == text.splitlines()[0]
+
+
+def test_a_run_in_which_every_case_fails_still_leaves_results(folders, tmp_path):
+    for path in folders[0].iterdir():
+        path.write_bytes(b"no")
+    scores, summary = evaluate(*folders)
+    write_results(tmp_path / "out", scores, summary, NAMES)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["mean"]["dice"] is None
+    assert "Not scored" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("case", ["prostate_00", "prostate_24"])
+@pytest.mark.parametrize("shift", [(3, -2, 1), (0, 9, 0)])
+def test_real_anatomy_equals_medpy(shared, tmp_path, case, shift):
+    from medpy.metric import binary
+
+    source = shared / "data" / "prostate_labels" / "gt_segmentations" / f"{case}.nii.gz"
+    image = nib.load(source)
+    labels = np.asarray(image.dataobj).astype(np.uint8)
+    shifted = np.roll(labels, shift, axis=(0, 1, 2))
+    nib.save(nib.Nifti1Image(shifted, image.affine, image.header), tmp_path / f"{case}.nii.gz")
+    pairs = pair_folders(tmp_path, source.parent)[0]
+    score = next(evaluate_pairs(pairs, {1: "peripheral", 2: "transition"}))
+    assert score.error is None
+    assert sum(row.reference_voxels > 0 for row in score.records()) >= 1
+    for row in score.records():
+        if row.reference_voxels:
+            arguments = shifted == row.label, labels == row.label, image.header.get_zooms()[:3]
+            box = tuple(
+                slice(span.min(), span.max() + 1) for span in np.nonzero(arguments[0] | arguments[1])
+            )  # medpy on the whole volume takes minutes; the crop leaves every border and distance as it is
+            crop = arguments[0][box], arguments[1][box], [float(size) for size in arguments[2]]
+            assert row.hd95_mm == pytest.approx(binary.hd95(*crop), abs=1e-4)
+            assert row.assd_mm == pytest.approx(binary.assd(*crop), abs=1e-4)
+            assert row.dice == pytest.approx(binary.dc(*crop[:2]))

@@ -1,0 +1,209 @@
+"""report.html: whole, offline, small, honest about what failed, with pictures the right way round."""
+
+import base64
+import html.parser
+import io
+import json
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsnet_med.errors import InputError
+from dsnet_med.evaluate import overlay
+from dsnet_med.evaluate.folders import evaluate_pairs, pair_folders
+from dsnet_med.evaluate.report import find_images, write_results
+from dsnet_med.evaluate.strips import dice_strip, distance_strip
+from dsnet_med.evaluate.summary import summarise
+
+NAMES = {1: "left <b>kidney</b>", 2: "spleen"}
+PROTOCOLS = ("strict", "transunet", "dpcnet", "monai")
+
+
+def save(path, voxels, spacing=(0.5, 1.0, 4.0)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels, np.diag((*spacing, 1.0))), path)
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """Three cases, one of them unreadable, scored under every protocol, with images for one."""
+    rng = np.random.default_rng(0)
+    for case in ("one", "two", "bad"):
+        reference = np.zeros((40, 20, 5), np.uint8)
+        reference[4:20, 3:12, 1:4], reference[24:30, 10:15, 2] = 1, 2
+        save(tmp_path / "r" / f"{case}.nii.gz", reference)
+        prediction = np.roll(reference, 2, axis=0)
+        prediction[prediction == (2 if case == "two" else 99)] = 0
+        save(tmp_path / "p" / f"{case}.nii.gz", prediction)
+    save(tmp_path / "i" / "one.nii.gz", rng.normal(40, 9, (40, 20, 5)).astype(np.float32))
+    (tmp_path / "p" / "bad.nii.gz").write_text("a text file")
+    pairs, missing, failures = pair_folders(tmp_path / "p", tmp_path / "r")
+    scores = list(evaluate_pairs(pairs, NAMES, protocols=PROTOCOLS))
+    summary = summarise(scores, NAMES, PROTOCOLS, missing=missing, failures=failures)
+    return tmp_path, scores, summary
+
+
+VOID_TAGS = {"meta", "img", "line", "circle", "br"}
+
+
+class Parser(html.parser.HTMLParser):
+    """Checks that tags nest; collects addresses and text."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.addresses, self.words = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for key, value in attrs if key in ("src", "href", "action", "data")]
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def parsed(out):
+    parser = Parser()
+    parser.feed((out / "report.html").read_text(encoding="utf-8"))
+    assert not parser.open
+    return parser
+
+
+def test_the_report_is_one_offline_file(evaluated):
+    tmp_path, scores, summary = evaluated
+    out = tmp_path / "out"
+    run = {"method": "fcn_dsm", "seed": 0, "learning_rate": float("nan")}
+    write_results(out, scores, summary, NAMES, images=tmp_path / "i", run=run)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+    assert not re.search(r"https?:|//|@import|url\(", without_pictures)
+    parser = parsed(out)
+    assert parser.addresses
+    assert all(address.startswith("data:image/png;base64,") for address in parser.addresses)
+    words = " ".join(parser.words)
+    for wanted in ("fcn_dsm", "bad", "not a readable NIfTI", "left <b>kidney</b>", "missed", *PROTOCOLS):
+        assert wanted in words, wanted
+    assert f"{summary['mean']['dice']:.3f}" in words
+    assert len(page) < 400_000
+    assert not list(out.glob(".*"))
+
+
+def test_the_json_is_valid_and_null_stands_for_nothing(evaluated):
+    tmp_path, scores, summary = evaluated
+    write_results(tmp_path / "out", scores, summary, NAMES, run={"rate": float("nan"), "path": tmp_path})
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    content = json.loads((tmp_path / "out" / "summary.json").read_text(), parse_constant=refuse)
+    assert content["run"] == {"rate": None, "path": str(tmp_path)}
+    assert content["protocols"]["dpcnet"]["mean"]["hd95_mm"] is None
+    assert content["protocols"]["dpcnet"]["mean"]["hd95_voxels"] > 0
+
+
+def test_one_csv_per_protocol(evaluated):
+    tmp_path, scores, summary = evaluated
+    write_results(tmp_path / "out", scores, summary, NAMES)
+    heads = {path.name: path.read_text().splitlines()[0] for path in (tmp_path / "out").glob("*.csv")}
+    voxels = {name for name, head in heads.items() if head.endswith(",note,hd95_voxels")}
+    assert voxels == {"cases_transunet.csv", "cases_dpcnet.csv"}
+    assert heads.keys() - voxels == {"cases.csv", "cases_monai.csv"}
+
+
+@pytest.mark.parametrize("first", PROTOCOLS)
+def test_every_protocol_can_lead_the_report(evaluated, first):
+    tmp_path, scores, _ = evaluated
+    summary = summarise(scores, NAMES, [first])
+    write_results(tmp_path / "out", scores, summary, NAMES)
+    assert first in " ".join(parsed(tmp_path / "out").words)
+
+
+def test_an_image_on_another_grid_is_named_not_shown(evaluated):
+    tmp_path, scores, _ = evaluated
+    save(tmp_path / "i" / "one.nii.gz", np.zeros((40, 20, 4), np.float32))
+    drawn = overlay.draw(
+        next(score for score in scores if score.case == "one"), [1, 2], tmp_path / "i" / "one.nii.gz"
+    )
+    assert "image not shown" in drawn.note
+
+
+def pixels(address):
+    content = base64.b64decode(address.removeprefix("data:image/png;base64,"))
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), int)
+
+
+def test_the_picture_is_radiological_and_in_proportion(tmp_path):
+    # x grows to the patient's right and y to the front; a radiologist sees the patient's right at the left.
+    labels = np.zeros((40, 20, 3), np.uint8)
+    labels[30:38, 15:19, 1], labels[2:4, 1:3, 1] = 1, 2
+    for role in "pr":
+        save(tmp_path / role / "c.nii.gz", labels)
+    score = next(evaluate_pairs(pair_folders(tmp_path / "p", tmp_path / "r")[0], NAMES))
+    drawn = overlay.draw(score, [1, 2])
+    assert drawn.position == "slice 2 of 3"
+    picture = pixels(drawn.reference)
+    assert picture.shape[0] == picture.shape[1]  # 40 x 0.5 mm by 20 x 1 mm
+    places = [
+        np.argwhere((picture == overlay.organ_colour(place)).all(axis=2)).mean(axis=0) for place in (0, 1)
+    ]
+    # Label 1 lies to the right and in front of label 2: to the left of it and above it in the picture.
+    assert places[0][0] < places[1][0]
+    assert places[0][1] < places[1][1]
+
+
+def test_the_difference_tells_the_kinds_apart():
+    reference, prediction = np.array([[1, 1, 0, 2]]), np.array([[1, 0, 1, 1]])
+    kinds, colours = overlay._difference(reference, prediction)
+    assert kinds.tolist() == [[0, 1, 2, 3]]
+    assert [colours[kind] for kind in (1, 2, 3)] == list(overlay.DIFFERENCES.values())
+
+
+def test_the_worst_slice():
+    reference = np.zeros((4, 5, 5), np.uint8)
+    reference[1, :4], reference[3, :2] = 1, 1
+    assert overlay.worst_slice(reference, reference) == 1
+    assert overlay.worst_slice(reference, np.where(np.arange(4)[:, None, None] == 3, 0, reference)) == 3
+
+
+def test_organ_colours_differ():
+    colours = [overlay.organ_colour(place) for place in range(30)]
+    assert len(set(colours)) == 30
+    assert all(0 <= value <= 255 for colour in colours for value in colour)
+
+
+def test_strips_show_every_counted_case():
+    strip = dice_strip([0.0, 0.5, 1.0, float("nan")])
+    assert strip.count("<circle") == 3
+    assert strip.count("dot bad") == 1
+    assert 'cx="7.0"' in strip
+    assert 'cx="173.0"' in strip
+    assert distance_strip([0.0, 9.0, 99.0], 99.0).count("<circle") == 3
+    assert 'cx="90.0"' in distance_strip([9.0], 99.0)  # log10(1 + 9) is half of log10(1 + 99)
+    assert dice_strip([float("nan")]) == ""
+
+
+def test_images_are_found_by_the_end_of_their_names(tmp_path):
+    for name in ("img0001.nii.gz", "0002.nii.gz", "a0003.nii.gz", "b0003.nii.gz", "0004_0000.nii.gz"):
+        (tmp_path / name).touch()
+    found = find_images(tmp_path, ["0001", "0002", "0003", "0004", "0005"])
+    assert {case: path.name for case, path in found.items()} == {
+        "0001": "img0001.nii.gz",
+        "0002": "0002.nii.gz",
+        "0004": "0004_0000.nii.gz",
+    }
+
+
+def test_an_output_that_cannot_be_written(evaluated):
+    tmp_path, scores, summary = evaluated
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(InputError, match="cannot write"):
+        write_results(tmp_path / "out", scores, summary, NAMES)
