@@ -26,31 +26,36 @@ def monai() -> None:
 
 def guarded(command: Callable[[], Any]) -> int:
     """Run a command; say what went wrong in one line on stderr and return the exit code."""
-    import click
-
     if os.environ.get("DSNET_MED_DEBUG") == "1":
-        command()
-        return 0
+        return int(command() or 0)
     try:
         return int(command() or 0)
-    except InputError as error:
-        return _say(str(error), BAD_INPUT)
-    except click.exceptions.Exit as leave:
-        return int(leave.exit_code)
-    except click.ClickException as error:
-        return _say(error.format_message(), BAD_INPUT)
-    except CasesFailedError as error:
-        return _say(f"{len(error.failures)} failed: {error}", SOME_FAILED)
-    except (KeyboardInterrupt, click.Abort):
-        return _say("interrupted; finished work is kept", INTERRUPTED)
-    except BrokenPipeError:
-        return 0
-    except Exception as error:
-        root = _root(error)
-        if isinstance(root, InputError):
-            return _say(str(root), BAD_INPUT)
-        reason = " ".join(str(root).split())[:500]
-        return _say(f"{type(root).__name__}: {reason} (DSNET_MED_DEBUG=1 shows where)", SOME_FAILED)
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = _explained(_root(error))
+    if message:
+        sys.stderr.write(f"dsnet-med: {' '.join(message.split())}\n")
+    return code
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    import click
+
+    reason = f"{type(error).__name__}: {str(error)[:500]} (DSNET_MED_DEBUG=1 shows where)"
+    explained = reason, SOME_FAILED
+    match error:
+        case InputError():
+            explained = str(error), BAD_INPUT
+        case click.exceptions.Exit():
+            explained = "", error.exit_code
+        case click.ClickException():
+            explained = error.format_message(), BAD_INPUT
+        case CasesFailedError():
+            explained = f"{len(error.failures)} failed: {error}", SOME_FAILED
+        case KeyboardInterrupt() | click.Abort():
+            explained = "interrupted; finished work is kept", INTERRUPTED
+        case BrokenPipeError():
+            explained = "", 0
+    return explained
 
 
 def _root(error: BaseException) -> BaseException:
@@ -58,8 +63,3 @@ def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None and not isinstance(error, InputError):
         error = error.__cause__
     return error
-
-
-def _say(message: str, code: int) -> int:
-    sys.stderr.write(f"dsnet-med: {' '.join(message.split())}\n")
-    return code

@@ -71,7 +71,9 @@ def preprocess(
     out: Out,
     workers: Workers = 2,
     exclude: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be repeated.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler (not in this version).")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler (not in this version).")
+    ] = None,
 ) -> None:
     """Turn raw volumes into a training store; finished cases are kept when run again."""
     from dsnet_med.cli import steps
@@ -101,13 +103,18 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Folder of the run; afterwards a MONAI bundle.")],
     method: Annotated[str | None, typer.Option(help="A method (see `methods`).")] = None,
     data: Annotated[Path | None, typer.Option(help="A store made by `preprocess`.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and augmentation; 0 unless given.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of weights, order and augmentation; 0 unless given.")
+    ] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     logger: Annotated[str, typer.Option(help="none, tensorboard, wandb, or several with commas")] = "none",
     select_on: Annotated[
-        str, typer.Option(help="Pick the checkpoint on `val` (training patients) or on `test`, as the reference did.")
+        str,
+        typer.Option(
+            help="Pick the checkpoint on `val` (training patients) or on `test`, as the reference did."
+        ),
     ] = "val",
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from ImageNet weights.")] = False,
     settings: Settings = None,
@@ -150,13 +157,17 @@ def evaluate(
     labels: Annotated[str, typer.Option(help="A recipe, or a JSON file of class ids and names.")],
     out: Out,
     protocol: Annotated[list[str] | None, typer.Option(help="strict, transunet, ...; may be repeated.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Image volumes to show under the masks in the report.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Image volumes to show under the masks in the report.")
+    ] = None,
     workers: Workers = 2,
 ) -> None:
     """Score label maps: Dice and HD95 per organ, as cases.csv, summary.json and report.html."""
     from dsnet_med.cli import scoring
 
-    scoring.evaluate(prediction, reference, labels, out, protocols=protocol or ["strict"], images=images, workers=workers)
+    scoring.evaluate(
+        prediction, reference, labels, out, protocols=protocol or ["strict"], images=images, workers=workers
+    )
 
 
 @app.command()

@@ -76,7 +76,10 @@ def _parsed(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def _configuration(run_id: str) -> Path:
     found = [
-        path for stem in _WORKFLOWS for path in sorted(Path("configs").glob(f"{stem}.*")) if path.suffix in (".yaml", ".json")
+        path
+        for stem in _WORKFLOWS
+        for path in sorted(Path("configs").glob(f"{stem}.*"))
+        if path.suffix in (".yaml", ".json")
     ]
     if not found:
         raise InputError("no configs/train.yaml here; change to a bundle folder or give --config_file")

@@ -30,12 +30,24 @@ def quickstart(out: Path) -> None:
     _clear(out, folders)
     steps.phantom("synapse", raw, cases=CASES, seed=0, size=SIZE, oblique=False)
     steps.preprocess("synapse", raw, store, workers=2, exclude=[])
-    steps.train("fcn_dsm", store, run, given={"seed": 0, "iterations": ITERATIONS}, assignments=SETTINGS, device="auto")
+    steps.train(
+        "fcn_dsm", store, run, given={"seed": 0, "iterations": ITERATIONS}, assignments=SETTINGS, device="auto"
+    )
     folder = raw / "RawData" / "Training"
     steps.infer(run, held_out_images(store, raw), masks, device="auto", batch=None, mirror=False)
-    scoring.evaluate(masks, folder / "label", "synapse", out, protocols=["strict", "transunet"], images=folder / "img", workers=2)
+    scoring.evaluate(
+        masks,
+        folder / "label",
+        "synapse",
+        out,
+        protocols=["strict", "transunet"],
+        images=folder / "img",
+        workers=2,
+    )
     dice = json.loads((out / "summary.json").read_text(encoding="utf-8"))["mean"]["dice"]
-    typer.echo(f"mean Dice {dice:.3f} over 8 organs, {time.monotonic() - started:.0f} s. Open {out / 'report.html'}")
+    typer.echo(
+        f"mean Dice {dice:.3f} over 8 organs, {time.monotonic() - started:.0f} s. Open {out / 'report.html'}"
+    )
 
 
 def _clear(out: Path, folders: list[Path]) -> None:
@@ -44,7 +56,9 @@ def _clear(out: Path, folders: list[Path]) -> None:
     if out.is_dir() and any(out.iterdir()) and not marker.is_file():
         raise InputError(f"{out} holds other files; choose an empty folder with --out")
     require_writable(out)
-    write_text(marker, "Made by `dsnet-med quickstart`; running it again here replaces what lies beside this file.\n")
+    write_text(
+        marker, "Made by `dsnet-med quickstart`; running it again here replaces what lies beside this file.\n"
+    )
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""What `evaluate` does: which file belongs to which case, which values mean which organ. Never imports torch."""
+"""What `evaluate` does: which file belongs to which case, which values mean which organ. Without torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,9 @@ def evaluate(
     write_results(out, scores, summary, naming.labels, images=shown, run=facts)
     failures |= {score.case: score.error for score in scores if score.error}
     mean = summary["mean"]
-    typer.echo(f"{summary['cases']} cases, {summary['protocol']}: mean Dice {mean['dice']:.4f}, report in {out}")
+    typer.echo(
+        f"{summary['cases']} cases, {summary['protocol']}: mean Dice {mean['dice']:.4f}, report in {out}"
+    )
     if missing:
         typer.echo(f"not scored, no prediction: {', '.join(missing)}")
     if failures:
@@ -72,8 +74,8 @@ def by_json(path: Path) -> Naming:
 def by_recipe(recipe: Recipe) -> Naming:
     """Names, cases and values of a recipe.
 
-    A reference that carries the name of the data set's own label files (label0001.nii.gz, patient001_frame01_gt)
-    holds raw values, which are mapped to classes; any other file holds classes already.
+    A reference that carries the name of one of the data set's own label files (label0001.nii.gz) holds raw
+    values, which are mapped to classes; any other file holds classes already.
     """
     if not recipe.classes:
         raise InputError(f"recipe '{recipe.id}' names no classes; give the task's dataset.json as --labels")

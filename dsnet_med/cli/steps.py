@@ -65,8 +65,12 @@ def check(store: Path | None, source: Path | None, recipe_name: str | None, *, a
     if store is not None:
         examined = examine_store(store)
     else:
-        examined = examine_source(for_source(load_recipe(str(recipe_name)), Path(str(source))), Path(str(source)))
-    findings = [finding for part in tqdm(examined, desc="check", unit="case", ncols=100) for finding in part.findings]
+        examined = examine_source(
+            for_source(load_recipe(str(recipe_name)), Path(str(source))), Path(str(source))
+        )
+    findings = [
+        finding for part in tqdm(examined, desc="check", unit="case", ncols=100) for finding in part.findings
+    ]
     if as_json:
         typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
     else:

@@ -1,7 +1,9 @@
 """From a method, a store and overrides to the configuration of one run: plain values, checked ids."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import yaml
@@ -17,8 +19,8 @@ from dsnet_med.prepare.store import Store
 def compose_train(method: str, store: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """train.yaml with a data set's and a method's values over it, and what the store says written out.
 
-    `settings` are top-level ids or nested ones (`optimizer#lr`) with their values. Raises InputError for a method
-    or an id that does not exist.
+    `settings` are top-level ids or nested ones (`optimizer#lr`) with their values. Raises InputError for a
+    method or an id that does not exist.
     """
     if method not in method_ids():
         raise unknown("method", method, method_ids())
@@ -51,20 +53,32 @@ def load(*files: Path) -> dict[str, Any]:
 
 
 def override(config: dict[str, Any], name: str, value: Any) -> None:
-    """Set an id that exists (`iterations`, `optimizer#lr`, `train#handlers#0#print_lr`) to a value. Raises InputError."""
+    """Set `iterations`, `optimizer#lr`, `train#handlers#0#print_lr` or the like; InputError for an unknown id.
+
+    Known are the ids of the configuration and every argument of what a `_target_` names.
+    """
     *parents, last = name.replace("::", "#").split("#")
     node: Any = config
     for depth, key in enumerate([*parents, last]):
-        known = [str(i) for i in range(len(node))] if isinstance(node, list) else list(node)
+        known = _parts(node)
         if key not in known:
-            raise unknown("setting", name, ["#".join([*parents[:depth], each]) for each in known if each[0] != "_"])
+            where = f" of '{'#'.join(parents[:depth])}'" if depth else ""
+            raise unknown(f"setting{where}", key, [each for each in known if each[0] != "_"])
         index: Any = int(key) if isinstance(node, list) else key
         if depth == len(parents):
             node[index] = value
-        elif not isinstance(node[index], dict | list):
-            raise InputError(f"setting '{name}': '{key}' is {node[index]!r}, which has no parts")
+        elif not isinstance(node.get(index) if isinstance(node, dict) else node[index], dict | list):
+            raise InputError(f"setting '{name}': '{key}' is a single value, which has no parts")
         else:
             node = node[index]
+
+
+def _parts(node: Any) -> list[str]:
+    if isinstance(node, list):
+        return [str(i) for i in range(len(node))]
+    target = locate(str(node.get("_target_", "")))
+    arguments = inspect.signature(target).parameters if callable(target) else {}
+    return [*node, *(name for name in arguments if name not in node)]
 
 
 def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:

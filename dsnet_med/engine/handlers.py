@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class LossLog:
 
     def _send(self, trainer: Engine) -> None:
         values = {
-            "loss": round(float(trainer.state.output["loss"]), 6),
+            "loss": round(trainer.state.output["loss"].item(), 6),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": round(time.monotonic() - self.started, 2),
         }
@@ -55,12 +56,14 @@ class ValidationLog:
 
 
 class Checkpoints:
-    """Keep two files: model.pt, the weights with the best validation, and last.pt, all that a run needs to go on.
+    """Keep two files: model.pt, the weights with the best validation, and last.pt, all that it takes to go on.
 
     Both are whole at every moment. model.pt holds the network's state dict alone.
     """
 
-    def __init__(self, folder: str, network: nn.Module, optimizer: Any, lr_scheduler: Any, metric: CaseDice) -> None:
+    def __init__(
+        self, folder: str, network: nn.Module, optimizer: Any, lr_scheduler: Any, metric: CaseDice
+    ) -> None:
         self.folder, self.metric = Path(folder), metric
         self.parts = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
         self.best = {"val_mean_dice": -1.0, "iteration": 0}
@@ -112,7 +115,7 @@ class Progress:
         self.bar = tqdm(total=self.iterations, initial=done, desc="train", unit="step", ncols=100)
 
     def _advance(self, trainer: Engine) -> None:
-        shown = {"loss": f"{float(trainer.state.output['loss']):.3f}"}
+        shown = {"loss": f"{trainer.state.output['loss'].item():.3f}"}
         if self.checkpoints.best["iteration"]:
             shown["best val dice"] = f"{self.checkpoints.best['val_mean_dice']:.3f}"
         self.bar.set_postfix(shown, refresh=False)
@@ -138,5 +141,5 @@ class ScoreFile:
 
 def dice_by_name(metric: CaseDice, names: Sequence[str]) -> dict[str, Any]:
     """The mean Dice and that of every class but background; None for a class that no case has."""
-    values = [None if value != value else round(value, 4) for value in metric.by_class().tolist()]
+    values = [None if isnan(value) else round(value, 4) for value in metric.by_class().tolist()]
     return {"mean_dice": round(metric.compute(), 4), "dice": dict(zip(names[1:], values, strict=True))}

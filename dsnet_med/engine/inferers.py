@@ -26,9 +26,7 @@ class SliceFitInferer(Inferer):
             raise unknown("fit", fit, FITS)
         self.size, self.fit, self.overlap = (int(size[0]), int(size[1])), fit, overlap
 
-    def __call__(
-        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
-    ) -> Tensor:
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         if self.fit == "window":
             logits = sliding_window_inference(
                 inputs, self.size, len(inputs), network, self.overlap, "gaussian", 0.125, "constant", 0.0
@@ -66,7 +64,9 @@ class SliceWise(nn.Module):
         if image.ndim == 4:
             return self.forward(image[None])[0]
         if image.ndim != 5:
-            raise InputError(f"got an image of shape {tuple(image.shape)}, wanted (B, C, D, H, W) or (C, D, H, W)")
+            raise InputError(
+                f"got an image of shape {tuple(image.shape)}, wanted (B, C, D, H, W) or (C, D, H, W)"
+            )
         return torch.stack([self._volume(volume) for volume in image])
 
     def _volume(self, volume: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class SliceWise(nn.Module):
         return torch.cat(logits).transpose(0, 1)
 
 
-def _as_own_names(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _as_own_names(_: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
     # Tools that load with strict=False would otherwise skip every weight without a word.
     own = prefix + "network."
     for name in [name for name in state if name.startswith(prefix) and not name.startswith(own)]:

@@ -38,7 +38,7 @@ def json_lines(path: Path) -> Sink:
 
 def tensorboard(folder: Path) -> Sink:
     """Scalars for TensorBoard in `folder`."""
-    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- takes a second to import
 
     writer = SummaryWriter(str(folder))
 
@@ -52,7 +52,7 @@ def tensorboard(folder: Path) -> Sink:
 
 def weights_and_biases(folder: Path, facts: dict[str, Any]) -> Sink:
     """A Weights & Biases run; without an API key or WANDB_MODE it stays offline, below `folder`."""
-    import wandb
+    import wandb  # noqa: PLC0415 -- takes seconds to import
 
     mode: Any = os.environ.get("WANDB_MODE", "online" if os.environ.get("WANDB_API_KEY") else "offline")
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,9 @@ class CaseDice(Metric):  # type: ignore[misc]
     one counts 0. Classes never seen are left out of the mean.
     """
 
-    def __init__(self, num_classes: int, output_transform: Callable[[Any], Any] = lambda output: output) -> None:
+    def __init__(
+        self, num_classes: int, output_transform: Callable[[Any], Any] = lambda output: output
+    ) -> None:
         self.num_classes = num_classes
         super().__init__(output_transform=output_transform)
 

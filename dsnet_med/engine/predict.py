@@ -42,7 +42,9 @@ class Predictor:
         """
         config = run / "configs" / "inference.yaml"
         if not config.is_file():
-            raise InputError(f"{run}: not a run folder, it has no configs/inference.yaml; give what train wrote")
+            raise InputError(
+                f"{run}: not a run folder, it has no configs/inference.yaml; give what train wrote"
+            )
         parser = ConfigParser()
         parser.read_config(str(config))
         parser["bundle_root"] = str(run)
@@ -97,7 +99,7 @@ def choose_device(name: str) -> torch.device:
     """The device called `auto`, `cpu`, `cuda` or `cuda:N`. Raises InputError when it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.split(":")[0] not in ("cpu", "cuda"):
+    if name.partition(":")[0] not in ("cpu", "cuda"):
         raise unknown("device", name, ("auto", "cpu", "cuda"))
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"device '{name}': no CUDA device is visible; use --device cpu")
@@ -115,12 +117,14 @@ class Segmented:
 def segment_files(predictor: Predictor, files: Sequence[Path], out: Path) -> Iterator[Segmented]:
     """Write `<case>.nii.gz` for every file into `out`, and the class names into `labels.json`.
 
-    One bad file never stops the others. Raises InputError when the folder cannot be written or would hold an input.
+    One bad file never stops the others. Raises InputError when the folder cannot be written or holds an input.
     """
     require_writable(out)
     remove_partial(out)
     if clash := [file for file in files if file.parent.resolve() == out.resolve()]:
-        raise InputError(f"{out} holds the input {clash[0].name}, which would be overwritten; choose another --out")
+        raise InputError(
+            f"{out} holds the input {clash[0].name}, which would be overwritten; choose another --out"
+        )
     write_json(out / "labels.json", {str(i): name for i, name in enumerate(predictor.class_names)})
     for file in files:
         yield _segment_file(predictor, file, out)
@@ -141,7 +145,9 @@ def find_inputs(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files += (found := sorted(file for file in path.iterdir() if is_nifti(file) and file.name[0] != "."))
+            files += (
+                found := sorted(file for file in path.iterdir() if is_nifti(file) and file.name[0] != ".")
+            )
             if not found:
                 raise InputError(f"{path}: holds no .nii or .nii.gz file")
         elif path.is_file():

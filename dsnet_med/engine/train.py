@@ -74,7 +74,11 @@ def summarise(workflow: ConfigWorkflow, run: Path, seconds: float) -> dict[str, 
         "best": content("checkpoints").best,
         "seconds": round(seconds, 1),
         "device": str(content("device")),
-        "versions": {"dsnet-med": dsnet_med.__version__, "monai": monai.__version__, "torch": torch.__version__},
+        "versions": {
+            "dsnet-med": dsnet_med.__version__,
+            "monai": monai.__version__,
+            "torch": torch.__version__,
+        },
     }
     write_json(run / "summary.json", summary)
     return summary

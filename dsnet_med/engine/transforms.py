@@ -30,7 +30,9 @@ def fit_to(size: Sequence[int], fit: str = "resize") -> Compose:
     if fit == "resize":
         return Compose([Resized(keys, spatial_size=size, mode=("bilinear", "nearest-exact"))])
     if fit == "window":
-        return Compose([SpatialPadd(keys, spatial_size=size), RandSpatialCropd(keys, roi_size=size, random_size=False)])
+        return Compose(
+            [SpatialPadd(keys, spatial_size=size), RandSpatialCropd(keys, roi_size=size, random_size=False)]
+        )
     raise unknown("fit", fit, FITS)
 
 

@@ -16,7 +16,8 @@ def test_epochs_fill_the_run_exactly(iterations: int, every: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("iterations", "every", "wanted"), [(40000, 4000, 4000), (300, 100, 100), (250, 100, 125), (251, 100, 251), (20, 100, 20)]
+    ("iterations", "every", "wanted"),
+    [(40000, 4000, 4000), (300, 100, 100), (250, 100, 125), (251, 100, 251), (20, 100, 20)],
 )
 def test_worked_examples(iterations: int, every: int, wanted: int) -> None:
     assert epoch_length(iterations, every) == wanted

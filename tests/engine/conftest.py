@@ -1,0 +1,47 @@
+"""A small prepared data set and one short run, shared by the engine's tests."""
+
+from pathlib import Path
+
+import pytest
+
+from dsnet_med.engine.train import prepare_run, train
+from dsnet_med.prepare.convert import convert
+from dsnet_med.prepare.phantom import make_synapse
+from dsnet_med.prepare.recipe import load_recipe
+
+NARROW = {
+    "width": 0.125,
+    "network_def#backbone#layers": [1, 1, 1, 1],
+    "iterations": 6,
+    "validate_every": 3,
+    "batch_size": 2,
+    "workers": 0,
+}
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six phantoms in the raw Synapse layout."""
+    folder = tmp_path_factory.mktemp("raw")
+    list(make_synapse(folder, cases=6, seed=0, size=(64, 64, 16)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their store."""
+    folder = tmp_path_factory.mktemp("store")
+    results = list(convert(load_recipe("synapse"), raw, folder, workers=1))
+    failed = [result.error for result in results if result.error]
+    if failed:
+        raise RuntimeError(f"the phantoms did not convert: {failed}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps of a narrow FCN+DSM."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    prepare_run("fcn_dsm", store, folder, NARROW)
+    train(folder, {})
+    return folder
