@@ -73,12 +73,13 @@ def _draw(rule: SeededSplit, subjects: Collection[str]) -> dict[str, str]:
         set(subjects), key=lambda subject: hashlib.sha256(f"{rule.seed}:{subject}".encode()).digest()
     )
     test = _share(rule.test, len(ranked))
-    val = _share(rule.val, len(ranked))
+    val = min(_share(rule.val, len(ranked)), max(0, len(ranked) - 1 - test))
     names = ["test"] * test + ["val"] * val + ["train"] * (len(ranked) - test - val)
     return dict(zip(ranked, names, strict=True))
 
 
 def _share(fraction: float, subjects: int) -> int:
-    """How many of `subjects` a fraction is: at least one where three or more leave one for training."""
-    wanted = round(fraction * subjects)
-    return max(1, wanted) if fraction > 0 and subjects >= 3 else min(wanted, subjects // 3)
+    """How many of `subjects` a fraction is: of three or more, at least one, and two are left for the others."""
+    if fraction == 0 or subjects < 3:
+        return 0
+    return min(max(1, round(fraction * subjects)), subjects - 2)

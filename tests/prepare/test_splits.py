@@ -66,6 +66,14 @@ def test_draw_covers_every_subject_once_and_leaves_some_for_training(
             assert counts[split] >= 1
 
 
+@pytest.mark.parametrize(
+    ("subjects", "counts"), [(1, (0, 0, 1)), (2, (0, 0, 2)), (3, (1, 1, 1)), (4, (1, 2, 1))]
+)
+def test_few_subjects_still_leave_one_for_training(subjects: int, counts: tuple[int, int, int]) -> None:
+    drawn = list(assign(SeededSplit(0, 0.4, 0.4), [str(n) for n in range(subjects)]).values())
+    assert (drawn.count("val"), drawn.count("test"), drawn.count("train")) == counts
+
+
 @given(SUBJECTS, RULES)
 def test_draw_repeats_whatever_the_order(subjects: set[str], rule: SeededSplit) -> None:
     assert assign(rule, sorted(subjects)) == assign(rule, sorted(subjects, reverse=True))
