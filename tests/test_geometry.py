@@ -153,7 +153,7 @@ def test_spacing_is_the_length_of_each_affine_column():
 
 def test_grids_are_the_same_within_a_hundredth_of_a_millimetre_at_every_corner():
     affine, turned = np.eye(4), np.eye(4)
-    turned[0, 1] = 1e-4  # 0.0099 mm at the far corner of 100 voxels, 0.0199 mm at that of 200
+    turned[0, 1] = 1.005e-4  # 0.00995 mm at the far corner of 100 voxels, 0.01005 mm at that of 101
     assert same_grid((100, 100, 10), affine, (100, 100, 10), turned)
-    assert not same_grid((200, 200, 10), affine, (200, 200, 10), turned)
+    assert not same_grid((101, 101, 10), affine, (101, 101, 10), turned)
     assert not same_grid((9, 9, 9), affine, (9, 9, 8), affine)
