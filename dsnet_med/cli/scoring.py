@@ -10,7 +10,7 @@ from dsnet_med.cli.steps import bar
 from dsnet_med.errors import CasesFailedError, InputError
 from dsnet_med.evaluate.folders import evaluate_pairs, pair_folders
 from dsnet_med.evaluate.labels import read_label_names
-from dsnet_med.evaluate.results import write_results
+from dsnet_med.evaluate.report import write_results
 from dsnet_med.evaluate.summary import summarise
 from dsnet_med.files import require_writable
 from dsnet_med.prepare.cases import case_of_image, case_of_label

@@ -58,7 +58,7 @@ class SliceWise(nn.Module):
         self.network = network
         self.inferer = SliceFitInferer(size, fit)
         self.batch_size = batch_size
-        self.register_load_state_dict_pre_hook(_as_own_names)
+        self.register_load_state_dict_pre_hook(_as_own_names)  # type: ignore[no-untyped-call]
 
     def forward(self, image: Tensor) -> Tensor:
         if image.ndim == 4:

@@ -10,7 +10,7 @@ from ignite.metrics import Metric
 from torch import Tensor
 
 
-class CaseDice(Metric):  # type: ignore[misc]
+class CaseDice(Metric):
     """Mean Dice over cases, then over the classes but background (id 0).
 
     Slices may come in any order and number; a batch holds slices of one case, named by `batch["case"]`. A class
