@@ -1,15 +1,17 @@
 """Lists of what there is, as tables or JSON."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 import typer
 
 from dsnet_med.methods import method_ids, method_row
-from dsnet_med.prepare.recipe import load_recipe, recipe_ids
+from dsnet_med.prepare.recipe import Recipe, load_recipe, recipe_ids
+from dsnet_med.prepare.splits import SPLITS, SeededSplit
 
 _METHOD_COLUMNS = ("id", "title", "backbone", "plugin", "place", "head", "parameters")
-_RECIPE_COLUMNS = ("id", "title", "modality", "classes", "splits", "licence")
+_RECIPE_COLUMNS = ("id", "title", "modality", "classes", "splits")
 
 
 def methods(as_json: bool) -> None:
@@ -23,29 +25,28 @@ def methods(as_json: bool) -> None:
 
 def datasets(as_json: bool) -> None:
     """Print the recipes."""
-    rows = [_describe(name) for name in recipe_ids()]
+    recipes = [load_recipe(name) for name in recipe_ids()]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps([recipe.as_dict() for recipe in recipes], indent=2))
         return
-    shown = [{**row, "classes": len(row["classes"]), "splits": _counts(row["splits"])} for row in rows]
-    _table(_RECIPE_COLUMNS, [[str(row[column]) for column in _RECIPE_COLUMNS] for row in shown])
+    rows = [
+        [
+            recipe.id,
+            recipe.title,
+            recipe.modality,
+            str(len(recipe.classes) or "as described"),
+            _split_words(recipe),
+        ]
+        for recipe in recipes
+    ]
+    _table(_RECIPE_COLUMNS, rows)
 
 
-def _describe(name: str) -> dict:  # type: ignore[type-arg]
-    recipe = load_recipe(name)
-    return {
-        "id": recipe.id,
-        "title": recipe.title,
-        "source": recipe.source,
-        "licence": recipe.licence,
-        "modality": recipe.modality,
-        "classes": list(recipe.classes),
-        "splits": recipe.splits,
-    }
-
-
-def _counts(splits: object) -> str:
-    return str(splits)
+def _split_words(recipe: Recipe) -> str:
+    if isinstance(recipe.splits, SeededSplit):
+        return f"seeded, {recipe.splits.val:.0%} val, {recipe.splits.test:.0%} test"
+    counts = Counter(recipe.splits.values())
+    return ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
