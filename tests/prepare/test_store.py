@@ -99,6 +99,23 @@ def test_any_type_and_window_is_stored_without_loss(
     np.testing.assert_array_equal(image, scaling.apply(picture))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [
+        (np.int8, -128, 127),
+        (np.int8, -100, 90),
+        (np.uint8, -5, 40),
+        (np.int16, -30000, 30000),
+        (np.uint8, 300, 400),
+    ],
+)
+def test_offsets_wider_than_half_the_type_do_not_wrap(dtype: type, low: int, high: int) -> None:
+    limits = np.iinfo(dtype)
+    picture = np.array([[limits.min, limits.max, 0]], dtype)
+    expected = [[min(max(int(value), low), high) - low for value in picture[0]]]
+    np.testing.assert_array_equal(encode(picture, entry("uint16", (low, high))), expected)
+
+
 def entry(dtype: str, clip: tuple[float, float]) -> StoredCase:
     return StoredCase(
         id="x",
