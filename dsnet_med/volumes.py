@@ -196,7 +196,7 @@ def _voxels(path: Path, image: Any) -> NDArray[Any]:
         raise EOFError(f"{len(content)} bytes of {wanted}")
     if (stored.slope, stored.inter) != (1, 0):
         return np.asarray(type(image).from_bytes(content).dataobj)
-    voxels = np.frombuffer(content, stored.dtype, offset=stored.offset, count=count)
+    voxels = np.frombuffer(content, stored.dtype, offset=stored.offset, count=math.prod(image.shape))
     return voxels.reshape(image.shape, order="F")
 
 

@@ -244,6 +244,15 @@ def test_other_than_three_axes_is_refused(tmp_path, shape):
         refused(read, path, f"is {len(shape)}-D", "split it first")
 
 
+@pytest.mark.parametrize("slope", [0, 2])
+@pytest.mark.parametrize("name", ["large.nii", "large.nii.gz"])
+def test_fewer_voxels_than_the_header_promises_are_refused(good, name, slope):
+    for side in (6, 32_767):
+        size = struct.pack("<hhh", side, side, side)
+        path = patched(good, name, (42, size), (112, struct.pack("<f", slope)))
+        refused(read_image, path, "damaged or cut short")
+
+
 def test_an_empty_volume_is_refused(tmp_path, good):
     refused(read_image, patched(good, "none.nii", (42, struct.pack("<h", 0))))
     refused(read_image, patched(good, "negative.nii.gz", (42, struct.pack("<h", -5))))
