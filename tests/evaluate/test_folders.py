@@ -14,7 +14,7 @@ from dsnet_med.evaluate import score_case
 from dsnet_med.evaluate.folders import Pair, evaluate_pairs, pair_folders
 from dsnet_med.evaluate.report import write_results
 from dsnet_med.evaluate.summary import COLUMNS, cases_csv, summarise
-from dsnet_med.volumes import case_name
+from dsnet_med.volumes import case_name, read_labels
 
 NAMES = {1: "ball", 2: "speck"}
 AFFINE = np.diag((0.8, 0.9, 3.0, 1.0))
@@ -250,27 +250,48 @@ def test_a_run_in_which_every_case_fails_still_leaves_results(folders, tmp_path)
     assert "Not scored" in (tmp_path / "out" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("case", ["prostate_00", "prostate_24"])
-@pytest.mark.parametrize("shift", [(3, -2, 1), (0, 9, 0)])
-def test_real_anatomy_equals_medpy(shared, tmp_path, case, shift):
+def assert_equals_medpy(row, reference, prediction, spacing):
     from medpy.metric import binary
 
+    pair = prediction == row.label, reference == row.label
+    assert (row.prediction_voxels, row.reference_voxels) == (pair[0].sum(), pair[1].sum())
+    if pair[0].any() and pair[1].any():
+        # medpy takes minutes on a whole volume; the crop leaves every border voxel and distance as it is.
+        box = tuple(slice(places.min(), places.max() + 1) for places in np.nonzero(pair[0] | pair[1]))
+        crop = pair[0][box], pair[1][box]
+        assert row.hd95_mm == pytest.approx(binary.hd95(*crop, spacing), abs=1e-6)
+        assert row.assd_mm == pytest.approx(binary.assd(*crop, spacing), abs=1e-6)
+        assert row.dice == pytest.approx(binary.dc(*crop))
+
+
+@pytest.mark.parametrize(("case", "shift"), [("prostate_00", (3, -2, 1)), ("prostate_24", (0, 9, 0))])
+def test_real_anatomy_through_files_equals_medpy(shared, tmp_path, case, shift):
     source = shared / "data" / "prostate_labels" / "gt_segmentations" / f"{case}.nii.gz"
     image = nib.load(source)
-    labels = np.asarray(image.dataobj).astype(np.uint8)
-    shifted = np.roll(labels, shift, axis=(0, 1, 2))
-    nib.save(nib.Nifti1Image(shifted, image.affine, image.header), tmp_path / f"{case}.nii.gz")
+    reference = np.asarray(image.dataobj).astype(np.uint8)
+    prediction = np.roll(reference, shift, axis=(0, 1, 2))
+    nib.save(nib.Nifti1Image(prediction, image.affine, image.header), tmp_path / f"{case}.nii.gz")
     pairs = pair_folders(tmp_path, source.parent)[0]
     score = next(evaluate_pairs(pairs, {1: "peripheral", 2: "transition"}))
     assert score.error is None
-    assert sum(row.reference_voxels > 0 for row in score.records()) >= 1
+    assert sum(row.reference_voxels > 0 for row in score.records()) == len(np.unique(reference)) - 1
     for row in score.records():
-        if row.reference_voxels:
-            arguments = shifted == row.label, labels == row.label, image.header.get_zooms()[:3]
-            box = tuple(
-                slice(span.min(), span.max() + 1) for span in np.nonzero(arguments[0] | arguments[1])
-            )  # medpy on the whole volume takes minutes; the crop leaves every border and distance as it is
-            crop = arguments[0][box], arguments[1][box], [float(size) for size in arguments[2]]
-            assert row.hd95_mm == pytest.approx(binary.hd95(*crop), abs=1e-4)
-            assert row.assd_mm == pytest.approx(binary.assd(*crop), abs=1e-4)
-            assert row.dice == pytest.approx(binary.dc(*crop[:2]))
+        assert_equals_medpy(row, reference, prediction, score.spacing_mm)
+
+
+@pytest.mark.slow
+def test_all_prostates_shifted_eroded_and_flipped_equal_medpy(shared):
+    from scipy.ndimage import grey_erosion
+
+    files = sorted((shared / "data" / "prostate_labels" / "gt_segmentations").glob("*.nii.gz"))
+    assert len(files) == 16
+    for path in files:
+        volume = read_labels(path)
+        reference = volume.voxels
+        for prediction in (
+            np.roll(reference, (5, -3, 1), (0, 1, 2)),
+            grey_erosion(reference, 3),
+            reference[::-1],
+        ):
+            for row in score_case(reference, prediction, volume.spacing_mm, {1: "peripheral", 2: "transition"}):
+                assert_equals_medpy(row, reference, prediction, volume.spacing_mm)

@@ -175,6 +175,15 @@ def test_layout_and_integer_type_do_not_matter(case):
             )
 
 
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (3.0, 0.7, 0.7)])
+def test_voxel_distances_do_not_know_the_spacing(spacing):
+    reference, prediction = np.zeros((2, 4, 9, 9), np.uint8)
+    reference[1:3, 2:5, 2:5] = prediction[1:4, 3:6, 5:9] = 1
+    row = _records(reference, prediction, spacing, TRANSUNET, {1: "organ"})[0]
+    assert row.hd95_voxels == pytest.approx(hd95(reference, prediction, (1, 1, 1)))
+    assert row.hd95_mm == pytest.approx(hd95(reference, prediction, spacing))
+
+
 @pytest.mark.parametrize(
     ("reference", "prediction", "words"),
     [
