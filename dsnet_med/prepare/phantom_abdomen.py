@@ -56,7 +56,8 @@ def _chest(rng: Generator, cavity: Shape) -> list[Tissue]:
 
     def below_diaphragm(points: Field) -> Field:
         x, y, z = points
-        return np.float32(dome_mm) - np.float32(0.006) * ((np.abs(x) - 62) ** 2 + y**2) - z
+        depth: Field = np.float32(dome_mm) - np.float32(0.006) * ((np.abs(x) - 62) ** 2 + y**2) - z
+        return depth
 
     top = Shape(below_diaphragm, cavity.low, cavity.high)
     mediastinum = ellipsoid((0, -20, 0), (30, 70, _ENDLESS))
@@ -90,7 +91,8 @@ def _ribs(rng: Generator, cavity: Shape) -> Shape:
         rod = np.hypot(cavity.distance(points) - 5, height) - np.float32(5)
         below = np.float32(-25) - points[2]
         front = points[1] - np.float32(70)
-        return np.maximum(rod, np.maximum(below, front))
+        part: Field = np.maximum(rod, np.maximum(below, front))
+        return part
 
     return Shape(distance, cavity.low - 12, cavity.high + 12)
 

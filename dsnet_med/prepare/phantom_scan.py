@@ -112,13 +112,15 @@ def _hats(n: int, step: int) -> Field:
     """Linear interpolation from knots `step` voxels apart to n voxels: (n, knots), rows of unit energy."""
     knots = np.arange(0, n + step, step)
     weights = np.maximum(1 - np.abs(np.arange(n)[:, None] - knots) / step, 0)
-    return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+    even: Field = (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+    return even
 
 
 def rician(rng: Generator, image: Field, sigma: float) -> Field:
     """The magnitude of `image` plus complex Gaussian noise of `sigma` in each part (an MR magnitude image)."""
     real = image + rng.standard_normal(image.shape, np.float32) * np.float32(sigma)
-    return np.hypot(real, rng.standard_normal(image.shape, np.float32) * np.float32(sigma))
+    magnitude: Field = np.hypot(real, rng.standard_normal(image.shape, np.float32) * np.float32(sigma))
+    return magnitude
 
 
 def slice_signal(rng: Generator, depth: int) -> Field:

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 Field = NDArray[np.float32]
 Distance = Callable[[Field], Field]
-Vector = Sequence[float]
+Vector = Sequence[float] | NDArray[np.float64]
 
 _BOX_STEP_MM = 8.0
 
@@ -58,7 +58,8 @@ def ellipsoid(center: Vector, radii: Vector, turn_degrees: Vector = (0, 0, 0)) -
         np.sqrt(radius, out=radius)
         np.sqrt(slope, out=slope)
         # The offsets give the centre, where the estimate is 0 / 0, the shortest semi-axis.
-        return (radius + tiny) * (radius - 1) / (slope + tiny / np.float32(min(radii)))
+        estimate: Field = (radius + tiny) * (radius - 1) / (slope + tiny / np.float32(min(radii)))
+        return estimate
 
     reach = np.full(3, max(radii)) if any(turn_degrees) else np.asarray(radii, np.float64)
     return Shape(distance, np.asarray(center) - reach, np.asarray(center) + reach)
@@ -76,14 +77,17 @@ def tube(path: Sequence[Vector], radii: Sequence[float]) -> Shape:
     return Shape(distance, nodes.min(axis=0) - widest, nodes.max(axis=0) + widest)
 
 
-def _cone(points: Field, start: Field, end: Field, first: float, last: float) -> Field:
+def _cone(
+    points: Field, start: NDArray[np.float64], end: NDArray[np.float64], first: float, last: float
+) -> Field:
     axis = (end - start).astype(np.float32)
     local = points - _spread(_column(start), points)
     along = np.tensordot(axis / (axis @ axis), local, axes=1)
     np.clip(along, 0, 1, out=along)
     local -= _spread(axis, points) * along
     radius = np.float32(first) + np.float32(last - first) * along
-    return np.sqrt(np.einsum("c...,c...", local, local)) - radius
+    distance: Field = np.sqrt(np.einsum("c...,c...", local, local)) - radius
+    return distance
 
 
 def above(normal: Vector, offset: float) -> Shape:
@@ -169,7 +173,8 @@ def _width(distance: Field) -> Field:
         after, before = [middle] * 3, [middle] * 3
         after[axis], before[axis] = slice(2, None), slice(None, -2)
         width += np.abs(distance[tuple(after)] - distance[tuple(before)])
-    return width / 2
+    width *= np.float32(0.5)
+    return width
 
 
 def _box(points: Field, shape: Shape, step: int, spacing_mm: float) -> tuple[slice, slice, slice] | None:
@@ -201,7 +206,7 @@ def _smallest(distances: list[Field], blend_mm: float = 0.0) -> Field:
     return result
 
 
-def _column(vector: Vector | NDArray[np.float64]) -> Field:
+def _column(vector: Vector) -> Field:
     return np.asarray(vector, np.float32)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from dsnet_med.errors import InputError
 from dsnet_med.prepare.recipe import load_recipe
+from dsnet_med.prepare.splits import SeededSplit
 
 _ORDER = ("train", "test", "val")
 
@@ -14,7 +15,9 @@ def choose_subjects(recipe_id: str, count: int) -> list[str]:
     Two subjects are one for training and one for testing. Raises InputError when the recipe lists fewer.
     """
     listed = load_recipe(recipe_id).splits
-    names = {split: sorted(s for s, own in dict(listed).items() if own == split) for split in _ORDER}
+    if isinstance(listed, SeededSplit):
+        raise InputError(f"recipe '{recipe_id}' lists no subjects; a phantom needs their names")
+    names = {split: sorted(s for s, own in listed.items() if own == split) for split in _ORDER}
     known = sum(len(subjects) for subjects in names.values())
     if not 2 <= count <= known:
         raise InputError(f"a {recipe_id} phantom of {count} cases; wanted 2 to {known}")

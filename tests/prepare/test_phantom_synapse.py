@@ -65,7 +65,7 @@ def test_every_case_has_13_organs_where_they_belong(
     tmp_path: Path, size: tuple[int, int, int], oblique: bool
 ) -> None:
     for seed in (1, 2):
-        for case in make_synapse(tmp_path, cases=8, seed=seed, size=size, oblique=oblique):
+        for case in make_synapse(tmp_path, cases=4, seed=seed, size=size, oblique=oblique):
             image, labels, affine = read(tmp_path, case)
             assert labels.shape == image.shape == (size[1], size[0], size[2])
             assert image.dtype == np.int16 and labels.dtype == np.uint8
