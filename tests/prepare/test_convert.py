@@ -446,6 +446,16 @@ def test_stopping_early_ends_the_workers(recipe: Recipe, source: Path, out: Path
     assert any(result.reused for result in run(recipe, source, out).values())
 
 
+def test_store_that_is_being_redone_is_none_until_the_end(recipe: Recipe, source: Path, out: Path) -> None:
+    run(recipe, source, out)
+    again = convert(recipe, source, out, workers=1)
+    next(again)
+    with pytest.raises(InputError, match="has not ended"):
+        Store.open(out)
+    list(again)
+    assert len(Store.open(out).cases) == 3
+
+
 ORIENTATIONS = ["RAS", "LPS", "LAS", "SPR", "ILP", "PSL"]
 
 

@@ -17,7 +17,7 @@ from sources import AFFINE, SHAPE, voxels_of, write_recipe, write_source, write_
 from dsnet_med.errors import InputError
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.prepare.convert import convert
-from dsnet_med.prepare.intensity import Intensity
+from dsnet_med.prepare.intensity import Intensity, Scaling
 from dsnet_med.prepare.recipe import load_recipe
 from dsnet_med.prepare.store import MANIFEST, Store, StoredCase, data_file, encode, encoding
 
@@ -107,6 +107,8 @@ def test_any_type_and_window_is_stored_without_loss(
         (np.uint8, -5, 40),
         (np.int16, -30000, 30000),
         (np.uint8, 300, 400),
+        (np.uint16, -125, 275),
+        (np.int16, -40000, 20000),
     ],
 )
 def test_offsets_wider_than_half_the_type_do_not_wrap(dtype: type, low: int, high: int) -> None:
@@ -114,6 +116,14 @@ def test_offsets_wider_than_half_the_type_do_not_wrap(dtype: type, low: int, hig
     picture = np.array([[limits.min, limits.max, 0]], dtype)
     expected = [[min(max(int(value), low), high) - low for value in picture[0]]]
     np.testing.assert_array_equal(encode(picture, entry("uint16", (low, high))), expected)
+
+
+def test_windows_wider_than_sixteen_bits_are_stored_as_floats() -> None:
+    integers = np.dtype(np.int32)
+    assert encoding(integers, Scaling(-5, 65530, 1)) == ("uint16", 0)
+    assert encoding(integers, Scaling(-5, 65531, 1)) == ("float32", -5)
+    assert encoding(integers, Scaling(-5.5, 20, 1)) == ("float32", -5.5)
+    assert encoding(np.dtype(np.float32), Scaling(-5, 20, 1)) == ("float32", -5)
 
 
 def entry(dtype: str, clip: tuple[float, float]) -> StoredCase:
