@@ -448,8 +448,11 @@ def test_stopping_early_ends_the_workers(recipe: Recipe, source: Path, out: Path
 
 def test_store_that_is_being_redone_is_none_until_the_end(recipe: Recipe, source: Path, out: Path) -> None:
     run(recipe, source, out)
+    leftover = out / "cases/.99.partial.0001.bin"
+    leftover.touch()
     again = convert(recipe, source, out, workers=1)
     next(again)
+    assert not leftover.exists()
     with pytest.raises(InputError, match="has not ended"):
         Store.open(out)
     list(again)
