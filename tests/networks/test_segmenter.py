@@ -6,6 +6,7 @@ import torch
 import dsnet_med
 from dsnet_med.errors import InputError
 from dsnet_med.networks.backbones import resnet
+from dsnet_med.networks.heads import FCNHead
 
 SMALL = {"width": 0.125, "backbone": {"layers": [1, 1, 1, 1]}}
 ROWS = ["fcn", "fcn_dsm"]
@@ -148,3 +149,12 @@ def test_pretrained_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
         InputError, match=r"cannot fetch the ImageNet weights of resnet50c \(no route to host\)"
     ):
         resnet(pretrained=True)
+
+
+def test_convolutions_and_classifier_start_as_in_the_reference():
+    torch.manual_seed(0)
+    head = FCNHead([64], 9, channels=128)
+    assert head.classifier.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    assert not head.classifier.bias.any()
+    first = head.convs[0].conv.weight
+    assert first.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)  # Kaiming, fan out
