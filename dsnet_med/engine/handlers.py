@@ -78,7 +78,7 @@ class Checkpoints:
             self.best = {"val_mean_dice": score, "iteration": trainer.state.iteration}
             save_state(self.folder / "model.pt", self.parts["network"].state_dict())
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        save_state(self.folder / "last.pt", state | {"trainer": dict(trainer.state_dict()), "best": self.best})
+        save_state(self.folder / "last.pt", state | {"iteration": trainer.state.iteration, "best": self.best})
 
     def resume(self, trainer: Engine) -> None:
         """Go on where last.pt says. Raises InputError when there is nothing to go on from."""
@@ -86,9 +86,13 @@ class Checkpoints:
         if not path.is_file():
             raise InputError(f"nothing to resume: {path} does not exist; train without --resume")
         state = torch.load(path, map_location="cpu", weights_only=True)
+        iteration, total = state["iteration"], trainer.state.epoch_length * trainer.state.max_epochs
+        if iteration >= total:
+            raise InputError(f"nothing to resume: {self.folder.parent} has done all {total} iterations")
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        trainer.load_state_dict(state["trainer"])
+        lengths = {"epoch_length": trainer.state.epoch_length, "max_epochs": trainer.state.max_epochs}
+        trainer.load_state_dict({"iteration": iteration, **lengths})
         self.best = state["best"]
 
 

@@ -3,20 +3,12 @@
 from pathlib import Path
 
 import pytest
+from narrow import NARROW
 
 from dsnet_med.engine.train import prepare_run, train
 from dsnet_med.prepare.convert import convert
 from dsnet_med.prepare.phantom import make_synapse
 from dsnet_med.prepare.recipe import load_recipe
-
-NARROW = {
-    "width": 0.125,
-    "network_def#backbone#layers": [1, 1, 1, 1],
-    "iterations": 6,
-    "validate_every": 3,
-    "batch_size": 2,
-    "workers": 0,
-}
 
 
 @pytest.fixture(scope="session")

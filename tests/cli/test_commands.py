@@ -1,0 +1,237 @@
+"""The command line as a user meets it: exit codes, one clear line, nothing finished lost."""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+BIN = Path(sys.executable).parent / "dsnet-med"
+FOLDER = Path("RawData") / "Training"
+
+
+def _run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(BIN), *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _refused(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
+    """The last line of stderr of a command that must have been refused without a traceback."""
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("dsnet-med: ")
+    return last
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantom") / "raw"
+    done = _run("phantom", "synapse", "--out", folder, "--cases", "4", "--size", "64x64x16", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def raw(phantom: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    shutil.copytree(phantom, tmp_path / "raw")
+    return tmp_path / "raw"
+
+
+def _preprocess(raw: Path, *more: str | Path) -> subprocess.CompletedProcess[str]:
+    return _run("preprocess", "synapse", "--source", raw, "--out", raw.parent / "store", *more)
+
+
+def _image(raw: Path, case: str = "0005") -> Path:
+    return raw / FOLDER / "img" / f"img{case}.nii.gz"
+
+
+def _label(raw: Path, case: str = "0005") -> Path:
+    return raw / FOLDER / "label" / f"label{case}.nii.gz"
+
+
+def _rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray], affine: np.ndarray | None = None) -> None:
+    image = nib.load(path)
+    voxels = change(np.asanyarray(image.dataobj).copy())
+    nib.save(nib.Nifti1Image(voxels, image.affine if affine is None else affine), path)
+
+
+def _truncate(raw: Path) -> None:
+    content = _image(raw).read_bytes()
+    _image(raw).write_bytes(content[: len(content) // 2])
+
+
+def _with_nan(raw: Path) -> None:
+    def change(voxels: np.ndarray) -> np.ndarray:
+        voxels = voxels.astype(np.float32)
+        voxels[3, 4, 5] = np.nan
+        return voxels
+
+    _rewrite(_image(raw), change)
+
+
+def _stray(raw: Path) -> None:
+    def change(voxels: np.ndarray) -> np.ndarray:
+        voxels = voxels.astype(np.int16)
+        voxels[10, 10, 5:8] = 281
+        return voxels
+
+    _rewrite(_label(raw), change)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing label": (lambda raw: _label(raw).unlink(), "0005"),
+    "label of another shape": (lambda raw: _rewrite(_label(raw), lambda voxels: voxels[:-1]), "shape"),
+    "label elsewhere": (lambda raw: _rewrite(_label(raw), lambda v: v, np.eye(4)), "affine"),
+    "truncated gzip": (_truncate, "img0005"),
+    "a text file": (lambda raw: _image(raw).write_text("hello"), "img0005"),
+    "gzipped text": (lambda raw: _image(raw).write_bytes(gzip.compress(b"hello")), "img0005"),
+    "an empty file": (lambda raw: _image(raw).write_bytes(b""), "img0005"),
+    "4-D": (lambda raw: _rewrite(_image(raw), lambda voxels: np.stack([voxels, voxels], -1)), "4-D"),
+    "NaN": (_with_nan, "NaN"),
+    "all background": (lambda raw: _rewrite(_label(raw), np.zeros_like), "background"),
+    "a stray label": (_stray, "281"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_one_bad_case_is_named_and_the_others_are_finished(damage: str, raw: Path) -> None:
+    spoil, word = DAMAGES[damage]
+    spoil(raw)
+    done = _preprocess(raw)
+    assert "0005" in _refused(done)
+    assert word in done.stderr
+    finished = sorted(path.stem for path in (raw.parent / "store" / "cases").glob("*.json"))
+    assert finished == ["0001", "0002", "0006"]
+    checked = _run("check", "--source", raw, "--recipe", "synapse")
+    assert checked.returncode == 2
+    assert any("0005" in line and line.startswith("error") for line in checked.stdout.splitlines())
+
+
+def test_an_incomplete_store_is_mended_by_running_again(raw: Path, phantom: Path) -> None:
+    _truncate(raw)
+    _preprocess(raw)
+    assert "0005" in _refused(
+        _run("train", "--method", "fcn", "--data", raw.parent / "store", "--out", raw.parent / "run")
+    )
+    shutil.copy(_image(phantom), _image(raw))
+    done = _preprocess(raw)
+    assert done.returncode == 0, done.stderr
+    assert "3 already done" in done.stdout
+
+
+def test_two_files_for_one_case(raw: Path) -> None:
+    (raw / FOLDER / "img" / "img0005.nii").write_bytes(gzip.decompress(_image(raw).read_bytes()))
+    assert "0005" in _refused(_preprocess(raw))
+
+
+def test_output_below_a_file(raw: Path) -> None:
+    (raw.parent / "store").write_text("in the way")
+    assert "file lies where a folder is wanted" in _refused(_preprocess(raw))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize(("options", "words"), [("size=400k", "space"), ("size=1m,ro", "read-only")])
+def test_full_and_read_only_disks(options: str, words: str, raw: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this machine allows no mounts")
+    try:
+        done = _run("preprocess", "synapse", "--source", raw, "--out", disk / "store")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    _refused(done)
+    assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], "Did you mean 'train'"),
+        (["preprocess", "synapes", "--source", ".", "--out", "x"], "did you mean 'synapse'"),
+        (["preprocess", "missing/recipe.yaml", "--source", ".", "--out", "x"], "no such recipe"),
+        (["preprocess", "synapse", "--source", "nowhere", "--out", "x"], "nowhere"),
+        (["phantom", "synaps", "--out", "x"], "did you mean 'synapse'"),
+        (["phantom", "synapse", "--out", "x", "--size", "64x64"], "rows x columns x slices"),
+        (["train", "--method", "fcn_dms", "--data", ".", "--out", "x"], "did you mean 'fcn_dsm'"),
+        (["train", "--method", "fcn", "--data", ".", "--out", "x"], "preprocess"),
+        (["train", "--method", "fcn", "--out", "x"], "--data"),
+        (["train", "--out", "x", "--resume"], "nothing to resume"),
+        (["infer", "nothing.nii.gz", "--model", ".", "--out", "x"], "no such file"),
+        (
+            ["evaluate", "--prediction", "a", "--reference", "b", "--labels", "synapse", "--out", "x"],
+            "no such folder",
+        ),
+        (["evaluate", "--prediction", "a", "--reference", "b", "--labels", "x.json", "--out", "x"], "x.json"),
+        (["check"], "--source with --recipe"),
+        (["train", "--nope"], "--nope"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_arguments(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words in _refused(_run(*arguments))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("command", ["methods", "datasets"])
+def test_lists(command: str) -> None:
+    table, listed = _run(command), _run(command, "--json")
+    assert table.returncode == listed.returncode == 0
+    rows = json.loads(listed.stdout)
+    assert rows
+    assert all(row["id"] in table.stdout for row in rows)
+
+
+def test_clean_data_passes_the_doctor(phantom: Path, tmp_path: Path) -> None:
+    assert _run("check", "--source", phantom, "--recipe", "synapse").returncode == 0
+    _run("preprocess", "synapse", "--source", phantom, "--out", tmp_path / "store")
+    checked = _run("check", tmp_path / "store", "--json")
+    assert checked.returncode == 0
+    assert json.loads(checked.stdout) == []
+
+
+def test_scoring_the_reference_against_itself_is_perfect(phantom: Path, tmp_path: Path) -> None:
+    labels = phantom / FOLDER / "label"
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    classes = {8: 1, 4: 2, 3: 3, 2: 4, 6: 5, 11: 6, 1: 7, 7: 8}
+    for file in labels.iterdir():
+        image = nib.load(file)
+        raw = np.asanyarray(image.dataobj)
+        mapped = sum((raw == value) * np.uint8(label) for value, label in classes.items())
+        nib.save(
+            nib.Nifti1Image(mapped.astype(np.uint8), image.affine), masks / file.name.replace("label", "img")
+        )
+    arguments = ["evaluate", "--prediction", masks, "--reference", labels, "--labels", "synapse"]
+    done = _run(*arguments, "--out", tmp_path / "out", "--protocol", "strict", "--protocol", "transunet")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["mean"] == {"dice": 1.0, "hd95_mm": 0.0}
+    assert summary["cases"] == 4
+    assert set(summary["protocols"]) == {"strict", "transunet"}
+    assert (tmp_path / "out" / "report.html").stat().st_size > 1000
+
+
+def test_debugging_shows_the_traceback() -> None:
+    done = _run("preprocess", "synapes", "--source", ".", "--out", "x", DSNET_MED_DEBUG="1")
+    assert "Traceback" in done.stderr

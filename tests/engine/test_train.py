@@ -1,0 +1,182 @@
+"""One run, trained in three ways, is one network; its folder is a bundle that goes on, infers and evaluates."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from monai.bundle.properties import InferProperties, TrainProperties
+from narrow import NARROW
+
+from dsnet_med.engine.predict import Predictor
+from dsnet_med.engine.train import prepare_run, train
+from dsnet_med.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def _weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "models" / "model.pt", weights_only=True)
+
+
+def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_run_leaves_everything_behind(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["method"]["id"] == "fcn_dsm"
+    assert summary["select_on"] == "val"
+    assert summary["best"]["iteration"] in (3, 6)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    validations = [line for line in lines if "val_mean_dice" in line]
+    assert [line["iteration"] for line in validations] == [3, 6]
+    assert set(validations[0]["val_dice"]) >= {"aorta", "stomach"}
+    assert not list(run.rglob("*partial*"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [str(BIN / "monai"), "bundle", "run", "training"],
+        [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.yaml"],
+        [str(BIN / "dsnet-med"), "bundle", "run", "training"],
+    ],
+    ids=["monai", "python -m monai.bundle", "dsnet-med bundle"],
+)
+def test_every_way_to_type_it_trains_the_same_network(command: list[str], run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "configs", tmp_path / "configs")
+    done = _command(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert _same(_weights(tmp_path), _weights(run))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "trainning"], "did you mean 'training'"),
+        (["run", "training", "--iteration", "5"], "did you mean 'iterations'"),
+        (["run", "training", "--config_file", "configs/none.yaml"], "no configuration file"),
+    ],
+)
+def test_monai_refuses_what_does_not_exist(arguments: list[str], message: str, run: Path) -> None:
+    done = _command(str(BIN / "monai"), "bundle", *arguments, cwd=run)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_seeds_differ_and_one_seed_repeats(run: Path, store: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        prepare_run("fcn_dsm", store, tmp_path / str(seed), {**NARROW, "seed": seed})
+        train(tmp_path / str(seed), {})
+    assert _same(_weights(tmp_path / "0"), _weights(run))
+    assert not _same(_weights(tmp_path / "1"), _weights(run))
+
+
+def test_a_stopped_run_goes_on(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    last = tmp_path / "run" / "models" / "last.pt"
+    state = torch.load(last, weights_only=True)
+    assert state["iteration"] == 6
+    torch.save({**state, "iteration": 3}, last)
+    summary = train(tmp_path / "run", {"resume": True})
+    assert torch.load(last, weights_only=True)["iteration"] == 6
+    assert summary["best"]["val_mean_dice"] >= state["best"]["val_mean_dice"]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "val_mean_dice" in line] == [3, 6, 6]
+    with pytest.raises(RuntimeError) as refused:
+        train(tmp_path / "run", {"resume": True})
+    assert "has done all 6 iterations" in str(refused.value.__cause__)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(run: Path, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="already holds a run"):
+        prepare_run("fcn_dsm", store, run, NARROW)
+    with pytest.raises(InputError, match="nothing to resume"):
+        train(tmp_path, {"resume": True})
+
+
+@pytest.mark.parametrize("folder", ["checkout", "run"])
+def test_configurations_have_the_properties_that_monai_requires(folder: str, run: Path, store: Path) -> None:
+    root = ROOT if folder == "checkout" else run
+    for name, wanted in (("train", TrainProperties), ("inference", InferProperties)):
+        workflow = ConfigWorkflow(
+            str(root / "configs" / f"{name}.yaml"),
+            workflow_type=name,
+            logging_file=False,
+            dataset_dir=str(store),
+        )
+        assert set(workflow.properties) >= set(wanted)
+        assert workflow.check_properties() == []
+        assert {"run", "training" if name == "train" else "inference"} <= set(workflow.parser.config)
+
+
+def test_metadata_names_the_channels(run: Path) -> None:
+    for root in (ROOT, run):
+        metadata = json.loads((root / "configs" / "metadata.json").read_text())
+        pred = metadata["network_data_format"]["outputs"]["pred"]
+        assert pred["num_channels"] == len(pred["channel_def"]) == 9
+        assert pred["channel_def"]["5"] == "liver"
+        assert len(metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]) == 3
+
+
+def test_the_bundle_infers_what_infer_does(run: Path, raw: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(raw / "RawData" / "Training" / "img" / "img0001.nii.gz", images)
+    config = str(run / "configs" / "inference.yaml")
+    workflow = ConfigWorkflow(
+        config,
+        workflow_type="inference",
+        run_id="inference",
+        bundle_root=str(run),
+        dataset_dir=str(images),
+        output_dir=str(tmp_path / "masks"),
+    )
+    workflow.initialize()
+    workflow.run()
+    image = nib.load(images / "img0001.nii.gz")
+    wanted = Predictor.from_run(run).predict(np.asanyarray(image.dataobj), image.affine)
+    mask = nib.load(tmp_path / "masks" / "img0001.nii.gz")
+    np.testing.assert_array_equal(np.asanyarray(mask.dataobj), wanted)
+    np.testing.assert_allclose(mask.affine, image.affine, atol=1e-5)
+
+
+def test_the_bundle_evaluates_its_best_checkpoint(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    files = str([f"configs/{name}.yaml" for name in ("train", "evaluate")])
+    done = _command(
+        str(BIN / "monai"), "bundle", "run", "evaluating", "--config_file", files, cwd=tmp_path / "run"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mean_dice" in json.loads((tmp_path / "run" / "test_dice.json").read_text())
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+def test_loggers_work_without_an_account(logger: str, store: Path, tmp_path: Path) -> None:
+    prepare_run("fcn", store, tmp_path, {**NARROW, "iterations": 2, "validate_every": 2, "loggers": [logger]})
+    train(tmp_path, {})
+    pattern = {"tensorboard": "tensorboard/events*", "wandb": "wandb/offline-run-*"}[logger]
+    assert list(tmp_path.glob(pattern))
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    weights = tmp_path / "run" / "models" / "model.pt"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match="not the weights of this network"):
+        Predictor.from_run(tmp_path / "run")
