@@ -22,16 +22,16 @@ def in_parallel(
     pool of processes, so every item that was lost is tried once more, alone.
     """
     lost: list[Item] = []
-    with _pool(min(workers, len(items))) as pool:
+    pool = _pool(min(workers, len(items)))
+    try:
         futures = {pool.submit(work, item): item for item in items}
-        try:
-            for future in as_completed(futures):
-                try:
-                    yield futures[future], future.result()
-                except BrokenProcessPool:
-                    lost.append(futures[future])
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                lost.append(futures[future])
+    finally:  # also when the caller stops asking: only what is under way is waited for
+        pool.shutdown(wait=True, cancel_futures=True)
     for item in lost:
         yield item, _alone(work, item)
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -442,6 +443,7 @@ def test_stopping_early_ends_the_workers(recipe: Recipe, source: Path, out: Path
     running = convert(recipe, source, out, workers=2)
     next(running)
     running.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
     assert not (out / MANIFEST).exists()
     assert any(result.reused for result in run(recipe, source, out).values())
 
