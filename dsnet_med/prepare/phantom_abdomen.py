@@ -103,7 +103,7 @@ def _bowel(rng: Generator) -> list[Tissue]:
     for _ in range(9):
         middle = rng.uniform((-95, 5, -120), (95, 60, -62))
         radii = rng.uniform(12, 22, 3)
-        loops.append(Tissue(ellipsoid(middle, radii, rng.uniform(0, 90, 3)), rng.normal(38, 8)))
+        loops.append(Tissue(ellipsoid(middle, radii, rng.uniform(0, 90, 3)), rng.normal(50, 6)))
     middle = rng.uniform((-90, 35, -115), (90, 60, -75))
     return [*loops, Tissue(ellipsoid(middle, (16, 11, 14)), -850.0)]
 
@@ -119,7 +119,7 @@ def _organs(rng: Generator, cavity: Shape) -> list[Tissue]:
         Tissue(liver, rng.normal(110, 5), _LIVER),
         *_stomach(rng),
         Tissue(spleen, rng.normal(128, 5), _SPLEEN),
-        Tissue(_varied(rng, _gallbladder()), rng.normal(10, 4), _GALLBLADDER),
+        Tissue(_varied(rng, _gallbladder()), rng.normal(6, 3), _GALLBLADDER),
         Tissue(_varied(rng, _pancreas()), rng.normal(88, 4), _PANCREAS),
         Tissue(_varied(rng, ellipsoid((33, -40, 30), (8, 12, 18)), 2), rng.normal(72, 4), _RIGHT_ADRENAL),
         Tissue(_varied(rng, ellipsoid((-34, -36, 32), (8, 12, 18)), 2), rng.normal(72, 4), _LEFT_ADRENAL),
@@ -149,7 +149,7 @@ def _kidney(rng: Generator, side: int) -> tuple[Shape, Shape]:
 
 
 def _gallbladder() -> Shape:
-    return ellipsoid((55, 46, -38), (17, 20, 24), (25, 10, 0))
+    return ellipsoid((57, 48, -40), (20, 22, 28), (25, 10, 0))
 
 
 def _stomach(rng: Generator) -> list[Tissue]:
@@ -158,7 +158,7 @@ def _stomach(rng: Generator) -> list[Tissue]:
     antrum = tube([(-46, 50, -14), (-14, 58, -26), (16, 52, -22)], (22, 19, 13))
     whole = _varied(rng, union(fundus, body, antrum, blend_mm=22))
     lumen = grown(whole, -4)
-    tissues = [Tissue(whole, rng.normal(58, 4), _STOMACH), Tissue(lumen, rng.normal(25, 5), _STOMACH)]
+    tissues = [Tissue(whole, rng.normal(58, 4), _STOMACH), Tissue(lumen, rng.normal(32, 5), _STOMACH)]
     if rng.random() < 0.7:
         # The patient lies on the back: gas collects in front, above a level surface.
         gas = inside(lumen, above((0, 1, 0), float(rng.uniform(45, 60))))
