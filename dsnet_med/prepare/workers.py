@@ -24,7 +24,12 @@ def in_parallel(
     lost: list[Item] = []
     pool = _pool(min(workers, len(items)))
     try:
-        futures = {pool.submit(work, item): item for item in items}
+        futures = {}
+        for item in items:
+            try:
+                futures[pool.submit(work, item)] = item
+            except BrokenProcessPool:  # a worker died before the last item was handed in
+                lost.append(item)
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()

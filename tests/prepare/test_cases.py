@@ -191,6 +191,12 @@ def test_bad_file_lists_are_refused(tmp_path: Path, listed: dict[str, object], t
         find_cases(load_recipe("decathlon"), tmp_path)
 
 
+@pytest.mark.parametrize(("recipe", "folder"), [("hippocampus", "imagesTr"), ("totalsegmentator", "images")])
+def test_hidden_files_are_no_cases(tmp_path: Path, recipe: str, folder: str) -> None:
+    touch(tmp_path / folder / "a.nii.gz", tmp_path / folder / "._a.nii.gz")
+    assert [case.id for case in find_cases(load_recipe(recipe), tmp_path)] == ["a"]
+
+
 def test_decathlon_folders_serve_without_dataset_json(shared: Path) -> None:
     cases = find_cases(load_recipe("hippocampus"), shared / "data/hippocampus")
     splits = [case.split for case in cases]
