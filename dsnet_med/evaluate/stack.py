@@ -65,8 +65,8 @@ def stackable(parts: Sequence[Parts]) -> bool:
 def _measure_label(measures: Sequence[Measure], parts: Sequence[Parts]) -> Measure:
     label = measures[0].label
     depths = [part.shape[0] for part in parts]
-    reference = _joined([part.reference.get(label) for part in parts], depths)
-    prediction = _joined([part.prediction.get(label) for part in parts], depths)
+    reference = border_places([part.reference.get(label) for part in parts], depths)
+    prediction = border_places([part.prediction.get(label) for part in parts], depths)
     distance = nan
     if len(reference) and len(prediction):
         voxels = (1.0, 1.0, 1.0)
@@ -85,8 +85,8 @@ def _measure_label(measures: Sequence[Measure], parts: Sequence[Parts]) -> Measu
     )
 
 
-def _joined(parts: Sequence[Part | None], depths: Sequence[int]) -> Points:
-    """The border voxels of one label in the stack, each once."""
+def border_places(parts: Sequence[Part | None], depths: Sequence[int]) -> Points:
+    """The border voxels (N, 3) of one label in the stack of cases with these depths, each once."""
     empty = Part(np.empty((0, 3), np.intp), np.empty((0, 2), np.intp), np.empty((0, 2), np.intp))
     known = [empty, *(part or empty for part in parts), empty]
     starts = np.concatenate([[0], np.cumsum(depths)])

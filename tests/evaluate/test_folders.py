@@ -118,6 +118,18 @@ def test_bad_cases_never_stop_the_others(folders, workers):
     assert summary["references_without_prediction"] == ["alone"]
 
 
+def test_an_unforeseen_error_fails_its_case_alone(folders, monkeypatch):
+    def read(path):
+        if path == folders[0] / "a.nii.gz":
+            raise RuntimeError("a surprise")
+        return read_labels(path)
+
+    monkeypatch.setattr("dsnet_med.evaluate.folders.read_labels", read)
+    scores, summary = evaluate(*folders)
+    assert "RuntimeError: a surprise" in scores[0].error
+    assert summary["cases"] == 1
+
+
 def test_workers_change_nothing(folders):
     (one, first), (two, second) = evaluate(*folders), evaluate(*folders, workers=2)
     assert cases_csv(one, "strict") == cases_csv(two, "strict")

@@ -14,7 +14,8 @@ from dsnet_med.errors import InputError
 from dsnet_med.evaluate import dice, hd95, score_case
 from dsnet_med.evaluate.measure import measure_case
 from dsnet_med.evaluate.protocols import DPCNET, MONAI, STRICT, TRANSUNET, find_protocols, record
-from dsnet_med.evaluate.stack import measure_stack, parts_of
+from dsnet_med.evaluate.stack import border_places, measure_stack, parts_of
+from dsnet_med.evaluate.surface import border
 
 NAMES = {1: "liver", 2: "spleen", 3: "aorta"}
 
@@ -159,6 +160,16 @@ def test_the_stack_equals_the_volume_it_stands_for(depths, seed):
         assert replace(stacked, hd95_pooled_voxels=0, **per_case) == replace(
             real, hd95_pooled_voxels=0, **per_case
         )
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=4), st.integers(0, 2**32 - 1), st.floats(0.1, 0.98))
+@settings(max_examples=60, deadline=None)
+def test_border_voxels_of_the_stack(depths, seed, filled):
+    rng = np.random.default_rng(seed)
+    volumes = [(rng.random((depth, 5, 4)) < filled).astype(np.uint8) for depth in depths]
+    parts = [parts_of(volume, volume, {1: "organ"}.keys()).reference.get(1) for volume in volumes]
+    found = {tuple(place) for place in border_places(parts, depths)}
+    assert found == {tuple(place) for place in np.argwhere(border(np.concatenate(volumes) > 0))}
 
 
 @given(label_maps())

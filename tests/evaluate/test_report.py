@@ -92,6 +92,7 @@ def test_the_report_is_one_offline_file(evaluated):
     words = " ".join(parser.words)
     for wanted in ("fcn_dsm", "bad", "not a readable NIfTI", "left <b>kidney</b>", "missed", *PROTOCOLS):
         assert wanted in words, wanted
+    assert NAMES[1] not in page  # only escaped
     assert f"{summary['mean']['dice']:.3f}" in words
     assert len(page) < 400_000
     assert not list(out.glob(".*"))
