@@ -48,18 +48,20 @@ def evaluate(
         reasons = "; ".join(failures.values()) or f"{reference} holds no label map of this recipe"
         raise InputError(f"no case has both a prediction and a reference: {reasons}")
     require_writable(out)
-    scored = evaluate_pairs(
+    results = evaluate_pairs(
         pairs, naming.labels, protocols=protocols, workers=workers, reference_map=naming.reference_map
     )
-    scores = list(bar(scored, len(pairs), "evaluate"))
+    scores = list(bar(results, len(pairs), "evaluate"))
     summary = summarise(scores, naming.labels, protocols, missing=missing, failures=failures)
     shown = None if images is None else find_scans(images, naming.prediction_case)
     write_results(out, scores, summary, naming.labels, images=shown, run=facts)
     failures |= {score.case: score.error for score in scores if score.error}
-    mean = summary["mean"]
-    typer.echo(
-        f"{summary['cases']} cases, {summary['protocol']}: mean Dice {mean['dice']:.4f}, report in {out}"
-    )
+    dice, hd95 = summary["mean"]["dice"], summary["mean"]["hd95_mm"]
+    if dice is not None:
+        distance = "" if hd95 is None else f", HD95 {hd95:.2f} mm"
+        typer.echo(
+            f"{summary['cases']} cases, {summary['protocol']}: Dice {dice:.4f}{distance}, report in {out}"
+        )
     if missing:
         typer.echo(f"not scored, no prediction: {', '.join(missing)}")
     if failures:

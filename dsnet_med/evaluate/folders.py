@@ -3,12 +3,8 @@
 A case that cannot be scored carries the reason; the others are scored all the same.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ from dsnet_med.evaluate.protocols import PROTOCOLS, Protocol, Record, find_proto
 from dsnet_med.files import sha256
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.volumes import Volume, case_name, is_nifti, read_labels, require_same_grid
+from dsnet_med.workers import in_parallel
 
 LabelValues = Mapping[int, int]
 
@@ -189,45 +186,13 @@ def _parts(task: _Task, reference: LabelMap, prediction: Volume) -> stack.Parts:
 
 
 def _in_processes(tasks: Sequence[_Task], workers: int) -> Iterator[CaseScore]:
-    """Score in a pool; when a worker is killed, the unfinished cases are scored again, each by itself."""
-    left = dict(enumerate(tasks))
-    try:
-        with _pool(min(workers, len(tasks))) as pool:
-            futures = {pool.submit(_score, task): index for index, task in left.items()}
-            yield from _finished(futures, left)
-    except BrokenProcessPool:
-        for task in list(left.values()):
-            yield _alone(task)
+    for task, score in in_parallel(_score, tasks, workers):
+        yield score or _lost(task.pair)
 
 
-def _finished(futures: dict[Future[CaseScore], int], left: dict[int, _Task]) -> Iterator[CaseScore]:
-    try:
-        for future in as_completed(futures):
-            score = future.result()
-            del left[futures[future]]
-            yield score
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def _alone(task: _Task) -> CaseScore:
-    try:
-        with _pool(1) as pool:
-            return pool.submit(_score, task).result()
-    except BrokenProcessPool:
-        reason = f"{task.pair.prediction}: the process that scored it was killed; is there enough memory?"
-        return CaseScore(task.pair.case, task.pair.prediction, task.pair.reference, error=reason)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Forking starts at once; with torch loaded the caller may hold threads and a GPU, which must not be forked.
-    methods = [method for method in ("fork", "forkserver", "spawn") if method in get_all_start_methods()]
-    if sys.platform != "linux" or "torch" in sys.modules:
-        methods.remove("fork")
-    context = get_context(methods[0])
-    context.set_forkserver_preload([__name__])
-    return ProcessPoolExecutor(workers, mp_context=context)
+def _lost(pair: Pair) -> CaseScore:
+    reason = f"{pair.prediction}: the process that scored it was killed; is there enough memory?"
+    return CaseScore(pair.case, pair.prediction, pair.reference, error=reason)
 
 
 def _volumes(place: Path, role: str) -> list[Path]:

@@ -35,8 +35,8 @@ from dsnet_med.prepare.store import (
     entry_file,
     require_whole,
 )
-from dsnet_med.prepare.workers import in_parallel
 from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
+from dsnet_med.workers import in_parallel
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from dsnet_med.prepare import convert as module
 from dsnet_med.prepare.convert import CaseResult, convert
 from dsnet_med.prepare.recipe import Recipe, load_recipe
 from dsnet_med.prepare.store import MANIFEST, Store, data_file, entry_file
-from dsnet_med.prepare.workers import in_parallel
+from dsnet_med.workers import in_parallel
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -50,8 +51,9 @@ def _alone(work: Callable[[Item], Result], item: Item) -> Result | None:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: the caller may hold threads and a GPU.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare_worker)
+    # Forking starts at once; with torch loaded the caller may hold threads and a GPU, which must not be forked.
+    method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
+    return ProcessPoolExecutor(workers, multiprocessing.get_context(method), _prepare_worker)
 
 
 def _prepare_worker() -> None:
