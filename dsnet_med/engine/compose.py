@@ -32,7 +32,7 @@ def compose_train(method: str, store: Path, settings: Mapping[str, Any]) -> dict
     config["class_names"], config["num_classes"] = list(opened.classes), len(opened.classes)
     for name, value in settings.items():
         override(config, name, value)
-    if "size" not in settings:
+    if not isinstance(config["size"], list):  # no data set and no setting says it
         config["size"] = slice_size(str(store), config["largest_size"])
     return config
 
