@@ -10,6 +10,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from dsnet_med.errors import InputError
+
+_CONNECT_SECONDS = 10
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -40,6 +43,28 @@ def in_parallel(
         pool.shutdown(wait=True, cancel_futures=True)
     for item in lost:
         yield item, _alone(work, item)
+
+
+def on_cluster(
+    work: Callable[[Item], Result], items: Sequence[Item], address: str
+) -> Iterator[tuple[Item, Result | None]]:
+    """As `in_parallel`, on the Dask cluster whose scheduler listens at `address`. Raises InputError.
+
+    The workers of the cluster must see the same files under the same names.
+    """
+    try:
+        from distributed import Client, KilledWorker, as_completed  # noqa: PLC0415 -- an optional dependency
+    except ImportError as error:
+        raise InputError("a Dask scheduler needs the package 'distributed': pip install distributed") from error
+    try:
+        client = Client(address, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no Dask scheduler answers at '{address}' ({error})") from error
+    with client:
+        futures = {client.submit(work, item, pure=False): item for item in items}
+        for future in as_completed(futures):
+            failure = future.exception()
+            yield futures[future], None if isinstance(failure, KilledWorker) else future.result()
 
 
 def _alone(work: Callable[[Item], Result], item: Item) -> Result | None:

@@ -78,9 +78,7 @@ def preprocess(
     """Turn raw volumes into a training store; finished cases are kept when run again."""
     from dsnet_med.cli import steps
 
-    if scheduler is not None:
-        raise InputError("--scheduler is not supported in this version; use --workers")
-    steps.preprocess(recipe, source, out, workers=workers, exclude=exclude or [])
+    steps.preprocess(recipe, source, out, workers=workers, exclude=exclude or [], scheduler=scheduler)
 
 
 @app.command()

@@ -32,7 +32,7 @@ def quickstart(out: Path) -> None:
     raw, store, run, masks = folders = [out / name for name in ("raw", "store", "run", "predictions")]
     _clear(out, folders)
     steps.phantom("synapse", raw, cases=CASES, seed=0, size=SIZE, oblique=False)
-    steps.preprocess("synapse", raw, store, workers=2, exclude=[])
+    steps.preprocess("synapse", raw, store, workers=2)
     steps.train(
         "fcn_dsm", store, run, given={"seed": 0, "iterations": ITERATIONS}, assignments=SETTINGS, device="auto"
     )

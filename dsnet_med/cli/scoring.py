@@ -1,12 +1,14 @@
 """What `evaluate` does: which file belongs to which case, which values mean which organ. Without torch."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from dsnet_med.cli.steps import bar
+from dsnet_med.cli.steps import RUN_FACTS, bar
 from dsnet_med.errors import CasesFailedError, InputError
 from dsnet_med.evaluate.folders import evaluate_pairs, pair_folders
 from dsnet_med.evaluate.labels import read_label_names
@@ -37,7 +39,6 @@ def evaluate(
     protocols: Sequence[str],
     images: Path | None,
     workers: int,
-    facts: Mapping[str, str] | None = None,
 ) -> None:
     """Score the predictions and write cases.csv, summary.json and report.html."""
     naming = by_json(Path(labels)) if labels.endswith(".json") else by_recipe(load_recipe(labels))
@@ -54,7 +55,7 @@ def evaluate(
     scores = list(bar(results, len(pairs), "evaluate"))
     summary = summarise(scores, naming.labels, protocols, missing=missing, failures=failures)
     shown = None if images is None else find_scans(images, naming.prediction_case)
-    write_results(out, scores, summary, naming.labels, images=shown, run=facts)
+    write_results(out, scores, summary, naming.labels, images=shown, run=_run_facts(prediction))
     failures |= {score.case: score.error for score in scores if score.error}
     dice, hd95 = summary["mean"]["dice"], summary["mean"]["hd95_mm"]
     if dice is not None:
@@ -66,6 +67,13 @@ def evaluate(
         typer.echo(f"not scored, no prediction: {', '.join(missing)}")
     if failures:
         raise CasesFailedError(failures)
+
+
+def _run_facts(prediction: Path) -> Mapping[str, Any] | None:
+    """What `infer` wrote beside its masks; None where they come from elsewhere."""
+    file = prediction / RUN_FACTS
+    facts: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return facts
 
 
 def by_json(path: Path) -> Naming:

@@ -11,12 +11,14 @@ import typer
 from tqdm import tqdm
 
 from dsnet_med.errors import CasesFailedError, InputError, unknown
+from dsnet_med.files import write_json
 
 T = TypeVar("T")
 _PHANTOMS = ("synapse", "acdc")
+RUN_FACTS = "run.json"  # in a folder of masks: which run made them
 
 
-def bar(results: Iterable[T], total: int, title: str) -> Iterable[T]:
+def bar(results: Iterable[T], total: int | None, title: str) -> Iterable[T]:
     """`results` with a bar that shows how many there are and how long the rest will take."""
     return tqdm(results, total=total, desc=title, unit="case", ncols=100)
 
@@ -34,7 +36,15 @@ def phantom(
     typer.echo(f"{len(made)} {dataset} phantoms in {out}")
 
 
-def preprocess(recipe_name: str, source: Path, out: Path, *, workers: int, exclude: Sequence[str]) -> None:
+def preprocess(
+    recipe_name: str,
+    source: Path,
+    out: Path,
+    *,
+    workers: int,
+    exclude: Sequence[str] = (),
+    scheduler: str | None = None,
+) -> None:
     """Convert a raw data set into a store."""
     from dsnet_med.prepare.cases import find_cases
     from dsnet_med.prepare.convert import convert
@@ -43,7 +53,8 @@ def preprocess(recipe_name: str, source: Path, out: Path, *, workers: int, exclu
 
     recipe = for_source(load_recipe(recipe_name), source)
     total = len(find_cases(recipe, source)) - len(set(exclude))
-    results = list(bar(convert(recipe, source, out, workers=workers, exclude=exclude), total, "preprocess"))
+    converted = convert(recipe, source, out, workers=workers, exclude=exclude, scheduler=scheduler)
+    results = list(bar(converted, total, "preprocess"))
     failures = {result.case: result.error for result in results if result.error}
     for case, reason in failures.items():
         typer.echo(f"{case}: {reason}", err=True)
@@ -59,18 +70,16 @@ def preprocess(recipe_name: str, source: Path, out: Path, *, workers: int, exclu
 
 def check(store: Path | None, source: Path | None, recipe_name: str | None, *, as_json: bool) -> None:
     """Examine a store or a raw data set and list what is wrong."""
+    from dsnet_med.prepare.cases import find_cases
     from dsnet_med.prepare.doctor import examine_source, examine_store
     from dsnet_med.prepare.recipe import for_source, load_recipe
 
-    if store is not None:
-        examined = examine_store(store)
+    if source is None:
+        examined, total = examine_store(Path(str(store))), None
     else:
-        examined = examine_source(
-            for_source(load_recipe(str(recipe_name)), Path(str(source))), Path(str(source))
-        )
-    findings = [
-        finding for part in tqdm(examined, desc="check", unit="case", ncols=100) for finding in part.findings
-    ]
+        recipe = for_source(load_recipe(str(recipe_name)), source)
+        examined, total = examine_source(recipe, source), len(find_cases(recipe, source))
+    findings = [finding for part in bar(examined, total, "check") for finding in part.findings]
     if as_json:
         typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
@@ -136,14 +145,30 @@ def infer(
 
     files = find_inputs(inputs)
     predictor = Predictor.from_run(model, device=device, batch_size=batch, mirror=mirror)
+    facts = run_facts(model)
     started = time.monotonic()
     results = list(bar(segment_files(predictor, files, out), len(files), "infer"))
+    write_json(out / RUN_FACTS, facts)
     failures = {result.case: result.error for result in results if result.error}
     if len(failures) == len(files):
         raise InputError("; ".join(failures.values()))
     if failures:
         raise CasesFailedError(failures)
     typer.echo(f"{len(files)} masks in {out}, {time.monotonic() - started:.1f} s")
+
+
+def run_facts(run: Path) -> dict[str, Any]:
+    """What a reader of scores has to know of the run behind them, from its summary.json; empty without one."""
+    file = run / "summary.json"
+    if not file.is_file():
+        return {}
+    summary = json.loads(file.read_text(encoding="utf-8"))
+    facts = {name: summary[name] for name in ("recipe", "seed", "iterations", "width", "select_on", "device")}
+    return {
+        "method": summary["method"]["title"],
+        **facts,
+        "selected at iteration": summary["best"]["iteration"],
+    }
 
 
 def quiet_monai() -> None:

@@ -36,7 +36,7 @@ from dsnet_med.prepare.store import (
     require_whole,
 )
 from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
-from dsnet_med.workers import in_parallel
+from dsnet_med.workers import in_parallel, on_cluster
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,18 @@ class CaseResult:
 
 
 def convert(
-    recipe: Recipe, source: Path, out: Path, *, workers: int, exclude: Collection[str] = ()
+    recipe: Recipe,
+    source: Path,
+    out: Path,
+    *,
+    workers: int,
+    exclude: Collection[str] = (),
+    scheduler: str | None = None,
 ) -> Iterator[CaseResult]:
     """Convert every case of `source` but those in `exclude` into the store `out`; yields as cases end.
 
-    With more than one worker, cases run in processes of their own and end in any order. The manifest is written
+    With more than one worker, cases run in processes of their own and end in any order; with the address of a
+    Dask `scheduler` they run on its cluster, whose workers must see the same files. The manifest is written
     after the last case; until then `out` is no store. Raises InputError when the source, the recipe or `out`
     cannot be used at all; what is wrong with a single case is in its result.
     """
@@ -65,7 +72,7 @@ def convert(
     _claim(recipe, out)
     work = partial(convert_case, recipe, source, out)
     failed: dict[str, str] = {}
-    for result in map(work, cases) if workers == 1 else _in_processes(work, cases, workers):
+    for result in _results(work, cases, workers, scheduler):
         if result.error is not None:
             failed[result.case] = result.error.replace(f"{source}{os.sep}", "").replace(f"{out}{os.sep}", "")
         yield result
@@ -86,10 +93,14 @@ def convert_case(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> CaseR
     return CaseResult(raw.id, reason, reused, time.perf_counter() - start)
 
 
-def _in_processes(
-    work: Callable[[RawCase], CaseResult], cases: list[RawCase], workers: int
+def _results(
+    work: Callable[[RawCase], CaseResult], cases: list[RawCase], workers: int, scheduler: str | None
 ) -> Iterator[CaseResult]:
-    for case, result in in_parallel(work, cases, workers):
+    if scheduler is None and workers == 1:
+        yield from map(work, cases)
+        return
+    ended = on_cluster(work, cases, scheduler) if scheduler else in_parallel(work, cases, workers)
+    for case, result in ended:
         reason = "its process was killed, most likely for want of memory; use fewer workers"
         yield result or CaseResult(case.id, reason, False, 0.0)
 
