@@ -1,6 +1,6 @@
 """Dual-branch selective attention module (DSM).
 
-Source: DSNet, https://github.com/dsnet-med/dsnet-med. The two branches are those of polarized self-attention
+Paper: "Does the Attention Mechanism Act As a Correction Factor?" (DSNet). The two branches are those of polarized self-attention
 (Liu et al. 2021, https://arxiv.org/abs/2107.00782); the soft choice between two paths is that of selective
 kernels (Li et al. 2019, https://arxiv.org/abs/1903.06586).
 
