@@ -19,6 +19,8 @@ from dsnet_med.prepare.cases import case_of_image, case_of_label
 from dsnet_med.prepare.recipe import Recipe, load_recipe
 from dsnet_med.volumes import case_name, is_nifti
 
+_SHOWN = 6
+
 
 @dataclass(frozen=True)
 class Naming:
@@ -64,7 +66,8 @@ def evaluate(
             f"{summary['cases']} cases, {summary['protocol']}: Dice {dice:.4f}{distance}, report in {out}"
         )
     if missing:
-        typer.echo(f"not scored, no prediction: {', '.join(missing)}")
+        shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        typer.echo(f"{len(missing)} references have no prediction and are not scored: {shown}")
     if failures:
         raise CasesFailedError(failures)
 
