@@ -66,8 +66,8 @@ def evaluate(
             f"{summary['cases']} cases, {summary['protocol']}: Dice {dice:.4f}{distance}, report in {out}"
         )
     if missing:
-        shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
-        typer.echo(f"{len(missing)} references have no prediction and are not scored: {shown}")
+        some = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        typer.echo(f"{len(missing)} references have no prediction and are not scored: {some}")
     if failures:
         raise CasesFailedError(failures)
 

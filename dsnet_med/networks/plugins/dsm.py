@@ -1,8 +1,8 @@
 """Dual-branch selective attention module (DSM).
 
-Paper: "Does the Attention Mechanism Act As a Correction Factor?" (DSNet). The two branches are those of polarized
-self-attention (Liu et al. 2021, https://arxiv.org/abs/2107.00782); the soft choice between two paths is that of
-selective kernels (Li et al. 2019, https://arxiv.org/abs/1903.06586).
+Paper: "Does the Attention Mechanism Act As a Correction Factor?" (DSNet). The two branches are those of
+polarized self-attention (Liu et al. 2021, https://arxiv.org/abs/2107.00782); the soft choice between two paths
+is that of selective kernels (Li et al. 2019, https://arxiv.org/abs/1903.06586).
 
 With x (B, C, N), N = H*W pixels, K = C // ratio hidden channels, the channel attention c (B, C) and the spatial
 attention s (B, N) are fused by one of
