@@ -1,7 +1,6 @@
 """What the commands do, each with a progress bar on stderr and a closing line on stdout."""
 
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -176,8 +175,9 @@ def quiet_monai() -> None:
     import logging
     import warnings
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in ("monai", "ignite", "BundleWorkflow"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     for category in (FutureWarning, DeprecationWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category)
+    from monai.bundle import workflows  # sets its own level when imported
+
+    for name in ("monai", "ignite", workflows.logger.name):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
