@@ -1,14 +1,25 @@
 """A small prepared data set and one short run, shared by the engine's tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from narrow import NARROW
 
 from dsnet_med.engine.train import prepare_run, train
 from dsnet_med.prepare.convert import convert
 from dsnet_med.prepare.phantom import make_synapse
 from dsnet_med.prepare.recipe import load_recipe
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The number of threads changes the order of sums, and with it the last bits of every weight."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

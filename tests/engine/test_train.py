@@ -111,18 +111,22 @@ def test_a_folder_with_a_run_is_not_overwritten(run: Path, store: Path, tmp_path
 
 
 @pytest.mark.parametrize("folder", ["checkout", "run"])
-def test_configurations_have_the_properties_that_monai_requires(folder: str, run: Path, store: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "wanted", "run_ids"),
+    [("train", TrainProperties, {"run", "training"}), ("inference", InferProperties, {"run", "inference"})],
+)
+def test_configurations_have_the_properties_that_monai_requires(
+    folder: str, name: str, wanted: dict[str, object], run_ids: set[str], run: Path, raw: Path, store: Path
+) -> None:
     root = ROOT if folder == "checkout" else run
-    for name, wanted in (("train", TrainProperties), ("inference", InferProperties)):
-        workflow = ConfigWorkflow(
-            str(root / "configs" / f"{name}.yaml"),
-            workflow_type=name,
-            logging_file=False,
-            dataset_dir=str(store),
-        )
-        assert set(workflow.properties) >= set(wanted)
-        assert workflow.check_properties() == []
-        assert {"run", "training" if name == "train" else "inference"} <= set(workflow.parser.config)
+    config = str(root / "configs" / f"{name}.yaml")
+    data = store if name == "train" else raw / "RawData" / "Training" / "img"
+    small = {"dataset_dir": str(data), "bundle_root": str(run), "width": 0.125}
+    workflow = ConfigWorkflow(config, workflow_type=name, logging_file=False, **small)
+    workflow.initialize()
+    assert set(workflow.properties) >= set(wanted)
+    assert workflow.check_properties() == []
+    assert run_ids <= set(workflow.parser.config)
 
 
 def test_metadata_names_the_channels(run: Path) -> None:
