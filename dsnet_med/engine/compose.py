@@ -10,7 +10,8 @@ import yaml
 from monai.bundle import ConfigParser
 
 from dsnet_med import resources
-from dsnet_med.engine.data import open_store, slice_size
+from dsnet_med.engine.data import open_store, slice_size, split_cases
+from dsnet_med.engine.loggers import require_known
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.methods import method_ids
 from dsnet_med.prepare.store import Store
@@ -32,6 +33,8 @@ def compose_train(method: str, store: Path, settings: Mapping[str, Any]) -> dict
     config["class_names"], config["num_classes"] = list(opened.classes), len(opened.classes)
     for name, value in settings.items():
         override(config, name, value)
+    split_cases(str(store), str(config["select_on"]))  # refuse now what would stop the run later
+    require_known(config["loggers"])
     if not isinstance(config["size"], list):  # no data set and no setting says it
         config["size"] = slice_size(str(store), config["largest_size"])
     return config

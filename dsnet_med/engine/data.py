@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from monai.transforms import MapTransform
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, unknown
 from dsnet_med.prepare.store import Store, StoredCase
 
 VALIDATION_FRACTION = 0.15
+SELECT_ON = ("val", "test")
 
 
 @lru_cache(maxsize=8)
@@ -34,6 +35,8 @@ def split_cases(store: str, select_on: str = "val") -> dict[str, list[str]]:
     subjects (at least one), which are then not trained on. `test`: the test split, as the reference did; all
     training cases are trained on.
     """
+    if select_on not in SELECT_ON:
+        raise unknown("select_on", select_on, SELECT_ON)
     opened = open_store(store)
     train, val = opened.cases_of("train"), opened.cases_of("val")
     if select_on == "test":

@@ -14,15 +14,20 @@ LOGGERS = ("none", "tensorboard", "wandb")
 
 def open_sinks(names: Sequence[str], folder: str, facts: dict[str, Any]) -> list[Sink]:
     """The sinks called `names`, writing below `folder`; `facts` describe the run. Raises InputError."""
-    for name in names:
-        if name not in LOGGERS:
-            raise unknown("logger", name, LOGGERS)
+    require_known(names)
     sinks: list[Sink] = [json_lines(Path(folder) / "metrics.jsonl")]
     if "tensorboard" in names:
         sinks.append(tensorboard(Path(folder) / "tensorboard"))
     if "wandb" in names:
         sinks.append(weights_and_biases(Path(folder), facts))
     return sinks
+
+
+def require_known(names: Sequence[str]) -> None:
+    """Raise InputError for a logger that does not exist."""
+    for name in names:
+        if name not in LOGGERS:
+            raise unknown("logger", name, LOGGERS)
 
 
 def json_lines(path: Path) -> Sink:

@@ -23,9 +23,9 @@ from dsnet_med.files import require_writable, write_json, write_text
 def prepare_run(method: str, store: Path, run: Path, settings: Mapping[str, Any]) -> None:
     """Make `run` a bundle folder that trains `method` on `store`: configs/ with every value written out.
 
-    Raises InputError when the folder already holds a run, or a setting does not exist.
+    Raises InputError when a run in the folder has already begun to train, or a setting does not exist.
     """
-    if (run / "configs" / "train.yaml").exists():
+    if (run / "metrics.jsonl").exists() or (run / "models").exists():
         raise InputError(f"{run} already holds a run; go on with --resume or choose another --out")
     train = compose_train(method, store, settings)
     opened = open_store(str(store))

@@ -43,6 +43,20 @@ def test_settings_that_do_not_exist_are_refused(name: str, suggestion: str, stor
         compose.compose_train("fcn", store, {name: 1})
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"select_on": "tset"}, "did you mean 'test'"),
+        ({"loggers": ["tensorbord"]}, "did you mean 'tensorboard'"),
+    ],
+)
+def test_values_that_would_stop_the_run_are_refused_at_once(
+    settings: dict[str, object], words: str, store: Path
+) -> None:
+    with pytest.raises(InputError, match=words):
+        compose.compose_train("fcn", store, settings)
+
+
 def test_unknown_method(store: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'fcn_dsm'"):
         compose.compose_train("fcn_dms", store, {})
