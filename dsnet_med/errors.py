@@ -25,3 +25,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return InputError(f"unknown {kind} '{name}': {hint}known: {', '.join(options)}")
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The error that others were raised from, or the first InputError on the way there."""
+    while error.__cause__ is not None and not isinstance(error, InputError):
+        error = error.__cause__
+    return error

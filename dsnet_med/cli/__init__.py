@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from dsnet_med.errors import CasesFailedError, InputError
+from dsnet_med.errors import CasesFailedError, InputError, root_cause
 
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
 
@@ -31,7 +31,7 @@ def guarded(command: Callable[[], Any]) -> int:
     try:
         return int(command() or 0)
     except (Exception, KeyboardInterrupt) as error:
-        message, code = _explained(_root(error))
+        message, code = _explained(root_cause(error))
     if message:
         sys.stderr.write(f"dsnet-med: {' '.join(message.split())}\n")
     return code
@@ -56,10 +56,3 @@ def _explained(error: BaseException) -> tuple[str, int]:
         case BrokenPipeError():
             explained = "", 0
     return explained
-
-
-def _root(error: BaseException) -> BaseException:
-    """The error that a configuration language wrapped in its own, or the error itself."""
-    while error.__cause__ is not None and not isinstance(error, InputError):
-        error = error.__cause__
-    return error

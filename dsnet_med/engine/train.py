@@ -16,7 +16,7 @@ import dsnet_med
 from dsnet_med import resources
 from dsnet_med.engine.compose import compose_inference, compose_train
 from dsnet_med.engine.data import open_store
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, root_cause
 from dsnet_med.files import require_writable, write_json, write_text
 
 
@@ -47,10 +47,23 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"{run}: nothing to resume, it holds no configs/train.yaml; train without --resume")
     started = time.monotonic()
     workflow = ConfigWorkflow(str(config), workflow_type="train", bundle_root=str(run), **settings)
-    workflow.initialize()
+    _build(workflow)
     workflow.run()
     workflow.finalize()
     return summarise(workflow, run, time.monotonic() - started)
+
+
+def _build(workflow: ConfigWorkflow) -> None:
+    """Initialise and make all parts, so that a value of the wrong kind is told from a failure in training."""
+    try:
+        workflow.initialize()
+        workflow.parser.get_parsed_content("train#trainer")
+    except Exception as error:
+        cause = root_cause(error)
+        if isinstance(cause, InputError):
+            raise cause from error
+        reason = f"{type(cause).__name__}: {cause}"
+        raise InputError(f"the configuration cannot be built ({reason}); check what --set changed") from error
 
 
 def summarise(workflow: ConfigWorkflow, run: Path, seconds: float) -> dict[str, Any]:

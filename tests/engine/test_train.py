@@ -129,6 +129,14 @@ def test_configurations_have_the_properties_that_monai_requires(
     assert run_ids <= set(workflow.parser.config)
 
 
+def test_a_value_of_the_wrong_kind_is_bad_input_and_can_be_corrected(store: Path, tmp_path: Path) -> None:
+    prepare_run("fcn", store, tmp_path, {**NARROW, "width": "abc"})
+    with pytest.raises(InputError, match="check what --set changed"):
+        train(tmp_path, {})
+    prepare_run("fcn", store, tmp_path, {**NARROW, "iterations": 1})
+    assert train(tmp_path, {})["best"]["iteration"] == 1
+
+
 def test_metadata_names_the_channels(run: Path) -> None:
     for root in (ROOT, run):
         metadata = json.loads((root / "configs" / "metadata.json").read_text())
