@@ -88,8 +88,8 @@ def test_partial_volume_keeps_a_balls_volume(
     image, labels = render([ball], UPRIGHT, affine, shape, 0.0)
     true = 4 / 3 * np.pi * radius**3
     voxel = float(np.prod(spacing))
-    # Over a box of edges e a ball's distance is sum(e^2) / (12 r^2) of the volume away from the flat one that the
-    # painter takes it for, on average; a lattice that meets the surface in few places may see three times that.
+    # Over a box of edges e, sum(e^2) / (12 r^2) of the volume lies between a ball and the flat surface that the
+    # painter takes it for, on average; a lattice that meets it in few places may see three times that.
     curved = sum((edge / radius) ** 2 for edge in spacing) / 4
     assert image.sum() * voxel == pytest.approx(true, rel=0.01 + curved)
     assert set(np.unique(labels)) <= {0, 7}
