@@ -26,9 +26,8 @@ def compose_train(method: str, store: Path, settings: Mapping[str, Any]) -> dict
     if method not in method_ids():
         raise unknown("method", method, method_ids())
     opened = open_store(str(store))
-    files = [resources.configs() / "train.yaml", resources.configs() / "methods" / f"{method}.yaml"]
-    dataset = resources.configs() / "datasets" / f"{opened.recipe_id}.yaml"
-    config = load(*files, *([dataset] if dataset.is_file() else []))
+    parts = ("train.yaml", f"datasets/{opened.recipe_id}.yaml", f"methods/{method}.yaml")  # later ones win
+    config = load(*(file for part in parts if (file := resources.configs() / part).is_file()))
     config["dataset_dir"] = str(store.resolve())
     config["class_names"], config["num_classes"] = list(opened.classes), len(opened.classes)
     for name, value in settings.items():
