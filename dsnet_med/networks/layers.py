@@ -1,15 +1,26 @@
 """Small layers that several heads share."""
 
+import math
 from collections import OrderedDict
+from collections.abc import Callable
 
 from torch import nn
 
+Norm = Callable[[int], nn.Module]
 
-def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
-    """Convolution (no bias, Kaiming fan-out), batch norm, ReLU: (B, in, H, W) -> (B, out, H, W)."""
+
+def conv_norm_relu(
+    in_channels: int, out_channels: int, kernel_size: int = 3, norm: Norm = nn.BatchNorm2d
+) -> nn.Sequential:
+    """Convolution (no bias, Kaiming fan-out), `norm` of the channels, ReLU: (B, in, H, W) -> (B, out, H, W)."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(out_channels), act=nn.ReLU(inplace=True)))
+    return nn.Sequential(OrderedDict(conv=conv, norm=norm(out_channels), act=nn.ReLU(inplace=True)))
+
+
+def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
+    """Group norm with `groups` groups, or as many as also divide `channels` (a narrow network's)."""
+    return nn.GroupNorm(math.gcd(groups, channels), channels)
 
 
 def classifier(channels: int, num_classes: int) -> nn.Conv2d:
