@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from networks.counting import multiply_accumulates
-from networks.textbook import TextbookDSM
+from networks.textbook.dsm import TextbookDSM
 
 import dsnet_med
 from dsnet_med import resources

@@ -1,9 +1,9 @@
 """Weights of the published code (MMSegmentation module names) for our networks.
 
 Each plug-in, head and network says in `reference_names` what the reference calls its parts, as pairs (pattern
-of ours, theirs); a plug-in's `reference_name` is what it is called inside a backbone's block. Backbones are
-timm's, so their table is here. Names come from a network of ours on the meta device, so nothing is left over
-unseen.
+of ours, theirs); a plug-in's `reference_name` is what it is called inside a backbone's block, and
+`reference_name_in_head` inside a head. ResNets are timm's own, so their table is here. Names come from a
+network of ours on the meta device, so nothing is left over unseen.
 """
 
 import re
@@ -42,23 +42,37 @@ def from_reference(state_dict: Mapping[str, Any], method: str | nn.Module) -> di
 
 def reference_names(network: nn.Module) -> dict[str, str]:
     """The reference's name of every entry of `network`'s state dict, by ours."""
-    parts = {path: module for path, module in network.named_modules() if hasattr(module, "reference_names")}
-    plugins = [_place(path, part) for path, part in parts.items() if hasattr(part, "reference_name")]
-    return {key: _renamed(_rename_parts(key, parts), [*plugins, *_RESNET]) for key in network.state_dict()}
+    modules = dict(network.named_modules())
+    named = [path for path, module in modules.items() if hasattr(module, "reference_names")]
+    parts = {path: modules[path] for path in sorted(named, key=len, reverse=True)}  # the innermost first
+    places = {path: _place(path, modules) for path in parts}
+    return {key: _renamed(_rename_parts(key, parts, places), _RESNET) for key in network.state_dict()}
 
 
-def _place(path: str, plugin: nn.Module) -> tuple[str, str]:
-    """A plug-in is a child of what it follows; in the reference it is a sibling, such as `layer4.0.dsa`."""
-    block = re.sub(r"[^.]+\.plugin\d*$", "", path)
-    return re.escape(path), f"{block}{plugin.reference_name}" if block != path else path
+def _place(path: str, modules: Mapping[str, nn.Module]) -> str:
+    """What the part at `path` is called in the reference, before the parts around it have their say.
+
+    Our plug-in is a child of what it follows, such as `layer4.0.act2.plugin`; theirs has a name of its own: it
+    is a sibling, such as `layer4.0.dsa`, or a child of the head, such as `gc_block`.
+    """
+    host, _, name = path.rpartition(".")
+    if not re.fullmatch(r"plugin\d*", name):
+        return path
+    if hasattr(modules[host], "reference_names"):  # a head
+        return _join(host, getattr(modules[path], "reference_name_in_head", name))
+    return _join(host.rpartition(".")[0], getattr(modules[path], "reference_name", name))
 
 
-def _rename_parts(key: str, parts: Mapping[str, nn.Module]) -> str:
-    for path in sorted(parts, key=len, reverse=True):  # the innermost part's table first
+def _join(*names: str) -> str:
+    return ".".join(filter(None, names))
+
+
+def _rename_parts(key: str, parts: Mapping[str, nn.Module], places: Mapping[str, str]) -> str:
+    for path, part in parts.items():
         prefix = f"{path}." if path else ""
         if key.startswith(prefix):
-            table: Table = parts[path].reference_names  # type: ignore[assignment]
-            key = prefix + _renamed(key.removeprefix(prefix), table)
+            table: Table = part.reference_names  # type: ignore[assignment]
+            key = _join(places[path], _renamed(key.removeprefix(prefix), table))
     return key
 
 

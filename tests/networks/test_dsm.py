@@ -7,7 +7,7 @@ import torch
 from golden import by_reference_name, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from textbook import TextbookDSM
+from textbook.dsm import TextbookDSM
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.plugins import DSM

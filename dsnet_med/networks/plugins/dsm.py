@@ -46,6 +46,7 @@ class DSM(nn.Module):
     """
 
     reference_name: ClassVar[str] = "dsa"
+    reference_name_in_head: ClassVar[str] = "dsn_block"
     reference_names: ClassVar[tuple[tuple[str, str], ...]] = (
         (r"channel\.query", "conv_q_right"),
         (r"channel\.value", "conv_v_right"),
