@@ -2,11 +2,10 @@
 
 The plug-in becomes a child named `plugin` of the submodule it follows, and a forward hook there applies it:
 the host's modules and state-dict names stay as they are, and the plug-in's parameters are found at, for
-example, `layer4.0.act2.plugin.*`. Copies, pickles and `torch.export` carry the hook along.
+example, `layer4.0.act2.plugin.*`. Copies, pickles, `torch.export`, ONNX and traces carry the hook along.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
@@ -16,45 +15,60 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError
+from dsnet_med.networks.blend import Blend
+from dsnet_med.networks.tracing import Place, trace
 
 Network = TypeVar("Network", bound=nn.Module)
-_EXAMPLE_SIZE = {1: 256, 2: 64, 3: 32}  # by the number of spatial axes
+DEFAULT_PLACE = "layer4.*.act2"  # after conv2, its norm and ReLU, in every block of a ResNet's stage 4
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def attach(
     module: Network,
     plugin: Callable[[int], nn.Module],
-    at: str = "layer4.*.act2",
+    at: str = DEFAULT_PLACE,
     example: Tensor | None = None,
+    identity_at_start: bool = False,
 ) -> Network:
     """Put `plugin(channels)` after every submodule of `module` that the glob `at` names; returns `module`.
 
     Each match gets a plug-in of its own, (B, C, *spatial) -> the same shape, with the channels that the
     submodule gives when `module` runs on `example` (B, C, *spatial); by default a batch of one that fits the
-    network's first convolution, 64 pixels wide in 2-D and 32 voxels in 3-D.
+    network's first convolution, 64x96 pixels in 2-D and 32x64x96 voxels in 3-D. Maps that the network keeps as
+    (B, *spatial, C) are handed to the plug-in as (B, C, *spatial).
 
-    Raises InputError when the pattern names nothing, or something that does not give one feature map of fixed
-    channels, or when the plug-in changes the shape.
+    `identity_at_start` makes it x + alpha (plugin(x) - x) with a learned alpha that starts at 0, so that a
+    trained network gives what it gave before.
+
+    Raises InputError, and leaves `module` as it was, when the pattern names nothing, or something that does not
+    give one feature map of fixed channels, or when the plug-in cannot take that map or changes its shape.
     """
     targets = _matches(module, at)
-    outputs = _trace(module, targets, _example(module) if example is None else example)
+    places = trace(module, targets, example)
+    built = {name: _built(plugin, name, place, identity_at_start) for name, place in places.items()}
     for name, target in targets.items():
-        built = plugin(outputs[name].shape[1]).to(outputs[name].device, outputs[name].dtype)
-        _check_shape(built, name, outputs[name])
-        _insert(target, built.train(target.training))
+        _insert(target, built[name].train(target.training))
     return module
 
 
+def matching(module: nn.Module, pattern: str) -> list[str]:
+    """The names of the submodules that a glob pattern names."""
+    return [name for name, _ in module.named_modules() if name and fnmatchcase(name, pattern)]
+
+
 def _matches(module: nn.Module, pattern: str) -> dict[str, nn.Module]:
-    names = {name: child for name, child in module.named_modules() if name}
-    found = {name: child for name, child in names.items() if fnmatchcase(name, pattern)}
+    found = {name: module.get_submodule(name) for name in matching(module, pattern)}
     if not found:
-        near = get_close_matches(pattern, names, n=3, cutoff=0.3) or list(names)[:3]
+        near = _near(pattern, [name for name, _ in module.named_modules() if name])
         raise InputError(f"no submodule is named '{pattern}': the network has, for example, {', '.join(near)}")
     for name, child in found.items():
         _check_container(name, child)
     return found
+
+
+def _near(pattern: str, names: Iterable[str]) -> list[str]:
+    options = list(names)
+    return get_close_matches(pattern, options, n=3, cutoff=0.3) or options[:3]
 
 
 def _check_container(name: str, module: nn.Module) -> None:
@@ -68,73 +82,41 @@ def _plain_sequence(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
-def _example(module: nn.Module) -> Tensor:
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            sizes = [_EXAMPLE_SIZE[len(layer.kernel_size)]] * len(layer.kernel_size)
-            weight = layer.weight
-            return torch.zeros(1, layer.in_channels, *sizes, dtype=weight.dtype, device=weight.device)
-    raise InputError(
-        "the network has no convolution to tell its input from: pass example, a tensor that it takes"
-    )
-
-
-def _trace(module: nn.Module, targets: dict[str, nn.Module], example: Tensor) -> dict[str, Tensor]:
-    """The output of every target when `module` runs on `example`, as tensors (B, C, *spatial)."""
-    outputs: dict[str, Tensor] = {}
-
-    def record(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        _check_output(name, output, example, outputs.get(name))
-        outputs[name] = output.detach()
-
-    handles = [target.register_forward_hook(partial(record, name)) for name, target in targets.items()]
+def _built(factory: Callable[[int], nn.Module], name: str, place: Place, identity_at_start: bool) -> nn.Module:
+    """The plug-in for one place, tried out on the map it will get."""
+    channels, shape = place.features.shape[1], tuple(place.features.shape)
     try:
-        with torch.no_grad(), _in_eval(module):
-            module(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if missing := [name for name in targets if name not in outputs]:
-        raise InputError(f"'{missing[0]}' does not run in the network's forward: name a submodule that does")
-    return outputs
-
-
-def _check_output(name: str, output: Any, example: Tensor, earlier: Tensor | None) -> None:
-    if not isinstance(output, Tensor):
-        raise InputError(
-            f"'{name}' gives a {type(output).__name__}, and a plug-in takes one tensor: name a part inside it"
+        plugin = factory(channels)
+        plugin = (Blend(plugin) if identity_at_start else plugin).to(
+            place.features.device, place.features.dtype
         )
-    if output.ndim != example.ndim:
+        with torch.no_grad():
+            output = plugin.eval()(place.features)
+    except Exception as error:  # whatever a stranger's plug-in raises
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         raise InputError(
-            f"'{name}' gives a tensor of shape {tuple(output.shape)}, and a plug-in takes feature maps of "
-            f"{example.ndim} axes (batch, channels, spatial): name a convolution, norm or activation"
-        )
-    if earlier is not None and earlier.shape[1] != output.shape[1]:
-        raise InputError(
-            f"'{name}' runs several times, with {earlier.shape[1]} and {output.shape[1]} channels: "
-            "name a submodule with one number of channels"
-        )
+            f"{_title(factory)} cannot follow '{name}', which gives {shape}: {_one_line(reason)}"
+        ) from error
+    title = type(plugin.plugin if isinstance(plugin, Blend) else plugin).__name__
+    if not isinstance(output, Tensor) or output.shape != place.features.shape:
+        got = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise InputError(f"{title} turns the {shape} of '{name}' into {got}: a plug-in must keep the shape")
+    return _moving_axes(plugin) if place.channels_last else plugin
 
 
-@contextmanager
-def _in_eval(module: nn.Module) -> Iterator[None]:
-    training = [child for child in module.modules() if child.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child in training:
-            child.training = True
+def _moving_axes(plugin: nn.Module) -> nn.Module:
+    """`plugin` taking and giving (B, *spatial, C)."""
+    plugin.register_forward_pre_hook(_channels_to_front)
+    plugin.register_forward_hook(_channels_to_back)
+    return plugin
 
 
-def _check_shape(plugin: nn.Module, name: str, output: Tensor) -> None:
-    with torch.no_grad():
-        shape = plugin.eval()(output).shape
-    if shape != output.shape:
-        raise InputError(
-            f"{type(plugin).__name__} turns the {tuple(output.shape)} of '{name}' into {tuple(shape)}: "
-            "a plug-in must keep the shape"
-        )
+def _channels_to_front(_plugin: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs[0].movedim(-1, 1),)
+
+
+def _channels_to_back(_plugin: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    return output.movedim(1, -1).contiguous()  # the host may call view
 
 
 def _insert(target: nn.Module, plugin: nn.Module) -> None:
@@ -154,3 +136,12 @@ def _free_name(target: nn.Module) -> str:
 def _apply(name: str, module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
     result: Tensor = getattr(module, name)(output)
     return result
+
+
+def _title(factory: Callable[[int], nn.Module]) -> str:
+    name = str(getattr(getattr(factory, "func", factory), "__name__", "<"))  # `func` is that of a partial
+    return "the plug-in" if name.startswith("<") else name
+
+
+def _one_line(reason: str) -> str:
+    return " ".join(reason.split())[:300]

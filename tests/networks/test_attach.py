@@ -7,8 +7,9 @@ import pickle
 import pytest
 import timm
 import torch
-from monai.networks.nets import SegResNet, UNet
+from monai.networks.nets import DynUNet, SegResNet, SwinUNETR, UNet
 from torch import nn
+from torchvision.models import SwinTransformer
 from torchvision.models.segmentation import fcn_resnet50
 
 from dsnet_med.errors import InputError
@@ -35,6 +36,11 @@ class Changes(nn.Module):
         return x[:, :1]
 
 
+class NoChannels(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+
 class Two(nn.Module):
     """A host with one of each kind of part."""
 
@@ -57,37 +63,98 @@ class Both(nn.Module):
         return x, x
 
 
+def convnext():
+    return timm.create_model(
+        "convnext_tiny", num_classes=2, depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), ls_init_value=1.0
+    )
+
+
+def swin():
+    return SwinTransformer([4, 4], 12, [1, 2], [2, 2], [4, 4], num_classes=2)
+
+
+def dynunet(dims, pool):
+    return DynUNet(dims, 1, 2, (3, 3, 3), (1, 2, pool), (2, pool), filters=(4, 8, 16))
+
+
+def swin_unetr(dims):
+    pytest.importorskip("einops", reason="MONAI's SwinUNETR needs einops")
+    return SwinUNETR(1, 2, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), feature_size=12, spatial_dims=dims)
+
+
+# How to build it, where to put plug-ins, the shape of an image, how many plug-ins that makes.
 HOSTS = {
-    "timm": (lambda: timm.create_model("resnet18", num_classes=2), "layer[34].*.act1", (1, 3, 64, 64), 4),
+    "timm resnet": (
+        lambda: timm.create_model("resnet18", num_classes=2),
+        "layer[34].*.act1",
+        (1, 3, 64, 64),
+        4,
+    ),
+    "timm convnext": (convnext, "stages.?.blocks.?.conv_dw", (1, 3, 64, 64), 4),
     "torchvision": (
         lambda: fcn_resnet50(weights=None, weights_backbone=None, num_classes=2),
         "backbone.layer4.*.bn2",
         (1, 3, 64, 64),
         3,
     ),
-    "MONAI UNet 2-D": (lambda: UNet(2, 1, 2, (4, 8, 16), (2, 2)), "*.adn.A", (1, 1, 32, 32), None),
-    "MONAI UNet 3-D": (lambda: UNet(3, 1, 2, (4, 8, 16), (2, 2)), "*.adn.A", (1, 1, 16, 16, 16), None),
-    "MONAI SegResNet": (lambda: SegResNet(3, 8, 1, 2), "down_layers.?.*.conv2", (1, 1, 16, 16, 16), None),
+    "MONAI UNet 2-D": (lambda: UNet(2, 1, 2, (4, 8, 16), (2, 2)), "*.adn.A", (1, 1, 32, 32), 4),
+    "MONAI UNet 3-D": (lambda: UNet(3, 1, 2, (4, 8, 16), (2, 2)), "*.adn.A", (1, 1, 16, 16, 16), 4),
+    "MONAI SegResNet 2-D": (lambda: SegResNet(2, 8, 1, 2), "down_layers.?.*.conv2", (1, 1, 32, 32), 9),
+    "MONAI SegResNet 3-D": (lambda: SegResNet(3, 8, 1, 2), "down_layers.?.*.conv2", (1, 1, 16, 16, 16), 9),
+    "MONAI DynUNet 2-D": (lambda: dynunet(2, 2), "*.norm2", (1, 1, 32, 32), 5),
+    "MONAI DynUNet 3-D": (lambda: dynunet(3, (2, 2, 1)), "*.norm2", (1, 1, 16, 16, 16), 5),
+    "MONAI SwinUNETR 2-D": (lambda: swin_unetr(2), "encoder?.layer.norm2", (1, 1, 64, 64), 4),
+    "MONAI SwinUNETR 3-D": (lambda: swin_unetr(3), "encoder?.layer.norm2", (1, 1, 32, 64, 32), 4),
+}
+# The same where the network keeps (B, *spatial, C).
+CHANNELS_LAST = {
+    "timm convnext": (convnext, "stages.?.blocks.?.norm", (1, 3, 64, 64), 4),
+    "timm swin": (
+        lambda: timm.create_model(
+            "swin_tiny_patch4_window7_224", img_size=64, window_size=4, embed_dim=12, depths=(1, 1, 1, 1)
+        ),
+        "layers.?.blocks.?",
+        (1, 3, 64, 64),
+        4,
+    ),
+    "torchvision swin": (swin, "features.?.?.mlp", (1, 3, 64, 64), 3),
+    "torchvision swin, a sequence": (swin, "features.[13]", (1, 3, 64, 64), 2),
+    "MONAI SwinUNETR 2-D": (lambda: swin_unetr(2), "swinViT.layers?.0.blocks.?.mlp", (1, 1, 64, 64), 4),
+    "MONAI SwinUNETR 3-D": (lambda: swin_unetr(3), "swinViT.layers?.0.blocks.?.mlp", (1, 1, 32, 64, 32), 4),
 }
 
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_applies_everywhere_and_keeps_the_names(host):
-    build, at, shape, count = HOSTS[host]
+    check_host(*HOSTS[host], example=None)
+
+
+@pytest.mark.parametrize("host", CHANNELS_LAST)
+def test_gets_the_channels_of_maps_that_have_them_last(host):
+    build, at, shape, count = CHANNELS_LAST[host]
+    example = torch.zeros(shape) if host == "timm swin" else None  # which takes its own size only
+    network = check_host(build, at, shape, count, example)
+    plugins = [module for module in network.modules() if isinstance(module, Scale)]
+    assert len({len(plugin.factor) for plugin in plugins}) > 1  # as many channels as the stage has
+
+
+def check_host(build, at, shape, count, example):
+    torch.manual_seed(0)
     network = build().eval()
     names, x = set(network.state_dict()), torch.randn(shape)
     modes = {name: module.training for name, module in network.named_modules()}
     plain = first(network(x))
-    attach(network, lambda channels: Scale(channels, 1.0), at=at)
-    assert torch.equal(first(network(x)), plain)
+    attach(network, lambda channels: Scale(channels, 1.0), at=at, example=example)
+    torch.testing.assert_close(first(network(x)), plain)
     added = set(network.state_dict()) - names
     assert names <= set(network.state_dict())
-    assert added and all(name.endswith(".plugin.factor") for name in added)
-    assert count is None or len(added) == count
+    assert all(".plugin." in f".{name}" and name.endswith(".factor") for name in added)
+    assert sum(isinstance(module, Scale) for module in network.modules()) == count
     assert {name: module.training for name, module in network.named_modules() if name in modes} == modes
-    first(network(x)).sum().backward()
+    first(network(x)).square().sum().backward()
     for name in added:
         assert network.get_parameter(name).grad is not None, f"{name} takes no part"
+    return network
 
 
 def first(output):
@@ -157,6 +224,88 @@ def test_exports():
     assert any("plugin" in name for name in exported.state_dict)
 
 
+def test_channels_last_is_moved_to_the_front_and_back():
+    network, x = convnext().eval(), torch.randn(2, 3, 32, 64)
+    seen = []
+    network.stages[2].blocks[0].norm.register_forward_hook(lambda _m, _i, output: seen.append(output.clone()))
+    attach(network, Weighted, at="stages.2.blocks.0.norm")
+    network.stages[2].blocks[0].norm.register_forward_hook(lambda _m, _i, output: seen.append(output))
+    seen.clear()
+    network(x)
+    before, after = seen
+    assert before.shape == after.shape == (2, 2, 4, 24)
+    torch.testing.assert_close(after, before * torch.arange(24.0))
+
+
+class Weighted(Scale):
+    """x times 0, 1, 2, ... by channel."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.factor.data = torch.arange(float(channels))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (1, 8, 8, 8), (1, 1, 16), (1, 2, 6, 6, 6)])
+def test_an_example_may_have_equal_sizes(shape):
+    """Where its scale does not tell the channels, a longer one does."""
+    conv = [nn.Conv1d, nn.Conv2d, nn.Conv3d][len(shape) - 3]
+    network = attach(nn.Sequential(conv(shape[1], 8, 1)), Scale, at="0", example=torch.zeros(shape))
+    assert network[0].plugin.factor.shape == (8,)
+
+
+def test_strides_that_differ_between_axes():
+    network = nn.Sequential(nn.Conv3d(1, 16, 3, stride=(1, 2, 4), padding=1))
+    assert attach(network, Scale, at="0")[0].plugin.factor.shape == (16,)
+
+
+def test_starts_as_the_identity_and_learns():
+    torch.manual_seed(0)
+    network, x = convnext().eval(), torch.randn(1, 3, 64, 96)
+    plain = network(x)
+    attach(network, Scale, at="stages.?.blocks.?.norm", identity_at_start=True)
+    assert torch.equal(network(x), plain)
+    alphas = {name: value for name, value in network.named_parameters() if name.endswith("plugin.alpha")}
+    factors = {name: value for name, value in network.named_parameters() if name.endswith(".factor")}
+    assert len(alphas) == len(factors) == 4
+    optimizer = torch.optim.SGD([*alphas.values(), *factors.values()], lr=0.1)
+    network(x).square().sum().backward()
+    assert all(alpha.grad != 0 for alpha in alphas.values())
+    assert not any(factor.grad.any() for factor in factors.values())
+    optimizer.step()
+    assert not torch.allclose(network(x), plain)
+    network(x).square().sum().backward()
+    assert all(factor.grad.any() for factor in factors.values())
+
+
+def test_traces():
+    network, x = small(), torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(torch.jit.trace(network, x)(x), network(x))
+
+
+def test_onnx(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX needs onnx, onnxscript and onnxruntime")
+    torch.manual_seed(0)
+    last = attach(convnext(), DSM, at="stages.?.blocks.?.norm", identity_at_start=True)
+    for name, value in last.named_parameters():
+        if name.endswith("alpha"):
+            value.data.fill_(0.5)
+    for network, x in [(small(), torch.randn(2, 1, 8, 8)), (last.eval(), torch.randn(2, 3, 32, 64))]:
+        torch.onnx.export(network, (x,), str(tmp_path / "network.onnx"), dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
+        output = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+        torch.testing.assert_close(torch.from_numpy(output), network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_channels_last_exports_and_copies():
+    torch.manual_seed(0)
+    network, x = attach(convnext(), DSM, at="stages.?.blocks.?.norm").eval(), torch.randn(2, 3, 32, 64)
+    expected = network(x)
+    torch.testing.assert_close(torch.export.export(network, (x,)).module()(x), expected)
+    torch.testing.assert_close(torch.jit.trace(network, x)(x), expected)
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert torch.equal(twin(x), expected)
+
+
 def test_example_and_type_follow_the_network():
     network = attach(Two().double(), Scale, at="body.0")
     assert network.body[0].plugin.factor.dtype == torch.float64
@@ -182,9 +331,57 @@ def test_errors_name_the_place_and_the_way_out(at, message):
         attach(Two(), Scale, at=at)
 
 
-def test_a_plugin_that_changes_the_shape_is_refused():
-    with pytest.raises(InputError, match="must keep the shape"):
-        attach(Two(), Changes, at="body.0")
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (Changes, r"Changes turns the \(1, 4, 64, 96\) of 'body.0' into \(1, 1, 64, 96\): .* keep the shape"),
+        (lambda channels: Both(), "Both turns .* into a tuple"),
+        (nn.BatchNorm3d, r"BatchNorm3d cannot follow 'body.0', which gives \(1, 4, 64, 96\): ValueError"),
+        (NoChannels, "cannot follow 'body.0', .* TypeError: .*takes 1 positional argument"),
+        (nn.functional.relu, "relu cannot follow 'body.0'"),
+    ],
+)
+def test_a_plugin_that_does_not_fit_is_refused_and_leaves_the_network_alone(plugin, message):
+    network = Two()
+    names = list(network.state_dict())
+    with pytest.raises(InputError, match=message) as refused:
+        attach(network, plugin, at="body.0")
+    assert "\n" not in str(refused.value)
+    assert list(network.state_dict()) == names and not network.body[0]._forward_hooks
+
+
+def test_a_2d_plugin_in_a_3d_network_is_refused():
+    with pytest.raises(InputError, match=r"the plug-in cannot follow .* which gives \(1, 4, 16, 32, 48\)"):
+        attach(
+            UNet(3, 1, 2, (4, 8), (2,)), lambda channels: nn.Conv2d(channels, channels, 1), at="model.0.adn.A"
+        )
+
+
+@pytest.mark.parametrize(
+    ("host", "at", "message"),
+    [
+        (swin, "features.?.?.attn.qkv", "does not run"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 4, 1), Windows()), "1", "batch of 4 for a batch of 1"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 1), nn.AdaptiveAvgPool2d(2)), "1", "cannot be told"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 1), nn.Linear(10, 2)), "0", "does not run on an example"),
+        (swin, "layer4.*.act2", "no submodule is named 'layer4"),
+    ],
+)
+def test_places_that_cannot_take_one(host, at, message):
+    with pytest.raises(InputError, match=message) as refused:
+        attach(host(), Scale, at=at)
+    assert "\n" not in str(refused.value)
+
+
+class Windows(nn.Module):
+    def forward(self, x):
+        return torch.cat(x.tensor_split(4, dim=2))
+
+
+def test_a_network_of_another_size_takes_an_example():
+    network = timm.create_model("swin_tiny_patch4_window7_224", embed_dim=12, depths=(1, 1, 1, 1))
+    with pytest.raises(InputError, match=r"pass example, a tensor that it takes"):
+        attach(network, Scale, at="layers.?.blocks.?")
 
 
 def test_a_network_without_convolutions_needs_an_example():

@@ -1,0 +1,89 @@
+"""Placebos: plug-ins that are no attention, so that a gain can be put down to what made it.
+
+Each takes (B, C, *spatial) with any number of spatial axes and answers one question about a plug-in P that sits
+where the placebo sits. If the placebo gains as much as P, P's idea explains nothing beyond the answer.
+
+    Identity      Does the place or the run itself (seed, code path) change the score? Gain of nothing.
+    RandomGate    Is it enough to scale the channels unequally, whatever the image and without learning?
+    ConstantGate  Is it enough to learn one factor per channel, the same for every image?
+    PointwiseConv Is it enough to have as many parameters, applied to each pixel by itself?
+    UniformDSM    (a file of its own) Is DSM more than adding the mean of a projected map?
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dsnet_med.networks.plugins.dsm import DSM
+
+
+class Identity(nn.Module):
+    """x: what the plumbing alone does."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class RandomGate(nn.Module):
+    """x g with a fixed g = sigmoid(z), z from N(0, 1) per channel: as an untrained gate that ignores the image.
+
+    `seed` decides g, which is kept in the state dict and never learned; PyTorch's own generator is not touched.
+    """
+
+    gate: Tensor
+
+    def __init__(self, channels: int, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator("cpu").manual_seed(seed)
+        values = torch.randn(channels, generator=generator, device="cpu").sigmoid()
+        self.register_buffer("gate", torch.empty(channels).copy_(values))  # on whatever device is the default
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * _per_channel(self.gate, x)
+
+
+class ConstantGate(nn.Module):
+    """x sigmoid(logit) with one learned logit per channel, which starts at 0 (a gate of one half)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * _per_channel(self.logit.sigmoid(), x)
+
+
+class PointwiseConv(nn.Module):
+    """x + W2 relu(W1 x), two 1x1 convolutions without bias: no pixel learns of another.
+
+    The hidden channels are as many as bring the number of parameters, 2 * channels * hidden, nearest to
+    `parameters`: a number, or a plug-in factory such as `SE` whose plug-in for these channels is counted (DSM
+    where nothing is given). So the count is matched to within `channels`, and is 2 * channels at least.
+    """
+
+    def __init__(self, channels: int, parameters: int | Callable[[int], nn.Module] | None = None) -> None:
+        super().__init__()
+        wanted = parameters if isinstance(parameters, int) else _count(parameters or DSM, channels)
+        hidden = max(round(wanted / (2 * channels)), 1)
+        self.reduce = nn.Linear(channels, hidden, bias=False)
+        self.expand = nn.Linear(hidden, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2)  # (B, C, N)
+        hidden = F.relu(F.conv1d(pixels, self.reduce.weight.unsqueeze(2)))  # (B, hidden, N)
+        return (pixels + F.conv1d(hidden, self.expand.weight.unsqueeze(2))).reshape(x.shape)
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (x.ndim - 2))
+
+
+def _count(plugin: Callable[[int], nn.Module], channels: int) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in plugin(channels).parameters())

@@ -1,0 +1,23 @@
+"""DSM without its attention, the placebo that is nearest to it.
+
+DSM's fusion `dsa` adds sum_n softmax_n(g s) relu(W x) to every pixel. Its logits g s lie strictly between 0 and
+1, so each of the N weights lies between 1/(e N) and e/N whatever is learned, and the attention is never far
+from the plain mean. This module is that limit: x + mean_n relu(W x). It answers: is DSM more than adding the
+mean of a projected map to every pixel? What DSM adds, divided by what this adds, stays within (1/e, e).
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class UniformDSM(nn.Module):
+    """x + mean_n relu(W x): (B, channels, *spatial) -> the same shape. `bias` is that of W, as in DSM."""
+
+    def __init__(self, channels: int, bias: bool = False) -> None:
+        super().__init__()
+        self.value = nn.Linear(channels, channels, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2)  # (B, C, N)
+        value = F.relu(F.conv1d(pixels, self.value.weight.unsqueeze(2), self.value.bias))  # (B, C, N)
+        return (pixels + value.mean(2, keepdim=True)).reshape(x.shape)
