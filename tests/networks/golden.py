@@ -64,13 +64,16 @@ def check_gradients(network: nn.Module, output: Tensor, inputs: Tensor, golden: 
     check_close(inputs.grad, golden["grad_in/0"])
     ours = by_reference_name(network, {key: value.grad for key, value in network.named_parameters()})
     expected = golden.group("grad_param")
+    largest = max((value.abs().max().item() for value in expected.values()), default=0.0)
     for name, value in expected.items():
-        check_gradient(name, ours[name], value)
+        check_gradient(name, ours[name], value, largest)
     return len(expected)
 
 
-def check_gradient(name: str, ours: Tensor, theirs: Tensor) -> None:
+def check_gradient(name: str, ours: Tensor, theirs: Tensor, largest: float) -> None:
+    """Small gradients carry the rounding of the `largest`: float32 has no more to give."""
     if name.endswith("conv_q_right.bias"):  # zero by the softmax's invariance: only rounding is left
         assert ours.abs().max() < 1e-4
     else:
-        check_close(ours, theirs, rtol=2e-4)  # float32 rounding, relative to small gradients
+        atol = max(2e-4 * theirs.abs().max().item(), 1e-7 * largest)
+        torch.testing.assert_close(ours.detach().reshape(theirs.shape), theirs, rtol=0, atol=atol)

@@ -19,7 +19,10 @@ Everything here is the same function as these formulas, but no (B, C, N) map is 
 
 - projections follow the pooling, W (x p) for (W x) p, so both value branches project one vector per image;
 - mean_n(c s + c + s) = c mean(s) + c + mean(s);
-- m = s (a1 c + a2) + a2 c: softmax_n drops the last term, and W m = s (W (a1 c + a2)) + W (a2 c).
+- m = s (a1 c + a2) + a2 c: softmax_n drops the last term, and W m = s (W (a1 c + a2)) + W (a2 c);
+- softmax_n(g s) with g, s in (0, 1): exp(g (s - 1/2)) is its power series to rounding within a few terms, so
+  the sum over the pixels is a matrix product with the powers of s - 1/2 and no (B, C, N) weights exist;
+- the query of the spatial branch is a maximum over the pixels, whose gradient reaches one pixel per channel.
 
 Departures from the published code: none in the function; parameters are named for what they do, linear maps of
 vectors are `nn.Linear`, any number of spatial axes is taken, and `norm="group"` is new.
@@ -33,6 +36,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, unknown
+
+_TERMS = {torch.float64: 16}  # of exp on (-1/2, 1/2): the next one is below rounding; 9 suffice for float32
 
 
 class DSM(nn.Module):
@@ -103,11 +108,19 @@ class SpatialAttention(nn.Module):
         self.value = _kaiming(nn.Linear(channels, hidden, bias))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        query = _project(pixels, self.query).max(2).values.softmax(1)  # (B, K)
+        query = self.largest(pixels).softmax(1)  # (B, K)
         logits = (query @ self.value.weight).unsqueeze(1) @ pixels  # (B, 1, N)
         if self.value.bias is not None:
             logits = logits + (query @ self.value.bias)[:, None, None]
         return torch.sigmoid(logits)
+
+    def largest(self, pixels: Tensor) -> Tensor:
+        """max_n of the projected pixels, (B, K): found without a gradient, computed for the winners."""
+        with torch.no_grad():
+            winners = _project(pixels, self.query).argmax(2)  # (B, K)
+        chosen = pixels.gather(2, winners.unsqueeze(1).expand(-1, pixels.shape[1], -1))  # (B, C, K)
+        largest = (chosen * self.query.weight.mT).sum(1)
+        return largest if self.query.bias is None else largest + self.query.bias
 
 
 class Aggregation(nn.Module):
@@ -124,9 +137,12 @@ class Aggregation(nn.Module):
     def aggregate(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
         """The vector that is added to every pixel, (B, C)."""
         slope: Tensor = self.mix(channel, spatial)[0]  # softmax drops the offset: it is one for all pixels
-        weights = (slope.unsqueeze(2) * spatial).softmax(2)  # (B, C, N)
         value = F.relu(_project(pixels, self.value))  # (B, C, N)
-        return (weights * value).sum(2)
+        count = _TERMS.get(value.dtype, 9)
+        powers = _powers(spatial.squeeze(1) - 0.5, count)  # (B, count, N)
+        series = _powers(slope, count, factorial=True)  # (B, count, C)
+        numerator = (series * (value @ powers.mT).mT).sum(1)
+        return numerator / (series * powers.sum(2, keepdim=True)).sum(1)
 
 
 class Gate(nn.Module):
@@ -220,6 +236,14 @@ def _kaiming(layer: nn.Linear) -> nn.Linear:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def _powers(base: Tensor, count: int, factorial: bool = False) -> Tensor:
+    """base^k for k = 0 to count - 1, over k! if `factorial`: (B, M) -> (B, count, M)."""
+    powers = [torch.ones_like(base)]
+    for power in range(1, count):
+        powers.append(powers[-1] * base / (power if factorial else 1))
+    return torch.stack(powers, dim=1)
 
 
 def _project(pixels: Tensor, layer: nn.Linear) -> Tensor:
