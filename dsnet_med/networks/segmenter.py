@@ -16,7 +16,8 @@ class Segmenter(nn.Module):
     `backbone` gives a list of feature maps and describes them as every timm network made with
     `features_only=True` does: `feature_info.channels()` and `feature_info.reduction()`. `head` is called with
     the channels, one number per level, and returns a module from the feature maps to logits at any size, which
-    are resized bilinearly (corners not aligned).
+    are resized bilinearly (corners not aligned). A head may give a tuple in training, the main logits and then
+    auxiliary ones (DANet's does): so does the network then, and the loss counts each.
 
     `forward` raises InputError for images smaller than the largest reduction of the backbone.
     """
@@ -29,11 +30,13 @@ class Segmenter(nn.Module):
         self.head = head(tuple(backbone.feature_info.channels()))  # type: ignore[operator, union-attr]
         self.smallest = int(max(backbone.feature_info.reduction()))  # type: ignore[operator, union-attr]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         if not torch.compiler.is_compiling():  # a traced graph must not carry the check
             self._check(images)
-        logits = self.head(self.backbone(images))  # (B, num_classes, H / stride, W / stride)
-        return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=False)
+        logits = self.head(self.backbone(images))  # (B, num_classes, H / stride, W / stride), or several
+        if isinstance(logits, tuple):
+            return tuple(_resized(each, images) for each in logits)
+        return _resized(logits, images)
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4:
@@ -47,3 +50,7 @@ class Segmenter(nn.Module):
                 f"the network got images of {height}x{width} pixels and needs at least "
                 f"{self.smallest}x{self.smallest}: pad or resize them"
             )
+
+
+def _resized(logits: Tensor, images: Tensor) -> Tensor:
+    return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=False)

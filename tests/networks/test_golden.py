@@ -1,14 +1,16 @@
 """Every vector file of the parts that exist, eval and training: outputs, gradients, running statistics."""
 
+from functools import partial
+
 import pytest
 import torch
 from golden import Golden, check_close, check_gradients, check_running_statistics, load
 from timm.models.resnet import Bottleneck
 from torch import nn
 
-from dsnet_med.networks import Segmenter, attach
+from dsnet_med.networks import Segmenter, attach, plugins
 from dsnet_med.networks.backbones import resnet
-from dsnet_med.networks.heads import FCNHead
+from dsnet_med.networks.heads import FCNHead, ham_head
 from dsnet_med.networks.plugins import DSM
 
 FUSIONS = {
@@ -84,6 +86,39 @@ def test_fcn_head(vectors, name):
     arguments = {key: ctor[key] for key in ("channels", "num_convs", "concat_input")}
     module = load(FCNHead([ctor["in_channels"]], ctor["num_classes"], **arguments), golden.state())
     check_module(module, golden, run=lambda head, x: head([x]))
+
+
+PLUGGED_HEADS = {
+    "cc_head": lambda: {"plugin": partial(plugins.CrissCross, recurrence=2)},
+    "gc_head": lambda: {"plugin": partial(plugins.GlobalContext, ratio=0.25)},
+    "ea_head": lambda: {"plugin": partial(plugins.ExternalAttention, memory=128, reference_layout=True)},
+    "dsn_head": lambda: {"plugin": partial(DSM, ratio=2)},
+}
+
+
+@pytest.mark.parametrize("name", PLUGGED_HEADS)
+def test_fcn_head_with_a_plugin(vectors, name):
+    golden = vectors(name)
+    ctor = golden.meta["ctor"]
+    head = FCNHead(
+        [ctor["in_channels"]], ctor["num_classes"], channels=ctor["channels"], **PLUGGED_HEADS[name]()
+    )
+    module = load(head, golden.state())
+    assert sum(p.numel() for p in module.parameters()) == golden.meta["params"]
+    check_module(module, golden, run=lambda head, x: head([x]))
+
+
+def test_ham_head(vectors):
+    golden = vectors("ham_head")
+    ctor = golden.meta["ctor"]
+    head = ham_head([32], ctor["num_classes"], channels=16, groups=4, plugin=plugins.Hamburger)
+    module = load(head, golden.state())
+    head.plugin.bases = golden["aux/bases"]
+    assert sum(p.numel() for p in module.parameters()) == golden.meta["params"]
+    inputs = golden["in/0"].requires_grad_()
+    output = module([inputs])
+    check_close(output, golden["out_eval/0"])
+    assert check_gradients(module, output, inputs, golden) > 3
 
 
 @pytest.mark.parametrize("name", ["bottleneck_plain", "bottleneck_dsa_after_conv2"])
