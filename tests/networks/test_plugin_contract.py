@@ -1,0 +1,233 @@
+"""Every plug-in on disk keeps the contract, and the contract finds every way to break it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dsnet_med.errors import InputError
+from dsnet_med.networks import check_plugin, plugins
+from dsnet_med.networks.contract import RULES
+
+FILES = sorted(file.stem for file in Path(plugins.__file__).parent.glob("[!_]*.py"))
+CLASSES = {name: getattr(plugins, name) for name in plugins.__all__ if isinstance(getattr(plugins, name), type)}
+
+# Parameters by plug-in whose gradient is zero by mathematics, as glob patterns.
+WITHOUT_GRADIENT = {}
+
+
+def test_every_file_has_an_exported_plugin():
+    homes = {cls.__module__.removeprefix(f"{plugins.__name__}.") for cls in CLASSES.values()}
+    assert homes == set(FILES)
+    assert len(CLASSES) == len(plugins.__all__) >= len(FILES)
+    assert all(issubclass(cls, nn.Module) for cls in CLASSES.values())
+    assert set(WITHOUT_GRADIENT) <= set(CLASSES)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_keeps_the_contract(name):
+    check_plugin(CLASSES[name], without_gradient=WITHOUT_GRADIENT.get(name, ()))
+
+
+class Good(nn.Module):
+    """A plug-in to spoil: one gate per channel from the mean."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.gate = nn.Linear(channels, channels)
+
+    def forward(self, x):
+        return x * self.gate(x.flatten(2).mean(2)).sigmoid().reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+
+
+class ChangesShape(Good):
+    def forward(self, x):
+        return super().forward(x)[:, :1]
+
+
+class ChangesType(Good):
+    def forward(self, x):
+        return super().forward(x).float()
+
+
+class InPlace(Good):
+    def forward(self, x):
+        return x.mul_(0.5) + super().forward(x)
+
+
+class FourChannels(Good):
+    def __init__(self, channels):
+        if channels < 4:
+            raise ValueError("too few")
+        super().__init__(channels)
+
+
+class Unused(Good):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.extra = nn.Parameter(torch.ones(channels))
+
+
+class Detached(Good):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+class Noisy(Good):
+    def forward(self, x):
+        return super().forward(F.dropout(x, 0.5))
+
+
+class BatchMean(Good):
+    def forward(self, x):
+        return super().forward(x - x.mean(0, keepdim=True)) + x
+
+
+class ReadsMemory(Good):
+    """Takes the storage's order for that of the axes."""
+
+    def forward(self, x):
+        wrong = x if x.is_contiguous() else x.flip(1)
+        return super().forward(wrong)
+
+
+class Forgets(Good):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.offset = torch.randn(channels)
+
+    def forward(self, x):
+        return super().forward(x) + self.offset.to(x).reshape(-1, *[1] * (x.ndim - 2))
+
+
+class Shares(Good):
+    def __deepcopy__(self, memo):
+        return self
+
+
+class OnCpu(Good):
+    def forward(self, x):
+        return super().forward(x) if x.device.type == "cpu" else torch.zeros(x.shape, device="cpu")
+
+
+class DependsOnValues(Good):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else x + super().forward(x)
+
+
+class OneBatchSize(Good):
+    def forward(self, x):
+        return super().forward(x) if len(x) > 1 else x + super().forward(x)
+
+
+class NaNs(Good):
+    def forward(self, x):
+        return super().forward(x) / (x.std((2, 3), keepdim=True) if x.ndim == 4 else 1)
+
+
+class Refuses(Good):
+    def forward(self, x):
+        raise InputError("not today")
+
+
+class TwoD(Good):
+    def forward(self, x):
+        if x.ndim != 4:
+            raise InputError(f"TwoD got {x.ndim - 2} spatial axes, and takes 2")
+        return super().forward(x)
+
+
+class TwoDWithoutSayingSo(Good):
+    def forward(self, x):
+        return F.avg_pool2d(x, 1) + super().forward(x) if x.ndim != 3 else super().forward(x)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The rules but for those that take a second."""
+    for rule in ("export", "ONNX"):
+        monkeypatch.delitem(RULES, rule)
+
+
+def test_a_good_one_passes():
+    check_plugin(Good)
+    check_plugin(TwoD)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "rule", "message"),
+    [
+        (ChangesShape, "shape and type", r"gives \(1, 1, 9\) torch.float32 for \(1, 16, 9\) torch.float32"),
+        (ChangesType, "shape and type", r"gives .* torch.float32 for .* torch.float64"),
+        (InPlace, "shape and type", "changes its input .* in place"),
+        (NaNs, "shape and type", "not finite"),
+        (TwoDWithoutSayingSo, "shape and type", "RuntimeError"),
+        (FourChannels, "few channels", "ValueError: too few"),
+        (Unused, "gradients", "no gradient reaches extra"),
+        (Detached, "gradients", "no gradient reaches the input"),
+        (Noisy, "repeatable", "two runs in eval differ"),
+        (BatchMean, "neighbours", "depends on the others"),
+        (OneBatchSize, "neighbours", "depends on the others"),
+        (ReadsMemory, "memory format", "channels_last input gives another result"),
+        (Forgets, "state dict", "does not bring back"),
+        (Shares, "copies", "shares its parameters"),
+        (OnCpu, "meta device", "not on the device"),
+    ],
+)
+def test_each_rule_finds_its_breach(plugin, rule, message, quick):
+    with pytest.raises(InputError, match=rf"^{plugin.__name__} breaks .*{rule}: .*{message}") as refused:
+        check_plugin(plugin)
+    assert "\n" not in str(refused.value)
+
+
+def test_export_is_tried(monkeypatch):
+    monkeypatch.delitem(RULES, "ONNX")
+    with pytest.raises(InputError, match="DependsOnValues breaks 1 of 10 rules: export: .*[Dd]ata-dependent"):
+        check_plugin(DependsOnValues)
+
+
+def test_each_rule_has_a_breach():
+    breaches = next(
+        mark.args[1] for mark in test_each_rule_finds_its_breach.pytestmark if mark.name == "parametrize"
+    )
+    assert {rule for _, rule, _ in breaches} | {"export", "ONNX"} == set(RULES)
+
+
+def test_onnx_is_compared(monkeypatch):
+    pytest.importorskip("onnxruntime", reason="ONNX needs onnx, onnxscript and onnxruntime")
+
+    class Session:
+        def __init__(self, file):
+            pass
+
+        def get_inputs(self):
+            return [self]
+
+        name = "x"
+
+        def run(self, outputs, inputs):
+            return [inputs["x"]]
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    with pytest.raises(InputError, match="Good breaks 1 of 11 rules: ONNX: ONNX gives another result"):
+        check_plugin(Good)
+
+
+def test_exceptions_to_the_gradient_are_named_and_true(quick):
+    check_plugin(Unused, without_gradient=["extra"])
+    with pytest.raises(InputError, match=r"a gradient reaches gate.bias, which is listed as without one"):
+        check_plugin(Good, without_gradient=["*.bias"])
+
+
+def test_one_that_takes_nothing():
+    with pytest.raises(InputError, match="Refuses takes no feature map: InputError: not today"):
+        check_plugin(Refuses)
+
+
+def test_random_numbers_outside_are_left_alone(quick):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    check_plugin(TwoD)
+    assert torch.equal(torch.get_rng_state(), before)
