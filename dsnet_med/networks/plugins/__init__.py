@@ -1,8 +1,34 @@
 """Attention plug-ins, a paper and a file each: `Plugin(channels, ...)`, (B, C, *spatial) -> the same shape."""
 
+from dsnet_med.networks.plugins.cbam import CBAM
+from dsnet_med.networks.plugins.criss_cross import CrissCross
 from dsnet_med.networks.plugins.dsm import DSM
+from dsnet_med.networks.plugins.eca import ECA
+from dsnet_med.networks.plugins.encoding import Encoding
+from dsnet_med.networks.plugins.external_attention import ExternalAttention
+from dsnet_med.networks.plugins.frequency_channel import FrequencyChannel
+from dsnet_med.networks.plugins.global_context import GlobalContext
 from dsnet_med.networks.plugins.hamburger import Hamburger
 from dsnet_med.networks.plugins.placebo import ConstantGate, Identity, PointwiseConv, RandomGate
+from dsnet_med.networks.plugins.psa import PSA
+from dsnet_med.networks.plugins.se import SE
 from dsnet_med.networks.plugins.uniform_dsm import UniformDSM
 
-__all__ = ["DSM", "ConstantGate", "Hamburger", "Identity", "PointwiseConv", "RandomGate", "UniformDSM"]
+__all__ = [
+    "CBAM",
+    "DSM",
+    "ECA",
+    "PSA",
+    "SE",
+    "ConstantGate",
+    "CrissCross",
+    "Encoding",
+    "ExternalAttention",
+    "FrequencyChannel",
+    "GlobalContext",
+    "Hamburger",
+    "Identity",
+    "PointwiseConv",
+    "RandomGate",
+    "UniformDSM",
+]
