@@ -1,6 +1,7 @@
 """Attention plug-ins, a paper and a file each: `Plugin(channels, ...)`, (B, C, *spatial) -> the same shape."""
 
 from dsnet_med.networks.plugins.cbam import CBAM
+from dsnet_med.networks.plugins.channel_attention import ChannelAttention
 from dsnet_med.networks.plugins.criss_cross import CrissCross
 from dsnet_med.networks.plugins.dsm import DSM
 from dsnet_med.networks.plugins.eca import ECA
@@ -10,6 +11,7 @@ from dsnet_med.networks.plugins.frequency_channel import FrequencyChannel
 from dsnet_med.networks.plugins.global_context import GlobalContext
 from dsnet_med.networks.plugins.hamburger import Hamburger
 from dsnet_med.networks.plugins.placebo import ConstantGate, Identity, PointwiseConv, RandomGate
+from dsnet_med.networks.plugins.position_attention import PositionAttention
 from dsnet_med.networks.plugins.psa import PSA
 from dsnet_med.networks.plugins.se import SE
 from dsnet_med.networks.plugins.uniform_dsm import UniformDSM
@@ -20,6 +22,7 @@ __all__ = [
     "ECA",
     "PSA",
     "SE",
+    "ChannelAttention",
     "ConstantGate",
     "CrissCross",
     "Encoding",
@@ -29,6 +32,7 @@ __all__ = [
     "Hamburger",
     "Identity",
     "PointwiseConv",
+    "PositionAttention",
     "RandomGate",
     "UniformDSM",
 ]

@@ -1,0 +1,34 @@
+"""Efficient channel attention.
+
+Paper: Wang et al. 2020, https://arxiv.org/abs/1910.03151, with the fixed kernel of the DSNet code instead of
+the paper's size by channels. Departures: any number of spatial axes is taken.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from dsnet_med.errors import InputError
+
+
+class ECA(nn.Module):
+    """(B, channels, *spatial) -> the same shape: x times a gate per channel, from its neighbours' means.
+
+    `kernel_size` is the number of neighbouring channels that a gate sees; InputError for an even one.
+    """
+
+    reference_name: ClassVar[str] = "eca_layer"
+    reference_names: ClassVar[tuple[tuple[str, str], ...]] = ((r"neighbours", "conv"),)
+
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise InputError(f"ECA got kernel_size={kernel_size} and wants an odd number, such as 3 or 5")
+        self.channels = channels
+        self.neighbours = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.flatten(2).mean(2)  # (B, C)
+        gate = torch.sigmoid(self.neighbours(pooled.unsqueeze(1))).squeeze(1)
+        return x * gate.reshape(*gate.shape, *[1] * (x.ndim - 2))

@@ -1,0 +1,79 @@
+"""Global context block.
+
+Paper: Cao et al. 2019, https://arxiv.org/abs/1904.11492. Departures: none; any number of spatial axes is taken.
+"""
+
+from collections.abc import Collection
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dsnet_med.errors import unknown
+
+_POOLINGS = ("att", "avg")
+_FUSIONS = ("channel_add", "channel_mul")
+
+
+class GlobalContext(nn.Module):
+    """(B, channels, *spatial) -> the same shape: one context per image, transformed, added to all pixels.
+
+    `ratio` times the channels is the width of the transform. `pooling` is "att" (a softmax over the pixels) or
+    "avg"; `fusions` are "channel_add" and "channel_mul" (a sigmoid gate), or both. The block starts as the
+    identity under "channel_add". Raises InputError for unknown names.
+    """
+
+    reference_name: ClassVar[str] = "context_block"
+    reference_name_in_head: ClassVar[str] = "gc_block"
+    reference_names: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"mask", "conv_mask"),
+        (r"add\.(\d)", r"channel_add_conv.\1"),
+        (r"multiply\.(\d)", r"channel_mul_conv.\1"),
+    )
+
+    def __init__(
+        self,
+        channels: int,
+        ratio: float = 0.25,
+        pooling: str = "att",
+        fusions: Collection[str] = ("channel_add",),
+    ) -> None:
+        super().__init__()
+        if pooling not in _POOLINGS:
+            raise unknown("pooling of GlobalContext", pooling, _POOLINGS)
+        for name in fusions:
+            if name not in _FUSIONS:
+                raise unknown("fusion of GlobalContext", name, _FUSIONS)
+        hidden = max(int(channels * ratio), 1)
+        self.mask = _kaiming(nn.Linear(channels, 1)) if pooling == "att" else None
+        self.add = _transform(channels, hidden) if "channel_add" in fusions else None
+        self.multiply = _transform(channels, hidden) if "channel_mul" in fusions else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = self._pool(x.flatten(2))  # (B, C)
+        axes = (-1, *[1] * (x.ndim - 2))
+        if self.multiply is not None:
+            x = x * torch.sigmoid(self.multiply(context)).unflatten(1, axes)
+        if self.add is not None:
+            x = x + self.add(context).unflatten(1, axes)
+        return x
+
+    def _pool(self, pixels: Tensor) -> Tensor:
+        if self.mask is None:
+            return pixels.mean(2)
+        logits = F.conv1d(pixels, self.mask.weight.unsqueeze(2), self.mask.bias)  # (B, 1, N)
+        return (pixels @ logits.softmax(2).mT).squeeze(2)
+
+
+def _transform(channels: int, hidden: int) -> nn.Sequential:
+    last = nn.Linear(hidden, channels)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(), last)
+
+
+def _kaiming(layer: nn.Linear) -> nn.Linear:
+    nn.init.kaiming_normal_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

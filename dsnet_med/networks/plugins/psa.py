@@ -1,0 +1,84 @@
+"""Polarized self-attention (PSA), parallel and sequential.
+
+Paper: Liu et al. 2021, https://arxiv.org/abs/2107.00782, in its authors' code: for the spatial gate the
+parallel form takes a softmax over the pixels after the product with the query, the sequential form before it.
+
+With x (B, C, N), N pixels and K = C/2, projections follow the pooling, W (x p) for (W x) p: one vector per
+image is projected instead of a map. In the parallel form the spatial value is (q W) x for q (W x), so that no
+projected map (B, K, N) is left; the softmax of the sequential form needs that one. Departures: none in the
+function; any number of spatial axes is taken.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dsnet_med.errors import unknown
+
+_MODES = ("parallel", "sequential")
+
+
+class PSA(nn.Module):
+    """(B, channels, *spatial) -> the same shape.
+
+    `mode` "parallel" adds x under both gates, "sequential" applies the channel gate, then the spatial one.
+    Raises InputError for another mode.
+    """
+
+    reference_names: tuple[tuple[str, str], ...] = (
+        (r"channel_query", "conv_q_right"),
+        (r"channel_value", "conv_v_right"),
+        (r"channel_expand", "conv_up"),
+        (r"spatial_query", "conv_q_left"),
+        (r"spatial_value", "conv_v_left"),
+    )
+
+    def __init__(self, channels: int, mode: str = "parallel") -> None:
+        super().__init__()
+        if mode not in _MODES:
+            raise unknown("mode of PSA", mode, _MODES)
+        self.parallel = mode == "parallel"
+        self.reference_name = "psa_p" if self.parallel else "psa_s"
+        hidden = max(channels // 2, 1)
+        self.channel_query = _kaiming(nn.Linear(channels, 1, bias=False))
+        self.channel_value = _kaiming(nn.Linear(channels, hidden, bias=False))
+        self.channel_expand = _expand(hidden, channels, self.parallel)
+        self.spatial_query = _kaiming(nn.Linear(channels, hidden, bias=False))
+        self.spatial_value = _kaiming(nn.Linear(channels, hidden, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2)  # (B, C, N)
+        if self.parallel:
+            gated = pixels * (self.channel_gate(pixels) + self.spatial_gate(pixels))
+        else:
+            gated = pixels * self.channel_gate(pixels)
+            gated = gated * self.spatial_gate(gated)
+        return gated.reshape(x.shape)
+
+    def channel_gate(self, pixels: Tensor) -> Tensor:
+        """(B, C, N) -> (B, C, 1)."""
+        weights = F.conv1d(pixels, self.channel_query.weight.unsqueeze(2)).softmax(2)  # (B, 1, N)
+        pooled = (pixels @ weights.mT).squeeze(2)  # (B, C)
+        gate: Tensor = self.channel_expand(self.channel_value(pooled)).sigmoid()
+        return gate.unsqueeze(2)
+
+    def spatial_gate(self, pixels: Tensor) -> Tensor:
+        """(B, C, N) -> (B, 1, N)."""
+        query = self.spatial_query(pixels.mean(2))  # (B, K)
+        if self.parallel:
+            direction = query @ self.spatial_value.weight  # (B, C)
+            return torch.sigmoid((direction.unsqueeze(1) @ pixels).softmax(2))
+        values = F.conv1d(pixels, self.spatial_value.weight.unsqueeze(2)).softmax(2)  # (B, K, N)
+        return torch.sigmoid(query.unsqueeze(1) @ values)
+
+
+def _expand(hidden: int, channels: int, parallel: bool) -> nn.Module:
+    if parallel:
+        return nn.Linear(hidden, channels, bias=False)
+    inner = max(hidden // 4, 1)
+    return nn.Sequential(nn.Linear(hidden, inner), nn.LayerNorm(inner), nn.ReLU(), nn.Linear(inner, channels))
+
+
+def _kaiming(layer: nn.Linear) -> nn.Linear:
+    nn.init.kaiming_normal_(layer.weight)
+    return layer

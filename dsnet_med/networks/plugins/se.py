@@ -1,0 +1,40 @@
+"""Squeeze-and-excitation.
+
+Paper: Hu et al. 2018, https://arxiv.org/abs/1709.01507, in MMSegmentation's form: the gate is a hard sigmoid,
+and the squeezed width is a multiple of 8. Departures: none; any number of spatial axes is taken.
+"""
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SE(nn.Module):
+    """(B, channels, *spatial) -> the same shape: x times a gate per channel, from the channels' means.
+
+    `ratio` divides the channels inside the gate; their number is rounded to a multiple of 8, at least 8.
+    """
+
+    reference_name: ClassVar[str] = "se_layer"
+    reference_names: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"reduce", "conv1.conv"),
+        (r"expand", "conv2.conv"),
+    )
+
+    def __init__(self, channels: int, ratio: int = 16) -> None:
+        super().__init__()
+        hidden = _multiple_of_8(channels // ratio)
+        self.reduce = nn.Linear(channels, hidden)
+        self.expand = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.flatten(2).mean(2)  # (B, C)
+        gate = F.hardsigmoid(self.expand(F.relu(self.reduce(pooled))))
+        return x * gate.reshape(*gate.shape, *[1] * (x.ndim - 2))
+
+
+def _multiple_of_8(width: int) -> int:
+    """The nearest multiple of 8, at least 8, and never under nine tenths of `width`."""
+    nearest = max(8, (width + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * width else nearest + 8
