@@ -1,6 +1,7 @@
 """Heads: `Head(in_channels, num_classes, ...)`, from a feature pyramid to logits at one of its levels."""
 
+from dsnet_med.networks.heads.danet import DANetHead
 from dsnet_med.networks.heads.fcn import FCNHead
 from dsnet_med.networks.heads.ham import ham_head
 
-__all__ = ["FCNHead", "ham_head"]
+__all__ = ["DANetHead", "FCNHead", "ham_head"]

@@ -1,0 +1,53 @@
+"""Channel attention: every channel attends to the channels that are least like it.
+
+Paper: Fu et al. 2019, "Dual Attention Network for Scene Segmentation", https://arxiv.org/abs/1809.02983 (its
+channel branch). With x (B, C, N), N pixels,
+
+    out = x + gamma softmax(max(e) - e) x,   e = x x' (B, C, C), maximum and softmax along a row
+
+as the published code has it; the paper's formula lacks the reversal. Lean: a row's maximum drops out of its
+softmax; gamma, which starts at 0, scales the (C, C) weights and not a map; as e is symmetric, its gradient
+needs one product and not two. Departures: any number of spatial axes.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class ChannelAttention(nn.Module):
+    """(B, channels, *spatial) -> the same shape, with one parameter, whatever the number of channels."""
+
+    reference_names: ClassVar[tuple[tuple[str, str], ...]] = ((r"gamma", "gamma.scale"),)
+
+    def __init__(self, channels: int) -> None:  # noqa: ARG002 (as every plug-in)
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2)  # (B, C, N)
+        weights = self.gamma * (-_gram(pixels)).softmax(2)
+        return torch.baddbmm(pixels, weights, pixels).reshape(x.shape)
+
+
+def _gram(x: Tensor) -> Tensor:
+    """x x', (B, C, N) -> (B, C, C)."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return x @ x.mT
+    product: Tensor = _Gram.apply(x)
+    return product
+
+
+class _Gram(torch.autograd.Function):
+    """x x' with the gradient (g + g') x, which autograd would compute as g x + g' x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x @ x.mT
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,), (x,) = gradients, ctx.saved_tensors
+        return (gradient + gradient.mT) @ x

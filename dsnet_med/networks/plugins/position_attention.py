@@ -1,0 +1,77 @@
+"""Position attention: every pixel attends to every other one.
+
+Paper: Fu et al. 2019, "Dual Attention Network for Scene Segmentation", https://arxiv.org/abs/1809.02983 (its
+position branch); a non-local block, https://arxiv.org/abs/1711.07971. With x (B, C, N), N pixels,
+
+    out = x + gamma sum_j softmax_j(q_i . k_j) v_j
+
+Lean: on the CPU the queries come in slices whose attention is made again for the backward pass, so no map of
+size (B, N, N) is built; elsewhere, and in compiled or exported graphs, PyTorch's fused attention decides. The
+scale gamma, which starts at 0, is that of the values' weights and not of a map. Departures: any number of
+spatial axes.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+_QUERIES = 512  # in a slice: few enough for the cache, and enough for the matrix products
+
+
+class PositionAttention(nn.Module):
+    """(B, channels, *spatial) -> the same shape; `hidden` (default: channels // 8) is the width of q and k."""
+
+    reference_names: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"query", "query_project"),
+        (r"key", "key_project"),
+        (r"value", "value_project"),
+        (r"gamma", "gamma.scale"),
+    )
+
+    def __init__(self, channels: int, hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = hidden or max(channels // 8, 1)
+        self.query = nn.Linear(channels, hidden)
+        self.key = nn.Linear(channels, hidden)
+        self.value = nn.Linear(channels, channels)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2)  # (B, C, N)
+        query = _project(pixels, self.query.weight, self.query.bias)
+        key = _project(pixels, self.key.weight, self.key.bias)
+        value = _project(pixels, self.gamma * self.value.weight, self.gamma * self.value.bias)
+        sliced = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        attend = _attend_in_slices if sliced else _attend_fused
+        return x + attend(query, key, value).reshape(x.shape)
+
+
+def _attend_fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    query, key, value = (part.mT.unsqueeze(1) for part in (query, key, value))  # (B, 1, N, channels)
+    return F.scaled_dot_product_attention(query, key, value, scale=1.0).squeeze(1).mT
+
+
+def _attend_in_slices(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    slices = query.split(_QUERIES, dim=2)
+    return torch.cat([_forgetful(part, key, value) for part in slices], dim=2)
+
+
+def _forgetful(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """`_attend`, which keeps nothing but its arguments for the backward pass."""
+    if not torch.is_grad_enabled():
+        return _attend(query, key, value)
+    output: Tensor = checkpoint(_attend, query, key, value, use_reentrant=False, preserve_rng_state=False)
+    return output
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """(B, K, n), (B, K, N), (B, C, N) -> (B, C, n): the values, averaged for each query."""
+    return value @ (query.mT @ key).softmax(2).mT
+
+
+def _project(pixels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear map of every pixel: (B, C, N) -> (B, out, N)."""
+    return F.conv1d(pixels, weight.unsqueeze(2), bias)
