@@ -1,6 +1,6 @@
 """The rows of the comparison: list, read and build them. Importing this module does not import torch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsnet_med.errors import unknown
@@ -27,20 +27,44 @@ def build_network(
     num_classes: int,
     pretrained: bool | str = False,
     width: float = 1.0,
+    plugin: "str | Callable[[int], nn.Module] | None" = None,
+    at: str | None = None,
     **parts: Mapping[str, Any],
 ) -> "nn.Module":
     """The network of row `method`: (B, in_channels, H, W) -> logits (B, num_classes, H, W), in training too.
 
     `pretrained` is True for ImageNet weights of the backbone, or a file that holds them; `width` multiplies all
-    channels. Further arguments override those of a part of the row, `backbone={"layers": [1, 1, 1, 1]}` or
-    `head={"dropout": 0.0}`. Raises InputError for an unknown row or part, and when weights cannot be had.
+    channels. `plugin` and `at` put a plug-in into the network, see `with_plugin`. Further arguments override
+    those of a part of the row, `backbone={"layers": [1, 1, 1, 1]}` or `head={"dropout": 0.0}`. Raises
+    InputError for an unknown row or part, and when weights cannot be had or the plug-in does not fit.
     """
     from dsnet_med.networks.definition import build  # noqa: PLC0415 -- torch takes seconds to import
 
     definition = _overridden(method_row(method)["network_def"], parts)
     values = {"in_channels": in_channels, "num_classes": num_classes, "pretrained": pretrained, "width": width}
     network: nn.Module = build(definition, values)
-    return network
+    return network if plugin is None else with_plugin(network, plugin, at)
+
+
+def with_plugin(
+    network: "nn.Module", plugin: "str | Callable[[int], nn.Module]", at: str | None = None
+) -> "nn.Module":
+    """`network` with a plug-in after every submodule that the glob `at` names; see `networks.attach`.
+
+    `plugin` is called with the channels, or names what is: one of ours ("SE"), or a class in a file
+    ("mine.py:Mine"), which is executed. Names in the network are tried first, then those in its backbone, so
+    that "layer4.*.act2", the default, works. Raises InputError when nothing has such a name or the plug-in does
+    not fit.
+    """
+    from dsnet_med.networks.attach import DEFAULT_PLACE, attach, matching  # noqa: PLC0415
+    from dsnet_med.networks.plugin_file import load_plugin  # noqa: PLC0415
+
+    factory = load_plugin(plugin) if isinstance(plugin, str) else plugin
+    place = at or DEFAULT_PLACE
+    inside = f"backbone.{place}"
+    return attach(
+        network, factory, at=inside if not matching(network, place) and matching(network, inside) else place
+    )
 
 
 def _overridden(definition: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -115,6 +115,21 @@ def train(
         ),
     ] = "val",
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from ImageNet weights.")] = False,
+    plugin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE.py:CLASS",
+            help="A plug-in to put into the network: one of ours (SE, ...) or a class in a Python file, "
+            "which is executed and copied into the run.",
+        ),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="The submodules that --plugin follows, a pattern of names; layer4.*.act2 unless given.",
+        ),
+    ] = None,
     settings: Settings = None,
 ) -> None:
     """Train one method on one store."""
@@ -127,7 +142,9 @@ def train(
         return
     if method is None or data is None:
         raise InputError("give --method and --data (or --resume to go on with the run in --out)")
-    steps.train(method, data, out, given=given, assignments=settings or [], device=device)
+    if at and not plugin:
+        raise InputError(f"got --at {at} without --plugin: name what to put there, for example --plugin SE")
+    steps.train(method, data, out, given=given, assignments=settings or [], device=device, plugin=plugin, at=at)
 
 
 @app.command()

@@ -99,20 +99,28 @@ def train(
     given: Mapping[str, Any],
     assignments: Sequence[str],
     device: str,
+    plugin: str | None = None,
+    at: str | None = None,
 ) -> dict[str, Any]:
-    """Prepare a run folder and train it; options that were not given keep the configuration's values."""
+    """Prepare a run folder and train it; options that were not given keep the configuration's values.
+
+    `plugin`, one of ours or file.py:Class, is put after every submodule that `at` names.
+    """
     from dsnet_med.methods import method_ids
 
     if method not in method_ids():
         raise unknown("method", method, method_ids())
     quiet_monai()
     from dsnet_med.engine.compose import parse_settings
+    from dsnet_med.engine.plugged import Plugged
     from dsnet_med.engine.train import prepare_run
+    from dsnet_med.networks.attach import DEFAULT_PLACE
 
+    plugged = Plugged(plugin, at or DEFAULT_PLACE) if plugin else None
     settings = {name: value for name, value in given.items() if value is not None}
     if "iterations" in settings:
         settings["validate_every"] = max(100, settings["iterations"] // 10)
-    prepare_run(method, data, out, settings | parse_settings(assignments))
+    prepare_run(method, data, out, settings | parse_settings(assignments), plugged)
     return _train(out, device, resume=False)
 
 

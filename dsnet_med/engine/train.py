@@ -16,20 +16,31 @@ import dsnet_med
 from dsnet_med import resources
 from dsnet_med.engine.compose import compose_inference, compose_train
 from dsnet_med.engine.data import open_store
+from dsnet_med.engine.plugged import Plugged
 from dsnet_med.errors import InputError, root_cause
 from dsnet_med.files import require_writable, write_json, write_text
 
 
-def prepare_run(method: str, store: Path, run: Path, settings: Mapping[str, Any]) -> None:
+def prepare_run(
+    method: str, store: Path, run: Path, settings: Mapping[str, Any], plugged: Plugged | None = None
+) -> None:
     """Make `run` a bundle folder that trains `method` on `store`: configs/ with every value written out.
 
-    Raises InputError when a run in the folder has already begun to train, or a setting does not exist.
+    `plugged` puts a plug-in into the method's network; its file, which is code, becomes part of the folder.
+
+    Raises InputError when a run in the folder has already begun to train, a setting does not exist, or the
+    plug-in does not fit the network.
     """
     if (run / "metrics.jsonl").exists() or (run / "models").exists():
         raise InputError(f"{run} already holds a run; go on with --resume or choose another --out")
     train = compose_train(method, store, settings)
+    if plugged:
+        plugged.check(train)
+        train = plugged.add_to(train)
     opened = open_store(str(store))
     require_writable(run / "configs")
+    if plugged:
+        plugged.copy_into(run)
     write_text(run / "configs" / "inference.yaml", _yaml(compose_inference(train, opened)))
     for name in ("evaluate.yaml", "logging.conf"):
         shutil.copyfile(resources.configs() / name, run / "configs" / name)

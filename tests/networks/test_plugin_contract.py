@@ -184,7 +184,7 @@ def test_each_rule_finds_its_breach(plugin, rule, message, quick):
 
 def test_export_is_tried(monkeypatch):
     monkeypatch.delitem(RULES, "ONNX")
-    with pytest.raises(InputError, match=r"DependsOnValues breaks 3 of 10 rules: .*export: .*[Dd]ata-dependent"):
+    with pytest.raises(InputError, match=r"DependsOnValues breaks 3 of .*export: .*[Dd]ata-dependent"):
         check_plugin(DependsOnValues)
 
 

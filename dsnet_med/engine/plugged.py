@@ -1,0 +1,75 @@
+"""A run with a plug-in put into its method: checked before the run is made, written into its configuration.
+
+The configuration keeps the method's own `network_def` and wraps it in `dsnet_med.methods.with_plugin`. A
+plug-in's file is copied into the run's scripts/, so that the run can be loaded wherever its folder goes.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from torch import nn
+
+from dsnet_med.files import written_whole
+from dsnet_med.methods import with_plugin
+from dsnet_med.networks.attach import DEFAULT_PLACE
+from dsnet_med.networks.plugin_file import file_of, is_file
+
+
+@dataclass(frozen=True)
+class Plugged:
+    """A plug-in, "SE" or "mine.py:Mine", and the glob pattern of the submodules that it follows."""
+
+    plugin: str
+    at: str = DEFAULT_PLACE
+
+    @property
+    def name(self) -> str:
+        """What the plug-in is called in titles."""
+        return self.plugin.rpartition(":")[2]
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Try the plug-in in the network of a composed train.yaml. Raises InputError where it does not fit."""
+        parser = ConfigParser(dict(config) | {"pretrained": False})
+        try:
+            network: nn.Module = parser.get_parsed_content("network_def")
+        except Exception:  # a setting of the wrong kind, which training will report
+            return
+        with_plugin(network, self.plugin, self.at)
+
+    def add_to(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The composed train.yaml with the plug-in in its network and in its method's title."""
+        plugin = f"$@bundle_root + '/{self._script()}:{self.name}'" if is_file(self.plugin) else self.plugin
+        network = {
+            "_target_": "dsnet_med.methods.with_plugin",
+            "network": config["network_def"],
+            "plugin": plugin,
+            "at": self.at,
+        }
+        return {**config, "network_def": network, "method_card": self._card(config["method_card"])}
+
+    def copy_into(self, run: Path) -> None:
+        """Copy the plug-in's file, where it has one, into the run folder."""
+        if is_file(self.plugin):
+            with written_whole(run / self._script()) as temporary:
+                shutil.copyfile(file_of(self.plugin), temporary)
+
+    def _script(self) -> str:
+        """The file's place in the run folder; MONAI reads meaning into @, % and the like."""
+        return f"scripts/{re.sub(r'[^a-zA-Z0-9]', '_', file_of(self.plugin).stem)}.py"
+
+    def _card(self, card: Mapping[str, Any]) -> dict[str, Any]:
+        """The method's card with the plug-in named; its counts no longer hold and are left out."""
+        own = [] if card["plugin"] == "none" else [(card["plugin"], card["place"])]
+        pairs = [*own, (self.name, self.at)]
+        changed = {
+            "id": f"{card['id']}+{self.name}",
+            "title": f"{card['title']} + {self.name} at {self.at}",
+            "plugin": "; ".join(plugin for plugin, _ in pairs),
+            "place": "; ".join(place for _, place in pairs),
+        }
+        return {key: value for key, value in (dict(card) | changed).items() if isinstance(value, str)}

@@ -1,0 +1,97 @@
+"""A plug-in by its name: one of ours, or a class in a stranger's file, which is code that this runs."""
+
+import ast
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from dsnet_med.errors import InputError, unknown
+from dsnet_med.networks import plugins
+
+
+def load_plugin(name: str) -> Callable[[int], nn.Module]:
+    """The plug-in called `name`: "SE" is one of ours, "mine.py:Mine" what a Python file calls Mine.
+
+    The file is executed, once for each content; it may import what is installed, and no file beside it. Raises
+    InputError for a name, a file or a class that does not exist, and for a file that cannot be executed.
+    """
+    if is_file(name):
+        return _from_file(*_parts(name))
+    if name not in plugins.__all__:
+        raise unknown("plug-in", name, [*plugins.__all__, "FILE.py:CLASS"])
+    plugin: Callable[[int], nn.Module] = getattr(plugins, name)
+    return plugin
+
+
+def is_file(name: str) -> bool:
+    """Whether `name` stands for a class in a file, rather than one of our plug-ins."""
+    return ":" in name or "/" in name or name.endswith(".py")
+
+
+def file_of(name: str) -> Path:
+    """The file of "mine.py:Mine"; InputError where there is none, or the class is left out."""
+    return _parts(name)[0]
+
+
+def _parts(name: str) -> tuple[Path, str]:
+    path, _, cls = name.rpartition(":")
+    file = Path(path or name)
+    if not file.is_file():
+        raise InputError(
+            f"no plug-in file at {file}: give the path of a Python file and a class, file.py:Class"
+        )
+    if not path or not cls:
+        example = next(iter(_classes(file)), "Class")
+        raise InputError(f"got '{name}', wanted a file and a class in it, for example {file}:{example}")
+    return file, cls
+
+
+def _from_file(file: Path, cls: str) -> Callable[[int], nn.Module]:
+    module = _executed(file)
+    plugin = getattr(module, cls, None)
+    if plugin is None:
+        raise unknown(f"class in {file}", cls, _classes(file))
+    if not callable(plugin):
+        raise InputError(
+            f"'{cls}' in {file} is a {type(plugin).__name__}: a plug-in is a class, called with the channels"
+        )
+    found: Callable[[int], nn.Module] = plugin
+    return found
+
+
+def _executed(file: Path) -> ModuleType:
+    content = file.read_bytes()
+    name = f"{file.stem}_{sha256(content).hexdigest()[:12]}"  # the same content is the same class
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{file} is no Python file: its name must end in .py")
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and pickles look for it
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a stranger's file raises
+        del sys.modules[name]
+        raise InputError(f"{file} cannot be executed: {_reason(error)}") from error
+    return module
+
+
+def _classes(file: Path) -> list[str]:
+    """The classes that a file defines, without running it; none where it cannot be read as Python."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return []
+    return [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
+def _reason(error: Exception) -> str:
+    where = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {where}{' '.join(message.split())[:200]}"
