@@ -61,6 +61,18 @@ def test_second_derivatives_are_right():
     assert torch.autograd.gradgradcheck(module, x.requires_grad_())
 
 
+def test_learns_under_autocast():
+    torch.manual_seed(0)
+    module, x = ChannelAttention(8), (0.3 * torch.randn(2, 8, 6, 5)).requires_grad_()
+    nn.init.constant_(module.gamma, 0.7)
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = module(x).float()
+        gradients.append(torch.autograd.grad(output.square().sum(), x)[0])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=2e-2 * gradients[0].abs().max().item())
+
+
 def test_starts_as_the_identity():
     x = torch.randn(1, 8, 5, 7)
     assert torch.equal(ChannelAttention(8)(x), x)

@@ -49,5 +49,6 @@ class _Gram(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (gradient,), (x,) = gradients, ctx.saved_tensors
+        x: Tensor = ctx.saved_tensors[0]
+        gradient = gradients[0].to(x.dtype)  # which may be lower under autocast
         return (gradient + gradient.mT) @ x
