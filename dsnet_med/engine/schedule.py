@@ -1,4 +1,7 @@
-"""How many iterations lie between two validations."""
+"""Over the iterations of a run: the learning rate, and how often it is validated."""
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from dsnet_med.errors import InputError
 
@@ -15,3 +18,39 @@ def epoch_length(iterations: int, validate_every: int) -> int:
         )
     divisors = [n for n in range(1, iterations + 1) if iterations % n == 0 and 2 * n >= validate_every]
     return min(divisors, key=lambda n: abs(n - validate_every), default=iterations)
+
+
+def poly(
+    optimizer: Optimizer,
+    iterations: int,
+    *,
+    power: float = 0.9,
+    floor: float = 0.0,
+    warmup: int = 0,
+    warmup_start: float = 1e-6,
+) -> LambdaLR:
+    """Linear warm-up, then a polynomial down to `floor` at the last iteration; step it after every iteration.
+
+    Iteration t = 0, 1, ... of w = `warmup` iterations, n = `iterations` in all, learns at
+
+        lr (s + (1 - s) t / (w - 1))                            t < w, with s = warmup_start
+        (lr - floor) (1 - (t - w) / (n - w - 1))^power + floor  otherwise
+
+    where lr is each parameter group's own. This is the reference's schedule to the last iteration; a run that
+    is not longer than the warm-up, which the reference cannot schedule, warms up over its first tenth.
+
+    Raises InputError for less than one iteration or a negative warm-up.
+    """
+    if iterations < 1 or warmup < 0:
+        raise InputError(f"got {iterations} iterations, {warmup} of warm-up; wanted at least 1, and at least 0")
+    if warmup >= iterations:
+        warmup = iterations // 10
+
+    def factor(iteration: int, rate: float) -> float:
+        if iteration < warmup:
+            return warmup_start + (1 - warmup_start) * iteration / max(1, warmup - 1)
+        left = max(0.0, 1 - (iteration - warmup) / max(1, iterations - warmup - 1))
+        return (1 - floor / rate) * left**power + floor / rate if rate else 0.0
+
+    rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    return LambdaLR(optimizer, [lambda iteration, rate=rate: factor(iteration, rate) for rate in rates])  # type: ignore[misc]
