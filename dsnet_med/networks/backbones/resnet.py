@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
-from timm.models import load_state_dict
-from torch import Tensor, nn
+from torch import nn
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.attach import attach
+from dsnet_med.networks.backbones.pretrained import features_of
 from dsnet_med.networks.layers import scaled
 
 _STAGE_CHANNELS = (64, 128, 256, 512)
@@ -49,7 +48,8 @@ def resnet(
         raise InputError(
             f"pretrained weights of {name} fit width 1 and its own layers, not {shape}: use pretrained=False"
         )
-    network = _create(name, in_channels, pretrained, shape)
+    levels = {"output_stride": 8, "out_indices": (1, 2, 3, 4)}
+    network = features_of(name, in_channels, pretrained, **levels, **shape)
     return attach(network, plugin, at=at) if plugin else network
 
 
@@ -63,50 +63,3 @@ def _shape_options(width: float, stem_width: int | None, layers: Sequence[int] |
     if layers is not None:
         options["layers"] = tuple(layers)
     return options
-
-
-def _create(name: str, in_channels: int, pretrained: bool | str | Path, shape: dict[str, Any]) -> nn.Module:
-    weights = None if isinstance(pretrained, bool) else _read(Path(pretrained))
-    try:
-        network: nn.Module = timm.create_model(
-            name,
-            features_only=True,
-            output_stride=8,
-            out_indices=(1, 2, 3, 4),
-            in_chans=in_channels,
-            pretrained=bool(pretrained),
-            pretrained_cfg_overlay={"state_dict": weights} if weights else None,
-            **shape,
-        )
-    except Exception as error:
-        if not pretrained:
-            raise
-        raise _unavailable(name, pretrained, str(error) or type(error).__name__) from error
-    if weights and (
-        missing := network.state_dict().keys() - weights.keys()
-    ):  # timm would start these at random
-        raise _unavailable(name, pretrained, f"{len(missing)} entries are missing, such as {min(missing)}")
-    return network
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise InputError(f"no file of pretrained weights at {file}: pass an existing file, or True or False")
-    try:
-        weights: dict[str, Tensor] = load_state_dict(str(file))
-    except Exception as error:  # as many kinds as there are ways to damage a file
-        raise InputError(f"{file} cannot be read as weights: {_one_line(str(error))}") from error
-    return weights
-
-
-def _unavailable(name: str, pretrained: bool | str | Path, reason: str) -> InputError:
-    if not isinstance(pretrained, bool):
-        return InputError(f"{pretrained} does not hold weights of timm's {name}: {_one_line(reason)}")
-    return InputError(
-        f"cannot fetch the ImageNet weights of {name} ({_one_line(reason)}): download them elsewhere and pass "
-        "the file, pretrained=weights.safetensors, or use pretrained=False"
-    )
-
-
-def _one_line(reason: str) -> str:
-    return " ".join(reason.split())[:200]

@@ -1,0 +1,59 @@
+"""timm networks as feature pyramids, with their ImageNet weights from the net or from a file."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from dsnet_med.errors import InputError
+
+
+def features_of(name: str, in_channels: int, pretrained: bool | str | Path, **options: Any) -> nn.Module:
+    """timm's network `name` as a feature pyramid; `options` are its own.
+
+    Raises InputError when the weights cannot be had or do not fit.
+    """
+    weights = None if isinstance(pretrained, bool) else _read(Path(pretrained))
+    try:
+        network: nn.Module = timm.create_model(
+            name,
+            features_only=True,
+            in_chans=in_channels,
+            pretrained=bool(pretrained),
+            pretrained_cfg_overlay={"state_dict": weights} if weights else None,
+            **options,
+        )
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise _unavailable(name, pretrained, str(error) or type(error).__name__) from error
+    if weights and (
+        missing := network.state_dict().keys() - weights.keys()
+    ):  # timm would start these at random
+        raise _unavailable(name, pretrained, f"{len(missing)} entries are missing, such as {min(missing)}")
+    return network
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise InputError(f"no file of pretrained weights at {file}: pass an existing file, or True or False")
+    try:
+        weights: dict[str, Tensor] = load_state_dict(str(file))
+    except Exception as error:  # as many kinds as there are ways to damage a file
+        raise InputError(f"{file} cannot be read as weights: {_one_line(str(error))}") from error
+    return weights
+
+
+def _unavailable(name: str, pretrained: bool | str | Path, reason: str) -> InputError:
+    if not isinstance(pretrained, bool):
+        return InputError(f"{pretrained} does not hold weights of timm's {name}: {_one_line(reason)}")
+    return InputError(
+        f"cannot fetch the ImageNet weights of {name} ({_one_line(reason)}): download them elsewhere and pass "
+        "the file, pretrained=weights.safetensors, or use pretrained=False"
+    )
+
+
+def _one_line(reason: str) -> str:
+    return " ".join(reason.split())[:200]
