@@ -185,6 +185,20 @@ def evaluate(
     )
 
 
+@app.command("import-checkpoint")
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of the published code, .pth or .safetensors.")],
+    method: Annotated[str, typer.Option(help="The method it is of (see `methods`).")],
+    num_classes: Annotated[int, typer.Option(help="Its classes, background included.", min=1)],
+    out: Annotated[Path, typer.Option("--out", help="File to write, .safetensors.")],
+    in_channels: Annotated[int, typer.Option(help="Its input channels.", min=1)] = 3,
+) -> None:
+    """Turn a checkpoint of the published code into weights for `build_network`; no code in it is run."""
+    from dsnet_med.cli import importing
+
+    importing.import_checkpoint(file, out, method=method, num_classes=num_classes, in_channels=in_channels)
+
+
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("quickstart"),
