@@ -15,7 +15,12 @@ FILES = sorted(file.stem for file in Path(plugins.__file__).parent.glob("[!_]*.p
 CLASSES = {name: getattr(plugins, name) for name in plugins.__all__ if isinstance(getattr(plugins, name), type)}
 
 # Parameters by plug-in whose gradient is zero by mathematics, as glob patterns.
-WITHOUT_GRADIENT = {}
+# A bias of keys or of a mask shifts all logits of one softmax alike.
+WITHOUT_GRADIENT = {
+    "CrissCross": ["key.bias"],
+    "GlobalContext": ["mask.bias"],
+    "PositionAttention": ["key.bias"],
+}
 
 
 def test_every_file_has_an_exported_plugin():
