@@ -31,8 +31,16 @@ def parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+PUBLISHED = {
+    *("fcn", "fcn_se", "fcn_encnet", "fcn_eca", "fcn_cbam", "danet", "ccnet", "gcnet", "hamnet", "eanet"),
+    *("fcn_psa_p", "fcn_psa_s", "upernet_convnext_b", "upernet_mscan_b", "hamnet_mscan_b"),
+    *("dsnet_r50", "fcn_dsm", "dsnet_mscan_b"),
+}
+
+
 def test_every_file_is_a_row():
-    assert {"fcn", "fcn_dsm"} <= set(ROWS)
+    assert len(PUBLISHED) == 18
+    assert sorted(PUBLISHED) == ROWS
     assert sorted(file.stem for file in (resources.configs() / "methods").iterdir()) == ROWS
 
 
@@ -83,23 +91,78 @@ def test_monai_builds_the_same_network(method):
     }
 
 
-@pytest.mark.parametrize("method", ROWS)
-def test_twenty_steps_lower_the_loss(method):
+def small(method, **options):
+    """The row at an eighth of its width, with one block per stage."""
     torch.manual_seed(0)
-    network = build_network(method, num_classes=2, width=0.125)
+    shallow = {"backbone": {"layers": [1, 1, 1, 1]}}
+    return build_network(method, num_classes=2, width=0.125, **{**shallow, **options})
+
+
+def square():
+    """Noise with a brighter square in the middle, and that square."""
     images = torch.randn(4, 1, 64, 64)
     images[:, :, 16:48, 16:48] += 2.0
-    labels = torch.zeros(4, 64, 64, dtype=torch.long)
-    labels[:, 16:48, 16:48] = 1
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    labels = torch.zeros(4, 1, 64, 64, dtype=torch.long)
+    labels[:, :, 16:48, 16:48] = 1
+    return images, labels
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_twenty_steps_lower_the_loss(method):
+    from dsnet_med.engine.losses import SegmentationLoss
+
+    network, (images, labels) = small(method), square()
+    loss_of = SegmentationLoss()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     losses = []
     for _ in range(20):
-        loss = torch.nn.functional.cross_entropy(network(images), labels)
+        loss = loss_of(network(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+
+def test_only_danet_has_auxiliary_outputs():
+    several = {}
+    for method in ROWS:
+        output = small(method).train()(torch.randn(2, 1, 64, 64))
+        shapes = {tuple(each.shape) for each in (output if isinstance(output, tuple) else [output])}
+        assert shapes == {(2, 2, 64, 64)}
+        several[method] = len(output) if isinstance(output, tuple) else 1
+    assert {method: count for method, count in several.items() if count > 1} == {"danet": 3}
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_autocast_gives_no_nan(method):
+    network, (images, labels) = small(method), square()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network.train()(images)
+    outputs = output if isinstance(output, tuple) else (output,)
+    sum(torch.nn.functional.cross_entropy(each.float(), labels[:, 0]) for each in outputs).backward()
+    assert all(each.isfinite().all() for each in outputs)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_exported_programs_give_the_same(method):
+    network, image = small(method).eval(), torch.randn(2, 1, 64, 64)
+    exported = torch.export.export(network, (image,))
+    torch.testing.assert_close(exported.module()(image), network(image), rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ROWS)
+def test_onnx_gives_the_same(method, tmp_path):
+    import onnxruntime
+
+    network, image = small(method).eval(), torch.randn(2, 1, 64, 64)
+    file = tmp_path / "network.onnx"
+    torch.onnx.export(network, (image,), str(file), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), network(image).detach(), rtol=0, atol=1e-4)
 
 
 def test_parts_can_be_overridden():

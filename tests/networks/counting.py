@@ -1,22 +1,30 @@
 """Multiply-accumulates as the reference's tool counts them, without computing anything."""
 
+from functools import partial
+from math import prod
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+# Per value of the output: what is neither a convolution nor a matrix product.
+NORMS = {nn.BatchNorm2d: 2, nn.LayerNorm: 5, nn.GroupNorm: 5}
+
 
 def multiply_accumulates(network: nn.Module, size: int, in_channels: int = 3) -> int:
-    """Of a batch of one at the head's output stride; a batch norm counts two per value."""
-    normalised = 0
+    """Of a batch of one at the head's output stride; norms and resizing count as the reference has them."""
+    extra = 0
 
-    def count(_module, _inputs, output):
-        nonlocal normalised
-        normalised += 2 * output.numel()
+    def count(factor, _module, _inputs, output):
+        nonlocal extra
+        extra += factor * output.numel()
 
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.register_forward_hook(count)
+        factor = next((value for kind, value in NORMS.items() if isinstance(module, kind)), None)
+        if factor:
+            module.register_forward_hook(partial(count, factor))
     network = network.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    resize = {torch.ops.aten.upsample_bilinear2d: lambda *_args, out_shape, **_kwargs: 8 * prod(out_shape)}
+    with FlopCounterMode(display=False, custom_mapping=resize) as counter, torch.no_grad():
         network.head(network.backbone(torch.zeros(1, in_channels, size, size, device="meta")))
-    return counter.get_total_flops() // 2 + normalised
+    return counter.get_total_flops() // 2 + extra
