@@ -126,15 +126,15 @@ def test_bases_of_another_shape_are_refused(shape):
 
 
 def test_built_on_the_meta_device():
+    built, x = Hamburger(8).eval(), torch.randn(2, 8, 4, 4)
     with torch.device("meta"):
-        module = Hamburger(8)
-        assert module(torch.zeros(1, 8, 4, 4)).is_meta
-    built = Hamburger(8).eval()
-    module = module.to_empty(device="cpu").eval()
-    module.reset_parameters()
-    module.load_state_dict(built.state_dict())
-    x = torch.randn(2, 8, 4, 4)
-    assert torch.equal(module(x), built(x))
+        emptied, assigned = Hamburger(8).eval(), Hamburger(8).eval()
+        assert emptied(torch.zeros(1, 8, 4, 4)).is_meta
+    emptied.to_empty(device="cpu").reset_parameters()
+    emptied.load_state_dict(built.state_dict())
+    assert torch.equal(emptied(x), built(x))
+    assigned.load_state_dict(built.state_dict(), assign=True)
+    assert torch.equal(assigned(x), built(x))
 
 
 @pytest.mark.parametrize("spatial", [(11,), (5, 3), (4, 3, 5), (1, 1)])
