@@ -21,7 +21,8 @@ SETTINGS = [
     "batch_size=4",
     "validate_every=425",
     'optimizer={_target_: torch.optim.AdamW, params: "$@network.parameters()", lr: 0.005, fused: true}',
-    "train#augmentation#weights=[0.25, 0, 0.75]",
+    "train#augmentation#rotate_prob=0.25",
+    "train#augmentation#flip_prob=0.0",
     "workers=0",
 ]
 
