@@ -30,9 +30,9 @@ def parameter_groups(
     `decay_vectors`, biases and parameters of one axis do not decay. Raises InputError for other keys of a rule.
     """
     for rule in rules:
-        for key in rule:
-            if key not in _KEYS:
-                raise unknown("key of a parameter rule", str(key), _KEYS)
+        for word in rule:
+            if word not in _KEYS:
+                raise unknown("key of a parameter rule", str(word), _KEYS)
     names = reference_names(network)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for ours, parameter in network.named_parameters():
