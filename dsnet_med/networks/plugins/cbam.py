@@ -1,23 +1,41 @@
 """Convolutional block attention module (CBAM).
 
 Paper: Woo et al. 2018, https://arxiv.org/abs/1807.06521, in its authors' form: the spatial gate has a batch
-norm of momentum 0.01. Departures: none; two-dimensional maps only.
+norm of momentum 0.01. Departures: none in the function; `spatial_dims` is new.
 """
 
+from collections.abc import Callable, Collection
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, unknown
+
+# (B, C, N) -> (B, C). The maximum by its index has one pixel per channel to send its gradient to.
+_POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "avg": lambda pixels: pixels.mean(2),
+    "max": lambda pixels: pixels.max(2).values,
+    "lp": lambda pixels: torch.linalg.vector_norm(pixels, dim=2),
+    "lse": lambda pixels: pixels.logsumexp(2),
+}
+_LAYERS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
+    1: (nn.Conv1d, nn.BatchNorm1d),
+    2: (nn.Conv2d, nn.BatchNorm2d),
+    3: (nn.Conv3d, nn.BatchNorm3d),
+}
 
 
 class CBAM(nn.Module):
-    """(B, channels, H, W) -> the same shape: a gate per channel, then one per pixel.
+    """(B, channels, *spatial) -> the same shape: a gate per channel, then one per pixel.
 
-    `ratio` divides the channels inside the channel gate, `kernel_size` is that of the spatial gate, which
-    `spatial=False` leaves out. `forward` raises InputError for other than two spatial axes.
+    `ratio` divides the channels inside the channel gate, which sees the channels through `pools`, out of "avg",
+    "max", "lp" (the root of the sum of squares) and "lse" (log-sum-exp). `kernel_size` is that of the spatial
+    gate, made for `spatial_dims` axes, which `spatial=False` leaves out: any number of axes is taken then.
+
+    Raises InputError for unknown or no pools, an even kernel size, other than one to three axes, and in
+    `forward` for a map of other than `spatial_dims` axes.
     """
 
     reference_name: ClassVar[str] = "cbam"
@@ -28,21 +46,57 @@ class CBAM(nn.Module):
         (r"spatial\.1", "SpatialGate.spatial.bn"),
     )
 
-    def __init__(self, channels: int, ratio: int = 16, kernel_size: int = 7, spatial: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int,
+        ratio: int = 16,
+        kernel_size: int = 7,
+        spatial: bool = True,
+        *,
+        pools: Collection[str] = ("avg", "max"),
+        spatial_dims: int = 2,
+    ) -> None:
         super().__init__()
+        self.pools = _checked(pools)
+        self.spatial_dims = spatial_dims
         hidden = max(channels // ratio, 1)
         self.reduce = nn.Linear(channels, hidden)
         self.expand = nn.Linear(hidden, channels)
-        conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
-        self.spatial = nn.Sequential(conv, nn.BatchNorm2d(1, momentum=0.01)) if spatial else None
+        self.spatial = _spatial_gate(kernel_size, spatial_dims) if spatial else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4:
-            raise InputError(f"CBAM got a map of shape {tuple(x.shape)} and wants (batch, channels, H, W)")
-        pooled = torch.stack([x.mean((2, 3)), x.amax((2, 3))])  # (2, B, C)
-        gate = torch.sigmoid(self.expand(F.relu(self.reduce(pooled))).sum(0))
-        x = x * gate[:, :, None, None]
+        self._check(x)
+        x = x * self._channel_gate(x.flatten(2)).unflatten(1, (-1, *[1] * (x.ndim - 2)))
         if self.spatial is None:
             return x
-        summary = torch.stack([x.amax(1), x.mean(1)], dim=1)  # (B, 2, H, W)
+        summary = torch.stack([x.amax(1), x.mean(1)], dim=1)  # (B, 2, *spatial)
         return x * torch.sigmoid(self.spatial(summary))
+
+    def _channel_gate(self, pixels: Tensor) -> Tensor:
+        pooled = torch.stack([_POOLS[name](pixels) for name in self.pools])  # (pools, B, C)
+        return torch.sigmoid(self.expand(F.relu(self.reduce(pooled))).sum(0))
+
+    def _check(self, x: Tensor) -> None:
+        if self.spatial is not None and x.ndim != self.spatial_dims + 2:
+            raise InputError(
+                f"CBAM got a map of shape {tuple(x.shape)} and wants (batch, channels) and {self.spatial_dims} "
+                f"spatial axes: make it with spatial_dims={x.ndim - 2}, or spatial=False"
+            )
+
+
+def _checked(pools: Collection[str]) -> tuple[str, ...]:
+    if not pools or isinstance(pools, str):
+        raise InputError(f'CBAM got pools={pools!r} and wants several names or one, such as ("avg", "max")')
+    for name in pools:
+        if name not in _POOLS:
+            raise unknown("pool of CBAM", name, _POOLS)
+    return tuple(pools)
+
+
+def _spatial_gate(kernel_size: int, dims: int) -> nn.Module:
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise InputError(f"CBAM got kernel_size={kernel_size} and wants an odd number, such as 3 or 7")
+    if dims not in _LAYERS:
+        raise InputError(f"CBAM got spatial_dims={dims} and wants 1, 2 or 3")
+    conv, norm = _LAYERS[dims]
+    return nn.Sequential(conv(2, 1, kernel_size, padding=kernel_size // 2, bias=False), norm(1, momentum=0.01))

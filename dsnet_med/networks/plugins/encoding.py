@@ -5,11 +5,13 @@ semantic loss.
 
 With x (B, C, N) projected, codewords c_k and scales s_k, pixels are assigned softly,
 a = softmax_k(s_k |x - c_k|^2), and the residuals summed, e_k = sum_n a_nk (x_n - c_k). Both are matrix products
-here, |x|^2 - 2 x'c + |c|^2 and x a - (sum a) c, so that nothing of size (B, N, K, C) is built. Departures: none
-in the function; any number of spatial axes is taken.
+here, |x|^2 - 2 x'c + |c|^2 and x a - (sum a) c, so that nothing of size (B, N, K, C) is built. As these
+differences cancel, they are taken in single precision at least, also under autocast. Departures: none in the
+function; any number of spatial axes is taken.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -22,8 +24,8 @@ from dsnet_med.errors import InputError
 class Encoding(nn.Module):
     """(B, channels, *spatial) -> the same shape: relu(x + x gate), a gate per channel from the encoded image.
 
-    `num_codes` is the number of codewords. Raises InputError in training for a single pixel in all, of which
-    the batch norm has no variance.
+    `num_codes` is the number of codewords. Raises InputError in training for a single pixel in all, or a single
+    image of a single channel: the batch norms have no variance then.
     """
 
     reference_name: ClassVar[str] = "enc_module"
@@ -47,23 +49,39 @@ class Encoding(nn.Module):
         self.gate = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        encoded = self.encode(x)
+        return self.emphasize(x, self.encode(x))
+
+    def emphasize(self, x: Tensor, encoded: Tensor) -> Tensor:
+        """The map under the gate that an image's description (B, channels) gives: the shape of x."""
         gate = torch.sigmoid(self.gate(encoded)).unflatten(1, (-1, *[1] * (x.ndim - 2)))
-        return F.relu(x + x * gate)
+        return F.relu(x * (1 + gate))
 
     def encode(self, x: Tensor) -> Tensor:
         """The image's description, (B, channels, *spatial) -> (B, channels)."""
-        if self.training and x.numel() == x.shape[1]:
-            raise InputError("Encoding got one pixel in training, where its batch norm needs at least two")
+        if self.training and min(x.numel() // x.shape[1], len(x) * x.shape[1]) < 2:
+            raise InputError(
+                f"Encoding got a map of shape {tuple(x.shape)} in training, where its batch norms need two "
+                "pixels, and two channels or images: use a larger map or batch"
+            )
         pixels = F.conv1d(x.flatten(2), self.project.weight.unsqueeze(2))
         pixels = F.relu(self.project_norm(pixels))  # (B, C, N)
-        weights = self._assign(pixels)  # (B, K, N)
-        residuals = weights @ pixels.mT - weights.sum(2, keepdim=True) * self.codewords  # (B, K, C)
-        mean: Tensor = F.relu(self.code_norm(residuals)).mean(1)
+        with _without_autocast(pixels.device.type):
+            residuals = self._residuals(pixels.to(torch.promote_types(pixels.dtype, torch.float32)))
+        mean: Tensor = F.relu(self.code_norm(residuals.to(x.dtype))).mean(1)
         return mean
 
-    def _assign(self, pixels: Tensor) -> Tensor:
+    def _residuals(self, pixels: Tensor) -> Tensor:
+        """What the codewords leave over of their pixels, (B, C, N) -> (B, K, C)."""
+        codewords, scale = self.codewords.to(pixels.dtype), self.scale.to(pixels.dtype).unsqueeze(1)
         squares = pixels.square().sum(1, keepdim=True)  # (B, 1, N)
-        lengths = self.codewords.square().sum(1).unsqueeze(1)  # (K, 1)
-        distances = squares - 2 * self.codewords @ pixels + lengths  # (B, K, N)
-        return (self.scale.unsqueeze(1) * distances).softmax(1)
+        lengths = codewords.square().sum(1).unsqueeze(1)  # (K, 1)
+        # A convolution, as a product of (K, C) and (B, C, N) would copy the pixels.
+        distances = squares + F.conv1d(pixels, -2 * codewords.unsqueeze(2)) + lengths  # (B, K, N)
+        weights = (scale * distances).softmax(1)
+        return weights @ pixels.mT - weights.sum(2, keepdim=True) * codewords
+
+
+def _without_autocast(device: str) -> AbstractContextManager[None]:
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

@@ -2,7 +2,7 @@
 
 Paper: Qin et al. 2021, https://arxiv.org/abs/2012.11879: squeeze-and-excitation in which every group of
 channels is pooled with one two-dimensional cosine instead of the mean. Departures: channels need not be a
-multiple of the number of frequencies.
+multiple of the number of frequencies; sizes below 7, where all frequencies become zero, are refused.
 """
 
 import math
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, unknown
 
+_GRID = 7  # frequencies are multiples of those of a grid of this size
 # Vertical and horizontal frequencies on a 7x7 grid, best first, from the paper's ranking of single frequencies.
 _TOP = (
     (0, 0, 6, 0, 0, 1, 1, 4, 5, 1, 3, 0, 0, 0, 3, 2, 4, 6, 3, 5, 5, 2, 6, 5, 5, 3, 3, 4, 2, 2, 6, 1),
@@ -39,7 +40,7 @@ class FrequencyChannel(nn.Module):
 
     Maps are pooled to `height` x `width` first where they differ; FcaNet takes 56, 28, 14 and 7 in its four
     stages. `ratio` divides the channels inside the gate; `frequencies` is "top", "low" or "bot" and 1 to 32.
-    Raises InputError for unknown frequencies, and in `forward` for other than two spatial axes.
+    Raises InputError for unknown frequencies or a size below 7, and in `forward` for other than two axes.
     """
 
     reference_names: ClassVar[tuple[tuple[str, str], ...]] = (
@@ -56,6 +57,11 @@ class FrequencyChannel(nn.Module):
         super().__init__()
         if frequencies not in _RANKINGS:
             raise unknown("frequencies of FrequencyChannel", frequencies, _RANKINGS)
+        if min(height, width) < _GRID:
+            raise InputError(
+                f"FrequencyChannel got height={height} and width={width}, on which frequencies of a "
+                f"{_GRID} x {_GRID} grid do not fit: use at least {_GRID}; maps of any size are pooled to it"
+            )
         hidden = max(channels // ratio, 1)
         self.register_buffer("cosines", _filters(channels, height, width, _RANKINGS[frequencies]))
         self.reduce = nn.Linear(channels, hidden, bias=False)
@@ -77,8 +83,8 @@ def _filters(channels: int, height: int, width: int, ranking: tuple[tuple[int, .
     """One filter per channel, (channels, height, width): consecutive channels share a frequency."""
     rows, columns = ranking
     group = torch.arange(channels) * len(rows) // channels
-    vertical = torch.stack([_cosine(row * (height // 7), height) for row in rows])
-    horizontal = torch.stack([_cosine(column * (width // 7), width) for column in columns])
+    vertical = torch.stack([_cosine(row * (height // _GRID), height) for row in rows])
+    horizontal = torch.stack([_cosine(column * (width // _GRID), width) for column in columns])
     return vertical[group].unsqueeze(2) * horizontal[group].unsqueeze(1)
 
 

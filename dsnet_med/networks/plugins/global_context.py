@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsnet_med.errors import unknown
+from dsnet_med.errors import InputError, unknown
 
 _POOLINGS = ("att", "avg")
 _FUSIONS = ("channel_add", "channel_mul")
@@ -21,7 +21,7 @@ class GlobalContext(nn.Module):
 
     `ratio` times the channels is the width of the transform. `pooling` is "att" (a softmax over the pixels) or
     "avg"; `fusions` are "channel_add" and "channel_mul" (a sigmoid gate), or both. The block starts as the
-    identity under "channel_add". Raises InputError for unknown names.
+    identity under "channel_add". Raises InputError for unknown names or no fusion.
     """
 
     reference_name: ClassVar[str] = "context_block"
@@ -42,9 +42,7 @@ class GlobalContext(nn.Module):
         super().__init__()
         if pooling not in _POOLINGS:
             raise unknown("pooling of GlobalContext", pooling, _POOLINGS)
-        for name in fusions:
-            if name not in _FUSIONS:
-                raise unknown("fusion of GlobalContext", name, _FUSIONS)
+        _check(fusions)
         hidden = max(int(channels * ratio), 1)
         self.mask = _kaiming(nn.Linear(channels, 1)) if pooling == "att" else None
         self.add = _transform(channels, hidden) if "channel_add" in fusions else None
@@ -64,6 +62,14 @@ class GlobalContext(nn.Module):
             return pixels.mean(2)
         logits = F.conv1d(pixels, self.mask.weight.unsqueeze(2), self.mask.bias)  # (B, 1, N)
         return (pixels @ logits.softmax(2).mT).squeeze(2)
+
+
+def _check(fusions: Collection[str]) -> None:
+    if not fusions or isinstance(fusions, str):
+        raise InputError(f'GlobalContext got fusions={fusions!r} and wants names, such as ("channel_add",)')
+    for name in fusions:
+        if name not in _FUSIONS:
+            raise unknown("fusion of GlobalContext", name, _FUSIONS)
 
 
 def _transform(channels: int, hidden: int) -> nn.Sequential:

@@ -1,7 +1,8 @@
 """Squeeze-and-excitation.
 
 Paper: Hu et al. 2018, https://arxiv.org/abs/1709.01507, in MMSegmentation's form: the gate is a hard sigmoid,
-and the squeezed width is a multiple of 8. Departures: none; any number of spatial axes is taken.
+the squeezed width is a multiple of 8, and both layers start as convolutions before a ReLU do. Departures: none;
+any number of spatial axes is taken.
 """
 
 from typing import ClassVar
@@ -25,8 +26,8 @@ class SE(nn.Module):
     def __init__(self, channels: int, ratio: int = 16) -> None:
         super().__init__()
         hidden = _multiple_of_8(channels // ratio)
-        self.reduce = nn.Linear(channels, hidden)
-        self.expand = nn.Linear(hidden, channels)
+        self.reduce = _kaiming(nn.Linear(channels, hidden))
+        self.expand = _kaiming(nn.Linear(hidden, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.flatten(2).mean(2)  # (B, C)
@@ -38,3 +39,9 @@ def _multiple_of_8(width: int) -> int:
     """The nearest multiple of 8, at least 8, and never under nine tenths of `width`."""
     nearest = max(8, (width + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * width else nearest + 8
+
+
+def _kaiming(layer: nn.Linear) -> nn.Linear:
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer

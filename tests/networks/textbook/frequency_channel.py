@@ -6,14 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TOP16 = ((0, 0, 6, 0, 0, 1, 1, 4, 5, 1, 3, 0, 0, 0, 3, 2), (0, 1, 0, 5, 2, 0, 2, 0, 0, 6, 0, 4, 6, 3, 5, 2))
+# Vertical and horizontal frequency of every rank, as pairs of digits.
+RANKINGS = {
+    "top": ("00 01 60 05 02 10 12 40 50 16 30 04 06 03 35 22 46 63 33 53 55 21 61 52 54 32 31 41 23 20 65 13"),
+    "low": ("00 01 10 11 02 20 21 12 22 03 30 40 04 13 31 05 14 23 32 41 50 06 15 24 33 42 51 60 16 25 34 43"),
+    "bot": ("66 14 34 36 26 43 11 24 44 45 56 15 42 62 25 51 64 13 65 20 23 41 31 32 54 52 61 21 55 53 33 63"),
+}
 
 
 class TextbookFrequencyChannel(nn.Module):
-    def __init__(self, channels: int, height: int = 7, width: int = 7, ratio: int = 16) -> None:
+    def __init__(self, channels: int, height=7, width=7, ratio=16, frequencies="top16") -> None:
         super().__init__()
         self.dct_layer = nn.Module()
-        self.dct_layer.register_buffer("weight", self.filters(channels, height, width))
+        self.dct_layer.register_buffer("weight", self.filters(channels, height, width, frequencies))
         hidden = max(channels // ratio, 1)
         self.fc = nn.Sequential(
             nn.Linear(channels, hidden, bias=False),
@@ -23,10 +28,12 @@ class TextbookFrequencyChannel(nn.Module):
         )
 
     @staticmethod
-    def filters(channels: int, height: int, width: int) -> Tensor:
+    def filters(channels: int, height: int, width: int, frequencies: str) -> Tensor:
         values = torch.zeros(channels, height, width, dtype=torch.float64, device="cpu").tolist()
+        count = int(frequencies[3:])
+        pairs = RANKINGS[frequencies[:3]].split()[:count]
         for channel in range(channels):
-            u, v = (axis[channel * 16 // channels] for axis in TOP16)
+            u, v = (int(digit) for digit in pairs[channel * count // channels])
             u, v = u * (height // 7), v * (width // 7)
             for row in range(height):
                 for column in range(width):
