@@ -253,6 +253,33 @@ def test_an_example_may_have_equal_sizes(shape):
     assert network[0].plugin.factor.shape == (8,)
 
 
+class ChannelsLast(nn.Module):
+    def forward(self, x):
+        return x.movedim(1, -1).contiguous()
+
+
+class Pixels(nn.Module):
+    def forward(self, x):
+        return x.view(len(x), -1, x.shape[-1])
+
+
+@pytest.mark.parametrize("conv", [nn.Conv1d(1, 8, 1), nn.Conv3d(1, 8, 1, stride=(1, 2, 4))])
+def test_channels_last_that_only_a_longer_example_tells(conv):
+    network = attach(nn.Sequential(conv, ChannelsLast()), Scale, at="1")
+    assert network[1].plugin.factor.shape == (8,)
+
+
+class Contiguous(Scale):
+    def forward(self, x):
+        return super().forward(x).contiguous()
+
+
+def test_a_host_may_view_what_the_plugin_gives():
+    network = nn.Sequential(nn.Conv2d(1, 8, 1), ChannelsLast(), Pixels()).eval()
+    attach(network, Contiguous, at="1")
+    assert network(torch.randn(2, 1, 5, 6)).shape == (2, 30, 8)
+
+
 def test_strides_that_differ_between_axes():
     network = nn.Sequential(nn.Conv3d(1, 16, 3, stride=(1, 2, 4), padding=1))
     assert attach(network, Scale, at="0")[0].plugin.factor.shape == (16,)
