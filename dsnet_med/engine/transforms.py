@@ -1,4 +1,4 @@
-"""The MONAI transforms that are ours: slice order, recipe intensities, fitting a slice to the training size."""
+"""The MONAI transforms that are ours: slice order, intensities, fitting a slice to the training size."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -24,7 +24,9 @@ from dsnet_med.prepare.intensity import Intensity
 def fit_to(size: Sequence[int], fit: str = "resize") -> Compose:
     """Bring image and label (1, H, W) to `size`: `resize` the whole slice, or `window` a random crop of it.
 
-    Images are interpolated bilinearly, labels by the nearest neighbour, so that no class is invented.
+    Images are interpolated bilinearly, as in the reference; labels by the nearest neighbour, so that no class
+    is invented. Nearest is counted from pixel centres, as the images' interpolation is; the reference counts from
+    pixel corners (PyTorch's `nearest`), which shifts labels against their image.
     """
     keys = ("image", "label")
     if fit == "resize":
@@ -51,6 +53,35 @@ class ScaleByRecipe(MapTransform):
             values = torch.from_numpy(self.intensity.fit(voxels).apply(voxels))
             scaled[key] = MetaTensor(values, meta=image.meta, applied_operations=image.applied_operations)
         return scaled
+
+
+class ZScoreSliced(MapTransform):
+    """Normalise every slice (C, H, W) by its own values, as the published code does.
+
+    Each channel to mean 0 and (population) deviation 1, then all shifted so that the smallest value is 0, which
+    is also the fill of rotations. A channel of one value has no deviation: it becomes 0 before the shift.
+
+    `mirrored_statistics` gives each channel the mean and deviation of its mirror image, first for last: the
+    published code takes them before it swaps blue and red. Grey slices know no difference.
+    """
+
+    def __init__(self, keys: Sequence[Hashable] = ("image",), mirrored_statistics: bool = False) -> None:
+        super().__init__(keys)
+        self.mirrored_statistics = mirrored_statistics
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return {**data, **{key: self._normalised(torch.as_tensor(data[key])) for key in self.keys}}
+
+    def _normalised(self, image: torch.Tensor) -> torch.Tensor:
+        values = image.double()  # sums of a float32 slice would leave rounding where there is no deviation
+        axes = tuple(range(1, values.ndim))
+        mean = values.mean(axes, keepdim=True)
+        deviation = (values - mean).square().mean(axes, keepdim=True).sqrt()
+        constant = values.amax(axes, keepdim=True) == values.amin(axes, keepdim=True)
+        if self.mirrored_statistics:
+            mean, deviation, constant = (each for each in (mean, deviation, constant))
+        scores = ((values - mean) / deviation.masked_fill(constant, 1.0)).masked_fill(constant, 0.0)
+        return (scores - scores.min()).float()
 
 
 class ToSlices(MapTransform, InvertibleTransform):

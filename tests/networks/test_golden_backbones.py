@@ -10,7 +10,7 @@ from torch import nn
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks import from_reference
-from dsnet_med.networks.backbones import convnext, mscan
+from dsnet_med.networks.backbones import mscan
 from dsnet_med.networks.backbones.convnext import ConvNeXt
 from dsnet_med.networks.backbones.mscan import MSCAN, SIZES, Block
 from dsnet_med.networks.heads import MultiScaleHead, UPerHead, light_ham_head
@@ -59,18 +59,6 @@ def test_backbone(vectors, name, build):
     check_running_statistics(backbone, golden)
 
 
-def test_convnext_block(vectors):
-    golden = vectors("convnext_block")
-    block = small_convnext().features.stages_3.blocks[0]
-    names = {"conv_dw": "depthwise_conv", "mlp.fc1": "pointwise_conv1", "mlp.fc2": "pointwise_conv2"}
-    state = {}
-    for key in block.state_dict():
-        part, _, rest = key.rpartition(".")
-        state[key] = golden[f"param/{names.get(part, part)}.{rest}" if part else f"param/{key}"]
-    block.load_state_dict(state)
-    check_close(block.eval()(golden["in/0"]), golden["out_eval/0"])
-
-
 HEADS = {
     "uper_head": lambda: UPerHead([8, 12, 16, 24], 5, channels=8),
     "msdsn_head": lambda: MultiScaleHead(
@@ -108,53 +96,6 @@ def test_mscan_sizes(name):
         shapes = [tuple(each.shape) for each in backbone(torch.zeros(1, 3, 65, 97))]
     assert [shape[1] for shape in shapes] == list(SIZES[name].dims) == backbone.feature_info.channels()
     assert [shape[2:] for shape in shapes] == [(17, 25), (9, 13), (5, 7), (3, 4)]
-
-
-def test_uper_refuses_a_batch_of_one_in_training():
-    head = UPerHead([4, 4], 2, channels=4)
-    features = [torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 4, 4)]
-    with pytest.raises(InputError, match="batch of one in training"):
-        head(features)
-    assert head.eval()(features).shape == (1, 2, 8, 8)
-
-
-def reference_file(network, path):
-    names = {ours: theirs for theirs, ours in zip(_theirs(network), network.state_dict(), strict=True)}
-    torch.save({"state_dict": {names[key]: value for key, value in network.state_dict().items()}}, path)
-    return path
-
-
-def _theirs(network):
-    from dsnet_med.networks.reference import reference_names
-
-    return list(reference_names(network).values())
-
-
-def test_mscan_reads_published_weights(tmp_path):
-    source = mscan("mscan_tiny", width=0.25)
-    file = reference_file(source, tmp_path / "mscan.pth")
-    colour = mscan("mscan_tiny", width=0.25, pretrained=file)
-    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), colour.parameters(), strict=True))
-    grey = mscan("mscan_tiny", width=0.25, in_channels=1, pretrained=str(file)).eval()
-    x = torch.randn(2, 1, 64, 64)
-    torch.testing.assert_close(grey(x)[3], colour.eval()(x.expand(-1, 3, -1, -1))[3], rtol=1e-4, atol=1e-4)
-
-
-def test_weights_that_cannot_be_had_are_explained(tmp_path):
-    with pytest.raises(InputError, match="no library hosts"):
-        mscan(pretrained=True)
-    with pytest.raises(InputError, match="no file of pretrained weights"):
-        mscan(pretrained=tmp_path / "none.pth")
-    file = reference_file(mscan("mscan_tiny", width=0.25), tmp_path / "mscan.pth")
-    with pytest.raises(InputError, match="does not hold this MSCAN's weights"):
-        mscan("mscan_tiny", width=0.5, pretrained=file)
-    (tmp_path / "torn.pth").write_bytes(b"torn")
-    with pytest.raises(InputError, match="cannot be read as weights"):
-        mscan(pretrained=tmp_path / "torn.pth")
-    with pytest.raises(InputError, match="unknown ConvNeXt 'convnext_huge'"):
-        convnext("convnext_huge")
-    with pytest.raises(InputError, match="fit width 1"):
-        convnext(width=0.5, pretrained=True)
 
 
 def test_left_over_names_are_refused():

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, unknown
 from dsnet_med.networks.backbones.pretrained import features_of
 from dsnet_med.networks.layers import scaled
 
@@ -36,7 +36,7 @@ def convnext(
     """
     size = name.removeprefix("convnext_").partition(".")[0]
     if size not in _DIMS:
-        raise InputError(f"unknown ConvNeXt '{name}'; known: {', '.join(f'convnext_{each}' for each in _DIMS)}")
+        raise unknown("ConvNeXt", name, (f"convnext_{each}" for each in _DIMS))
     options: dict[str, Any] = {"dims": _dims(size, width)} if width != 1 else {}
     options |= {"depths": tuple(layers)} if layers is not None else {}
     if pretrained and options:

@@ -5,18 +5,18 @@ Paper: Guo et al. 2022, https://arxiv.org/abs/2209.08575. Departures from MMSegm
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar, NamedTuple
 
 import torch
 from timm.layers import DropPath, LayerNorm2d
-from timm.models import load_state_dict
+from timm.models import FeatureInfo, adapt_input_conv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, unknown
+from dsnet_med.networks.checkpoint import read_checkpoint
 from dsnet_med.networks.layers import scaled
 
 _MLP_RATIOS = (8, 8, 4, 4)
@@ -49,13 +49,15 @@ def mscan(
 ) -> "MSCAN":
     """The MSCAN called `name`: (B, in_channels, H, W) -> four maps at [1/4, 1/8, 1/16, 1/32].
 
-    `width` multiplies all channels, `layers` overrides the blocks per stage. `pretrained` is a file of the
-    published ImageNet weights (.pth or .safetensors); its first convolution is summed over the colours for one
-    channel. Raises InputError for `pretrained=True`, since no library hosts them, and for a file of another
-    network.
+    `width` multiplies all channels, `layers` overrides the blocks per stage, `drop_path` is the last block's
+    rate of stochastic depth. `pretrained` is a file of the published ImageNet weights (.pth or .safetensors,
+    SegNeXt's or MMSegmentation's names); its first convolution is summed over the colours for one channel.
+
+    Raises InputError for an unknown name, for `pretrained=True`, since no library hosts the weights, and for a
+    file that is none or of another network.
     """
     if name not in SIZES:
-        raise InputError(f"unknown MSCAN '{name}'; known: {', '.join(SIZES)}")
+        raise unknown("MSCAN", name, SIZES)
     size = SIZES[name]
     dims = [scaled(channels, width) for channels in size.dims]
     network = MSCAN(dims, layers or size.depths, in_channels=in_channels, drop_path=drop_path)
@@ -84,7 +86,7 @@ class MSCAN(nn.Module):
             blocks = nn.Sequential(*(Block(channels, ratio, next(rates)) for _ in range(depth)))
             norm = LayerNorm2d(channels, eps=1e-5)
             self.stages.append(nn.Sequential(OrderedDict(embed=embed, blocks=blocks, norm=norm)))
-        self.feature_info = SimpleNamespace(channels=lambda: list(dims), reduction=lambda: [4, 8, 16, 32])
+        self.feature_info = _feature_info(dims)
         self.reference_names = _reference_names(len(dims))
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -196,6 +198,14 @@ def _embed(in_channels: int, channels: int) -> nn.Sequential:
     return nn.Sequential(_conv(in_channels, channels, 3, stride=2), nn.BatchNorm2d(channels))
 
 
+def _feature_info(dims: Sequence[int]) -> FeatureInfo:
+    levels = [
+        {"num_chs": channels, "reduction": 4 * 2**stage, "module": f"stages.{stage}"}
+        for stage, channels in enumerate(dims)
+    ]
+    return FeatureInfo(levels, out_indices=tuple(range(len(levels))))
+
+
 def _reference_names(stages: int) -> tuple[tuple[str, str], ...]:
     """Ours -> the reference's, which counts stages from one and names the stem's layers otherwise."""
     table = [(r"stages\.0\.embed", "patch_embed1.proj")]
@@ -217,22 +227,25 @@ def _load(network: MSCAN, pretrained: bool | str | Path) -> None:
             "no library hosts the ImageNet weights of MSCAN: download those that SegNeXt publishes and pass "
             "the file, pretrained=mscan_b.pth, or use pretrained=False"
         )
-    if not Path(pretrained).is_file():
-        raise InputError(f"no file of pretrained weights at {pretrained}: pass an existing file, or False")
+    weights = _published(read_checkpoint(Path(pretrained)))
     try:
-        weights = load_state_dict(str(pretrained))
-    except Exception as error:  # as many kinds as there are ways to damage a file
-        raise InputError(
-            f"{pretrained} cannot be read as weights: {' '.join(str(error).split())[:200]}"
-        ) from error
-    first = "patch_embed1.proj.0.weight"
-    wanted = network.stages[0].embed[0].in_channels  # type: ignore[union-attr, index]
-    if first in weights and wanted == 1:
-        weights[first] = weights[first].sum(1, keepdim=True)
-    body = {name: value for name, value in weights.items() if not name.startswith("head.")}
-    try:
-        network.load_state_dict(from_reference(body, network), strict=True)
+        _fit_first_convolution(weights, network)
+        network.load_state_dict(from_reference(weights, network), strict=True)
     except (InputError, RuntimeError) as error:
         raise InputError(
             f"{pretrained} does not hold this MSCAN's weights: {' '.join(str(error).split())[:200]}"
         ) from error
+
+
+def _published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the classifier, and with MMSegmentation's names where SegNeXt's own files differ."""
+    body = {name: value for name, value in weights.items() if not name.startswith("head.")}
+    return {name.replace(".dwconv.dwconv.", ".dwconv."): value for name, value in body.items()}
+
+
+def _fit_first_convolution(weights: dict[str, Tensor], network: MSCAN) -> None:
+    """Sum the first convolution over the colours for one channel, repeat it for several, as timm does."""
+    name = "patch_embed1.proj.0.weight"
+    wanted = network.stages[0].embed[0].in_channels  # type: ignore[union-attr, index]
+    if name in weights:
+        weights[name] = adapt_input_conv(wanted, weights[name], base_chans=weights[name].shape[1])

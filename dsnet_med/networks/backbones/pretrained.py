@@ -1,5 +1,7 @@
 """timm networks as feature pyramids, with their ImageNet weights from the net or from a file."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,15 @@ def features_of(name: str, in_channels: int, pretrained: bool | str | Path, **op
         if not pretrained:
             raise
         raise _unavailable(name, pretrained, str(error) or type(error).__name__) from error
-    if weights and (
-        missing := network.state_dict().keys() - weights.keys()
-    ):  # timm would start these at random
+    if weights and (missing := _plain_names(network.state_dict()) - _plain_names(weights)):
+        # which timm would start at random
         raise _unavailable(name, pretrained, f"{len(missing)} entries are missing, such as {min(missing)}")
     return network
+
+
+def _plain_names(weights: Mapping[str, Tensor]) -> set[str]:
+    """Without the difference between `stages.0` and `stages_0`, as feature pyramids call it."""
+    return {re.sub(r"\b(stages|stem)\.(\d)", r"\1_\2", name) for name in weights}
 
 
 def _read(file: Path) -> dict[str, Tensor]:

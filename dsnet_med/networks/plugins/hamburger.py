@@ -71,11 +71,11 @@ class Hamburger(nn.Module):
 
     def forward(self, x: Tensor, bases: Tensor | None = None) -> Tensor:
         """`bases` (1 or B, ham_channels, rank): the start, instead of the one that the mode says."""
-        pixels = F.relu(_project(x.flatten(2), self.reduce))  # (B, D, N)
+        pixels = F.relu(_project(x.flatten(2), self.reduce), inplace=True)  # (B, D, N)
         steps = self.train_steps if self.training else self.eval_steps
         low_rank = nmf(pixels, self._start(pixels, bases), steps)
         context: Tensor = self.norm(_project(low_rank, self.expand).reshape(x.shape))
-        return F.relu(x + context)
+        return F.relu(x + context, inplace=True)
 
     def _start(self, pixels: Tensor, bases: Tensor | None) -> Tensor:
         batch, channels, _ = pixels.shape  # not len(pixels), which an export takes for a constant
