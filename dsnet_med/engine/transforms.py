@@ -24,9 +24,9 @@ from dsnet_med.prepare.intensity import Intensity
 def fit_to(size: Sequence[int], fit: str = "resize") -> Compose:
     """Bring image and label (1, H, W) to `size`: `resize` the whole slice, or `window` a random crop of it.
 
-    Images are interpolated bilinearly, as in the reference; labels by the nearest neighbour, so that no class is
-    invented. Nearest is counted from pixel centres, as the images' interpolation is; the reference counts from
-    pixel corners (PyTorch's `nearest`), which shifts labels against their image.
+    Images are interpolated bilinearly, as in the reference; labels by the nearest neighbour, so that no class
+    is invented. Nearest is counted from pixel centres, as the images' interpolation is; the reference counts
+    from pixel corners (PyTorch's `nearest`), which shifts labels against their image.
     """
     keys = ("image", "label")
     if fit == "resize":
@@ -59,7 +59,7 @@ class ZScoreSliced(MapTransform):
     """Normalise every slice (C, H, W) by its own values, as the published code does.
 
     Each channel to mean 0 and (population) deviation 1, then all shifted so that the smallest value is 0, which
-    is also the fill of rotations. A channel of one value has no deviation: it becomes 0 before the shift, not NaN.
+    is also the fill of rotations. A channel of one value has no deviation and is divided by 1, not by 0.
 
     `mirrored_statistics` gives each channel the mean and deviation of its mirror image, first for last: the
     published code takes them before it swaps blue and red. Grey slices know no difference.
@@ -80,7 +80,7 @@ class ZScoreSliced(MapTransform):
         constant = values.amax(axes, keepdim=True) == values.amin(axes, keepdim=True)
         if self.mirrored_statistics:
             mean, deviation, constant = (each.flip(0) for each in (mean, deviation, constant))
-        scores = ((values - mean) / deviation.masked_fill(constant, 1.0)).masked_fill(constant, 0.0)
+        scores = (values - mean) / deviation.masked_fill(constant, 1.0)
         return (scores - scores.min()).float()
 
 
