@@ -2,8 +2,6 @@
 
 import itertools
 
-from itertools import pairwise
-
 import pytest
 import torch
 from agreement import MAPS, check_agreement
