@@ -80,7 +80,7 @@ class ZScoreSliced(MapTransform):
         constant = values.amax(axes, keepdim=True) == values.amin(axes, keepdim=True)
         if self.mirrored_statistics:
             mean, deviation, constant = (each.flip(0) for each in (mean, deviation, constant))
-        scores = (values - mean) / deviation
+        scores = (values - mean) / deviation.masked_fill(constant, 1.0)
         return (scores - scores.min()).float()
 
 
