@@ -53,6 +53,7 @@ class RandRotFlipd(Randomizable, MapTransform):
         if label_mode not in MODES:
             raise unknown("label mode", label_mode, MODES)
         self.rotate_prob, self.flip_prob, self.degree = rotate_prob, flip_prob, degree
+        self.label_keys = tuple(label_keys)
         self.modes = [label_mode if key in label_keys else "bilinear" for key in self.keys]
         self.change = Change()
 
@@ -69,7 +70,8 @@ class RandRotFlipd(Randomizable, MapTransform):
         self.randomize()
         slices = dict(data)
         for key, mode in zip(self.keys, self.modes, strict=True):
-            slices[key] = changed(convert_to_tensor(slices[key], track_meta=False), self.change, mode)
+            maps = changed(convert_to_tensor(slices[key], track_meta=False), self.change, mode)
+            slices[key] = maps.round() if key in self.label_keys else maps  # labels may come as floats
         return slices
 
 

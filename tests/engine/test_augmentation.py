@@ -15,6 +15,7 @@ from scipy.ndimage import map_coordinates
 
 from dsnet_med import resources
 from dsnet_med.engine.augmentation import Change, RandRotFlipd, changed, rotated
+from dsnet_med.engine.transforms import fit_to
 from dsnet_med.errors import InputError
 
 
@@ -59,6 +60,15 @@ def test_one_seed_draws_the_same(vectors, seed):
     degrees, turns, axis = transform.change
     said = "identity" if axis is None else f"rot90 k={turns}, flip axis={axis}"
     assert kind == (said if degrees is None else f"rotate {degrees:.4f}")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_labels_that_were_resized_first_are_floats_and_still_whole(vectors, seed):
+    item = fit_to([16, 16])(pair(vectors))
+    assert item["label"].is_floating_point()
+    label = RandRotFlipd(label_mode="bilinear").set_random_state(seed)(item)["label"]
+    torch.testing.assert_close(label.to(torch.uint8), pair(vectors, f"seed{seed}_")["label"], rtol=0, atol=0)
+    assert torch.equal(label, label.round())
 
 
 def test_a_second_slice_is_drawn_as_the_reference_draws_it(vectors):
