@@ -19,8 +19,15 @@ def conv_norm_relu(
 
 
 def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
-    """Group norm with `groups` groups, or as many as also divide `channels` (a narrow network's)."""
-    return nn.GroupNorm(math.gcd(groups, channels), channels)
+    """Group norm with `groups` groups, or as many as divide `channels` and leave two or more in each.
+
+    One channel per group has no variance on a 1x1 map; only one channel in all, or an odd number that divides
+    `groups`, falls back to a single group.
+    """
+    shared = math.gcd(groups, channels)
+    if shared == channels:
+        shared = channels // 2 if channels % 2 == 0 else 1
+    return nn.GroupNorm(shared, channels)
 
 
 def classifier(channels: int, num_classes: int) -> nn.Conv2d:

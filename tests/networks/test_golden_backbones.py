@@ -6,6 +6,8 @@ import pytest
 import timm
 import torch
 from golden import Golden, check_close, check_gradients, check_running_statistics, load
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from dsnet_med.errors import InputError
@@ -14,6 +16,7 @@ from dsnet_med.networks.backbones import mscan
 from dsnet_med.networks.backbones.convnext import ConvNeXt
 from dsnet_med.networks.backbones.mscan import MSCAN, SIZES, Block
 from dsnet_med.networks.heads import MultiScaleHead, UPerHead, light_ham_head
+from dsnet_med.networks.layers import group_norm
 from dsnet_med.networks.plugins import DSM, Hamburger
 
 
@@ -102,3 +105,12 @@ def test_left_over_names_are_refused():
     network = nn.ModuleDict({"backbone": small_mscan()})
     with pytest.raises(InputError, match="unknown to this network"):
         from_reference({"backbone.block9.0.norm1.weight": torch.zeros(8)}, network)
+
+
+@given(channels=st.integers(1, 2000), groups=st.integers(1, 64))
+def test_group_norm_divides_any_width_and_works_on_one_pixel(channels, groups):
+    norm = group_norm(channels, groups)
+    assert norm.num_groups <= groups and channels % norm.num_groups == 0
+    assert channels // norm.num_groups > 1 or channels == 1
+    if groups <= channels // 2 and channels % groups == 0:
+        assert norm.num_groups == groups
