@@ -48,9 +48,12 @@ def test_levels_have_the_sizes_that_are_announced(size):
 
 
 def test_every_level_leaves_through_a_layer_norm():
-    for level in convnext(**SHALLOW)(5 + 3 * torch.randn(2, 3, 64, 64)):
+    backbone = convnext(**SHALLOW)
+    for level in backbone(5 + 3 * torch.randn(2, 3, 64, 64)):
         torch.testing.assert_close(level.mean(1), torch.zeros(level[:, 0].shape), atol=1e-5, rtol=0)
         torch.testing.assert_close(level.var(1, correction=0), torch.ones(level[:, 0].shape), atol=1e-2, rtol=0)
+    norms = backbone.norms
+    assert [norm.eps for norm in norms] == 4 * [1e-6]  # too small a difference for float32 to show
 
 
 def test_stochastic_depth_grows_linearly_and_layer_scales_start_as_asked():
