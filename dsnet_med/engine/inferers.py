@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError, unknown
+from dsnet_med.networks.layers import resized
 
 FITS = ("resize", "window")
 
@@ -33,14 +33,15 @@ class SliceFitInferer(Inferer):
             )
             return torch.as_tensor(logits)
         shape = inputs.shape[-2:]
-        logits = network(_resized(inputs, self.size), *args, **kwargs)
-        return _resized(logits, shape)
+        logits = network(resized_to(inputs, self.size), *args, **kwargs)
+        return resized_to(logits, shape)
 
 
-def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+def resized_to(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (B, C, h, w) at `size`, bilinear with corners not aligned; the same ones where they have it."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+    return resized(maps, size)
 
 
 class SliceWise(nn.Module):

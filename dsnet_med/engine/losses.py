@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dsnet_med.engine.inferers import resized_to
 from dsnet_med.errors import InputError, unknown
 
 SPATIAL = (2, 3)
@@ -59,16 +60,9 @@ class SegmentationLoss(nn.Module):
 
     def _of_one(self, logits: Tensor, labels: Tensor) -> Tensor:
         labels = _checked(logits, labels, self.ignore_index)
-        logits = resized(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+        logits = resized_to(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels.shape[1:])
         entropy = cross_entropy(logits, labels, self.ignore_index)
         return self.ce_weight * entropy + self.dice_weight * self.dice(logits, labels, self.ignore_index)
-
-
-def resized(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits (B, K, h, w) at the size of labels (B, H, W), bilinear with corners not aligned."""
-    if logits.shape[2:] == labels.shape[1:]:
-        return logits
-    return F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:

@@ -1,12 +1,38 @@
-"""Small layers that several heads share."""
+"""Small layers and functions that several heads and plug-ins share."""
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 Norm = Callable[[int], nn.Module]
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
+
+def kaiming(layer: Layer, mode: Literal["fan_in", "fan_out"] = "fan_in") -> Layer:
+    """`layer`, with weights as before a ReLU (He et al. 2015, https://arxiv.org/abs/1502.01852) and bias 0."""
+    nn.init.kaiming_normal_(layer.weight, mode=mode)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def project(pixels: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear map (out, C) of every pixel: (B, C, N) -> (B, out, N)."""
+    return F.conv1d(pixels, weight.unsqueeze(2), bias)
+
+
+def per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """`values`, (B, C) or (C,), in a shape that multiplies the channels of x (B, C, *spatial)."""
+    return values.reshape(*values.shape, *[1] * (x.ndim - 2))
+
+
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, C, h, w) -> (B, C, *size), bilinear with corners not aligned."""
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def conv_norm_relu(
@@ -14,8 +40,9 @@ def conv_norm_relu(
 ) -> nn.Sequential:
     """Convolution (no bias, Kaiming fan-out), `norm` of the channels, ReLU: (B, in, H, W) -> (B, out, H, W)."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(OrderedDict(conv=conv, norm=norm(out_channels), act=nn.ReLU(inplace=True)))
+    return nn.Sequential(
+        OrderedDict(conv=kaiming(conv, "fan_out"), norm=norm(out_channels), act=nn.ReLU(inplace=True))
+    )
 
 
 def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:

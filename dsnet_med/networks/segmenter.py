@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
+from dsnet_med.networks.layers import resized
 
 
 class Segmenter(nn.Module):
@@ -35,8 +35,8 @@ class Segmenter(nn.Module):
             self._check(images)
         logits = self.head(self.backbone(images))  # (B, num_classes, H / stride, W / stride), or several
         if isinstance(logits, tuple):
-            return tuple(_resized(each, images) for each in logits)
-        return _resized(logits, images)
+            return tuple(resized(each, images.shape[2:]) for each in logits)
+        return resized(logits, images.shape[2:])
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4:
@@ -50,7 +50,3 @@ class Segmenter(nn.Module):
                 f"the network got images of {height}x{width} pixels and needs at least "
                 f"{self.smallest}x{self.smallest}: pad or resize them"
             )
-
-
-def _resized(logits: Tensor, images: Tensor) -> Tensor:
-    return F.interpolate(logits, size=images.shape[2:], mode="bilinear", align_corners=False)

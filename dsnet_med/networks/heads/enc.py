@@ -11,9 +11,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from dsnet_med.networks.layers import classifier, conv_norm_relu, scaled
+from dsnet_med.networks.layers import classifier, conv_norm_relu, resized, scaled
 from dsnet_med.networks.plugins.encoding import Encoding
 
 
@@ -69,6 +68,5 @@ class EncHead(nn.Module):
         if self.fusion is None:
             return x
         maps = [conv(features[level]) for conv, level in zip(self.laterals, self.lateral_levels, strict=True)]
-        resized = [F.interpolate(each, size=x.shape[2:], mode="bilinear", align_corners=False) for each in maps]
-        joined: Tensor = self.fusion(torch.cat([x, *resized], dim=1))
+        joined: Tensor = self.fusion(torch.cat([x, *(resized(each, x.shape[2:]) for each in maps)], dim=1))
         return joined

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from dsnet_med.networks.layers import Norm, classifier, conv_norm_relu, group_norm, scaled
+from dsnet_med.networks.layers import Norm, classifier, conv_norm_relu, group_norm, resized, scaled
 
 
 class MultiScaleHead(nn.Module):
@@ -53,8 +52,8 @@ class MultiScaleHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         chosen = [features[level] for level in self.levels]
         size = chosen[0].shape[2:]
-        resized = [F.interpolate(each, size=size, mode="bilinear", align_corners=False) for each in chosen]
-        hidden = self.align(self.plugin(self.squeeze(torch.cat(resized, dim=1))))
+        joined = torch.cat([resized(each, size) for each in chosen], dim=1)
+        hidden = self.align(self.plugin(self.squeeze(joined)))
         logits: Tensor = self.classifier(self.dropout(hidden))
         return logits
 

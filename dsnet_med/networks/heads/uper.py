@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
-from dsnet_med.networks.layers import classifier, conv_norm_relu, scaled
+from dsnet_med.networks.layers import classifier, conv_norm_relu, resized, scaled
 
 
 class UPerHead(nn.Module):
@@ -60,9 +60,9 @@ class UPerHead(nn.Module):
         maps = [lateral(each) for lateral, each in zip(self.laterals, features[:-1], strict=True)]
         maps.append(self._pool(features[-1]))  # (B, channels, H_i, W_i) each
         for level in range(len(maps) - 1, 0, -1):
-            maps[level - 1] = maps[level - 1] + _resized(maps[level], maps[level - 1])
+            maps[level - 1] = maps[level - 1] + resized(maps[level], maps[level - 1].shape[2:])
         maps = [*(smooth(each) for smooth, each in zip(self.smooth, maps[:-1], strict=True)), maps[-1]]
-        joined = torch.cat([maps[0], *(_resized(each, maps[0]) for each in maps[1:])], dim=1)
+        joined = torch.cat([maps[0], *(resized(each, maps[0].shape[2:]) for each in maps[1:])], dim=1)
         logits: Tensor = self.classifier(self.dropout(self.fuse(joined)))
         return logits
 
@@ -73,12 +73,8 @@ class UPerHead(nn.Module):
                 "value per channel: use a batch of at least 2"
             )
         pooled = [
-            _resized(layer(F.adaptive_avg_pool2d(x, scale)), x)
+            resized(layer(F.adaptive_avg_pool2d(x, scale)), x.shape[2:])
             for layer, scale in zip(self.pooled, self.pool_scales, strict=True)
         ]
         context: Tensor = self.context(torch.cat([x, *pooled], dim=1))
         return context
-
-
-def _resized(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, unknown
+from dsnet_med.networks.layers import per_channel
 
 # (B, C, N) -> (B, C). The maximum by its index has one pixel per channel to send its gradient to.
 _POOLS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -66,7 +67,7 @@ class CBAM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        x = x * self._channel_gate(x.flatten(2)).unflatten(1, (-1, *[1] * (x.ndim - 2)))
+        x = x * per_channel(self._channel_gate(x.flatten(2)), x)
         if self.spatial is None:
             return x
         summary = torch.stack([x.amax(1), x.mean(1)], dim=1)  # (B, 2, *spatial)

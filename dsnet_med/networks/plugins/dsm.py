@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, unknown
+from dsnet_med.networks.layers import kaiming, project
 
 _TERMS = {torch.float64: 16}  # of exp on (-1/2, 1/2): the next one is below rounding; 9 suffice for float32
 
@@ -87,13 +88,13 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, channels: int, hidden: int, bias: bool) -> None:
         super().__init__()
-        self.query = _kaiming(nn.Linear(channels, 1, bias))
-        self.value = _kaiming(nn.Linear(channels, hidden, bias))
+        self.query = kaiming(nn.Linear(channels, 1, bias))
+        self.value = kaiming(nn.Linear(channels, hidden, bias))
         self.norm = nn.LayerNorm(hidden)
         self.expand = nn.Linear(hidden, channels, bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        weights = _project(pixels, self.query).softmax(2)  # (B, 1, N)
+        weights = project(pixels, self.query.weight, self.query.bias).softmax(2)  # (B, 1, N)
         pooled = (pixels @ weights.mT).squeeze(2)  # (B, C)
         hidden = F.relu(self.norm(self.value(pooled)))  # (B, K)
         return torch.sigmoid(self.expand(hidden))
@@ -104,8 +105,8 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, channels: int, hidden: int, bias: bool) -> None:
         super().__init__()
-        self.query = _kaiming(nn.Linear(channels, hidden, bias))
-        self.value = _kaiming(nn.Linear(channels, hidden, bias))
+        self.query = kaiming(nn.Linear(channels, hidden, bias))
+        self.value = kaiming(nn.Linear(channels, hidden, bias))
 
     def forward(self, pixels: Tensor) -> Tensor:
         query = self.largest(pixels).softmax(1)  # (B, K)
@@ -117,7 +118,7 @@ class SpatialAttention(nn.Module):
     def largest(self, pixels: Tensor) -> Tensor:
         """max_n of the projected pixels, (B, K): found without a gradient, computed for the winners."""
         with torch.no_grad():
-            winners = _project(pixels, self.query).argmax(2)  # (B, K)
+            winners = project(pixels, self.query.weight, self.query.bias).argmax(2)  # (B, K)
         chosen = pixels.gather(2, winners.unsqueeze(1).expand(-1, pixels.shape[1], -1))  # (B, C, K)
         largest = (chosen * self.query.weight.mT).sum(1)
         return largest if self.query.bias is None else largest + self.query.bias
@@ -137,7 +138,7 @@ class Aggregation(nn.Module):
     def aggregate(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
         """The vector that is added to every pixel, (B, C)."""
         slope: Tensor = self.mix(channel, spatial)[0]  # softmax drops the offset: it is one for all pixels
-        value = F.relu(_project(pixels, self.value))  # (B, C, N)
+        value = F.relu(project(pixels, self.value.weight, self.value.bias))  # (B, C, N)
         count = _TERMS.get(value.dtype, 9)
         powers = _powers(spatial.squeeze(1) - 0.5, count)  # (B, count, N)
         series = _powers(slope, count, factorial=True)  # (B, count, C)
@@ -231,24 +232,12 @@ def _fusion(name: str, channels: int, hidden: int, bias: bool, norm: str) -> nn.
     return fusions[name]()
 
 
-def _kaiming(layer: nn.Linear) -> nn.Linear:
-    nn.init.kaiming_normal_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
 def _powers(base: Tensor, count: int, factorial: bool = False) -> Tensor:
     """base^k for k = 0 to count - 1, over k! if `factorial`: (B, M) -> (B, count, M)."""
     powers = [torch.ones_like(base)]
     for power in range(1, count):
         powers.append(powers[-1] * base / (power if factorial else 1))
     return torch.stack(powers, dim=1)
-
-
-def _project(pixels: Tensor, layer: nn.Linear) -> Tensor:
-    """A linear map of every pixel: (B, C, N) -> (B, out, N)."""
-    return F.conv1d(pixels, layer.weight.unsqueeze(2), layer.bias)
 
 
 def _norm(name: str, channels: int) -> nn.Module:

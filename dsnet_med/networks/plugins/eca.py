@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError
+from dsnet_med.networks.layers import per_channel
 
 
 class ECA(nn.Module):
@@ -21,14 +22,13 @@ class ECA(nn.Module):
     reference_name: ClassVar[str] = "eca_layer"
     reference_names: ClassVar[tuple[tuple[str, str], ...]] = ((r"neighbours", "conv"),)
 
-    def __init__(self, channels: int, kernel_size: int = 3) -> None:
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:  # noqa: ARG002 (as every plug-in)
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise InputError(f"ECA got kernel_size={kernel_size} and wants an odd number, such as 3 or 5")
-        self.channels = channels
         self.neighbours = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.flatten(2).mean(2)  # (B, C)
         gate = torch.sigmoid(self.neighbours(pooled.unsqueeze(1))).squeeze(1)
-        return x * gate.reshape(*gate.shape, *[1] * (x.ndim - 2))
+        return x * per_channel(gate, x)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
+from dsnet_med.networks.layers import kaiming, per_channel, project
 
 
 class Encoding(nn.Module):
@@ -39,8 +40,7 @@ class Encoding(nn.Module):
 
     def __init__(self, channels: int, num_codes: int = 32) -> None:
         super().__init__()
-        self.project = nn.Linear(channels, channels, bias=False)
-        nn.init.kaiming_normal_(self.project.weight, mode="fan_out", nonlinearity="relu")
+        self.project = kaiming(nn.Linear(channels, channels, bias=False), "fan_out")
         self.project_norm = nn.BatchNorm1d(channels)
         bound = 1 / math.sqrt(num_codes * channels)
         self.codewords = nn.Parameter(torch.empty(num_codes, channels).uniform_(-bound, bound))
@@ -53,7 +53,7 @@ class Encoding(nn.Module):
 
     def emphasize(self, x: Tensor, encoded: Tensor) -> Tensor:
         """The map under the gate that an image's description (B, channels) gives: the shape of x."""
-        gate = torch.sigmoid(self.gate(encoded)).unflatten(1, (-1, *[1] * (x.ndim - 2)))
+        gate = per_channel(torch.sigmoid(self.gate(encoded)), x)
         return F.relu(x * (1 + gate))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Encoding(nn.Module):
                 f"Encoding got a map of shape {tuple(x.shape)} in training, where its batch norms need two "
                 "pixels, and two channels or images: use a larger map or batch"
             )
-        pixels = F.conv1d(x.flatten(2), self.project.weight.unsqueeze(2))
+        pixels = project(x.flatten(2), self.project.weight)
         pixels = F.relu(self.project_norm(pixels))  # (B, C, N)
         with _without_autocast(pixels.device.type):
             residuals = self._residuals(pixels.to(torch.promote_types(pixels.dtype, torch.float32)))
@@ -76,7 +76,7 @@ class Encoding(nn.Module):
         squares = pixels.square().sum(1, keepdim=True)  # (B, 1, N)
         lengths = codewords.square().sum(1).unsqueeze(1)  # (K, 1)
         # A convolution, as a product of (K, C) and (B, C, N) would copy the pixels.
-        distances = squares + F.conv1d(pixels, -2 * codewords.unsqueeze(2)) + lengths  # (B, K, N)
+        distances = squares + project(pixels, -2 * codewords) + lengths  # (B, K, N)
         weights = (scale * distances).softmax(1)
         return weights @ pixels.mT - weights.sum(2, keepdim=True) * codewords
 

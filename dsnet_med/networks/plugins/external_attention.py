@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dsnet_med.networks.layers import project
+
 _EPS = 1e-9
 
 
@@ -52,7 +54,7 @@ class ExternalAttention(nn.Module):
         if self.reference_layout:
             tokens = pixels.reshape(pixels.shape[0], pixels.shape[2], pixels.shape[1])  # as the memory lies
             return self._attend(tokens, F.linear, channels_axis=2).reshape(x.shape)
-        return self._attend(pixels, _project, channels_axis=1).reshape(x.shape)
+        return self._attend(pixels, project, channels_axis=1).reshape(x.shape)
 
     def _attend(self, x: Tensor, linear: Callable[..., Tensor], channels_axis: int) -> Tensor:
         query = linear(x, self.query.weight, self.query.bias)
@@ -60,8 +62,3 @@ class ExternalAttention(nn.Module):
         attention = attention / (attention.sum(channels_axis, keepdim=True) + _EPS)
         weight = self.project.weight @ self.values.weight  # (C, K)
         return query + linear(attention, weight, self.project(self.values.bias))
-
-
-def _project(pixels: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A linear map of every pixel: (B, C, N) -> (B, out, N)."""
-    return F.conv1d(pixels, weight.unsqueeze(2), bias)

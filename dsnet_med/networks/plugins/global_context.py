@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, unknown
+from dsnet_med.networks.layers import kaiming, per_channel, project
 
 _POOLINGS = ("att", "avg")
 _FUSIONS = ("channel_add", "channel_mul")
@@ -44,23 +44,22 @@ class GlobalContext(nn.Module):
             raise unknown("pooling of GlobalContext", pooling, _POOLINGS)
         _check(fusions)
         hidden = max(int(channels * ratio), 1)
-        self.mask = _kaiming(nn.Linear(channels, 1)) if pooling == "att" else None
+        self.mask = kaiming(nn.Linear(channels, 1)) if pooling == "att" else None
         self.add = _transform(channels, hidden) if "channel_add" in fusions else None
         self.multiply = _transform(channels, hidden) if "channel_mul" in fusions else None
 
     def forward(self, x: Tensor) -> Tensor:
         context = self._pool(x.flatten(2))  # (B, C)
-        axes = (-1, *[1] * (x.ndim - 2))
         if self.multiply is not None:
-            x = x * torch.sigmoid(self.multiply(context)).unflatten(1, axes)
+            x = x * per_channel(torch.sigmoid(self.multiply(context)), x)
         if self.add is not None:
-            x = x + self.add(context).unflatten(1, axes)
+            x = x + per_channel(self.add(context), x)
         return x
 
     def _pool(self, pixels: Tensor) -> Tensor:
         if self.mask is None:
             return pixels.mean(2)
-        logits = F.conv1d(pixels, self.mask.weight.unsqueeze(2), self.mask.bias)  # (B, 1, N)
+        logits = project(pixels, self.mask.weight, self.mask.bias)  # (B, 1, N)
         return (pixels @ logits.softmax(2).mT).squeeze(2)
 
 
@@ -77,9 +76,3 @@ def _transform(channels: int, hidden: int) -> nn.Sequential:
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(), last)
-
-
-def _kaiming(layer: nn.Linear) -> nn.Linear:
-    nn.init.kaiming_normal_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

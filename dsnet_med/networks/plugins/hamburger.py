@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
-from dsnet_med.networks.layers import Norm, group_norm
+from dsnet_med.networks.layers import Norm, group_norm, kaiming, project
 
 
 class Hamburger(nn.Module):
@@ -57,8 +57,8 @@ class Hamburger(nn.Module):
         super().__init__()
         hidden = ham_channels or channels
         self.rank, self.train_steps, self.eval_steps = rank, train_steps, eval_steps
-        self.reduce = _kaiming(nn.Linear(channels, hidden))
-        self.expand = _kaiming(nn.Linear(hidden, channels, bias=False))
+        self.reduce = kaiming(nn.Linear(channels, hidden), "fan_out")
+        self.expand = kaiming(nn.Linear(hidden, channels, bias=False), "fan_out")
         self.norm = norm(channels)
         self.register_buffer("bases", None, persistent=False)
         self.reset_parameters()
@@ -71,10 +71,10 @@ class Hamburger(nn.Module):
 
     def forward(self, x: Tensor, bases: Tensor | None = None) -> Tensor:
         """`bases` (1 or B, ham_channels, rank): the start, instead of the one that the mode says."""
-        pixels = F.relu(_project(x.flatten(2), self.reduce), inplace=True)  # (B, D, N)
+        pixels = F.relu(project(x.flatten(2), self.reduce.weight, self.reduce.bias), inplace=True)  # (B, D, N)
         steps = self.train_steps if self.training else self.eval_steps
         low_rank = nmf(pixels, self._start(pixels, bases), steps)
-        context: Tensor = self.norm(_project(low_rank, self.expand).reshape(x.shape))
+        context: Tensor = self.norm(project(low_rank, self.expand.weight).reshape(x.shape))
         return F.relu(x + context, inplace=True)
 
     def _start(self, pixels: Tensor, bases: Tensor | None) -> Tensor:
@@ -106,15 +106,3 @@ def _seeded_bases(channels: int, rank: int) -> Tensor:
     """Uniform in (0, 1), each of length 1, (1, channels, rank); made on the CPU whatever the default device."""
     generator = torch.Generator("cpu").manual_seed(0)
     return F.normalize(torch.rand(1, channels, rank, generator=generator, device="cpu"), dim=1)
-
-
-def _kaiming(layer: nn.Linear) -> nn.Linear:
-    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _project(pixels: Tensor, layer: nn.Linear) -> Tensor:
-    """A linear map of every pixel: (B, C, N) -> (B, out, N)."""
-    return F.conv1d(pixels, layer.weight.unsqueeze(2), layer.bias)

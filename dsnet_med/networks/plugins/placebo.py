@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dsnet_med.networks.layers import per_channel, project
 from dsnet_med.networks.plugins.dsm import DSM
 
 
@@ -45,7 +46,7 @@ class RandomGate(nn.Module):
         self.register_buffer("gate", torch.empty(channels).copy_(values))  # on whatever device is the default
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * _per_channel(self.gate, x)
+        return x * per_channel(self.gate, x)
 
 
 class ConstantGate(nn.Module):
@@ -56,7 +57,7 @@ class ConstantGate(nn.Module):
         self.logit = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * _per_channel(self.logit.sigmoid(), x)
+        return x * per_channel(self.logit.sigmoid(), x)
 
 
 class PointwiseConv(nn.Module):
@@ -76,12 +77,8 @@ class PointwiseConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.flatten(2)  # (B, C, N)
-        hidden = F.relu(F.conv1d(pixels, self.reduce.weight.unsqueeze(2)))  # (B, hidden, N)
-        return (pixels + F.conv1d(hidden, self.expand.weight.unsqueeze(2))).reshape(x.shape)
-
-
-def _per_channel(values: Tensor, x: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (x.ndim - 2))
+        hidden = F.relu(project(pixels, self.reduce.weight))  # (B, hidden, N)
+        return (pixels + project(hidden, self.expand.weight)).reshape(x.shape)
 
 
 def _count(plugin: Callable[[int], nn.Module], channels: int) -> int:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from dsnet_med.networks.layers import project
+
 _QUERIES = 512  # in a slice: few enough for the cache, and enough for the matrix products
 
 
@@ -41,9 +43,9 @@ class PositionAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.flatten(2)  # (B, C, N)
-        query = _project(pixels, self.query.weight, self.query.bias)
-        key = _project(pixels, self.key.weight, self.key.bias)
-        value = _project(pixels, self.gamma * self.value.weight, self.gamma * self.value.bias)
+        query = project(pixels, self.query.weight, self.query.bias)
+        key = project(pixels, self.key.weight, self.key.bias)
+        value = project(pixels, self.gamma * self.value.weight, self.gamma * self.value.bias)
         sliced = x.device.type == "cpu" and not torch.compiler.is_compiling()
         attend = _attend_in_slices if sliced else _attend_fused
         return x + attend(query, key, value).reshape(x.shape)
@@ -70,8 +72,3 @@ def _forgetful(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """(B, K, n), (B, K, N), (B, C, N) -> (B, C, n): the values, averaged for each query."""
     return value @ (query.mT @ key).softmax(2).mT
-
-
-def _project(pixels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A linear map of every pixel: (B, C, N) -> (B, out, N)."""
-    return F.conv1d(pixels, weight.unsqueeze(2), bias)

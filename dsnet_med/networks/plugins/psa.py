@@ -11,9 +11,9 @@ function; any number of spatial axes is taken.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dsnet_med.errors import unknown
+from dsnet_med.networks.layers import kaiming, project
 
 _MODES = ("parallel", "sequential")
 
@@ -40,11 +40,11 @@ class PSA(nn.Module):
         self.parallel = mode == "parallel"
         self.reference_name = "psa_p" if self.parallel else "psa_s"
         hidden = max(channels // 2, 1)
-        self.channel_query = _kaiming(nn.Linear(channels, 1, bias=False))
-        self.channel_value = _kaiming(nn.Linear(channels, hidden, bias=False))
+        self.channel_query = kaiming(nn.Linear(channels, 1, bias=False))
+        self.channel_value = kaiming(nn.Linear(channels, hidden, bias=False))
         self.channel_expand = _expand(hidden, channels, self.parallel)
-        self.spatial_query = _kaiming(nn.Linear(channels, hidden, bias=False))
-        self.spatial_value = _kaiming(nn.Linear(channels, hidden, bias=False))
+        self.spatial_query = kaiming(nn.Linear(channels, hidden, bias=False))
+        self.spatial_value = kaiming(nn.Linear(channels, hidden, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.flatten(2)  # (B, C, N)
@@ -57,7 +57,7 @@ class PSA(nn.Module):
 
     def channel_gate(self, pixels: Tensor) -> Tensor:
         """(B, C, N) -> (B, C, 1)."""
-        weights = F.conv1d(pixels, self.channel_query.weight.unsqueeze(2)).softmax(2)  # (B, 1, N)
+        weights = project(pixels, self.channel_query.weight).softmax(2)  # (B, 1, N)
         pooled = (pixels @ weights.mT).squeeze(2)  # (B, C)
         gate: Tensor = self.channel_expand(self.channel_value(pooled)).sigmoid()
         return gate.unsqueeze(2)
@@ -68,7 +68,7 @@ class PSA(nn.Module):
         if self.parallel:
             direction = query @ self.spatial_value.weight  # (B, C)
             return torch.sigmoid((direction.unsqueeze(1) @ pixels).softmax(2))
-        values = F.conv1d(pixels, self.spatial_value.weight.unsqueeze(2)).softmax(2)  # (B, K, N)
+        values = project(pixels, self.spatial_value.weight).softmax(2)  # (B, K, N)
         return torch.sigmoid(query.unsqueeze(1) @ values)
 
 
@@ -77,8 +77,3 @@ def _expand(hidden: int, channels: int, parallel: bool) -> nn.Module:
         return nn.Linear(hidden, channels, bias=False)
     inner = max(hidden // 4, 1)
     return nn.Sequential(nn.Linear(hidden, inner), nn.LayerNorm(inner), nn.ReLU(), nn.Linear(inner, channels))
-
-
-def _kaiming(layer: nn.Linear) -> nn.Linear:
-    nn.init.kaiming_normal_(layer.weight)
-    return layer

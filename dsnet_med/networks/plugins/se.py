@@ -10,6 +10,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dsnet_med.networks.layers import kaiming, per_channel
+
 
 class SE(nn.Module):
     """(B, channels, *spatial) -> the same shape: x times a gate per channel, from the channels' means.
@@ -26,22 +28,16 @@ class SE(nn.Module):
     def __init__(self, channels: int, ratio: int = 16) -> None:
         super().__init__()
         hidden = _multiple_of_8(channels // ratio)
-        self.reduce = _kaiming(nn.Linear(channels, hidden))
-        self.expand = _kaiming(nn.Linear(hidden, channels))
+        self.reduce = kaiming(nn.Linear(channels, hidden), "fan_out")
+        self.expand = kaiming(nn.Linear(hidden, channels), "fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.flatten(2).mean(2)  # (B, C)
         gate = F.hardsigmoid(self.expand(F.relu(self.reduce(pooled))))
-        return x * gate.reshape(*gate.shape, *[1] * (x.ndim - 2))
+        return x * per_channel(gate, x)
 
 
 def _multiple_of_8(width: int) -> int:
     """The nearest multiple of 8, at least 8, and never under nine tenths of `width`."""
     nearest = max(8, (width + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * width else nearest + 8
-
-
-def _kaiming(layer: nn.Linear) -> nn.Linear:
-    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.zeros_(layer.bias)
-    return layer

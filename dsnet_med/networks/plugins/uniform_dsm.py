@@ -9,6 +9,8 @@ mean of a projected map to every pixel? What DSM adds, divided by what this adds
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dsnet_med.networks.layers import project
+
 
 class UniformDSM(nn.Module):
     """x + mean_n relu(W x): (B, channels, *spatial) -> the same shape. `bias` is that of W, as in DSM."""
@@ -19,5 +21,5 @@ class UniformDSM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.flatten(2)  # (B, C, N)
-        value = F.relu(F.conv1d(pixels, self.value.weight.unsqueeze(2), self.value.bias))  # (B, C, N)
+        value = F.relu(project(pixels, self.value.weight, self.value.bias))  # (B, C, N)
         return (pixels + value.mean(2, keepdim=True)).reshape(x.shape)
