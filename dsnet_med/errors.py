@@ -27,6 +27,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} '{name}': {hint}known: {', '.join(options)}")
 
 
+def one_line(reason: BaseException | str, limit: int | None = 200) -> str:
+    """What an error says, on one line of at most `limit` characters; the type of one that says nothing."""
+    text = " ".join(str(reason).split())[:limit]
+    return text if text or isinstance(reason, str) else type(reason).__name__
+
+
 def root_cause(error: BaseException) -> BaseException:
     """The error that others were raised from, or the first InputError on the way there."""
     while error.__cause__ is not None and not isinstance(error, InputError):

@@ -13,7 +13,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
 from dsnet_med.geometry import same_grid, spacing_mm
 
@@ -146,7 +146,9 @@ def _open(path: Path) -> Any:
         _require_plain_header(path)
         image = nib.load(path)
     except _DAMAGED as error:
-        raise InputError(f"{path}: not a readable NIfTI file ({_reason(error)}); export it again") from error
+        raise InputError(
+            f"{path}: not a readable NIfTI file ({one_line(error, 160)}); export it again"
+        ) from error
     if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
         raise InputError(f"{path}: is {type(image).__name__}, wanted NIfTI; convert it first")
     return image
@@ -173,7 +175,9 @@ def _read(path: Path) -> Volume:
     try:
         voxels = _voxels(path, image)
     except (MemoryError, *_DAMAGED) as error:
-        raise InputError(f"{path}: damaged or cut short ({_reason(error)}); fetch the file again") from error
+        raise InputError(
+            f"{path}: damaged or cut short ({one_line(error, 160)}); fetch the file again"
+        ) from error
     native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
     return Volume(path, shape, affine, image.header, native.reshape(shape))
 
@@ -222,7 +226,3 @@ def _affine(path: Path, image: Any) -> NDArray[np.float64]:
     if min(sizes) < _SMALLEST_SPACING_MM or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
         raise InputError(f"{path}: its affine is singular (spacing {sizes} mm); correct the header")
     return affine
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

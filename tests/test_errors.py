@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from dsnet_med.errors import CasesFailedError, InputError, unknown
+from dsnet_med.errors import CasesFailedError, InputError, one_line, unknown
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,11 @@ def test_errors_come_back_from_a_worker_process(error):
     assert type(back) is type(error)
     assert str(back) == str(error)
     assert vars(back) == vars(error)
+
+
+def test_reasons_fit_on_one_line():
+    assert one_line(ValueError("two\n  lines")) == "two lines"
+    assert one_line(KeyError()) == "KeyError"
+    assert one_line("") == ""
+    assert one_line("abc" * 100) == ("abc" * 100)[:200]
+    assert one_line("abc" * 100, None) == "abc" * 100

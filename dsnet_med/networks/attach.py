@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, one_line
 from dsnet_med.networks.blend import Blend
 from dsnet_med.networks.tracing import Place, trace
 
@@ -95,7 +95,7 @@ def _built(factory: Callable[[int], nn.Module], name: str, place: Place, identit
     except Exception as error:  # whatever a stranger's plug-in raises
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         raise InputError(
-            f"{_title(factory)} cannot follow '{name}', which gives {shape}: {_one_line(reason)}"
+            f"{_title(factory)} cannot follow '{name}', which gives {shape}: {one_line(reason, 300)}"
         ) from error
     title = type(plugin.plugin if isinstance(plugin, Blend) else plugin).__name__
     if not isinstance(output, Tensor) or output.shape != place.features.shape:
@@ -141,7 +141,3 @@ def _apply(name: str, module: nn.Module, _inputs: Any, output: Tensor) -> Tensor
 def _title(factory: Callable[[int], nn.Module]) -> str:
     name = str(getattr(getattr(factory, "func", factory), "__name__", "<"))  # `func` is that of a partial
     return "the plug-in" if name.startswith("<") else name
-
-
-def _one_line(reason: str) -> str:
-    return " ".join(reason.split())[:300]

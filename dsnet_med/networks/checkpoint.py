@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
 
 _IGNORED = ("mmengine.", "mmcv.", "numpy.", "_codecs.encode", "builtins.getattr")
@@ -65,7 +65,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         weights: dict[str, Tensor] = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file} cannot be read as safetensors: {_one_line(error)}") from error
+        raise InputError(f"{file} cannot be read as safetensors: {one_line(error)}") from error
     return weights
 
 
@@ -95,7 +95,3 @@ def _holds_code(file: Path, what: str) -> InputError:
         f"{file} holds Python objects ({what}) that could only be made by running code, and is refused: where "
         "you trust it, load it with the code that wrote it and save its state_dict alone"
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

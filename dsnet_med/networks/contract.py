@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, one_line
 
 Factory = Callable[[int], nn.Module]
 _SIZES = {1: ((9,), (1,)), 2: ((9, 7), (1, 1), (4, 6)), 3: ((3, 5, 4), (1, 1, 1))}  # by spatial axes
@@ -86,7 +86,7 @@ def _failure(subject: _Subject, check: Callable[[_Subject], None]) -> str | None
     except _BrokenError as error:
         return str(error)
     except Exception as error:  # whatever a stranger's plug-in raises
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return f"{type(error).__name__}: {one_line(str(error))}"
     return None
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from torch import nn
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import InputError, one_line, unknown
 from dsnet_med.networks import plugins
 
 
@@ -94,4 +94,4 @@ def _classes(file: Path) -> list[str]:
 def _reason(error: Exception) -> str:
     where = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {where}{' '.join(message.split())[:200]}"
+    return f"{type(error).__name__}: {where}{one_line(message)}"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, one_line
 
 _SIZES = {1: (256,), 2: (64, 96), 3: (32, 64, 96)}  # by the number of spatial axes
 
@@ -78,8 +78,8 @@ def _run(module: nn.Module, targets: Mapping[str, nn.Module], image: Tensor) -> 
         raise
     except Exception as error:  # whatever a stranger's network raises
         raise InputError(
-            f"the network does not run on an example of shape {tuple(image.shape)} ({_reason(error)}): "
-            "pass example, a tensor that it takes"
+            f"the network does not run on an example of shape {tuple(image.shape)} "
+            f"({type(error).__name__}: {one_line(str(error))}): pass example, a tensor that it takes"
         ) from error
     finally:
         for handle in handles:
@@ -148,7 +148,3 @@ def _in_eval(module: nn.Module) -> Iterator[None]:
     finally:
         for child in training:
             child.training = True
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dsnet_med import __version__
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import InputError, one_line, unknown
 from dsnet_med.files import remove_partial, require_writable, sha256, write_json, written_whole
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.prepare.cases import RawCase, find_cases
@@ -89,7 +89,7 @@ def convert_case(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> CaseR
     except MemoryError:
         reason = "not enough memory; use fewer workers"
     except Exception as error:  # the others must go on, whatever this case met
-        reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
     return CaseResult(raw.id, reason, reused, time.perf_counter() - start)
 
 

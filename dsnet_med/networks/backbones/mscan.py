@@ -15,7 +15,7 @@ from timm.models import FeatureInfo, adapt_input_conv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import InputError, one_line, unknown
 from dsnet_med.networks.checkpoint import read_checkpoint
 from dsnet_med.networks.layers import scaled
 
@@ -232,9 +232,7 @@ def _load(network: MSCAN, pretrained: bool | str | Path) -> None:
         _fit_first_convolution(weights, network)
         network.load_state_dict(from_reference(weights, network), strict=True)
     except (InputError, RuntimeError) as error:
-        raise InputError(
-            f"{pretrained} does not hold this MSCAN's weights: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise InputError(f"{pretrained} does not hold this MSCAN's weights: {one_line(str(error))}") from error
 
 
 def _published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

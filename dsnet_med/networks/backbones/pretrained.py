@@ -9,7 +9,7 @@ import timm
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, one_line
 
 
 def features_of(name: str, in_channels: int, pretrained: bool | str | Path, **options: Any) -> nn.Module:
@@ -48,18 +48,14 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         weights: dict[str, Tensor] = load_state_dict(str(file))
     except Exception as error:  # as many kinds as there are ways to damage a file
-        raise InputError(f"{file} cannot be read as weights: {_one_line(str(error))}") from error
+        raise InputError(f"{file} cannot be read as weights: {one_line(str(error))}") from error
     return weights
 
 
 def _unavailable(name: str, pretrained: bool | str | Path, reason: str) -> InputError:
     if not isinstance(pretrained, bool):
-        return InputError(f"{pretrained} does not hold weights of timm's {name}: {_one_line(reason)}")
+        return InputError(f"{pretrained} does not hold weights of timm's {name}: {one_line(reason)}")
     return InputError(
-        f"cannot fetch the ImageNet weights of {name} ({_one_line(reason)}): download them elsewhere and pass "
+        f"cannot fetch the ImageNet weights of {name} ({one_line(reason)}): download them elsewhere and pass "
         "the file, pretrained=weights.safetensors, or use pretrained=False"
     )
-
-
-def _one_line(reason: str) -> str:
-    return " ".join(reason.split())[:200]
