@@ -1,6 +1,8 @@
 """Fixtures that every test folder shares."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,3 +20,9 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs reference vectors and real volumes in {SHARED}, which are not part of the checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def counts(shared: Path) -> Any:
+    """The published numbers of parameters and multiply-accumulates, by table and row."""
+    return json.loads((shared / "golden" / "counts.json").read_text(encoding="utf-8"))

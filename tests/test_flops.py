@@ -1,25 +1,18 @@
 """Arithmetic of every row: the published form's, with the textbook plug-ins, and ours, which is less."""
 
-import json
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from networks.counting import multiply_accumulates
+from networks.counting import TABLES, multiply_accumulates
 
 from dsnet_med.methods import build_network, method_ids, method_row
 from dsnet_med.networks import plugins
 from dsnet_med.networks.definition import build
 
-TABLES = {"synapse_512x512_9_classes": (512, 9), "acdc_256x256_4_classes": (256, 4)}
 TEXTBOOKS = {file.stem for file in (Path(__file__).parent / "networks" / "textbook").glob("*.py")}
 LEAN = {"fcn_dsm": 0.61, "dsnet_r50": 0.61}  # arithmetic over FCN's, ours to the published form's
-
-
-@pytest.fixture
-def counts(shared):
-    return json.loads((shared / "golden" / "counts.json").read_text())
 
 
 def with_textbook_plugins(definition):

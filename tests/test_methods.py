@@ -1,11 +1,11 @@
 """The rows on disk: found, counted, built, trained."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 import torch
+from networks.counting import TABLES
 
 import dsnet_med
 from dsnet_med import resources
@@ -13,13 +13,7 @@ from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network, method_ids, method_row
 from dsnet_med.networks.plugins import DSM
 
-TABLES = {"synapse_512x512_9_classes": (512, 9), "acdc_256x256_4_classes": (256, 4)}
 ROWS = method_ids()
-
-
-@pytest.fixture
-def counts(shared):
-    return json.loads((shared / "golden" / "counts.json").read_text())
 
 
 def on_meta(method, num_classes, in_channels=3, **parts):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+TABLES = {"synapse_512x512_9_classes": (512, 9), "acdc_256x256_4_classes": (256, 4)}  # size, classes
 # Per value of the output: what is neither a convolution nor a matrix product.
 NORMS = {nn.BatchNorm2d: 2, nn.LayerNorm: 5, nn.GroupNorm: 5}
 

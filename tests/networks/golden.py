@@ -70,6 +70,36 @@ def check_gradients(network: nn.Module, output: Tensor, inputs: Tensor, golden: 
     return len(expected)
 
 
+def check_module(module: nn.Module, golden: Golden, run=lambda module, x: module(x)) -> int:
+    """Outputs, gradients and running statistics of one input; returns how many parameters' gradients."""
+    inputs = golden["in/0"].requires_grad_()
+    output = run(module, inputs)
+    check_close(output, golden["out_eval/0"])
+    count = check_gradients(module, output, inputs, golden)
+    with torch.no_grad():
+        check_close(run(module.train(), inputs), golden["out_train/0"])
+    check_running_statistics(module, golden)
+    return count
+
+
+def check_attention(module: nn.Module, golden: Golden, silent: str) -> None:
+    """A module of pairwise attention, whose key bias `silent` a softmax drops: its gradient is rounding."""
+    assert sum(p.numel() for p in module.parameters()) == golden.meta["params"]
+    x = golden["in/0"].requires_grad_()
+    output = module(x)
+    check_close(output, golden["out_eval/0"])
+    check_close(module.train()(x), golden["out_train/0"])
+    (output * golden["gradw/0"]).sum().backward()
+    check_close(x.grad, golden["grad_in/0"])
+    ours = by_reference_name(module, {name: value.grad for name, value in module.named_parameters()})
+    theirs = golden.group("grad_param")
+    assert ours[silent].abs().max() < 1e-4
+    assert theirs.pop(silent).abs().max() < 1e-4
+    assert len(theirs) == 6
+    for name, value in theirs.items():
+        check_close(ours[name], value, rtol=2e-5)
+
+
 def check_gradient(name: str, ours: Tensor, theirs: Tensor, largest: float) -> None:
     """Small gradients carry the rounding of the `largest`: float32 has no more to give."""
     if name.endswith("conv_q_right.bias"):  # zero by the softmax's invariance: only rounding is left

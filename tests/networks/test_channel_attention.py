@@ -1,9 +1,8 @@
 """Channel attention: the reference's vectors and the formula."""
 
-import warnings
-
 import pytest
 import torch
+from agreement import check_free_batch, check_shapes_and_formats
 from golden import Golden, check_close, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,20 +82,11 @@ def test_shapes_formats_and_types(spatial):
     torch.manual_seed(0)
     module, x = ChannelAttention(8).eval(), 0.3 * torch.randn(1, 8, *spatial)
     nn.init.constant_(module.gamma, 0.7)
-    expected = module(x)
-    assert expected.shape == x.shape
-    torch.testing.assert_close(expected.flatten(2), module(x.flatten(2)))
-    if len(spatial) == 2:
-        torch.testing.assert_close(module(x.to(memory_format=torch.channels_last)), expected)
-    low = module.bfloat16()(x.bfloat16())
-    assert (low.float() - expected).abs().max() / expected.abs().max() < 5e-2
+    check_shapes_and_formats(module, x)
 
 
 def test_exports_with_a_free_batch():
     torch.manual_seed(0)
     module, x = ChannelAttention(8).eval(), 0.3 * torch.randn(3, 8, 6, 5)
     nn.init.constant_(module.gamma, 0.7)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(module, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.testing.assert_close(program.module()(x), module(x))
+    check_free_batch(module, x)

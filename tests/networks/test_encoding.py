@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from agreement import MAPS, check_agreement, check_any_axes, lively
+from agreement import MAPS, check_agreement, check_any_axes, kept_values, lively
 from golden import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,19 +67,6 @@ def test_autocast_keeps_the_assignment():
 def test_keeps_the_type(dtype):
     module = Encoding(8).eval().to(dtype)
     assert module(torch.randn(2, 8, 5, 3, dtype=dtype)).dtype == dtype
-
-
-def kept_values(module, x):
-    storages = {}
-
-    def note(tensor):
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.itemsize
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = module(x)
-    del output
-    return sum(storages.values())
 
 
 def test_keeps_four_maps_for_the_gradient():

@@ -1,11 +1,11 @@
 """Hamburger and its NMF: the reference's vectors, the formulas, and deterministic predictions."""
 
 import copy
-import warnings
 
 import pytest
 import torch
-from golden import Golden, by_reference_name, check_close, load
+from agreement import check_close_gradients, check_formats, check_free_batch, lively
+from golden import Golden, check_close, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from textbook.hamburger import TextbookHamburger
@@ -30,18 +30,8 @@ def test_nmf_is_the_reference(shared, mode, steps):
 
 def pair(*arguments, **options):
     """The textbook module with lively weights, and ours with the same, in float64."""
-    textbook = TextbookHamburger(*arguments, **options)
-    with torch.no_grad():
-        for parameter in textbook.parameters():
-            parameter.copy_(torch.randn_like(parameter))
+    textbook = lively(TextbookHamburger(*arguments, **options), 1)
     return textbook.double(), load(Hamburger(*arguments, **options), textbook.state_dict()).double()
-
-
-def gradients(module, x, bases, weight):
-    x = x.clone().requires_grad_()
-    output = module(x, bases)
-    (output * weight).sum().backward()
-    return output.detach(), x.grad, {name: value.grad for name, value in module.named_parameters()}
 
 
 @settings(max_examples=25)
@@ -62,14 +52,8 @@ def test_equals_the_formulas_in_float64(*, channels, hidden, rank, steps, train,
     if train:
         textbook.training = lean.training = True
     x = torch.randn(batch, channels, *size, dtype=torch.float64)
-    bases, weight = torch.rand(batch, hidden or channels, rank, dtype=torch.float64), torch.randn_like(x)
-    expected, expected_x, expected_parameters = gradients(textbook, x, bases, weight)
-    output, output_x, parameters = gradients(lean, x, bases, weight)
-    torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(output_x, expected_x, rtol=1e-6, atol=1e-7)
-    parameters = by_reference_name(lean, parameters)
-    for name, value in expected_parameters.items():
-        torch.testing.assert_close(parameters[name].reshape(value.shape), value, rtol=1e-6, atol=1e-6, msg=name)
+    bases = torch.rand(batch, hidden or channels, rank, dtype=torch.float64)
+    check_close_gradients(lean, textbook, x, bases, tolerances=[(1e-9, 1e-9), (1e-6, 1e-7), (1e-6, 1e-6)])
 
 
 def test_factorises_a_matrix_of_low_rank():
@@ -149,19 +133,13 @@ def test_takes_any_number_of_spatial_axes(spatial, channels):
 def test_channels_last_and_low_precision():
     torch.manual_seed(0)
     module, x = Hamburger(32).eval(), torch.randn(2, 32, 9, 5)
-    expected = module(x)
-    torch.testing.assert_close(module(x.to(memory_format=torch.channels_last)), expected)
-    low = module.bfloat16()(x.bfloat16())
-    assert (low.float() - expected).abs().max() / expected.abs().max() < 5e-2
+    check_formats(module, x)
 
 
 def test_exports_with_a_free_batch():
     torch.manual_seed(0)
     module, x = Hamburger(8).eval(), torch.randn(3, 8, 6, 5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(module, (x[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.testing.assert_close(program.module()(x), module(x))
+    check_free_batch(module, x)
 
 
 def test_initialisation_is_the_reference():
