@@ -11,9 +11,11 @@ from dsnet_med.networks.plugins.frequency_channel import FrequencyChannel
 from dsnet_med.networks.plugins.global_context import GlobalContext
 from dsnet_med.networks.plugins.hamburger import Hamburger
 from dsnet_med.networks.plugins.placebo import ConstantGate, Identity, PointwiseConv, RandomGate
+from dsnet_med.networks.plugins.pooled_dsm import PooledDSM
 from dsnet_med.networks.plugins.position_attention import PositionAttention
 from dsnet_med.networks.plugins.psa import PSA
 from dsnet_med.networks.plugins.se import SE
+from dsnet_med.networks.plugins.squeezed import Squeezed
 from dsnet_med.networks.plugins.uniform_dsm import UniformDSM
 
 __all__ = [
@@ -32,7 +34,9 @@ __all__ = [
     "Hamburger",
     "Identity",
     "PointwiseConv",
+    "PooledDSM",
     "PositionAttention",
     "RandomGate",
+    "Squeezed",
     "UniformDSM",
 ]

@@ -20,8 +20,7 @@ Everything here is the same function as these formulas, but no (B, C, N) map is 
 - projections follow the pooling, W (x p) for (W x) p, so both value branches project one vector per image;
 - mean_n(c s + c + s) = c mean(s) + c + mean(s);
 - m = s (a1 c + a2) + a2 c: softmax_n drops the last term, and W m = s (W (a1 c + a2)) + W (a2 c);
-- softmax_n(g s) with g, s in (0, 1): exp(g (s - 1/2)) is its power series to rounding within a few terms, so
-  the sum over the pixels is a matrix product with the powers of s - 1/2 and no (B, C, N) weights exist;
+- the sum over the pixels under softmax_n(g s) with g, s in (0, 1) needs no (B, C, N) weights (`softmax_mean`);
 - the query of the spatial branch is a maximum over the pixels, whose gradient reaches one pixel per channel.
 
 Departures from the published code: none in the function; parameters are named for what they do, linear maps of
@@ -37,8 +36,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.networks.layers import kaiming, project
-
-_TERMS = {torch.float64: 16}  # of exp on (-1/2, 1/2): the next one is below rounding; 9 suffice for float32
+from dsnet_med.networks.softmax_mean import softmax_mean
 
 
 class DSM(nn.Module):
@@ -138,12 +136,8 @@ class Aggregation(nn.Module):
     def aggregate(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
         """The vector that is added to every pixel, (B, C)."""
         slope: Tensor = self.mix(channel, spatial)[0]  # softmax drops the offset: it is one for all pixels
-        value = F.relu(project(pixels, self.value.weight, self.value.bias))  # (B, C, N)
-        count = _TERMS.get(value.dtype, 9)
-        powers = _powers(spatial.squeeze(1) - 0.5, count)  # (B, count, N)
-        series = _powers(slope, count, factorial=True)  # (B, count, C)
-        numerator = (series * (value @ powers.mT).mT).sum(1)
-        return numerator / (series * powers.sum(2, keepdim=True)).sum(1)
+        value = project(pixels, self.value.weight, self.value.bias)  # (B, C, N)
+        return softmax_mean(value, slope, spatial.squeeze(1), rectify=True)
 
 
 class Gate(nn.Module):
@@ -230,14 +224,6 @@ def _fusion(name: str, channels: int, hidden: int, bias: bool, norm: str) -> nn.
     if name not in fusions:
         raise unknown("DSM fusion", name, fusions)
     return fusions[name]()
-
-
-def _powers(base: Tensor, count: int, factorial: bool = False) -> Tensor:
-    """base^k for k = 0 to count - 1, over k! if `factorial`: (B, M) -> (B, count, M)."""
-    powers = [torch.ones_like(base)]
-    for power in range(1, count):
-        powers.append(powers[-1] * base / (power if factorial else 1))
-    return torch.stack(powers, dim=1)
 
 
 def _norm(name: str, channels: int) -> nn.Module:
