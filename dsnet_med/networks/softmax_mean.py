@@ -2,9 +2,10 @@
 
     mean_c = sum_n softmax_n(slope_c level_n) value_cn,   slopes and levels in [0, 1]
 
-exp(slope (level - 1/2)) is its power series to rounding within a few terms, so the sums over the pixels are one
-matrix product with the powers of level - 1/2, and no (B, C, N) weights exist. On a GPU with Triton one kernel does
-it in a single pass instead (`softmax_mean_triton`), where a first trial of it gives what this form gives.
+exp(slope (level - 1/2)) is its power series to rounding within a few terms, so the sums over the pixels are
+one matrix product with the powers of level - 1/2, and no (B, C, N) weights exist. On a GPU with Triton one
+kernel does it in a single pass instead (`softmax_mean_triton`), where a first trial of it gives what this
+form gives.
 """
 
 import warnings
@@ -51,8 +52,8 @@ def _powers(base: Tensor, count: int, factorial: bool = False) -> Tensor:
 
 
 def _can_fuse(value: Tensor) -> bool:
-    """Compiled and exported graphs keep the plain form: a compiler fuses it itself, and ONNX has no such kernel."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    """Compiled and exported graphs keep the plain form: compilers fuse it, and ONNX has no such kernel."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     return value.is_cuda and value.dtype in _FUSED_TYPES
 
@@ -61,8 +62,8 @@ def _can_fuse(value: Tensor) -> bool:
 def fused_works(device: torch.device) -> bool:
     """Whether the kernel runs on `device` and gives the plain form's values and gradients; tried once.
 
-    It needs Triton, which needs a C compiler and a GPU that it knows. Where it is there and fails, a warning says
-    why, and the plain form is used.
+    It needs Triton, which needs a C compiler and a GPU that it knows. Where it is there and fails, a warning
+    says why, and the plain form is used.
     """
     if find_spec("triton") is None:
         return False
@@ -85,12 +86,12 @@ def _largest_difference(device: torch.device) -> float:
     generator = torch.Generator("cpu").manual_seed(0)
     sizes = ((2, 5, 67), (2, 5), (2, 67))
     value, slope, level = (torch.rand(size, generator=generator, device="cpu") for size in sizes)
-    arguments = [each.to(device).requires_grad_() for each in (value - 0.5, slope, level)]
+    value, slope, level = (each.to(device).requires_grad_() for each in (value - 0.5, slope, level))
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
         means = (
-            fused_softmax_mean(*arguments, True),
-            series_softmax_mean(F.relu(arguments[0]), *arguments[1:]),
+            fused_softmax_mean(value, slope, level, rectify=True),
+            series_softmax_mean(F.relu(value), slope, level),
         )
-        fused, plain = (torch.autograd.grad(mean.square().sum(), arguments) for mean in means)
+        fused, plain = (torch.autograd.grad(mean.square().sum(), (value, slope, level)) for mean in means)
     pairs = zip((means[0], *fused), (means[1], *plain), strict=True)
     return max((mine - theirs).abs().max().item() for mine, theirs in pairs)

@@ -1,8 +1,9 @@
 """`softmax_mean` in one pass over the map and one for its gradient, as Triton kernels.
 
-A program of the forward pass owns a few channels of an image and walks over the pixels; one of the backward pass owns
-a few pixels and walks over the channels, so that no two programs add to the same number: results are the same every
-time. The exponents lie within (-1/2, 1/2), so no running maximum is needed. Sums are in single precision.
+A program of the forward pass owns a few channels of an image and walks over the pixels; one of the backward
+pass owns a few pixels and walks over the channels, so that no two programs add to the same number: results
+are the same every time. The exponents lie within (-1/2, 1/2), so no running maximum is needed. Sums are in
+single precision.
 """
 
 from typing import Any
@@ -36,7 +37,7 @@ class _SoftmaxMean(torch.autograd.Function):
         return mean.to(torch.promote_types(value.dtype, slope.dtype))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         value, slopes, levels, mean, total = ctx.saved_tensors
         batch, channels, pixels = value.shape
@@ -53,7 +54,7 @@ class _SoftmaxMean(torch.autograd.Function):
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _forward(  # type: ignore[no-untyped-def]
+def _forward(  # type: ignore[no-untyped-def]  # noqa: PLR0917
     value, slopes, levels, means, totals, by_image, by_channel, by_pixel, channels, pixels,
     rectify: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
@@ -79,7 +80,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(  # type: ignore[no-untyped-def]  # noqa: PLR0917
     value, slopes, levels, means, totals, gradients, of_value, of_slope, of_level,
     by_image, by_channel, by_pixel, of_image, of_channel, of_pixel, channels, pixels, blocks,
     rectify: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,

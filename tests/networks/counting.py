@@ -7,7 +7,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dsnet_med.methods import method_ids
+
 TABLES = {"synapse_512x512_9_classes": (512, 9), "acdc_256x256_4_classes": (256, 4)}  # size, classes
+# The ACDC table has the rows with a ResNet only.
+CASES = [(table, row) for table in TABLES for row in method_ids() if table[0] == "s" or row[-2:] != "_b"]
 # Per value of the output: what is neither a convolution nor a matrix product.
 NORMS = {nn.BatchNorm2d: 2, nn.LayerNorm: 5, nn.GroupNorm: 5}
 

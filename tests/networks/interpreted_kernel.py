@@ -5,6 +5,7 @@ Prints, as JSON, the largest relative differences from the plain form in double 
 
 import json
 import random
+import sys
 
 import torch
 from torch.nn import functional as F
@@ -47,7 +48,7 @@ def main():
         for rectify in (False, True)
         for layout in ("channels first", "channels last")
     ]
-    print(json.dumps({"cases": cases, "trial": fused_works(torch.device("cpu"))}))
+    sys.stdout.write(json.dumps({"cases": cases, "trial": fused_works(torch.device("cpu"))}))
 
 
 if __name__ == "__main__":

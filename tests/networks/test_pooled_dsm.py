@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from agreement import MAPS, check_agreement, check_any_axes, kept_values
+from agreement import MAPS, check_agreement, kept_values
 from golden import Golden, check_module, load
 from hypothesis import given, settings
 from hypothesis import strategies as st

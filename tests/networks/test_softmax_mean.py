@@ -1,4 +1,4 @@
-"""The mean under a softmax of rank one: the series, the kernel as interpreted and as compiled, and the choice."""
+"""The mean under a softmax of rank one: the series, the kernel interpreted and compiled, and the choice."""
 
 import inspect
 import json

@@ -1,14 +1,16 @@
 """DSM with pooled branches: the later form in the DSNet code, with cheaper attentions.
 
-Paper: "Does the Attention Mechanism Act As a Correction Factor?" (DSNet); there the classes DSA_V7 and DSA_V13. The
-channel attention is that of squeeze-and-excitation (Hu et al. 2018, https://arxiv.org/abs/1709.01507), from the mean
-over the pixels; the spatial one, as in CBAM (Woo et al. 2018, https://arxiv.org/abs/1807.06521), a 7x7 convolution of
-the mean over the channels; both end in a hard sigmoid. Selective kernel and softmax are DSM's, and
+Paper: "Does the Attention Mechanism Act As a Correction Factor?" (DSNet); there the classes DSA_V7 and
+DSA_V13. The channel attention is that of squeeze-and-excitation (Hu et al. 2018,
+https://arxiv.org/abs/1709.01507), from the mean over the pixels; the spatial one, as in CBAM (Woo et al.
+2018, https://arxiv.org/abs/1807.06521), a 7x7 convolution of the mean over the channels; both end in a hard
+sigmoid. Selective kernel and softmax are DSM's, and
 
     out = x + W_2 relu(norm(W_1 sum_n softmax_n(m) v_n)),   v = relu(W x), or x itself
 
-with K = C // ratio channels between W_1 and W_2. Lean as DSM is: only the part of m that differs between pixels counts,
-and no map of rank one is built. Departures: any number of spatial axes; norms inside the branches are left out.
+with K = C // ratio channels between W_1 and W_2. Lean as DSM is: only the part of m that differs between
+pixels counts, and no map of rank one is built. Departures: any number of spatial axes; norms inside the
+branches are left out.
 """
 
 from typing import ClassVar
@@ -31,8 +33,8 @@ class PooledDSM(nn.Module):
     (DSA_V7); `norm` is that of the selective kernel, "batch" or "group"; the spatial attention is made for
     `spatial_dims` axes and sees `kernel_size` pixels along each.
 
-    Raises InputError for an unknown norm, an even kernel size, other than one to three axes, in `forward` for a map
-    of other than `spatial_dims` axes, and in training for a batch of one under batch norm.
+    Raises InputError for an unknown norm, an even kernel size, other than one to three axes, in `forward` for
+    a map of other than `spatial_dims` axes, and in training for a batch of one under batch norm.
     """
 
     reference_name: ClassVar[str] = "dsa"
@@ -81,7 +83,8 @@ class PooledDSM(nn.Module):
         slope: Tensor = self.mix(channel, spatial)[0]  # softmax drops the offset: it is one for all pixels
         projected = project(pixels, self.value.weight, self.value.bias) if self.value else pixels
         context = softmax_mean(projected, slope, spatial.squeeze(1), rectify=self.value is not None)
-        return (pixels + self.transform(context).unsqueeze(2)).reshape(x.shape)
+        added: Tensor = self.transform(context)  # (B, C)
+        return (pixels + added.unsqueeze(2)).reshape(x.shape)
 
 
 def _smoothing(kernel_size: int, dims: int) -> nn.Module:

@@ -1,7 +1,8 @@
 """A plug-in between two 3x3 convolutions, at a part of the channels.
 
-The DSNet code does so with several of its modules ("Does the Attention Mechanism Act As a Correction Factor?"); its
-DSA_V14 is this one with PooledDSM, `value=False`, at a quarter of the channels. Departures: none.
+The DSNet code does so with several of its modules ("Does the Attention Mechanism Act As a Correction
+Factor?"); its DSA_V14 is this one with PooledDSM, `value=False`, at a quarter of the channels. Departures:
+none.
 """
 
 from collections.abc import Callable
@@ -14,12 +15,14 @@ from dsnet_med.errors import InputError
 from dsnet_med.networks.layers import Norm, conv_norm_relu, group_norm
 from dsnet_med.networks.plugins.pooled_dsm import PooledDSM
 
+_DEFAULT = partial(PooledDSM, value=False)
+
 
 class Squeezed(nn.Module):
     """(B, channels, H, W) -> the same shape, through `plugin` at channels // ratio: no residual connection.
 
-    `plugin` is called with these channels; `norm` makes the norm behind each convolution. Raises InputError for maps
-    that are not 2-D.
+    `plugin` is called with these channels; `norm` makes the norm behind each convolution. Raises InputError
+    for maps that are not 2-D.
     """
 
     reference_names: ClassVar[tuple[tuple[str, str], ...]] = (
@@ -30,7 +33,7 @@ class Squeezed(nn.Module):
     def __init__(
         self,
         channels: int,
-        plugin: Callable[[int], nn.Module] = partial(PooledDSM, value=False),
+        plugin: Callable[[int], nn.Module] = _DEFAULT,
         ratio: int = 4,
         norm: Norm = group_norm,
     ) -> None:
