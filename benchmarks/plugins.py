@@ -1,12 +1,13 @@
 """Every plug-in against the textbook form of the same function: arithmetic, time and extra memory.
 
-    python benchmarks/plugins.py [--size 2x512x64x64] [--repeats 7] [--readme]
+    python benchmarks/plugins.py [--size 2x512x64x64] [--repeats 7] [--only DSM] [--readme]
 
 Both forms have the same weights' shapes and run in turns in one process; memory is the resident peak above the
 start, in a fresh process each (Linux). `--readme` writes the table of the README. One thread.
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -36,8 +37,8 @@ OPTIONS = {  # the arguments of the table rows, where they are not the defaults
     "CrissCross": {"recurrence": 2},
 }
 SUBJECTS = (
-    "SE", "ECA", "CBAM", "Encoding", "PSA, parallel", "PSA, sequential", "DSM", "GlobalContext", "Hamburger",
-    "ExternalAttention", "CrissCross", "PositionAttention", "ChannelAttention", "FrequencyChannel",
+    "SE", "ECA", "CBAM", "Encoding", "PSA, parallel", "PSA, sequential", "DSM", "PooledDSM", "GlobalContext",
+    "Hamburger", "ExternalAttention", "CrissCross", "PositionAttention", "ChannelAttention", "FrequencyChannel",
 )  # fmt: skip
 
 
@@ -48,7 +49,8 @@ def main() -> None:
     if options.one:
         print(json.dumps(memory(*options.one.split(":"), size)))
         return
-    rows = [measure(name, size, options.repeats) for name in SUBJECTS]
+    keep_freed_memory()
+    rows = [measure(name, size, options.repeats) for name in SUBJECTS if options.only in (None, name)]
     title = f"{options.size}, float32, one thread, {platform.machine()}, torch {torch.__version__}"
     print(f"{title}\n\n{comparison(rows)}")
     if options.readme:
@@ -59,9 +61,18 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="2x512x64x64")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--only", choices=SUBJECTS, help="one plug-in")
     parser.add_argument("--readme", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def keep_freed_memory() -> None:
+    """Freed blocks stay with the process, or else page faults, which vary, take most of the time of small plug-ins."""
+    libc = ctypes.CDLL("libc.so.6")
+    no_mapped_blocks, never_trim = (-4, 0), (-1, 2**31 - 1)
+    libc.mallopt(*no_mapped_blocks)
+    libc.mallopt(*never_trim)
 
 
 def build(name: str, form: str, channels: int) -> nn.Module:

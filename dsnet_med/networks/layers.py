@@ -3,8 +3,9 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,6 +24,32 @@ def kaiming(layer: Layer, mode: Literal["fan_in", "fan_out"] = "fan_in") -> Laye
 def project(pixels: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear map (out, C) of every pixel: (B, C, N) -> (B, out, N)."""
     return F.conv1d(pixels, weight.unsqueeze(2), bias)
+
+
+def weighted_sums(pixels: Tensor, weights: Tensor) -> Tensor:
+    """Sums over the pixels under K sets of weights, (B, C, N) and (B, K, N) -> (B, K, C)."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return weights @ pixels.mT
+    sums: Tensor = _WeightedSums.apply(pixels, weights)
+    return sums
+
+
+class _WeightedSums(torch.autograd.Function):
+    """Autograd would lay out the gradient of the pixels, or multiply for that of the weights, across the memory."""
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(pixels, weights)
+        return weights @ pixels.mT
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        pixels, weights = ctx.saved_tensors
+        of_pixels, of_weights = ctx.needs_input_grad
+        return (
+            (gradients[0].mT.to(weights.dtype) @ weights).to(pixels.dtype) if of_pixels else None,
+            (gradients[0].to(pixels.dtype) @ pixels).to(weights.dtype) if of_weights else None,
+        )
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dsnet_med.errors import one_line
+from dsnet_med.networks.layers import weighted_sums
 
 _TERMS = {torch.float64: 16}  # of exp on (-1/2, 1/2): the next one is below rounding; 9 suffice for float32
 _FUSED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -39,7 +40,7 @@ def series_softmax_mean(value: Tensor, slope: Tensor, level: Tensor) -> Tensor:
     count = _TERMS.get(value.dtype, 9)
     powers = _powers(level - 0.5, count)  # (B, count, N)
     series = _powers(slope, count, factorial=True)  # (B, count, C)
-    numerator = (series * (value @ powers.mT).mT).sum(1)
+    numerator = (series * weighted_sums(value, powers)).sum(1)
     return numerator / (series * powers.sum(2, keepdim=True)).sum(1)
 
 

