@@ -68,7 +68,7 @@ def arguments() -> argparse.Namespace:
 
 
 def keep_freed_memory() -> None:
-    """Freed blocks stay with the process, or else page faults, which vary, take most of the time of small plug-ins."""
+    """Freed blocks stay here: else page faults, which vary, take most of the time of small plug-ins."""
     libc = ctypes.CDLL("libc.so.6")
     no_mapped_blocks, never_trim = (-4, 0), (-1, 2**31 - 1)
     libc.mallopt(*no_mapped_blocks)

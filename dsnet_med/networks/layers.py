@@ -22,12 +22,29 @@ def kaiming(layer: Layer, mode: Literal["fan_in", "fan_out"] = "fan_in") -> Laye
 
 
 def project(pixels: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A linear map (out, C) of every pixel: (B, C, N) -> (B, out, N)."""
+    """A linear map (out, C) of every pixel: (B, C, N) -> (B, out, N), in the memory's order of `pixels`."""
+    if _channels_last(pixels):
+        return F.linear(pixels.mT, weight, bias).mT
     return F.conv1d(pixels, weight.unsqueeze(2), bias)
 
 
+def pixels_at(pixels: Tensor, index: Tensor) -> Tensor:
+    """The pixels that index (B, K) names: (B, C, N) -> (B, C, K), with a gradient that lies as `pixels` do."""
+    if _channels_last(pixels):
+        return pixels.mT.gather(1, index.unsqueeze(2).expand(-1, -1, pixels.shape[1])).mT
+    return pixels.gather(2, index.unsqueeze(1).expand(-1, pixels.shape[1], -1))
+
+
+def _channels_last(pixels: Tensor) -> bool:
+    """Whether (B, C, N) lies in memory as (B, N, C)."""
+    return pixels.stride(1) == 1 and pixels.stride(2) == pixels.shape[1]
+
+
 def weighted_sums(pixels: Tensor, weights: Tensor) -> Tensor:
-    """Sums over the pixels under K sets of weights, (B, C, N) and (B, K, N) -> (B, K, C)."""
+    """Sums over the pixels under K sets of weights, (B, C, N) and (B, K, N) -> (B, K, C).
+
+    Given the transposed `pixels.mT`, (B, N, C), and (B, K, C), sums over the channels: (B, K, N).
+    """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return weights @ pixels.mT
     sums: Tensor = _WeightedSums.apply(pixels, weights)
@@ -35,7 +52,7 @@ def weighted_sums(pixels: Tensor, weights: Tensor) -> Tensor:
 
 
 class _WeightedSums(torch.autograd.Function):
-    """Autograd would lay out the gradient of the pixels, or multiply for that of the weights, across the memory."""
+    """Autograd alone would lay out one gradient across the memory, or take the slow product for the other."""
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, weights: Tensor) -> Tensor:
@@ -46,10 +63,16 @@ class _WeightedSums(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         pixels, weights = ctx.saved_tensors
         of_pixels, of_weights = ctx.needs_input_grad
+        gradient = gradients[0].to(weights.dtype)  # (B, K, C)
         return (
-            (gradients[0].mT.to(weights.dtype) @ weights).to(pixels.dtype) if of_pixels else None,
-            (gradients[0].to(pixels.dtype) @ pixels).to(weights.dtype) if of_weights else None,
+            _outer(gradient, weights, _channels_last(pixels)).to(pixels.dtype) if of_pixels else None,
+            (gradient.to(pixels.dtype) @ pixels).to(weights.dtype) if of_weights else None,
         )
+
+
+def _outer(channels: Tensor, weights: Tensor, channels_last: bool) -> Tensor:
+    """(B, K, C) and (B, K, N) -> (B, C, N), laid out as wanted."""
+    return (weights.mT @ channels).mT if channels_last else channels.mT @ weights
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:

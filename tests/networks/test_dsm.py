@@ -42,13 +42,14 @@ def gradients(module, x, weight):
     train=st.booleans(),
     batch=st.integers(1, 3),
     size=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
     seed=st.integers(0, 2**16),
 )
-def test_equals_the_formulas_in_float64(*, fusion, channels, ratio, bias, train, batch, size, seed):
+def test_equals_the_formulas_in_float64(*, fusion, channels, ratio, bias, train, batch, size, layout, seed):
     torch.manual_seed(seed)
     textbook, lean = pair(channels, ratio, bias, fusion, train=train)
     x = torch.randn(batch + train, channels, *size, dtype=torch.float64)  # a batch of one only in eval
-    weight = torch.randn_like(x)
+    x, weight = x.contiguous(memory_format=layout), torch.randn_like(x)
     expected, expected_x, expected_parameters = gradients(textbook, x, weight)
     output, output_x, parameters = gradients(lean, x, weight)
     torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)

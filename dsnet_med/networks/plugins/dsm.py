@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.networks.layers import kaiming, project, weighted_sums
+from dsnet_med.networks.layers import kaiming, pixels_at, project, weighted_sums
 from dsnet_med.networks.softmax_mean import softmax_mean
 
 
@@ -108,7 +108,7 @@ class SpatialAttention(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         query = self.largest(pixels).softmax(1)  # (B, K)
-        logits = (query @ self.value.weight).unsqueeze(1) @ pixels  # (B, 1, N)
+        logits = weighted_sums(pixels.mT, (query @ self.value.weight).unsqueeze(1))  # (B, 1, N)
         if self.value.bias is not None:
             logits = logits + (query @ self.value.bias)[:, None, None]
         return torch.sigmoid(logits)
@@ -117,8 +117,7 @@ class SpatialAttention(nn.Module):
         """max_n of the projected pixels, (B, K): found without a gradient, computed for the winners."""
         with torch.no_grad():
             winners = project(pixels, self.query.weight, self.query.bias).argmax(2)  # (B, K)
-        chosen = pixels.gather(2, winners.unsqueeze(1).expand(-1, pixels.shape[1], -1))  # (B, C, K)
-        largest = (chosen * self.query.weight.mT).sum(1)
+        largest = (pixels_at(pixels, winners) * self.query.weight.mT).sum(1)
         return largest if self.query.bias is None else largest + self.query.bias
 
 
