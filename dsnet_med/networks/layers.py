@@ -21,6 +21,16 @@ def kaiming(layer: Layer, mode: Literal["fan_in", "fan_out"] = "fan_in") -> Laye
     return layer
 
 
+def becomes_a_graph() -> bool:
+    """Whether the code is being compiled, exported or traced: no place for kernels and gradients of our own."""
+    return torch.compiler.is_compiling() or is_traced()
+
+
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` records the code, where sizes are tensors and a branch is taken for good."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 def project(pixels: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear map (out, C) of every pixel: (B, C, N) -> (B, out, N), in the memory's order of `pixels`."""
     if _channels_last(pixels):
@@ -37,7 +47,7 @@ def pixels_at(pixels: Tensor, index: Tensor) -> Tensor:
 
 def _channels_last(pixels: Tensor) -> bool:
     """Whether (B, C, N) lies in memory as (B, N, C)."""
-    return pixels.stride(1) == 1 and pixels.stride(2) == pixels.shape[1]
+    return not is_traced() and pixels.stride(1) == 1 and pixels.stride(2) == pixels.shape[1]
 
 
 def weighted_sums(pixels: Tensor, weights: Tensor) -> Tensor:
@@ -45,7 +55,7 @@ def weighted_sums(pixels: Tensor, weights: Tensor) -> Tensor:
 
     Given the transposed `pixels.mT`, (B, N, C), and (B, K, C), sums over the channels: (B, K, N).
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if becomes_a_graph() or not torch.is_grad_enabled():
         return weights @ pixels.mT
     sums: Tensor = _WeightedSums.apply(pixels, weights)
     return sums

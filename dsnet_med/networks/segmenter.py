@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError
-from dsnet_med.networks.layers import resized
+from dsnet_med.networks.layers import becomes_a_graph, resized
 
 
 class Segmenter(nn.Module):
@@ -31,7 +30,7 @@ class Segmenter(nn.Module):
         self.smallest = int(max(backbone.feature_info.reduction()))  # type: ignore[operator, union-attr]
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        if not torch.compiler.is_compiling():  # a traced graph must not carry the check
+        if not becomes_a_graph():  # a traced graph must not carry the check
             self._check(images)
         logits = self.head(self.backbone(images))  # (B, num_classes, H / stride, W / stride), or several
         if isinstance(logits, tuple):

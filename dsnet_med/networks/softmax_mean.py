@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dsnet_med.errors import one_line
-from dsnet_med.networks.layers import weighted_sums
+from dsnet_med.networks.layers import becomes_a_graph, weighted_sums
 
 _TERMS = {torch.float64: 16}  # of exp on (-1/2, 1/2): the next one is below rounding; 9 suffice for float32
 _FUSED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -53,10 +53,8 @@ def _powers(base: Tensor, count: int, factorial: bool = False) -> Tensor:
 
 
 def _can_fuse(value: Tensor) -> bool:
-    """Compiled and exported graphs keep the plain form: compilers fuse it, and ONNX has no such kernel."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return False
-    return value.is_cuda and value.dtype in _FUSED_TYPES
+    """Graphs keep the plain form: compilers fuse it, and ONNX has no such kernel."""
+    return value.is_cuda and value.dtype in _FUSED_TYPES and not becomes_a_graph()
 
 
 @cache

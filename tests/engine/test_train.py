@@ -18,6 +18,7 @@ from narrow import NARROW
 from dsnet_med.engine.predict import Predictor
 from dsnet_med.engine.train import prepare_run, train
 from dsnet_med.errors import InputError
+from dsnet_med.methods import method_ids, method_row
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -85,6 +86,22 @@ def test_two_seeds_differ_and_one_seed_repeats(run: Path, store: Path, tmp_path:
         train(tmp_path / str(seed), {})
     assert _same(_weights(tmp_path / "0"), _weights(run))
     assert not _same(_weights(tmp_path / "1"), _weights(run))
+
+
+@pytest.mark.parametrize("method", method_ids())
+def test_every_row_trains_by_its_recipe_and_segments(method: str, store: Path, tmp_path: Path) -> None:
+    recipe = method_row(method)
+    prepare_run(method, store, tmp_path, {**NARROW, "iterations": 2, "validate_every": 2})
+    summary = train(tmp_path, {})
+    assert summary["method"]["id"] == method
+    assert summary["best"]["iteration"] == 2
+    state = torch.load(tmp_path / "models" / "last.pt", weights_only=True)["optimizer"]
+    adam = "AdamW" in str(recipe.get("optimizer"))
+    assert ("betas" if adam else "momentum") in state["param_groups"][0]
+    image = np.random.default_rng(0).normal(40, 100, (40, 50, 3)).astype(np.float32)
+    mask = Predictor.from_run(tmp_path).predict(image, np.eye(4))
+    assert mask.shape == image.shape
+    assert mask.max() <= 8
 
 
 def test_a_stopped_run_goes_on(run: Path, tmp_path: Path) -> None:

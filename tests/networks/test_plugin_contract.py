@@ -36,6 +36,16 @@ def test_keeps_the_contract(name):
     check_plugin(CLASSES[name], without_gradient=WITHOUT_GRADIENT.get(name, ()))
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_traces_as_torchscript(name):
+    torch.manual_seed(0)
+    plugin, x = CLASSES[name](16).eval(), torch.randn(2, 16, 6, 5)
+    traced = torch.jit.trace(plugin, x)
+    torch.testing.assert_close(traced(x), plugin(x))
+    other = torch.randn(2, 16, 6, 5)
+    torch.testing.assert_close(traced(other), plugin(other))
+
+
 class Good(nn.Module):
     """A plug-in to spoil: one gate per channel from the mean."""
 

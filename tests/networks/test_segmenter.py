@@ -102,6 +102,37 @@ def test_dilations_are_those_of_stride_8():
     assert network.feature_info.channels() == [256, 512, 1024, 2048]
 
 
+@pytest.mark.parametrize(
+    ("place", "channels", "output"),
+    [
+        ("act1", 64, "anything"),  # after conv1
+        ("act2", 64, "anything"),  # after conv2
+        ("bn3", 256, "the shortcut"),  # after conv3
+        ("act3", 256, "nothing"),  # after the residual
+    ],
+)
+def test_the_four_places_in_a_bottleneck(place, channels, output):
+    """What a plug-in that gives zeros leaves of the block."""
+    torch.manual_seed(0)
+    seen = []
+
+    class Zeros(torch.nn.Module):
+        def forward(self, x):
+            return torch.zeros_like(x)
+
+    def plugin(count):
+        seen.append(count)
+        return Zeros()
+
+    block = resnet(plugin=plugin, at=f"layer1.0.{place}").layer1[0].eval()
+    x = torch.randn(1, 64, 9, 7)
+    left = block(x)
+    assert seen == [channels]
+    if output == "the shortcut":
+        torch.testing.assert_close(left, torch.relu(block.downsample(x)))
+    assert left.any() == (output != "nothing")
+
+
 def test_width_keeps_at_least_one_channel():
     assert resnet(width=0.001, layers=[1, 1, 1, 1])(torch.randn(2, 3, 16, 16))[-1].shape == (2, 4, 2, 2)
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.networks.layers import per_channel
+from dsnet_med.networks.layers import is_traced, per_channel
 
 
 def _largest(x: Tensor, dim: int) -> Tensor:
     """The maximum, whose gradient reaches one value; without gradients, the form that is ten times as fast."""
-    return x.max(dim).values if torch.is_grad_enabled() else x.amax(dim)
+    return x.max(dim).values if torch.is_grad_enabled() and not is_traced() else x.amax(dim)
 
 
 # (B, C, N) -> (B, C)

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dsnet_med.networks.layers import becomes_a_graph
+
 
 class ChannelAttention(nn.Module):
     """(B, channels, *spatial) -> the same shape, with one parameter, whatever the number of channels."""
@@ -33,7 +35,7 @@ class ChannelAttention(nn.Module):
 
 def _gram(x: Tensor) -> Tensor:
     """x x', (B, C, N) -> (B, C, C)."""
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if becomes_a_graph() or not torch.is_grad_enabled():
         return x @ x.mT
     product: Tensor = _Gram.apply(x)
     return product

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dsnet_med.networks.layers import project
+from dsnet_med.networks.layers import becomes_a_graph, project
 
 _QUERIES = 512  # in a slice: few enough for the cache, and enough for the matrix products
 
@@ -46,7 +46,7 @@ class PositionAttention(nn.Module):
         query = project(pixels, self.query.weight, self.query.bias)
         key = project(pixels, self.key.weight, self.key.bias)
         value = project(pixels, self.gamma * self.value.weight, self.gamma * self.value.bias)
-        sliced = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        sliced = x.device.type == "cpu" and not becomes_a_graph()
         attend = _attend_in_slices if sliced else _attend_fused
         return x + attend(query, key, value).reshape(x.shape)
 
