@@ -40,6 +40,7 @@ SUBJECTS = (
     "SE", "ECA", "CBAM", "Encoding", "PSA, parallel", "PSA, sequential", "DSM", "PooledDSM", "GlobalContext",
     "Hamburger", "ExternalAttention", "CrissCross", "PositionAttention", "ChannelAttention", "FrequencyChannel",
 )  # fmt: skip
+START, END = "<!-- plug-ins: benchmarks/plugins.py --readme -->\n", "\n<!-- end of plug-ins -->"
 
 
 def main() -> None:
@@ -201,10 +202,9 @@ def readme_table(rows: list[dict[str, float | str]]) -> str:
 
 def write_readme(rows: list[dict[str, float | str]]) -> None:
     file = ROOT / "README.md"
-    start, end = "<!-- plug-ins: benchmarks/plugins.py --readme -->\n", "\n<!-- end of plug-ins -->"
-    before, _, rest = file.read_text(encoding="utf-8").partition(start)
-    _, _, after = rest.partition(end)
-    file.write_text(before + start + readme_table(rows) + end + after, encoding="utf-8")
+    before, _, rest = file.read_text(encoding="utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    file.write_text(before + START + readme_table(rows) + END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
