@@ -1,13 +1,15 @@
 """Arithmetic of every row: the published form's, with the textbook plug-ins, and ours, which is less."""
 
+import re
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
 from networks.counting import CASES, TABLES, multiply_accumulates
 from networks.direct import TEXTBOOKS, direct_network
 
-from dsnet_med.methods import build_network
+from dsnet_med.methods import build_network, method_ids, method_row
 
 LEAN = {"fcn_dsm": 0.61, "dsnet_r50": 0.61}  # arithmetic over FCN's, ours to the published form's
 
@@ -37,3 +39,15 @@ def test_ours_is_less(counts, method):
         network = build_network(method, in_channels=3, num_classes=9)
     ours = multiply_accumulates(network, 512) - table["fcn"]["flops"]
     assert ours < LEAN[method] * (table[method]["flops"] - table["fcn"]["flops"])
+
+
+def test_the_table_in_the_documents_is_true():
+    text = (Path(__file__).parents[1] / "docs" / "networks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert sorted(row[0] for row in rows) == method_ids()
+    for method, *figures in rows:
+        card = method_row(method)["method_card"]
+        with torch.device("meta"):
+            network = build_network(method, in_channels=3, num_classes=9)
+        here = multiply_accumulates(network, 512) / 1e9
+        assert figures == [f"{card['parameters']:,}", f"{card['flops'] / 1e9:.1f}", f"{here:.1f}"], method
