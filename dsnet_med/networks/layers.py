@@ -64,10 +64,15 @@ def weighted_sums(pixels: Tensor, weights: Tensor) -> Tensor:
 class _WeightedSums(torch.autograd.Function):
     """Autograd alone would lay out one gradient across the memory, or take the slow product for the other."""
 
+    generate_vmap_rule = True  # for torch.func
+
     @staticmethod
-    def forward(ctx: Any, pixels: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(pixels, weights)
+    def forward(pixels: Tensor, weights: Tensor) -> Tensor:
         return weights @ pixels.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:

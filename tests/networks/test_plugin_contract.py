@@ -46,6 +46,30 @@ def test_traces_as_torchscript(name):
     torch.testing.assert_close(traced(other), plugin(other))
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_gradients_are_those_of_finite_differences(name):
+    torch.manual_seed(0)
+    plugin = CLASSES[name](16).double().eval()
+    x = torch.randn(2, 16, 3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(plugin, (x,))
+
+
+@pytest.mark.parametrize("name", ["DSM", "ChannelAttention", "PSA"])  # which have gradients of their own
+def test_gradients_of_single_images(name):
+    """As torch.func takes them, for per-sample gradients."""
+    torch.manual_seed(0)
+    plugin, x = CLASSES[name](16).eval(), torch.randn(3, 16, 5, 6)
+    parameters = dict(plugin.named_parameters())
+
+    def loss(values, image):
+        return torch.func.functional_call(plugin, values, (image[None],)).square().sum()
+
+    single = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    plugin(x).square().sum().backward()
+    for key, value in parameters.items():
+        torch.testing.assert_close(single[key].sum(0), value.grad, rtol=1e-4, atol=1e-4)
+
+
 class Good(nn.Module):
     """A plug-in to spoil: one gate per channel from the mean."""
 

@@ -77,7 +77,6 @@ def test_squeezed_takes_any_plugin():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kernel_size": 4}, "kernel_size=4 and wants an odd number"),
         ({"spatial_dims": 4}, "spatial_dims=4 and wants 1, 2 or 3"),
         ({"norm": "bacth"}, "did you mean 'batch'"),
     ],

@@ -31,10 +31,10 @@ class PooledDSM(nn.Module):
 
     `ratio` divides the channels inside; `value=False` aggregates x itself (DSA_V13) and not a projection of it
     (DSA_V7); `norm` is that of the selective kernel, "batch" or "group"; the spatial attention is made for
-    `spatial_dims` axes and sees `kernel_size` pixels along each.
+    `spatial_dims` axes.
 
-    Raises InputError for an unknown norm, an even kernel size, other than one to three axes, in `forward` for
-    a map of other than `spatial_dims` axes, and in training for a batch of one under batch norm.
+    Raises InputError for an unknown norm, other than one to three axes, in `forward` for a map of other than
+    `spatial_dims` axes, and in training for a batch of one under batch norm.
     """
 
     reference_name: ClassVar[str] = "dsa"
@@ -56,7 +56,6 @@ class PooledDSM(nn.Module):
         value: bool = True,
         norm: str = "batch",
         *,
-        kernel_size: int = 7,
         spatial_dims: int = 2,
     ) -> None:
         super().__init__()
@@ -64,7 +63,7 @@ class PooledDSM(nn.Module):
         self.spatial_dims = spatial_dims
         self.reduce = nn.Linear(channels, hidden)
         self.expand = nn.Linear(hidden, channels)
-        self.spatial = _smoothing(kernel_size, spatial_dims)
+        self.spatial = _smoothing(spatial_dims)
         self.mix = SelectiveKernel(channels, hidden, norm)
         self.value = nn.Linear(channels, channels) if value else None
         self.transform = nn.Sequential(
@@ -87,9 +86,7 @@ class PooledDSM(nn.Module):
         return (pixels + added.unsqueeze(2)).reshape(x.shape)
 
 
-def _smoothing(kernel_size: int, dims: int) -> nn.Module:
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise InputError(f"PooledDSM got kernel_size={kernel_size} and wants an odd number, such as 3 or 7")
+def _smoothing(dims: int) -> nn.Module:
     if dims not in _CONVOLUTIONS:
         raise InputError(f"PooledDSM got spatial_dims={dims} and wants 1, 2 or 3")
-    return _CONVOLUTIONS[dims](1, 1, kernel_size, padding=kernel_size // 2)
+    return _CONVOLUTIONS[dims](1, 1, 7, padding=3)
