@@ -78,10 +78,11 @@ class _WeightedSums(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         pixels, weights = ctx.saved_tensors
         of_pixels, of_weights = ctx.needs_input_grad
-        gradient = gradients[0].to(weights.dtype)  # (B, K, C)
+        gradient = gradients[0]  # (B, K, C), in the lower precision under autocast, as the product was
+        low_pixels, low_weights = pixels.to(gradient.dtype), weights.to(gradient.dtype)
         return (
-            _outer(gradient, weights, _channels_last(pixels)).to(pixels.dtype) if of_pixels else None,
-            (gradient.to(pixels.dtype) @ pixels).to(weights.dtype) if of_weights else None,
+            _outer(gradient, low_weights, _channels_last(pixels)).to(pixels.dtype) if of_pixels else None,
+            (gradient @ low_pixels).to(weights.dtype) if of_weights else None,
         )
 
 
@@ -91,8 +92,8 @@ def _outer(channels: Tensor, weights: Tensor, channels_last: bool) -> Tensor:
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:
-    """`values`, (B, C) or (C,), in a shape that multiplies the channels of x (B, C, *spatial)."""
-    return values.reshape(*values.shape, *[1] * (x.ndim - 2))
+    """`values`, (B, C) or (C,), in the type of x and a shape that multiplies its channels (B, C, *spatial)."""
+    return values.to(x.dtype).reshape(*values.shape, *[1] * (x.ndim - 2))
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -54,6 +54,14 @@ def test_gradients_are_those_of_finite_differences(name):
     assert torch.autograd.gradcheck(plugin, (x,))
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_keeps_the_type_under_autocast(name):
+    """A wider map would take twice the memory, and be narrowed again by the next convolution."""
+    plugin, x = CLASSES[name](16), torch.randn(2, 16, 6, 5, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert plugin(x).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("name", ["DSM", "ChannelAttention", "PSA"])  # which have gradients of their own
 def test_gradients_of_single_images(name):
     """As torch.func takes them, for per-sample gradients."""

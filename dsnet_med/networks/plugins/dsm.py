@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.networks.layers import kaiming, pixels_at, project, weighted_sums
+from dsnet_med.networks.layers import kaiming, per_channel, pixels_at, project, weighted_sums
 from dsnet_med.networks.softmax_mean import softmax_mean
 
 
@@ -130,7 +130,7 @@ class Aggregation(nn.Module):
         self.value = nn.Linear(channels, channels, bias)
 
     def forward(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
-        return pixels + self.aggregate(pixels, channel, spatial).unsqueeze(2)
+        return pixels + per_channel(self.aggregate(pixels, channel, spatial), pixels)
 
     def aggregate(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
         """The vector that is added to every pixel, (B, C)."""
@@ -150,16 +150,16 @@ class Gate(nn.Module):
     def forward(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
         slope, offset = self.mix(channel, spatial)  # (B, C) each
         if self.combine is None:
-            return pixels * (slope.unsqueeze(2) * spatial + offset.unsqueeze(2))
+            return pixels * (per_channel(slope, pixels) * spatial + per_channel(offset, pixels))
         slope, offset = F.linear(slope, self.combine.weight), self.combine(offset)
-        return pixels * torch.sigmoid(slope.unsqueeze(2) * spatial + offset.unsqueeze(2))
+        return pixels * torch.sigmoid(per_channel(slope, pixels) * spatial + per_channel(offset, pixels))
 
 
 class ChannelGate(nn.Module):
     """Fusion channel: x c."""
 
     def forward(self, pixels: Tensor, channel: Tensor) -> Tensor:
-        return pixels * channel.unsqueeze(2)
+        return pixels * per_channel(channel, pixels)
 
 
 class SpatialGate(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
-from dsnet_med.networks.layers import project
+from dsnet_med.networks.layers import per_channel, project
 from dsnet_med.networks.plugins.dsm import SelectiveKernel
 from dsnet_med.networks.softmax_mean import softmax_mean
 
@@ -83,7 +83,7 @@ class PooledDSM(nn.Module):
         projected = project(pixels, self.value.weight, self.value.bias) if self.value else pixels
         context = softmax_mean(projected, slope, spatial.squeeze(1), rectify=self.value is not None)
         added: Tensor = self.transform(context)  # (B, C)
-        return (pixels + added.unsqueeze(2)).reshape(x.shape)
+        return (pixels + per_channel(added, pixels)).reshape(x.shape)
 
 
 def _smoothing(dims: int) -> nn.Module:

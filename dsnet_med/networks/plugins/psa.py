@@ -67,7 +67,8 @@ class PSA(nn.Module):
         query = self.spatial_query(pixels.mean(2))  # (B, K)
         if self.parallel:
             direction = query @ self.spatial_value.weight  # (B, C)
-            return torch.sigmoid(weighted_sums(pixels.mT, direction.unsqueeze(1)).softmax(2))
+            logits = weighted_sums(pixels.mT, direction.unsqueeze(1))
+            return torch.sigmoid(logits.softmax(2)).to(pixels.dtype)  # on a GPU autocast would widen it
         values = project(pixels, self.spatial_value.weight).softmax(2)  # (B, K, N)
         return torch.sigmoid(query.unsqueeze(1) @ values)
 
