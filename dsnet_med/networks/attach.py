@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.networks.blend import Blend
+from dsnet_med.networks.layers import is_traced
 from dsnet_med.networks.tracing import Place, trace
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -101,7 +102,13 @@ def _built(factory: Callable[[int], nn.Module], name: str, place: Place, identit
     if not isinstance(output, Tensor) or output.shape != place.features.shape:
         got = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise InputError(f"{title} turns the {shape} of '{name}' into {got}: a plug-in must keep the shape")
+    if place.overwritten:  # which the gradient of a plug-in that ends in a ReLU, say, would not survive
+        plugin.register_forward_hook(_copied)
     return _moving_axes(plugin) if place.channels_last else plugin
+
+
+def _copied(_plugin: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    return output.clone() if output.requires_grad and not is_traced() else output
 
 
 def _moving_axes(plugin: nn.Module) -> nn.Module:

@@ -21,10 +21,14 @@ _SIZES = {1: (256,), 2: (64, 96), 3: (32, 64, 96)}  # by the number of spatial a
 
 @dataclass(frozen=True)
 class Place:
-    """What a submodule gives, as (B, C, *spatial), and whether the network keeps it as (B, *spatial, C)."""
+    """What a submodule gives, as (B, C, *spatial), and whether the network keeps it as (B, *spatial, C).
+
+    `overwritten`: the network goes on to change that map in place, such as by an in-place ReLU.
+    """
 
     features: Tensor
     channels_last: bool
+    overwritten: bool
 
 
 def trace(module: nn.Module, targets: Mapping[str, nn.Module], example: Tensor | None) -> dict[str, Place]:
@@ -34,22 +38,36 @@ def trace(module: nn.Module, targets: Mapping[str, nn.Module], example: Tensor |
     with a channel axis that can be told from the others.
     """
     image = _example(module) if example is None else example
-    outputs = _run(module, targets, image)
+    runs = _run(module, targets, image)
+    outputs = {name: [run.output for run in each] for name, each in runs.items()}
     last = {name: _channels_last(maps[0].shape[1:], image.shape[2:]) for name, maps in outputs.items()}
     if unsure := [name for name, answer in last.items() if answer is None]:
         longer = _longer(module, {name: targets[name] for name in unsure}, image)
         last |= {name: _settled(name, outputs[name], longer.get(name)) for name in unsure}
-    return {name: _place(name, maps, bool(last[name])) for name, maps in outputs.items()}
+    overwritten = {name: any(run.overwritten for run in each) for name, each in runs.items()}
+    return {name: _place(name, maps, bool(last[name]), overwritten[name]) for name, maps in outputs.items()}
 
 
-def _place(name: str, maps: Sequence[Tensor], channels_last: bool) -> Place:
+class _Run:
+    """What a submodule gave once; PyTorch counts how often the memory of a tensor has been written to."""
+
+    def __init__(self, output: Tensor) -> None:
+        self.output = output.detach()
+        self.version = output._version
+
+    @property
+    def overwritten(self) -> bool:
+        return self.output._version != self.version
+
+
+def _place(name: str, maps: Sequence[Tensor], channels_last: bool, overwritten: bool) -> Place:
     features = [each.movedim(-1, 1) if channels_last else each for each in maps]
     if len(channels := sorted({each.shape[1] for each in features})) > 1:
         raise InputError(
             f"'{name}' runs several times, with {' and '.join(map(str, channels))} channels: "
             "name a submodule with one number of channels"
         )
-    return Place(features[0], channels_last)
+    return Place(features[0], channels_last, overwritten)
 
 
 def _example(module: nn.Module) -> Tensor:
@@ -62,13 +80,13 @@ def _example(module: nn.Module) -> Tensor:
     )
 
 
-def _run(module: nn.Module, targets: Mapping[str, nn.Module], image: Tensor) -> dict[str, list[Tensor]]:
+def _run(module: nn.Module, targets: Mapping[str, nn.Module], image: Tensor) -> dict[str, list[_Run]]:
     """What every target gives when `module` runs on `image`, once for each time that it runs."""
-    outputs: dict[str, list[Tensor]] = {}
+    outputs: dict[str, list[_Run]] = {}
 
     def record(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         _check_output(name, output, image)
-        outputs.setdefault(name, []).append(output.detach())
+        outputs.setdefault(name, []).append(_Run(output))
 
     handles = [target.register_forward_hook(partial(record, name)) for name, target in targets.items()]
     try:
@@ -122,9 +140,10 @@ def _scaled(sizes: Sequence[int], image: Sequence[int]) -> bool:
 def _longer(module: nn.Module, targets: Mapping[str, nn.Module], image: Tensor) -> dict[str, list[Tensor]]:
     """What the targets give for an image twice as long in its last axis; none where it refuses that."""
     try:
-        return _run(module, targets, torch.cat([image, image], dim=-1))
+        runs = _run(module, targets, torch.cat([image, image], dim=-1))
     except InputError:
         return {}
+    return {name: [run.output for run in each] for name, each in runs.items()}
 
 
 def _settled(name: str, maps: Sequence[Tensor], longer: Sequence[Tensor] | None) -> bool:

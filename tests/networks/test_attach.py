@@ -14,7 +14,7 @@ from torchvision.models.segmentation import fcn_resnet50
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks import attach
-from dsnet_med.networks.plugins import DSM
+from dsnet_med.networks.plugins import DSM, Encoding, Hamburger, Squeezed
 
 
 class Scale(nn.Module):
@@ -277,6 +277,27 @@ def test_a_host_may_view_what_the_plugin_gives():
     network = nn.Sequential(nn.Conv2d(1, 8, 1), ChannelsLast(), Pixels()).eval()
     attach(network, Contiguous, at="1")
     assert network(torch.randn(2, 1, 5, 6)).shape == (2, 240)
+
+
+@pytest.mark.parametrize("at", ["layer4.*.bn1", "layer4.*.bn2", "layer4.*.bn3", "layer4.*.act3", "layer4"])
+@pytest.mark.parametrize("plugin", [Encoding, Hamburger, Squeezed, DSM])
+def test_a_host_may_overwrite_what_the_plugin_gives(plugin, at):
+    """By an in-place ReLU or sum, though a ReLU at the plug-in's end needs its result for the gradient."""
+    torch.manual_seed(0)
+    network = timm.create_model("resnet26", num_classes=2, channels=(4, 8, 16, 32), stem_width=4)
+    attach(network, plugin, at=at)
+    network(torch.randn(2, 3, 64, 64)).sum().backward()
+    added = {name: value for name, value in network.named_parameters() if ".plugin." in name}
+    assert added and all(value.grad is not None for value in added.values())
+
+
+def test_results_are_copied_only_where_the_host_overwrites_them():
+    network = timm.create_model("resnet26", num_classes=2, channels=(4, 8, 16, 32), stem_width=4)
+    attach(network, Scale, at="layer4.*.bn1")
+    attach(network, Scale, at="layer4.*.act1")
+    block = network.layer4[0]
+    assert len(block.bn1.plugin._forward_hooks) == 1  # its map goes into an in-place ReLU
+    assert not block.act1.plugin._forward_hooks
 
 
 def test_strides_that_differ_between_axes():
