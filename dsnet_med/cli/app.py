@@ -138,10 +138,14 @@ def train(
     given: dict[str, Any] = {"seed": seed, "iterations": iterations}
     given |= {"select_on": select_on, "loggers": logger.split(","), "pretrained": pretrained or None}
     if resume:
+        if plugin is not None or at is not None:
+            raise InputError("got --plugin or --at with --resume: a run goes on with the network that it has")
         steps.resume(out, device=device)
         return
     if method is None or data is None:
         raise InputError("give --method and --data (or --resume to go on with the run in --out)")
+    if plugin == "" or at == "":
+        raise InputError("got an empty --plugin or --at: give a name, or leave the option out")
     if at and not plugin:
         raise InputError(f"got --at {at} without --plugin: name what to put there, for example --plugin SE")
     steps.train(method, data, out, given=given, assignments=settings or [], device=device, plugin=plugin, at=at)

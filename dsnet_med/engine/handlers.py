@@ -113,6 +113,7 @@ class Progress:
         trainer.add_event_handler(Events.STARTED, self._open)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         trainer.add_event_handler(Events.COMPLETED, self._close)
+        trainer.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _open(self, trainer: Engine) -> None:
         done = trainer.state.iteration
@@ -127,6 +128,10 @@ class Progress:
 
     def _close(self, _: Engine) -> None:
         self.bar.close()
+
+    def _fail(self, _: Engine, error: BaseException) -> None:
+        self.bar.close()  # so that what is said next stands on a line of its own
+        raise error
 
 
 class ScoreFile:

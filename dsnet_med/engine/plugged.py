@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser
-from torch import nn
+from torch import Tensor, nn
 
+from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
 from dsnet_med.methods import with_plugin
 from dsnet_med.networks.attach import DEFAULT_PLACE
@@ -33,13 +35,25 @@ class Plugged:
         return self.plugin.rpartition(":")[2]
 
     def check(self, config: Mapping[str, Any]) -> None:
-        """Try the plug-in in the network of a composed train.yaml. Raises InputError where it does not fit."""
+        """Try the plug-in in the network of a composed train.yaml, and a step of training with it.
+
+        Raises InputError where it does not fit or fails.
+        """
         parser = ConfigParser(dict(config) | {"pretrained": False})
         try:
             network: nn.Module = parser.get_parsed_content("network_def")
+            images = torch.randn(parser.get_parsed_content("batch_size"), config["in_channels"], 64, 64)
+            _step(network, images)
         except Exception:  # a setting of the wrong kind, which training will report
             return
         with_plugin(network, self.plugin, self.at)
+        try:
+            _step(network, images)
+        except InputError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever a stranger's plug-in raises
+            reason = f"{type(error).__name__}: {one_line(str(error), 300)}"
+            raise InputError(f"{self.name} at {self.at} fails in training: {reason}") from error
 
     def add_to(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The composed train.yaml with the plug-in in its network and in its method's title."""
@@ -73,3 +87,10 @@ class Plugged:
             "place": "; ".join(place for _, place in pairs),
         }
         return {key: value for key, value in (dict(card) | changed).items() if isinstance(value, str)}
+
+
+def _step(network: nn.Module, images: Tensor) -> None:
+    """A training pass and its gradients; nothing is changed but running statistics."""
+    outputs = network.train()(images)
+    logits = outputs if isinstance(outputs, tuple) else (outputs,)
+    torch.stack([each.float().mean() for each in logits]).sum().backward()

@@ -93,7 +93,7 @@ def _built(factory: Callable[[int], nn.Module], name: str, place: Place, identit
         )
         with torch.no_grad():
             output = plugin.eval()(place.features)
-    except Exception as error:  # whatever a stranger's plug-in raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's plug-in raises
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         raise InputError(
             f"{_title(factory)} cannot follow '{name}', which gives {shape}: {one_line(reason, 300)}"

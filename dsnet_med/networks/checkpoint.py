@@ -6,6 +6,7 @@ refused.
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,23 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise InputError(f"no checkpoint at {file}: give an existing .pth or .safetensors file")
     content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
-    weights = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise InputError(f"{file} holds no state dict: wanted tensors by name, or such under 'state_dict'")
+    weights: Any = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    require_weights(weights, str(file))
+    if empty := [name for name, value in weights.items() if value.is_meta]:
+        raise InputError(f"{file} holds no values for '{empty[0]}': it was saved from the meta device")
     return dict(weights)
+
+
+def require_weights(content: Any, where: str) -> None:
+    """Raise InputError unless `content` maps names to dense tensors; the message says `where` it came from."""
+    if (
+        not isinstance(content, Mapping)
+        or not all(isinstance(name, str) for name in content)
+        or not all(isinstance(value, Tensor) for value in content.values())
+    ):
+        raise InputError(f"{where} holds no state dict: wanted tensors by name, or such under 'state_dict'")
+    if sparse := [name for name, value in content.items() if value.layout != torch.strided]:
+        raise InputError(f"{where} holds '{sparse[0]}' as a sparse tensor: save it with to_dense()")
 
 
 def write_safetensors(file: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -74,7 +88,8 @@ def _read_pickle(file: Path) -> Any:
     if refused := [name for name in names if not name.startswith(_IGNORED)]:
         raise _holds_code(file, ", ".join(refused[:3]))
     try:
-        with safe_globals([(_StandIn, name) for name in names]):
+        with safe_globals([(_StandIn, name) for name in names]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with the file, the error below says
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen types for damaged files
         if named := re.search(r"unsupported global:? (?:GLOBAL )?(\S+)", str(error), re.IGNORECASE):

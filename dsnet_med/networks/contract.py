@@ -85,7 +85,7 @@ def _failure(subject: _Subject, check: Callable[[_Subject], None]) -> str | None
             check(subject)
     except _BrokenError as error:
         return str(error)
-    except Exception as error:  # whatever a stranger's plug-in raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's plug-in raises
         return f"{type(error).__name__}: {one_line(str(error))}"
     return None
 
@@ -97,7 +97,7 @@ def _takes(subject: _Subject, dims: int) -> bool:
             subject.build()(torch.zeros(2, _CHANNELS, *_SIZES[dims][0]))
     except InputError:
         return False
-    except Exception:  # a failure that a rule will report
+    except (Exception, SystemExit):  # a failure that a rule will report
         return True
     return True
 

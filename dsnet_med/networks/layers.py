@@ -91,6 +91,11 @@ def _outer(channels: Tensor, weights: Tensor, channels_last: bool) -> Tensor:
     return (weights.mT @ channels).mT if channels_last else channels.mT @ weights
 
 
+def hard_sigmoid(x: Tensor) -> Tensor:
+    """(x + 3) / 6 within 0 and 1. PyTorch's own has a constant of single precision in its gradient."""
+    return ((x + 3) / 6).clamp(0, 1)
+
+
 def per_channel(values: Tensor, x: Tensor) -> Tensor:
     """`values`, (B, C) or (C,), in the type of x and a shape that multiplies its channels (B, C, *spatial)."""
     return values.to(x.dtype).reshape(*values.shape, *[1] * (x.ndim - 2))

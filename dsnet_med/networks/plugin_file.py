@@ -76,7 +76,7 @@ def _executed(file: Path) -> ModuleType:
     sys.modules[name] = module  # where dataclasses and pickles look for it
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a stranger's file raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's file raises
         del sys.modules[name]
         raise InputError(f"{file} cannot be executed: {_reason(error)}") from error
     return module
@@ -91,7 +91,7 @@ def _classes(file: Path) -> list[str]:
     return [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
 
 
-def _reason(error: Exception) -> str:
-    where = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
+def _reason(error: BaseException) -> str:
+    where = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {where}{one_line(message)}"

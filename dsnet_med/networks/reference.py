@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError
+from dsnet_med.networks.checkpoint import require_weights
 from dsnet_med.networks.definition import build
 from dsnet_med.resources import read_config
 
-_RESNET = ((r"backbone\.conv1\.(\d)", r"backbone.stem.\1"), (r"backbone\.bn1", "backbone.stem.7"))
 _SHOWN = 5
 
 Table = Sequence[tuple[str, str]]
@@ -46,7 +46,19 @@ def reference_names(network: nn.Module) -> dict[str, str]:
     named = [path for path, module in modules.items() if hasattr(module, "reference_names")]
     parts = {path: modules[path] for path in sorted(named, key=len, reverse=True)}  # the innermost first
     places = {path: _place(path, modules) for path in parts}
-    return {key: _renamed(_rename_parts(key, parts, places), _RESNET) for key in network.state_dict()}
+    stems = _deep_stems(modules)
+    return {key: _renamed(_rename_parts(key, parts, places), stems) for key in network.state_dict()}
+
+
+def _deep_stems(modules: Mapping[str, nn.Module]) -> Table:
+    """The stems of ResNets that have three convolutions: `stem.0` to `stem.7` there, `conv1` and `bn1` here."""
+    table = []
+    for path, module in modules.items():
+        host, _, name = path.rpartition(".")
+        if name == "conv1" and isinstance(module, nn.Sequential) and _join(host, "layer1") in modules:
+            table.append((re.escape(path) + r"\.(\d)", _join(host, r"stem.\1")))
+            table.append((re.escape(_join(host, "bn1")), _join(host, "stem.7")))
+    return table
 
 
 def _place(path: str, modules: Mapping[str, nn.Module]) -> str:
@@ -92,8 +104,13 @@ def _skeleton(method: str) -> nn.Module:
 
 
 def _weights(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    weights = state_dict.get("state_dict", state_dict)
-    return {name.removeprefix("module."): value for name, value in weights.items()}
+    content = state_dict.get("state_dict", state_dict) if isinstance(state_dict, Mapping) else state_dict
+    require_weights(content, "the checkpoint")
+    weights = {name.removeprefix("module."): value for name, value in content.items()}
+    if len(weights) < len(content):
+        twice = next(name for name in content if f"module.{name}" in content)
+        raise InputError(f"the checkpoint holds '{twice}' and 'module.{twice}': leave out one of the two")
+    return weights
 
 
 def _check_left_over(names: Iterable[str], complaint: str) -> None:
@@ -108,6 +125,8 @@ def _check_left_over(names: Iterable[str], complaint: str) -> None:
 
 def _fit(value: Tensor, ours: Tensor, name: str) -> Tensor:
     """`value` without the trailing axes of size 1 that 1x1 convolutions have and linear layers do not."""
+    if ours.is_floating_point() and not value.is_floating_point():
+        raise InputError(f"'{name}' holds {value.dtype}, and {ours.dtype} is wanted")
     if value.ndim < ours.ndim or any(size != 1 for size in value.shape[ours.ndim :]):
         raise InputError(f"'{name}' has shape {tuple(value.shape)}, and {ours.ndim} axes are wanted")
     return value.reshape(value.shape[: ours.ndim])

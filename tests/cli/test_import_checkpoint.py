@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
@@ -158,6 +159,12 @@ def test_code_is_refused_and_not_run(new: bool, tmp_path: Path) -> None:
         ("text.safetensors", {}, "text.safetensors cannot be read as safetensors"),
         ("list.pth", {}, "holds no state dict"),
         ("numbers.pth", {}, "holds no state dict"),
+        ("names.pth", {}, "holds no state dict"),
+        ("sparse.pth", {}, "as a sparse tensor: save it with"),
+        ("meta.pth", {}, "holds no values for"),
+        ("complex.pth", {}, "'decode_head.conv_seg.bias' holds torch.complex64, and torch.float32 is wanted"),
+        ("integers.pth", {}, "'decode_head.conv_seg.bias' holds torch.int64, and torch.float32 is wanted"),
+        ("twice.pth", {}, "leave out one of the two"),
     ],
 )
 def test_what_is_wrong_is_one_line(file: str, options: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -168,6 +175,7 @@ def test_what_is_wrong_is_one_line(file: str, options: dict[str, object], messag
         (tmp_path / name).write_text("no weights at all")
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"state_dict": {"a": 1}}, tmp_path / "numbers.pth")
+    save_spoilt(tmp_path)
     before = sorted(tmp_path.iterdir())
     given = {"method": "fcn", "num_classes": 9, **NARROW, **options}
     out = tmp_path / str(given.pop("out", "ours.safetensors"))
@@ -175,6 +183,25 @@ def test_what_is_wrong_is_one_line(file: str, options: dict[str, object], messag
         import_checkpoint(tmp_path / file, out, **given)
     assert "\n" not in str(refused.value)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def save_spoilt(folder: Path) -> None:
+    """Checkpoints in which one thing is not as it should be."""
+    good, bias = theirs(narrow()), "decode_head.conv_seg.bias"
+    torch.save({1: torch.zeros(1)}, folder / "names.pth")
+    torch.save({**good, bias: good[bias].to_sparse()}, folder / "sparse.pth")
+    torch.save({**good, bias: good[bias].to("meta")}, folder / "meta.pth")
+    torch.save({**good, bias: good[bias].to(torch.complex64)}, folder / "complex.pth")
+    torch.save({**good, bias: good[bias].long()}, folder / "integers.pth")
+    torch.save({**good, f"module.{bias}": good[bias]}, folder / "twice.pth")
+
+
+def test_a_plain_pickle_is_one_line_without_warnings(tmp_path: Path) -> None:
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps({"a": [1, 2]}, protocol=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(InputError, match=r"plain\.pth"):
+            read_checkpoint(tmp_path / "plain.pth")
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:

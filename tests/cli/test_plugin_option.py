@@ -45,6 +45,18 @@ class Narrower(Mine):
         return x[:, ::2]
 
 
+class FailsInTraining(Mine):
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("not while it learns")
+        return x
+
+
+class Leaves(Mine):
+    def __init__(self, channels):
+        raise SystemExit(0)
+
+
 answer = 42
 """
 
@@ -184,7 +196,7 @@ def test_one_of_ours_after_a_method_s_own(store: Path, tmp_path: Path) -> None:
     ("plugin", "at", "words"),
     [
         ("none.py:Mine", None, "no plug-in file at none.py: give the path"),
-        ("mine.py:Mini", None, "unknown class in mine.py 'Mini': did you mean 'Mine'? known: Mine, Narrower"),
+        ("mine.py:Mini", None, "unknown class in mine.py 'Mini': did you mean 'Mine'? known: "),
         ("mine.py", None, "got 'mine.py', wanted a file and a class in it, for example mine.py:Mine"),
         ("mine.py:answer", None, "'answer' in mine.py is a int"),
         ("mine.py:Mine", "layer9.*.act2", "no submodule is named 'layer9.*.act2': the network has"),
@@ -200,7 +212,13 @@ def test_one_of_ours_after_a_method_s_own(store: Path, tmp_path: Path) -> None:
             None,
             "fails.py cannot be executed: ModuleNotFoundError: No module named 'helpers_of_mine'",
         ),
+        ("leaves.py:Mine", None, "leaves.py cannot be executed: SystemExit: 0"),
+        ("nul.py:Mine", None, "nul.py cannot be executed: SyntaxError: source code"),
+        ("mine.py:Leaves", None, "Leaves cannot follow 'backbone.layer4.0.act2'"),
+        ("mine.py:FailsInTraining", None, "fails in training: RuntimeError: not while it learns"),
         ("DMS", None, "unknown plug-in 'DMS': did you mean 'DSM'?"),
+        ("", None, "got an empty --plugin or --at"),
+        ("SE", "", "got an empty --plugin or --at"),
     ],
 )
 def test_what_does_not_fit_is_one_line_before_the_run_is_made(
@@ -215,6 +233,8 @@ def test_what_does_not_fit_is_one_line_before_the_run_is_made(
     monkeypatch.chdir(mine.parent)
     Path("typo.py").write_text("class Mine:\n    def (self):\n")
     Path("fails.py").write_text("import helpers_of_mine\nclass Mine: ...\n")
+    Path("leaves.py").write_text("raise SystemExit(0)\n")
+    Path("nul.py").write_bytes(b"class Mine: ...\n\0")
     settings = [part for name, value in SMALL.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     arguments = [
         "train",
@@ -228,7 +248,7 @@ def test_what_does_not_fit_is_one_line_before_the_run_is_made(
         plugin,
         *settings,
     ]
-    code = guarded(lambda: app(arguments + (["--at", at] if at else []), standalone_mode=False))
+    code = guarded(lambda: app(arguments + (["--at", at] if at is not None else []), standalone_mode=False))
     lines = capsys.readouterr().err.strip().splitlines()
     assert code == 2
     assert lines[-1].startswith("dsnet-med: ") and words in lines[-1]
@@ -239,6 +259,18 @@ def test_at_wants_a_plugin(store: Path, capsys: pytest.CaptureFixture[str]) -> N
     arguments = ["train", "--method", "fcn", "--data", str(store), "--out", "run", "--at", "layer4.*"]
     assert guarded(lambda: app(arguments, standalone_mode=False)) == 2
     assert "got --at layer4.* without --plugin" in capsys.readouterr().err
+
+
+def test_a_plugin_that_the_batch_is_too_small_for(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="DSM got a batch of one in training"):
+        prepare_run("fcn", store, tmp_path / "run", {**SMALL, "batch_size": 1}, Plugged("DSM"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_goes_on_keeps_its_network(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "--resume", "--out", str(run), "--plugin", "SE"]
+    assert guarded(lambda: app(arguments, standalone_mode=False)) == 2
+    assert "with --resume: a run goes on with the network that it has" in capsys.readouterr().err
 
 
 def test_the_help_says_that_the_file_is_executed() -> None:

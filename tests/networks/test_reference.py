@@ -11,6 +11,8 @@ from networks.direct import direct_network, with_reference_names
 from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network, method_ids
 from dsnet_med.networks import from_reference
+from dsnet_med.networks.backbones import resnet
+from dsnet_med.networks.reference import reference_names
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,26 @@ def test_nothing_is_left_over_on_either_side(full):
         from_reference(full.state("fcn_dsm"), "fcn")
     with pytest.raises(InputError, match="unknown method 'fnc'"):
         from_reference(state, "fnc")
+
+
+@pytest.mark.parametrize("content", [None, [], 3, {"state_dict": None}, {1: torch.zeros(1)}, {"a": 1}])
+def test_what_is_no_state_dict(content):
+    with pytest.raises(InputError, match="the checkpoint holds no state dict"):
+        from_reference(content, "fcn")
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50c", "resnet101c"])
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_resnets_of_both_stems_alone_and_in_a_network(name, prefix):
+    backbone = resnet(name, width=1 / 16, layers=[1, 1, 1, 1])
+    host = torch.nn.ModuleDict({"backbone": backbone}) if prefix else backbone
+    names = reference_names(host)
+    first = "stem.0.weight" if name.endswith("c") else "conv1.weight"
+    norm = "stem.7.weight" if name.endswith("c") else "bn1.weight"
+    assert {prefix + first, prefix + norm, f"{prefix}layer1.0.bn1.weight"} <= set(names.values())
+    state = {theirs: host.state_dict()[ours] for ours, theirs in names.items()}
+    assert len(state) == len(names)
+    host.load_state_dict(from_reference(state, host), strict=True)
 
 
 def test_a_weight_of_another_shape_is_named(full):

@@ -182,6 +182,15 @@ def test_pretrained_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
         resnet(pretrained=True)
 
 
+def test_a_head_without_convolutions():
+    """As the reference allows where the channels are the level's."""
+    head = FCNHead([24], 4, channels=24, num_convs=0, concat_input=False)
+    x = torch.randn(2, 24, 5, 6)
+    torch.testing.assert_close(head.eval()([x]), head.classifier(x))
+    with pytest.raises(InputError, match="keeps the 24 channels of its level"):
+        FCNHead([24], 4, channels=16, num_convs=0)
+
+
 def test_convolutions_and_classifier_start_as_in_the_reference():
     torch.manual_seed(0)
     head = FCNHead([64], 9, channels=128)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.heads import UPerHead
+from dsnet_med.networks.reference import reference_names
 
 CHANNELS = [3, 4, 5, 6]
 
@@ -91,3 +92,9 @@ def test_dropout_is_of_whole_channels():
     x = head.dropout(torch.ones(8, 64, 3, 3))
     assert set(x.unique().tolist()) == {0.0, 2.0}
     assert torch.equal(x.amax((2, 3)), x.amin((2, 3)))
+
+
+def test_more_than_ten_scales_have_names():
+    head = UPerHead([4, 8], 3, channels=4, pool_scales=range(1, 13))
+    names = set(reference_names(head).values())
+    assert {"psp_modules.11.1.conv.weight", "psp_modules.1.1.bn.weight"} <= names

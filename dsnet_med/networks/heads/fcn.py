@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from dsnet_med.errors import InputError
 from dsnet_med.networks.layers import Norm, classifier, conv_norm_relu, scaled
 
 
@@ -21,6 +22,7 @@ class FCNHead(nn.Module):
 
     `width` multiplies `channels`; `concat_input` joins the head's input to the last feature map; `norm` makes
     the norm of a number of channels; `plugin`, called with the channels, follows the first convolution.
+    Without convolutions (`num_convs=0`) `channels` are those of the level; InputError otherwise.
     """
 
     reference_names: tuple[tuple[str, str], ...] = (
@@ -47,6 +49,11 @@ class FCNHead(nn.Module):
         super().__init__()
         self.level = level
         features, hidden = in_channels[level], scaled(channels, width)
+        if not num_convs and hidden != features:
+            raise InputError(
+                f"FCNHead got num_convs=0 and channels={hidden}: without convolutions it keeps the {features} "
+                "channels of its level"
+            )
         sizes = [features] + [hidden] * num_convs
         self.convs = nn.Sequential(*(conv_norm_relu(*pair, norm=norm) for pair in pairwise(sizes)))
         self.plugin = plugin(hidden) if plugin else None
@@ -56,7 +63,7 @@ class FCNHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         x = features[self.level]  # (B, C, H, W)
-        hidden = self.convs[0](x)  # (B, channels, H, W)
+        hidden = self.convs[:1](x)  # (B, channels, H, W)
         if self.plugin is not None:
             hidden = self.plugin(hidden)
         hidden = self.convs[1:](hidden)

@@ -22,14 +22,14 @@ class UPerHead(nn.Module):
     """
 
     reference_names: ClassVar[tuple[tuple[str, str], ...]] = (
-        (r"pooled\.(\d)\.conv", r"psp_modules.\1.1.conv"),
-        (r"pooled\.(\d)\.norm", r"psp_modules.\1.1.bn"),
+        (r"pooled\.(\d+)\.conv", r"psp_modules.\1.1.conv"),
+        (r"pooled\.(\d+)\.norm", r"psp_modules.\1.1.bn"),
         (r"context\.conv", "bottleneck.conv"),
         (r"context\.norm", "bottleneck.bn"),
-        (r"laterals\.(\d)\.conv", r"lateral_convs.\1.conv"),
-        (r"laterals\.(\d)\.norm", r"lateral_convs.\1.bn"),
-        (r"smooth\.(\d)\.conv", r"fpn_convs.\1.conv"),
-        (r"smooth\.(\d)\.norm", r"fpn_convs.\1.bn"),
+        (r"laterals\.(\d+)\.conv", r"lateral_convs.\1.conv"),
+        (r"laterals\.(\d+)\.norm", r"lateral_convs.\1.bn"),
+        (r"smooth\.(\d+)\.conv", r"fpn_convs.\1.conv"),
+        (r"smooth\.(\d+)\.norm", r"fpn_convs.\1.bn"),
         (r"fuse\.conv", "fpn_bottleneck.conv"),
         (r"fuse\.norm", "fpn_bottleneck.bn"),
         (r"classifier", "conv_seg"),

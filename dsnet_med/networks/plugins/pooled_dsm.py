@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
-from dsnet_med.networks.layers import per_channel, project
+from dsnet_med.networks.layers import hard_sigmoid, per_channel, project
 from dsnet_med.networks.plugins.dsm import SelectiveKernel
 from dsnet_med.networks.softmax_mean import softmax_mean
 
@@ -77,8 +77,8 @@ class PooledDSM(nn.Module):
                 f"{self.spatial_dims} spatial axes: make it with spatial_dims={x.ndim - 2}"
             )
         pixels = x.flatten(2)  # (B, C, N)
-        channel = F.hardsigmoid(self.expand(F.relu(self.reduce(pixels.mean(2)))))  # (B, C)
-        spatial = F.hardsigmoid(self.spatial(x.mean(1, keepdim=True))).flatten(2)  # (B, 1, N)
+        channel = hard_sigmoid(self.expand(F.relu(self.reduce(pixels.mean(2)))))  # (B, C)
+        spatial = hard_sigmoid(self.spatial(x.mean(1, keepdim=True))).flatten(2)  # (B, 1, N)
         slope: Tensor = self.mix(channel, spatial)[0]  # softmax drops the offset: it is one for all pixels
         projected = project(pixels, self.value.weight, self.value.bias) if self.value else pixels
         context = softmax_mean(projected, slope, spatial.squeeze(1), rectify=self.value is not None)

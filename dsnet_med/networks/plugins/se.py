@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsnet_med.networks.layers import kaiming, per_channel
+from dsnet_med.networks.layers import hard_sigmoid, kaiming, per_channel
 
 
 class SE(nn.Module):
@@ -33,7 +33,7 @@ class SE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.flatten(2).mean(2)  # (B, C)
-        gate = F.hardsigmoid(self.expand(F.relu(self.reduce(pooled))))
+        gate = hard_sigmoid(self.expand(F.relu(self.reduce(pooled))))
         return x * per_channel(gate, x)
 
 
