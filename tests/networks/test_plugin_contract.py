@@ -62,7 +62,9 @@ def test_keeps_the_type_under_autocast(name):
         assert plugin(x).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", ["DSM", "ChannelAttention", "PSA"])  # which have gradients of their own
+@pytest.mark.parametrize(
+    "name", ["DSM", "ChannelAttention", "PositionAttention", "PSA"]
+)  # with gradients of their own
 def test_gradients_of_single_images(name):
     """As torch.func takes them, for per-sample gradients."""
     torch.manual_seed(0)

@@ -11,12 +11,11 @@ scale gamma, which starts at 0, is that of the values' weights and not of a map.
 spatial axes.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from dsnet_med.networks.layers import becomes_a_graph, project
 
@@ -65,10 +64,38 @@ def _forgetful(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """`_attend`, which keeps nothing but its arguments for the backward pass."""
     if not torch.is_grad_enabled():
         return _attend(query, key, value)
-    output: Tensor = checkpoint(_attend, query, key, value, use_reentrant=False, preserve_rng_state=False)
+    output: Tensor = _Attend.apply(query, key, value)
     return output
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """(B, K, n), (B, K, N), (B, C, N) -> (B, C, n): the values, averaged for each query."""
     return value @ (query.mT @ key).softmax(2).mT
+
+
+class _Attend(torch.autograd.Function):
+    """`_attend`, whose weights are made again for the backward pass."""
+
+    generate_vmap_rule = True  # for torch.func
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return _attend(query, key, value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.precision = output.dtype  # the lower one under autocast
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gradient = gradients[0]  # (B, C, n)
+        query, key, value = (each.to(ctx.precision) for each in ctx.saved_tensors)
+        weights = (query.mT @ key).softmax(2)  # (B, n, N)
+        of_weights = gradient.mT @ value
+        of_logits = weights * (of_weights - (weights * of_weights).sum(2, keepdim=True))
+        found = key @ of_logits.mT, query @ of_logits, gradient @ weights
+        of_query, of_key, of_value = (
+            each.to(saved.dtype) for each, saved in zip(found, ctx.saved_tensors, strict=True)
+        )
+        return of_query, of_key, of_value
