@@ -40,6 +40,11 @@ def load(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     return network.eval()
 
 
+def start_from(bases: Tensor, hamburger: nn.Module) -> None:
+    """In training too, where it draws its start otherwise."""
+    hamburger.register_forward_pre_hook(lambda _module, inputs: (inputs[0], bases))
+
+
 def by_reference_name(network: nn.Module, values: dict[str, Tensor]) -> dict[str, Tensor]:
     names = reference_names(network)
     return {names[key]: value for key, value in values.items()}
@@ -97,7 +102,7 @@ def check_attention(module: nn.Module, golden: Golden, silent: str) -> None:
     assert theirs.pop(silent).abs().max() < 1e-4
     assert len(theirs) == 6
     for name, value in theirs.items():
-        check_close(ours[name], value, rtol=2e-5)
+        check_close(ours[name], value)
 
 
 def check_gradient(name: str, ours: Tensor, theirs: Tensor, largest: float) -> None:

@@ -34,7 +34,7 @@ def test_a_block_is_the_reference(shared):
     checked = golden.group("grad_param")
     assert len(checked) == len(list(block.parameters())) == 9
     for name, parameter in block.named_parameters():
-        check_close(parameter.grad, checked[theirs(name)], rtol=2e-5)
+        check_close(parameter.grad, checked[theirs(name)])
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 97), (32, 32), (33, 127)])
