@@ -161,6 +161,11 @@ def test_bottleneck(vectors, name):
     assert check_module(load(block, golden.state()), golden) > 3
 
 
+# Fifty batch norms over a few small maps magnify the vectors' own rounding: in training they are up to 4.5e-5
+# from what double precision gives. That is computed here, which is the same on every machine.
+ROUNDED = 5e-5
+
+
 def small_backbone(dsm):
     plugin = (lambda channels: DSM(channels, bias=True)) if dsm else None
     return resnet(width=1 / 32, stem_width=2, plugin=plugin)
@@ -173,16 +178,18 @@ def test_backbone(vectors, name, dsm):
     state = {f"backbone.{key}": value for key, value in golden.state().items()}
     host = load(nn.ModuleDict({"backbone": backbone}), state)
     check_pyramid(backbone(golden["in/0"]), golden.group("out_eval"))
-    host.train()
+    host.double().train()
     with torch.no_grad():
-        check_pyramid(backbone(golden["in/0"]), golden.group("out_train"))
+        features = [each.float() for each in backbone(golden["in/0"].double())]
+    check_pyramid(features, golden.group("out_train"), ROUNDED)
+    host.float()
     check_running_statistics(host, golden, prefix="backbone.")
 
 
-def check_pyramid(features, expected):
+def check_pyramid(features, expected, rtol=1e-5):
     assert len(features) == len(expected) == 4
     for level, feature in enumerate(features):
-        check_close(feature, expected[str(level)])
+        check_close(feature, expected[str(level)], rtol)
 
 
 @pytest.mark.parametrize(("name", "dsm"), [("model_fcn_small", False), ("model_fcn_dsm_small", True)])
@@ -194,5 +201,6 @@ def test_model(vectors, name, dsm):
     check_close(low, golden["out_eval/low_res_logits"])
     full = golden["out_eval/full_res_logits"]
     check_close(network(golden["in/0"])[: len(full)], full)
-    network.train()
-    check_close(network.head(network.backbone(golden["in/0"])), golden["out_train/low_res_logits"])
+    network.double().train()
+    low = network.head(network.backbone(golden["in/0"].double()))
+    check_close(low.float(), golden["out_train/low_res_logits"], ROUNDED)
