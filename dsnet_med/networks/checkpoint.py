@@ -46,23 +46,27 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise InputError(f"no checkpoint at {file}: give an existing .pth or .safetensors file")
     content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
-    weights: Any = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    require_weights(weights, str(file))
+    weights = weights_in(content, str(file))
     if empty := [name for name, value in weights.items() if value.is_meta]:
         raise InputError(f"{file} holds no values for '{empty[0]}': it was saved from the meta device")
-    return dict(weights)
+    return weights
 
 
-def require_weights(content: Any, where: str) -> None:
-    """Raise InputError unless `content` maps names to dense tensors; the message says `where` it came from."""
+def weights_in(content: Any, where: str) -> dict[str, Tensor]:
+    """The dense tensors by name in `content`, at its top or under "state_dict".
+
+    Raises InputError, which says `where` the content came from, for anything else.
+    """
+    weights: Any = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if (
-        not isinstance(content, Mapping)
-        or not all(isinstance(name, str) for name in content)
-        or not all(isinstance(value, Tensor) for value in content.values())
+        not isinstance(weights, Mapping)
+        or not all(isinstance(name, str) for name in weights)
+        or not all(isinstance(value, Tensor) for value in weights.values())
     ):
         raise InputError(f"{where} holds no state dict: wanted tensors by name, or such under 'state_dict'")
-    if sparse := [name for name, value in content.items() if value.layout != torch.strided]:
+    if sparse := [name for name, value in weights.items() if value.layout != torch.strided]:
         raise InputError(f"{where} holds '{sparse[0]}' as a sparse tensor: save it with to_dense()")
+    return dict(weights)
 
 
 def write_safetensors(file: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

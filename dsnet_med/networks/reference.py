@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError
-from dsnet_med.networks.checkpoint import require_weights
+from dsnet_med.networks.checkpoint import weights_in
 from dsnet_med.networks.definition import build
 from dsnet_med.resources import read_config
 
@@ -104,8 +104,7 @@ def _skeleton(method: str) -> nn.Module:
 
 
 def _weights(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    content = state_dict.get("state_dict", state_dict) if isinstance(state_dict, Mapping) else state_dict
-    require_weights(content, "the checkpoint")
+    content = weights_in(state_dict, "the checkpoint")
     weights = {name.removeprefix("module."): value for name, value in content.items()}
     if len(weights) < len(content):
         twice = next(name for name in content if f"module.{name}" in content)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from agreement import gradients
 from golden import by_reference_name, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,14 +24,6 @@ def pair(channels, ratio, bias, fusion, *, train):
             parameter.copy_(torch.randn_like(parameter))
     lean = load(DSM(channels, ratio=ratio, bias=bias, fusion=fusion), textbook.state_dict())
     return textbook.double().train(train), lean.double().train(train)
-
-
-def gradients(module, x, weight):
-    x = x.clone().requires_grad_()
-    output = module(x)
-    module.zero_grad()
-    (output * weight).sum().backward()
-    return output.detach(), x.grad, {name: value.grad for name, value in module.named_parameters()}
 
 
 @settings(max_examples=40)
