@@ -1,4 +1,7 @@
-"""Reading and writing NIfTI volumes, with one clear line for every kind of bad file."""
+"""Reading and writing volumes, with one clear line for every kind of bad file.
+
+NIfTI is read and written; NRRD and MetaImage label maps and images are read, by SimpleITK (volumes_itk.py).
+"""
 
 import math
 import zlib
@@ -17,7 +20,8 @@ from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
 from dsnet_med.geometry import same_grid, spacing_mm
 
-_SUFFIXES = (".nii.gz", ".nii")
+_NIFTI = (".nii.gz", ".nii")
+_ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 _ISAL_ERROR = cast(type[Exception], isal_zlib.error)
 _DAMAGED = (
     EOFError,
@@ -31,6 +35,9 @@ _DAMAGED = (
 )
 _SMALLEST_SPACING_MM = 1e-4
 _CHUNK = 1 << 20
+_GZIP_AT_MOST = (
+    1100  # DEFLATE cannot compress better: a header that asks for more is wrong, before memory is taken
+)
 
 
 @dataclass(frozen=True)
@@ -54,14 +61,33 @@ class Volume(Grid):
     voxels: NDArray[Any]
 
 
+class Memory:
+    """Memory for the voxels of one file after another: to take it anew each time costs more than decoding."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def take(self, size: int) -> memoryview:
+        """`size` bytes, overwritten by whoever takes them next."""
+        if len(self._held) < size:
+            self._held = bytearray()  # let go first: never both at a time
+            self._held = bytearray(size)
+        return memoryview(self._held)[:size]
+
+
 def is_nifti(path: Path) -> bool:
     """Whether the file's name is that of a NIfTI volume."""
-    return path.name.endswith(_SUFFIXES)
+    return path.name.endswith(_NIFTI)
+
+
+def is_volume(path: Path) -> bool:
+    """Whether the file's name is that of a volume that can be read."""
+    return path.name.endswith(_NIFTI + _ITK)
 
 
 def case_name(path: Path) -> str:
-    """The file's name without `.nii` or `.nii.gz`."""
-    for suffix in _SUFFIXES:
+    """The file's name without `.nii.gz`, `.nrrd` and the like."""
+    for suffix in _NIFTI + _ITK:
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix)
     return path.stem
@@ -74,7 +100,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def read_image(path: Path) -> Volume:
-    """A three-dimensional NIfTI image with finite voxels, integers kept as integers. Raises InputError."""
+    """A three-dimensional image with finite voxels, integers kept as integers. Raises InputError."""
     volume = _read(path)
     if volume.voxels.dtype.kind == "f" and not np.isfinite(volume.voxels).all():
         bad = int((~np.isfinite(volume.voxels)).sum())
@@ -82,12 +108,13 @@ def read_image(path: Path) -> Volume:
     return volume
 
 
-def read_labels(path: Path) -> Volume:
+def read_labels(path: Path, memory: Memory | None = None) -> Volume:
     """A label map as unsigned integers (uint8 where it fits, else uint16). Raises InputError.
 
-    Floating-point files are accepted when every voxel is a whole number.
+    Floating-point files are accepted when every voxel is a whole number. With `memory` the voxels may lie
+    there: they are gone when it is used again.
     """
-    volume = _read(path)
+    volume = _read(path, memory)
     voxels = volume.voxels
     if voxels.dtype.kind == "f" and not (np.isfinite(voxels).all() and (voxels == np.rint(voxels)).all()):
         raise InputError(f"{path}: a label map needs whole numbers, this one has fractions or NaN")
@@ -169,11 +196,13 @@ def _require_plain_header(path: Path) -> None:
             raise ValueError(f"its header has a spacing of zero, {spacing.tolist()} mm; correct pixdim")
 
 
-def _read(path: Path) -> Volume:
+def _read(path: Path, memory: Memory | None = None) -> Volume:
+    if path.name.endswith(_ITK):
+        return _read_itk(path)
     image = _open(path)
     shape, affine = _shape(path, image), _affine(path, image)
     try:
-        voxels = _voxels(path, image)
+        voxels = _voxels(path, image, memory or Memory())
     except (MemoryError, *_DAMAGED) as error:
         raise InputError(
             f"{path}: damaged or cut short ({one_line(error, 160)}); fetch the file again"
@@ -182,24 +211,37 @@ def _read(path: Path) -> Volume:
     return Volume(path, shape, affine, image.header, native.reshape(shape))
 
 
-def _voxels(path: Path, image: Any) -> NDArray[Any]:
+def _read_itk(path: Path) -> Volume:
+    from dsnet_med.volumes_itk import read  # noqa: PLC0415 -- SimpleITK takes long to load, and few need it
+
+    voxels, affine = read(path)
+    x, y, z = voxels.shape
+    return Volume(path, (x, y, z), _checked_affine(path, affine), None, voxels)
+
+
+def _voxels(path: Path, image: Any, memory: Memory) -> NDArray[Any]:
     """The voxels as the header scales them, read to the last byte so that damage anywhere is seen.
 
-    isal decompresses in one go. Where the file lies and how it is scaled is asked of `dataobj`: nibabel clears
-    both in the header of an image that it has loaded.
+    No well-kept decoder is faster than isal. Where the file lies and how it is scaled is asked of `dataobj`:
+    nibabel clears both in the header of an image that it has loaded.
     """
     if path.suffix != ".gz":
         return np.asarray(image.dataobj)
     stored, count = image.dataobj, math.prod(image.shape)
     wanted = stored.offset + count * stored.dtype.itemsize
+    if path.stat().st_size * _GZIP_AT_MOST < wanted:
+        raise EOFError(f"{path.stat().st_size} compressed bytes cannot hold the {wanted} that its header names")
+    content = memory.take(wanted)
     with igzip.open(path, "rb") as stream:
-        content = stream.read(wanted)  # one block of known size: a quarter faster, and never held twice
+        filled = 0
+        while count_read := stream.readinto(content[filled : filled + _CHUNK]):
+            filled += count_read
         while stream.read(_CHUNK):  # on to the checksum at the end
             pass
-    if len(content) < wanted:
-        raise EOFError(f"{len(content)} bytes of {wanted}")
+    if filled < wanted:
+        raise EOFError(f"{filled} bytes of {wanted}")
     if (stored.slope, stored.inter) != (1, 0):
-        return np.asarray(type(image).from_bytes(content).dataobj)
+        return np.asarray(type(image).from_bytes(bytes(content)).dataobj)
     voxels = np.frombuffer(content, stored.dtype, offset=stored.offset, count=math.prod(image.shape))
     return voxels.reshape(image.shape, order="F")
 
@@ -218,7 +260,10 @@ def _shape(path: Path, image: Any) -> tuple[int, int, int]:
 
 
 def _affine(path: Path, image: Any) -> NDArray[np.float64]:
-    affine = np.asarray(image.affine, np.float64)
+    return _checked_affine(path, np.asarray(image.affine, np.float64))
+
+
+def _checked_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float64]:
     if not np.isfinite(affine).all():
         raise InputError(f"{path}: its affine is not finite; correct the header's sform or qform")
     sizes = spacing_mm(affine)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import TypeVar
 
 from dsnet_med.errors import InputError
@@ -65,6 +66,26 @@ def on_cluster(
         for future in as_completed(futures):
             failure = future.exception()
             yield futures[future], None if isinstance(failure, KilledWorker) else future.result()
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held so far; 0 where the system does not say."""
+    try:
+        import resource  # noqa: PLC0415 -- not on Windows
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def workers_that_fit(workers: int, bytes_each: int) -> int:
+    """As many of `workers` as have `bytes_each` of memory, at least one; all where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return max(1, workers)
+    return max(1, min(workers, available // bytes_each))
 
 
 def _alone(work: Callable[[Item], Result], item: Item) -> Result | None:

@@ -1,7 +1,7 @@
 """What the measures accept: shapes, data types, spacing."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,42 @@ def label_maps(reference: ArrayLike, prediction: ArrayLike) -> tuple[LabelMap, L
     a, b = np.asarray(reference), np.asarray(prediction)
     _require_same_shape(a, b)
     return _label_map("reference", a), _label_map("prediction", b)
+
+
+class AlignedMaps(NamedTuple):
+    """Two label maps as the passes want them: C-contiguous (I, J, K), uint8 or uint16 alike.
+
+    `axes` says which of the caller's axes the last ones are; a plane has I of length one in front.
+    """
+
+    reference: LabelMap
+    prediction: LabelMap
+    spacing: tuple[float, float, float]
+    axes: tuple[int, ...]
+
+    @property
+    def planar(self) -> bool:
+        return len(self.axes) == 2
+
+
+def aligned(reference: LabelMap, prediction: LabelMap, spacing: tuple[float, ...]) -> AlignedMaps:
+    """Both maps with their axes in the order of memory, so that files' own (Fortran) order is not copied.
+
+    No measure depends on the order of the axes.
+    """
+    axes = sorted(range(reference.ndim), key=lambda axis: -abs(reference.strides[axis]))
+    wide = any(array.itemsize > 1 and array.max() > np.iinfo(np.uint8).max for array in (reference, prediction))
+    a, b = _in_order(reference, axes, wide), _in_order(prediction, axes, wide)
+    if reference.ndim == 2:
+        return AlignedMaps(a[None], b[None], (1.0, spacing[axes[0]], spacing[axes[1]]), tuple(axes))
+    return AlignedMaps(a, b, (spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]), tuple(axes))
+
+
+def _in_order(array: LabelMap, axes: Sequence[int], wide: bool) -> LabelMap:
+    turned = array.transpose(axes)
+    if wide:
+        return turned.astype(np.uint16, order="C", copy=False)
+    return turned.astype(np.uint8, order="C", copy=False)
 
 
 def spacing(spacing_mm: Sequence[float], ndim: int) -> tuple[float, ...]:

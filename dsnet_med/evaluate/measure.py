@@ -1,22 +1,19 @@
 """One measurement of a case: everything any protocol needs to know about each label, taken once."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import nan
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import find_objects
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate import inputs
+from dsnet_med.evaluate import inputs, passes
 from dsnet_med.evaluate.conventions import Presence, presence
-from dsnet_med.evaluate.inputs import LabelMap, Mask
 from dsnet_med.evaluate.labels import label_names
-from dsnet_med.evaluate.surface import SurfaceDistances, surface_distances
-
-Box = tuple[slice, ...]
+from dsnet_med.evaluate.surface import Borders, SurfaceDistances
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,17 @@ class Measure:
         return presence(self.reference_voxels, self.prediction_voxels)
 
 
+@dataclass(frozen=True)
+class CaseMeasures:
+    """The measures of a case in the order of the labels' values, and where its maps differ.
+
+    `differing` has for each axis of the arrays how many voxels differ at each of its indices.
+    """
+
+    measures: tuple[Measure, ...]
+    differing: tuple[NDArray[np.int64], ...]
+
+
 def measure_case(
     reference: ArrayLike,
     prediction: ArrayLike,
@@ -48,49 +56,40 @@ def measure_case(
     *,
     in_voxels: bool = False,
     nsd_tolerance_mm: float = 1.0,
-) -> list[Measure]:
+    threads: int = 1,
+) -> CaseMeasures:
     """Measure every label of two integer label maps of one 2-D or 3-D shape.
 
     `labels` maps values to names (0 is background). `in_voxels` also measures HD95 with unit spacing, which
-    costs the distances a second time unless the spacing is isotropic. Raises InputError, also for values that
-    `labels` does not name.
+    costs the distances a second time unless the spacing is isotropic. `threads` share the labels. Raises
+    InputError, also for values that `labels` does not name.
     """
     names, limit = label_names(labels), inputs.tolerance(nsd_tolerance_mm)
-    maps = inputs.label_maps(reference, prediction)
-    sizes = inputs.spacing(spacing_mm, maps[0].ndim)
-    a, b, sizes = _in_memory_order(*maps, sizes)
-    boxes = label_boxes(a), label_boxes(b)
-    require_known(boxes, names)
-    diagonal = float(np.linalg.norm(np.multiply(a.shape, sizes)))
-    measures = []
-    for label, name in names.items():
-        box = union(boxes[0].get(label), boxes[1].get(label))
-        pair = (a[box] == label, b[box] == label) if box else None
-        blank = Measure(label, name, 0, 0, 0, diagonal)
-        measures.append(_measure(blank, pair, sizes, in_voxels, limit))
-    return measures
+    pair = inputs.label_maps(reference, prediction)
+    sizes = inputs.spacing(spacing_mm, pair[0].ndim)
+    diagonal = float(np.linalg.norm(np.multiply(pair[0].shape, sizes)))
+    maps = inputs.aligned(*pair, sizes)
+    survey = passes.PASSES.survey(maps.reference, maps.prediction)
+    _require_known(survey.voxels, names)
+    counted = [_counted(label, name, survey.voxels, diagonal) for label, name in names.items()]
+    borders = Borders.of(maps, survey.voxels)
+
+    def measured(measure: Measure) -> Measure:
+        return _with_distances(measure, borders, maps.spacing, in_voxels=in_voxels, tolerance_mm=limit)
+
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            measures = tuple(pool.map(measured, counted))
+    else:
+        measures = tuple(map(measured, counted))
+    counts = survey.differing[1:] if maps.planar else survey.differing
+    return CaseMeasures(measures, tuple(counts[maps.axes.index(axis)] for axis in range(pair[0].ndim)))
 
 
-def label_boxes(volume: LabelMap) -> dict[int, Box]:
-    """The box around each label above 0, in one pass over the box around them all."""
-    outer = _foreground(volume)
-    if outer is None:
-        return {}
-    inner = find_objects(volume[outer])
-    return {label: _shifted(box, outer) for label, box in enumerate(inner, start=1) if box is not None}
-
-
-def union(a: Box | None, b: Box | None) -> Box | None:
-    """The smallest box around both."""
-    if a is None or b is None:
-        return a or b
-    return tuple(slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True))
-
-
-def require_known(boxes: tuple[dict[int, Box], dict[int, Box]], names: Mapping[int, str]) -> None:
+def _require_known(voxels: NDArray[np.int64], names: Mapping[int, str]) -> None:
     """Raise InputError for label values that `names` does not have, in either map."""
-    for role, found in zip(("reference", "prediction"), boxes, strict=True):
-        strays = sorted(found.keys() - names.keys())
+    for role, column in (("reference", 0), ("prediction", 1)):
+        strays = [int(label) for label in np.flatnonzero(voxels[:, column]) if label > 0 and label not in names]
         if strays:
             raise InputError(
                 f"{role} holds label {inputs.listed(strays)}, which is none of {inputs.listed(names, 20)}; "
@@ -98,60 +97,29 @@ def require_known(boxes: tuple[dict[int, Box], dict[int, Box]], names: Mapping[i
             )
 
 
-def _measure(
-    blank: Measure,
-    pair: tuple[Mask, Mask] | None,
-    spacing: tuple[float, ...],
-    in_voxels: bool,
-    tolerance_mm: float,
+def _counted(label: int, name: str, voxels: NDArray[np.int64], diagonal_mm: float) -> Measure:
+    in_reference, in_prediction, in_both = voxels[label].tolist() if label < len(voxels) else (0, 0, 0)
+    return Measure(label, name, in_reference, in_prediction, in_both, diagonal_mm)
+
+
+def _with_distances(
+    counted: Measure, borders: Borders, spacing: Sequence[float], *, in_voxels: bool, tolerance_mm: float
 ) -> Measure:
-    if pair is None:
-        return blank
-    a, b = pair
-    counted = replace(
-        blank,
-        reference_voxels=int(np.count_nonzero(a)),
-        prediction_voxels=int(np.count_nonzero(b)),
-        shared_voxels=int(np.count_nonzero(a & b)),
-    )
     if counted.presence is not Presence.BOTH:
         return counted
-    distances = surface_distances(a, b, spacing)
+    distances = borders.distances(counted.label, spacing)
     return replace(
         counted,
         hd95_pooled_mm=distances.hd95("pooled"),
         hd95_max_mm=distances.hd95("max"),
-        hd95_pooled_voxels=_hd95_voxels(pair, spacing, distances) if in_voxels else nan,
+        hd95_pooled_voxels=_hd95_voxels(counted.label, borders, spacing, distances) if in_voxels else nan,
         assd_mm=distances.assd(),
         nsd=distances.within(tolerance_mm),
     )
 
 
-def _hd95_voxels(pair: tuple[Mask, Mask], spacing: tuple[float, ...], distances: SurfaceDistances) -> float:
-    if len(set(spacing)) == 1:
-        return distances.hd95("pooled") / spacing[0]
-    return surface_distances(*pair, (1.0,) * len(spacing)).hd95("pooled")
-
-
-def _in_memory_order(
-    a: LabelMap, b: LabelMap, spacing: tuple[float, ...]
-) -> tuple[LabelMap, LabelMap, tuple[float, ...]]:
-    # No measure depends on the order of the axes; passes over Fortran-ordered files are faster this way round.
-    order = sorted(range(a.ndim), key=lambda axis: -abs(a.strides[axis]))
-    return a.transpose(order), b.transpose(order), tuple(spacing[axis] for axis in order)
-
-
-def _foreground(volume: NDArray[Any]) -> Box | None:
-    box: list[slice] = []
-    for axis in range(volume.ndim):
-        crop = volume[tuple(box)]
-        others = tuple(other for other in range(volume.ndim) if other != axis)
-        span = np.flatnonzero(crop.max(axis=others))
-        if not len(span):
-            return None
-        box.append(slice(int(span[0]), int(span[-1]) + 1))
-    return tuple(box)
-
-
-def _shifted(box: Box, outer: Box) -> Box:
-    return tuple(slice(s.start + o.start, s.stop + o.start) for s, o in zip(box, outer, strict=True))
+def _hd95_voxels(label: int, borders: Borders, spacing: Sequence[float], distances: SurfaceDistances) -> float:
+    in_use = {size for size, length in zip(spacing, borders.shape, strict=True) if length > 1} or {1.0}
+    if len(in_use) == 1:
+        return distances.hd95("pooled") / in_use.pop()
+    return borders.distances(label, (1.0, 1.0, 1.0)).hd95("pooled")

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.folders import CaseScore, mapped
+from dsnet_med.evaluate.folders import CaseScore
+from dsnet_med.evaluate.worst_slice import Slice, SlicePair
 from dsnet_med.geometry import SliceOrder
-from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
+from dsnet_med.volumes import Grid, read_image, require_same_grid
 
 Colour = tuple[int, int, int]
 Rgb = NDArray[np.float64]
-Slice = NDArray[np.integer[Any]]
 
 DIFFERENCES: dict[str, Colour] = {
     "missed": (255, 159, 64),
@@ -68,21 +68,18 @@ def organ_colour(index: int) -> Colour:
     return int(255 * red), int(255 * green), int(255 * blue)
 
 
-def draw(score: CaseScore, labels: Sequence[int], image: Path | None = None) -> Overlay:
-    """The overlay of one case; `labels` in the order of their colours. Raises InputError for bad files."""
-    reference, prediction = read_labels(score.reference), read_labels(score.prediction)
-    order = SliceOrder.of(reference.affine, "coarsest")
-    maps = order.to_slices(mapped(reference, score.reference_map)), order.to_slices(prediction.voxels)
-    index = worst_slice(*maps)
-    grey, note = _grey(image, reference, order, index)
-    spacing = order.spacing_mm(reference.affine)[1:]
-    box = _view(maps[0][index] | maps[1][index], spacing)
-    a, b = (_enlarged(slices[index][box], spacing) for slices in maps)
+def draw(score: CaseScore, worst: SlicePair, labels: Sequence[int], image: Path | None = None) -> Overlay:
+    """The overlay of one case's worst slice; `labels` in the order of their colours."""
+    order = SliceOrder.of(score.affine, "coarsest")
+    grey, note = _grey(image, score, order, worst.index)
+    spacing = order.spacing_mm(score.affine)[1:]
+    box = _view(worst.reference | worst.prediction, spacing)
+    a, b = (_enlarged(labelled[box], spacing) for labelled in (worst.reference, worst.prediction))
     canvas = _canvas(None if grey is None else grey[box], a, b)
     colours = {label: organ_colour(place) for place, label in enumerate(labels)}
     return Overlay(
         score.case,
-        f"slice {index + 1} of {len(maps[0])}",
+        f"slice {worst.index + 1} of {worst.depth}",
         _address(_painted(canvas, a, colours)),
         _address(_painted(canvas, b, colours)),
         _address(_painted(canvas, *_difference(a, b))),
@@ -90,18 +87,15 @@ def draw(score: CaseScore, labels: Sequence[int], image: Path | None = None) -> 
     )
 
 
-def worst_slice(reference: Slice, prediction: Slice) -> int:
-    """The index of the slice (along the first axis) with the most differing voxels, else the most labelled."""
-    wrong = np.count_nonzero(reference != prediction, axis=(1, 2))
-    return int(np.argmax(wrong if wrong.any() else np.count_nonzero(reference, axis=(1, 2))))
-
-
-def _grey(image: Path | None, like: Volume, order: SliceOrder, index: int) -> tuple[NDArray[Any] | None, str]:
+def _grey(
+    image: Path | None, score: CaseScore, order: SliceOrder, index: int
+) -> tuple[NDArray[Any] | None, str]:
     if image is None:
         return None, ""
     try:
         volume = read_image(image)
-        require_same_grid(volume, like)
+        x, y, z = score.shape
+        require_same_grid(volume, Grid(score.reference, (x, y, z), score.affine, None))
     except InputError as error:
         return None, f"image not shown: {error}"
     return order.to_slices(volume.voxels)[index], ""

@@ -11,7 +11,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from dsnet_med.errors import InputError
 from dsnet_med.evaluate import overlay
 from dsnet_med.evaluate.folders import CaseScore
 from dsnet_med.evaluate.protocols import PROTOCOLS, Protocol, Record
@@ -149,10 +148,9 @@ def _legend(heading: str, colours: Mapping[str, overlay.Colour]) -> str:
 
 
 def _picture(score: CaseScore, labels: Mapping[int, str], image: Path | None, protocol: Protocol) -> str:
-    try:
-        drawn = overlay.draw(score, list(labels), image)
-    except InputError as error:
-        return f'<article class="card case"><h3>{escape(score.case)}</h3><p>{escape(str(error))}</p></article>'
+    if score.worst is None:
+        return ""
+    drawn = overlay.draw(score, score.worst, list(labels), image)
     records = score.records(protocol.name)
     means = f"Dice {_number(case_mean(records, 'dice'), 3)}, HD95 " + (
         f"{_number(case_mean(records, _distance_key(protocol)), 2)} {protocol.unit}"

@@ -149,7 +149,8 @@ def score_case(
     `reference` and `prediction` are integer label maps of one 2-D or 3-D shape, `spacing_mm` has one number per
     axis, `labels` maps values to names (0 is background). Raises InputError, also for values without a name.
     """
-    return [record(measure, STRICT) for measure in measure_case(reference, prediction, spacing_mm, labels)]
+    measures = measure_case(reference, prediction, spacing_mm, labels).measures
+    return [record(measure, STRICT) for measure in measures]
 
 
 def record(measure: Measure, protocol: Protocol) -> Record:

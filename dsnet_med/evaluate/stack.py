@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.evaluate.inputs import LabelMap, Mask
-from dsnet_med.evaluate.measure import Box, Measure, label_boxes
-from dsnet_med.evaluate.surface import SurfaceDistances, border, nearest
+from dsnet_med.evaluate.measure import Measure
+from dsnet_med.evaluate.passes import PASSES, Places, Shape, plane_border
+from dsnet_med.evaluate.surface import SurfaceDistances
 
-Points = NDArray[np.intp]
+Points = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,16 @@ def stackable(parts: Sequence[Parts]) -> bool:
 
 def _measure_label(measures: Sequence[Measure], parts: Sequence[Parts]) -> Measure:
     label = measures[0].label
+    height, width = parts[0].shape[1:]
     depths = [part.shape[0] for part in parts]
-    reference = border_places([part.reference.get(label) for part in parts], depths)
-    prediction = border_places([part.prediction.get(label) for part in parts], depths)
+    shape, voxels = (sum(depths), height, width), (1.0, 1.0, 1.0)
+    reference = _flat(border_places([part.reference.get(label) for part in parts], depths), shape)
+    prediction = _flat(border_places([part.prediction.get(label) for part in parts], depths), shape)
     distance = nan
     if len(reference) and len(prediction):
-        voxels = (1.0, 1.0, 1.0)
         distances = SurfaceDistances(
-            nearest(reference, prediction, voxels), nearest(prediction, reference, voxels)
+            PASSES.nearest(reference, prediction, shape, voxels),
+            PASSES.nearest(prediction, reference, shape, voxels),
         )
         distance = distances.hd95("pooled")
     return Measure(
@@ -87,7 +90,7 @@ def _measure_label(measures: Sequence[Measure], parts: Sequence[Parts]) -> Measu
 
 def border_places(parts: Sequence[Part | None], depths: Sequence[int]) -> Points:
     """The border voxels (N, 3) of one label in the stack of cases with these depths, each once."""
-    empty = Part(np.empty((0, 3), np.intp), np.empty((0, 2), np.intp), np.empty((0, 2), np.intp))
+    empty = Part(np.empty((0, 3), np.int64), np.empty((0, 2), np.int64), np.empty((0, 2), np.int64))
     known = [empty, *(part or empty for part in parts), empty]
     starts = np.concatenate([[0], np.cumsum(depths)])
     points = []
@@ -97,29 +100,47 @@ def border_places(parts: Sequence[Part | None], depths: Sequence[int]) -> Points
         open_last = _at(depth - 1, _without(here.last, following.first))
         own = np.unique(np.concatenate([here.border, open_first, open_last]), axis=0)
         points.append(own + np.array([starts[index - 1], 0, 0]))
-    return np.concatenate(points).astype(np.intp)
+    return np.concatenate(points).astype(np.int64)
 
 
-def _parts(volume: LabelMap, labels: Collection[int]) -> dict[int, Part]:
-    boxes = label_boxes(volume)
+def _parts(slices: LabelMap, labels: Collection[int]) -> dict[int, Part]:
+    volume = np.ascontiguousarray(slices)
+    rooms = np.bincount(volume.reshape(-1))
+    present = [label for label in labels if label < len(rooms) and rooms[label]]
+    places = PASSES.borders(volume, rooms, False)
+    ends = {index: _open_end(volume, index) for index in {0, len(volume) - 1}}
     return {
-        label: _part(volume[boxes[label]] == label, boxes[label], volume.shape)
-        for label in labels & boxes.keys()
+        label: Part(
+            _inner(
+                places[label],
+                volume.shape,
+                [(index, edge & (volume[index] == label)) for index, edge in ends.items()],
+            ),
+            np.argwhere(volume[0] == label),
+            np.argwhere(volume[-1] == label),
+        )
+        for label in present
     }
 
 
-def _part(mask: Mask, box: Box, shape: tuple[int, ...]) -> Part:
-    at_first, at_last = box[0].start == 0, box[0].stop == shape[0]
-    # An end slice repeated beyond the end makes the label go on there.
-    longer = np.pad(mask, ((int(at_first), int(at_last)), (0, 0), (0, 0)), mode="edge")
-    edge = border(longer)[int(at_first) : len(longer) - int(at_last)]
-    corner = np.array([span.start for span in box])
-    nothing = np.empty((0, 2), np.intp)
-    return Part(
-        np.argwhere(edge) + corner,
-        np.argwhere(mask[0]) + corner[1:] if at_first else nothing,
-        np.argwhere(mask[-1]) + corner[1:] if at_last else nothing,
-    )
+def _open_end(volume: LabelMap, index: int) -> Mask:
+    """The border pixels of an end slice, as if every label went on beyond the end."""
+    edge = plane_border(volume[index])
+    for other in (index - 1, index + 1):
+        if 0 <= other < len(volume):
+            edge |= volume[other] != volume[index]
+    return edge
+
+
+def _inner(places: Points, shape: tuple[int, ...], ends: Sequence[tuple[int, Mask]]) -> Points:
+    """Border voxels (N, 3) with those of the end slices replaced."""
+    points = np.column_stack(np.unravel_index(places, shape))
+    kept = points[(points[:, 0] > 0) & (points[:, 0] < shape[0] - 1)]
+    return np.concatenate([kept, *(_at(index, np.argwhere(edge)) for index, edge in ends)])
+
+
+def _flat(points: Points, shape: Shape) -> Places:
+    return (points[:, 0] * shape[1] + points[:, 1]) * shape[2] + points[:, 2]
 
 
 def _at(index: int, places: Points) -> Points:

@@ -42,3 +42,11 @@ def label_maps(draw: st.DrawFn, labels: int = 3) -> tuple[NDArray, NDArray, tupl
     values = st.integers(0, labels)
     pair = [draw(hnp.arrays(np.uint8, shape, elements=values, fill=st.just(0))) for _ in range(2)]
     return pair[0], pair[1], (draw(SPACINGS), draw(SPACINGS), draw(SPACINGS))
+
+
+def border(mask: NDArray) -> NDArray:
+    """The voxels of a mask with a face neighbour outside it or beyond the array: padded, shifted all ways."""
+    padded = np.pad(np.asarray(mask, bool), 1)
+    inner = tuple(slice(1, -1) for _ in mask.shape)
+    inside = [np.roll(padded, by, axis)[inner] for axis in range(mask.ndim) for by in (-1, 1)]
+    return padded[inner] & ~np.logical_and.reduce(inside)

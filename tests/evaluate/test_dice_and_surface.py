@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_masks import masks
+from random_masks import border, masks
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import assd, dice, hd95, nsd
-from dsnet_med.evaluate.surface import border
 
 EMPTY = np.zeros((4, 5), bool)
 DOT = EMPTY.copy()

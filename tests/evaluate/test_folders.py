@@ -119,10 +119,10 @@ def test_bad_cases_never_stop_the_others(folders, workers):
 
 
 def test_an_unforeseen_error_fails_its_case_alone(folders, monkeypatch):
-    def read(path):
+    def read(path, memory):
         if path == folders[0] / "a.nii.gz":
             raise RuntimeError("a surprise")
-        return read_labels(path)
+        return read_labels(path, memory)
 
     monkeypatch.setattr("dsnet_med.evaluate.folders.read_labels", read)
     scores, summary = evaluate(*folders)

@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_masks import label_maps, masks
+from random_masks import border, label_maps, masks
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import dice, hd95, score_case
 from dsnet_med.evaluate.measure import measure_case
 from dsnet_med.evaluate.protocols import DPCNET, MONAI, STRICT, TRANSUNET, find_protocols, record
 from dsnet_med.evaluate.stack import border_places, measure_stack, parts_of
-from dsnet_med.evaluate.surface import border
 
 NAMES = {1: "liver", 2: "spleen", 3: "aorta"}
 
 
 def _records(reference, prediction, spacing, protocol, names=NAMES):
-    measures = measure_case(reference, prediction, spacing, names, in_voxels=True)
+    measures = measure_case(reference, prediction, spacing, names, in_voxels=True).measures
     return [record(measure, protocol) for measure in measures]
 
 
@@ -135,7 +134,9 @@ def test_dpcnet_reproduces_the_reference_pooled(golden):
     cases = []
     for name in "AB":
         arrays = case[f"gt{name}"], case[f"pred{name}"]
-        cases.append((measure_case(*arrays, (1, 1, 1), names, in_voxels=True), parts_of(*arrays, names.keys())))
+        cases.append(
+            (measure_case(*arrays, (1, 1, 1), names, in_voxels=True).measures, parts_of(*arrays, names.keys()))
+        )
     rows = [record(measure, DPCNET) for measure in measure_stack(cases)]
     wanted = expected["pooled A+B (HEAD TestLoop)"]
     assert [row.dice for row in rows] == pytest.approx(wanted["dice"], abs=1e-12)
@@ -150,10 +151,10 @@ def test_the_stack_equals_the_volume_it_stands_for(depths, seed):
     rng = np.random.default_rng(seed)
     volumes = [rng.choice(4, (2, depth, 5, 4), p=(0.4, 0.3, 0.2, 0.1)).astype(np.uint8) for depth in depths]
     cases = [
-        (measure_case(*pair, (1, 1, 1), NAMES, in_voxels=True), parts_of(*pair, NAMES.keys()))
+        (measure_case(*pair, (1, 1, 1), NAMES, in_voxels=True).measures, parts_of(*pair, NAMES.keys()))
         for pair in volumes
     ]
-    whole = measure_case(*np.concatenate(volumes, axis=1), (1, 1, 1), NAMES, in_voxels=True)
+    whole = measure_case(*np.concatenate(volumes, axis=1), (1, 1, 1), NAMES, in_voxels=True).measures
     per_case = {"diagonal_mm": 0, "hd95_pooled_mm": 0, "hd95_max_mm": 0, "assd_mm": 0, "nsd": 0}
     for stacked, real in zip(measure_stack(cases), whole, strict=True):
         assert stacked.hd95_pooled_voxels == pytest.approx(real.hd95_pooled_voxels, abs=1e-9, nan_ok=True)

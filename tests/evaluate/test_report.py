@@ -14,9 +14,11 @@ from PIL import Image
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import overlay
 from dsnet_med.evaluate.folders import evaluate_pairs, pair_folders
+from dsnet_med.evaluate.measure import measure_case
 from dsnet_med.evaluate.report import find_images, write_results
 from dsnet_med.evaluate.strips import dice_strip, distance_strip
 from dsnet_med.evaluate.summary import summarise
+from dsnet_med.evaluate.worst_slice import worst_slice
 
 NAMES = {1: "left <b>kidney</b>", 2: "spleen"}
 PROTOCOLS = ("strict", "transunet", "dpcnet", "monai")
@@ -131,9 +133,8 @@ def test_every_protocol_can_lead_the_report(evaluated, first):
 def test_an_image_on_another_grid_is_named_not_shown(evaluated):
     tmp_path, scores, _ = evaluated
     save(tmp_path / "i" / "one.nii.gz", np.zeros((40, 20, 4), np.float32))
-    drawn = overlay.draw(
-        next(score for score in scores if score.case == "one"), [1, 2], tmp_path / "i" / "one.nii.gz"
-    )
+    score = next(score for score in scores if score.case == "one")
+    drawn = overlay.draw(score, score.worst, [1, 2], tmp_path / "i" / "one.nii.gz")
     assert "image not shown" in drawn.note
 
 
@@ -149,7 +150,7 @@ def test_the_picture_is_radiological_and_in_proportion(tmp_path):
     for role in "pr":
         save(tmp_path / role / "c.nii.gz", labels)
     score = next(evaluate_pairs(pair_folders(tmp_path / "p", tmp_path / "r")[0], NAMES))
-    drawn = overlay.draw(score, [1, 2])
+    drawn = overlay.draw(score, score.worst, [1, 2])
     assert drawn.position == "slice 2 of 3"
     picture = pixels(drawn.reference)
     assert picture.shape[0] == picture.shape[1]  # 40 x 0.5 mm by 20 x 1 mm
@@ -168,11 +169,25 @@ def test_the_difference_tells_the_kinds_apart():
     assert [colours[kind] for kind in (1, 2, 3)] == list(overlay.DIFFERENCES.values())
 
 
-def test_the_worst_slice():
-    reference = np.zeros((4, 5, 5), np.uint8)
-    reference[1, :4], reference[3, :2] = 1, 1
-    assert overlay.worst_slice(reference, reference) == 1
-    assert overlay.worst_slice(reference, np.where(np.arange(4)[:, None, None] == 3, 0, reference)) == 3
+@pytest.mark.parametrize("direction", [1, -1])
+def test_the_worst_slice(direction):
+    # Slices run from inferior to superior, whichever way the file's third axis runs.
+    affine = np.diag((1.0, 1.0, 4.0 * direction, 1.0))
+    reference = np.zeros((5, 5, 4), np.uint8)
+    reference[:4, 0, 1], reference[:2, 0, 3] = 1, 1
+    names = {1: "organ"}
+
+    def worst(prediction):
+        differing = measure_case(reference, prediction, (1, 1, 4), names).differing
+        return worst_slice(reference, prediction, affine, differing)
+
+    assert worst(reference).index == (1 if direction == 1 else 2)
+    lacking = reference.copy()
+    lacking[..., 3] = 0
+    found = worst(lacking)
+    assert (found.index, found.depth) == (3 if direction == 1 else 0, 4)
+    assert np.count_nonzero(found.reference) == 2
+    assert not found.prediction.any()
 
 
 def test_organ_colours_differ():

@@ -1,0 +1,74 @@
+"""The three passes behind every measure: what is counted, where the borders lie, how far they are apart.
+
+Each is written twice: compiled (kernel.pyx), which is what runs, and in SciPy (passes_scipy.py), which the
+first is tested against and which runs where there was no C compiler. The values are the same.
+
+Label maps are C-contiguous (I, J, K), uint8 or uint16; a plane is (1, J, K). A place is a voxel's flat index.
+"""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsnet_med.evaluate.inputs import LabelMap, Mask
+
+Places = NDArray[np.int64]
+Distances = NDArray[np.float64]
+Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+
+class Survey(NamedTuple):
+    """What one pass over two label maps counts.
+
+    `voxels` (labels, 3): of each label in the reference, in the prediction and in both; row 0 means nothing.
+    `differing`: for each axis, how many voxels differ at each of its indices.
+    """
+
+    voxels: NDArray[np.int64]
+    differing: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+class Passes(Protocol):
+    """What both forms offer."""
+
+    def survey(self, reference: LabelMap, prediction: LabelMap) -> Survey:
+        """Count both maps, of one shape and type."""
+
+    def borders(self, volume: LabelMap, rooms: NDArray[np.int64], planar: bool) -> list[Places]:
+        """The border voxels of each label, ascending.
+
+        `rooms` (labels) says how many voxels each label has; labels with 0 are passed over. In a `planar` map
+        neighbours along I do not count.
+        """
+
+    def nearest(self, points: Places, targets: Places, shape: Shape, spacing: Spacing) -> Distances:
+        """For each of `points` the exact distance to the nearest of `targets`, in the unit of `spacing`."""
+
+
+def plane_border(labels: LabelMap) -> Mask:
+    """The pixels of a plane (J, K) at its edge, or with a neighbour of another value."""
+    edge = np.ones(labels.shape, bool)
+    core = labels[1:-1, 1:-1]
+    edge[1:-1, 1:-1] = (
+        (labels[:-2, 1:-1] != core)
+        | (labels[2:, 1:-1] != core)
+        | (labels[1:-1, :-2] != core)
+        | (labels[1:-1, 2:] != core)
+    )
+    return edge
+
+
+def choose() -> tuple[str, Passes]:
+    """The compiled form, or SciPy's where there is none, and its name."""
+    try:
+        from dsnet_med.evaluate import passes_compiled  # noqa: PLC0415 -- absent without a C compiler
+    except ImportError:
+        from dsnet_med.evaluate import passes_scipy  # noqa: PLC0415 -- SciPy takes half a second to load
+
+        return "scipy", passes_scipy
+    return "compiled", passes_compiled
+
+
+NAME, PASSES = choose()
