@@ -2,27 +2,30 @@
 
 Means are taken over the cases of each organ, then over organs; values that a protocol does not count (NaN) are
 left out, and `n` says how many were counted. `std` is the population's (NumPy's default, as in the published
-tables); a value that does not exist is null, never NaN.
+tables), `ci95` the bootstrap interval of the mean (statistics.py); what does not exist is null, never NaN.
 """
 
 import csv
 import io
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from math import isnan, nan
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
+from numpy.typing import NDArray
 
 import dsnet_med
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate import stack
+from dsnet_med.evaluate import passes, stack
 from dsnet_med.evaluate.conventions import Presence
 from dsnet_med.evaluate.folders import CaseScore
 from dsnet_med.evaluate.labels import label_names
 from dsnet_med.evaluate.measure import Measure
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
+from dsnet_med.evaluate.statistics import mean_intervals
 
 COLUMNS = (
     "case",
@@ -66,7 +69,9 @@ def summarise(
     objects = {protocol.name: _summary(protocol, names, scored) | shared for protocol in chosen}
     facts = {
         "references_without_prediction": list(missing),
+        "label_values": {name: label for label, name in names.items()},
         "nsd_tolerance_mm": nsd_tolerance_mm,
+        "resampled": {score.case: score.resampled for score in scored if score.resampled},
         "inputs": {score.case: _inputs(score) for score in scored},
         "versions": _versions(),
     }
@@ -97,11 +102,14 @@ def case_mean(records: Sequence[Record], metric: str) -> float:
 def _summary(protocol: Protocol, names: Mapping[int, str], scored: Sequence[CaseScore]) -> dict[str, Any]:
     metrics = (*_METRICS, "hd95_voxels") if protocol.unit == "voxels" else _METRICS
     counted, note = _counted(protocol, scored)
-    labels = {
-        name: _label_summary(
-            [row for measures, records in counted for row in _of(label, measures, records)], metrics
-        )
-        for label, name in names.items()
+    tables = {
+        metric: value_table([records for _, records in counted], metric, len(names)) for metric in metrics
+    }
+    statistics = {metric: _statistics(table) for metric, table in tables.items()}
+    labels: dict[str, dict[str, Any]] = {
+        name: {metric: columns[index] for metric, (columns, _) in statistics.items()}
+        | _presences([measures[index] for measures, _ in counted])
+        for index, name in enumerate(names.values())
     }
     mean = {
         metric: _null(_mean([_number(row[metric]["mean"]) for row in labels.values()])) for metric in metrics
@@ -111,6 +119,7 @@ def _summary(protocol: Protocol, names: Mapping[int, str], scored: Sequence[Case
         "hd95": {"rule": protocol.rule, "unit": protocol.unit},
         "labels": labels,
         "mean": mean,
+        "mean_ci95": {metric: interval for metric, (_, interval) in statistics.items()},
         "missed": sum(row[Presence.MISSED.value] for row in labels.values()),
     } | ({"note": note} if note else {})
 
@@ -130,47 +139,54 @@ def _counted(protocol: Protocol, scored: Sequence[CaseScore]) -> tuple[list[Coun
     return [(measures, [record(measure, protocol) for measure in measures])], ""
 
 
-def _of(label: int, measures: Sequence[Measure], records: Sequence[Record]) -> Iterable[tuple[Measure, Record]]:
-    return [pair for pair in zip(measures, records, strict=True) if pair[0].label == label]
+def value_table(cases: Sequence[Sequence[Record]], metric: str, labels: int) -> NDArray[np.float64]:
+    """One metric of every case and label (cases, labels); NaN: not counted."""
+    rows = [[getattr(record, metric) for record in records] for records in cases]
+    return np.array(rows, np.float64).reshape(len(rows), labels)
 
 
-def _label_summary(rows: Sequence[tuple[Measure, Record]], metrics: Sequence[str]) -> dict[str, Any]:
-    presences = [measure.presence for measure, _ in rows]
-    return {metric: _statistics([getattr(row, metric) for _, row in rows]) for metric in metrics} | {
-        presence.value: presences.count(presence)
-        for presence in (Presence.MISSED, Presence.INVENTED, Presence.ABSENT)
-    }
+def _presences(measures: Sequence[Measure]) -> dict[str, int]:
+    found = [measure.presence for measure in measures]
+    return {kind.value: found.count(kind) for kind in (Presence.MISSED, Presence.INVENTED, Presence.ABSENT)}
 
 
-def _statistics(values: Sequence[float]) -> dict[str, Any]:
-    counted = [value for value in values if not isnan(value)]
-    if not counted:
-        return {"mean": None, "std": None, "n": 0, "median": None}
+def _statistics(table: NDArray[np.float64]) -> tuple[list[dict[str, Any]], Any]:
+    """Of each column, and the interval of the mean over columns."""
+    intervals, whole = mean_intervals(table)
+    return [_describe(column, interval) for column, interval in zip(table.T, intervals, strict=True)], whole
+
+
+def _describe(values: NDArray[np.float64], interval: tuple[float, float] | None) -> dict[str, Any]:
+    counted = values[~np.isnan(values)]
+    if not len(counted):
+        return {"mean": None, "std": None, "n": 0, "median": None, "ci95": None}
     return {
         "mean": float(np.mean(counted)),
         "std": float(np.std(counted)),
         "n": len(counted),
         "median": float(np.median(counted)),
+        "ci95": interval,
     }
 
 
 def _inputs(score: CaseScore) -> dict[str, Any]:
     return {
-        "prediction": str(score.prediction),
+        "prediction": str(Path(score.prediction).absolute()),
         "prediction_sha256": score.prediction_sha256,
-        "reference": str(score.reference),
+        "reference": str(Path(score.reference).absolute()),
         "reference_sha256": score.reference_sha256,
         "shape": list(score.shape),
         "spacing_mm": list(score.spacing_mm),
-    }
+    } | ({"reference_map": score.reference_map} if score.reference_map else {})
 
 
 def _versions() -> dict[str, str]:
     return {
         "dsnet_med": dsnet_med.__version__,
         "numpy": np.__version__,
-        "scipy": scipy.__version__,
+        "scipy": version("scipy"),
         "python": platform.python_version(),
+        "kernel": passes.NAME,
     }
 
 
