@@ -171,7 +171,9 @@ def infer(
 
 @app.command()
 def evaluate(
-    prediction: Annotated[Path, typer.Option(help="Label maps to score.")],
+    prediction: Annotated[
+        list[Path], typer.Option(help="A folder of label maps to score; two or more are compared.")
+    ],
     reference: Annotated[Path, typer.Option(help="Label maps to score them against.")],
     labels: Annotated[str, typer.Option(help="A recipe, or a JSON file of class ids and names.")],
     out: Out,
@@ -180,13 +182,32 @@ def evaluate(
         Path | None, typer.Option(help="Image volumes to show under the masks in the report.")
     ] = None,
     workers: Workers = 2,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler to use instead of local processes.")
+    ] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Bring predictions onto their references' grids.")
+    ] = False,
+    nsd_tolerance: Annotated[float, typer.Option(help="Millimetres within which surfaces agree.")] = 1.0,
 ) -> None:
     """Score label maps: Dice and HD95 per organ, as cases.csv, summary.json and report.html."""
     from dsnet_med.cli import scoring
 
-    scoring.evaluate(
-        prediction, reference, labels, out, protocols=protocol or ["strict"], images=images, workers=workers
-    )
+    options = scoring.Options(tuple(protocol or ["strict"]), workers, scheduler, resample, nsd_tolerance)
+    scoring.evaluate(prediction, reference, labels, out, images=images, options=options)
+
+
+@app.command()
+def verify(
+    summary: Annotated[Path, typer.Argument(help="A summary.json that `evaluate` wrote.")],
+    prediction: Annotated[Path | None, typer.Option(help="Where the predictions lie now.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Where the references lie now.")] = None,
+    workers: Workers = 2,
+) -> None:
+    """Score the files of a summary again and say whether its numbers still hold."""
+    from dsnet_med.cli import scoring
+
+    scoring.verify(summary, prediction=prediction, reference=reference, workers=workers)
 
 
 @app.command("import-checkpoint")

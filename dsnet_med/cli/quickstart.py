@@ -40,13 +40,12 @@ def quickstart(out: Path) -> None:
     folder = raw / "RawData" / "Training"
     steps.infer(run, held_out_images(store, raw), masks, device="auto", batch=None, mirror=False)
     scoring.evaluate(
-        masks,
+        [masks],
         folder / "label",
         "synapse",
         out,
-        protocols=["strict", "transunet"],
         images=folder / "img",
-        workers=2,
+        options=scoring.Options(protocols=("strict", "transunet")),
     )
     dice = json.loads((out / "summary.json").read_text(encoding="utf-8"))["mean"]["dice"]
     typer.echo(

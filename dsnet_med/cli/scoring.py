@@ -2,24 +2,28 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import typer
 
+import dsnet_med
 from dsnet_med.cli.steps import RUN_FACTS, bar
 from dsnet_med.errors import CasesFailedError, InputError
-from dsnet_med.evaluate.folders import evaluate_pairs, pair_folders
+from dsnet_med.evaluate.folders import CaseScore, evaluate_pairs, pair_folders
 from dsnet_med.evaluate.labels import read_label_names
+from dsnet_med.evaluate.protocols import find_protocols
 from dsnet_med.evaluate.report import write_results
 from dsnet_med.evaluate.summary import summarise
-from dsnet_med.files import require_writable
+from dsnet_med.files import require_writable, write_json, write_text
 from dsnet_med.prepare.cases import case_of_image, case_of_label
 from dsnet_med.prepare.recipe import Recipe, load_recipe
-from dsnet_med.volumes import case_name, is_nifti
+from dsnet_med.volumes import case_name, is_volume
 
 _SHOWN = 6
+_SHOWN_DIFFERENCES = 20
 
 
 @dataclass(frozen=True)
@@ -32,18 +36,73 @@ class Naming:
     reference_map: Callable[[Path], Mapping[int, int] | None] = lambda _: None
 
 
+@dataclass(frozen=True)
+class Options:
+    """How `evaluate` scores."""
+
+    protocols: Sequence[str] = ("strict",)
+    workers: int = 2
+    scheduler: str | None = None
+    resample: bool = False
+    nsd_tolerance_mm: float = 1.0
+
+
 def evaluate(
-    prediction: Path,
+    predictions: Sequence[Path],
     reference: Path,
     labels: str,
     out: Path,
     *,
-    protocols: Sequence[str],
     images: Path | None,
-    workers: int,
+    options: Options,
 ) -> None:
-    """Score the predictions and write cases.csv, summary.json and report.html."""
+    """Score predictions and write cases.csv, summary.json and report.html; compare several folders of them."""
     naming = by_json(Path(labels)) if labels.endswith(".json") else by_recipe(load_recipe(labels))
+    find_protocols(options.protocols)
+    shown = None if images is None else find_scans(images, naming.prediction_case)
+    if len(predictions) == 1:
+        scored = _evaluate_one(predictions[0], reference, naming, out, shown, options)
+        failures = scored.failures
+    else:
+        failures = _evaluate_several(predictions, reference, naming, out, shown, options)
+    if failures:
+        raise CasesFailedError(failures)
+
+
+def verify(summary: Path, *, prediction: Path | None, reference: Path | None, workers: int) -> None:
+    """Score a summary's files again and say whether its numbers still hold."""
+    from dsnet_med.evaluate import verify as verifying
+
+    claim = verifying.read_claim(summary, prediction=prediction, reference=reference)
+    scores = list(bar(verifying.score_again(claim, workers=workers), len(claim.pairs), "verify"))
+    found = verifying.differences(claim, scores)
+    if found:
+        for line in found[:_SHOWN_DIFFERENCES]:
+            typer.echo(line, err=True)
+        more = len(found) - _SHOWN_DIFFERENCES
+        raise CasesFailedError(
+            {str(summary): "does not hold" + (f"; {more} more differences are not shown" if more > 0 else "")}
+        )
+    typer.echo(
+        f"{summary} holds: {verifying.count_numbers(claim)} numbers of {len(claim.pairs)} cases, "
+        f"{', '.join(claim.protocols)}, from unchanged files"
+    )
+
+
+@dataclass(frozen=True)
+class _Scored:
+    scores: list[CaseScore]
+    failures: dict[str, str]
+
+
+def _evaluate_one(
+    prediction: Path,
+    reference: Path,
+    naming: Naming,
+    out: Path,
+    images: Mapping[str, Path] | None,
+    options: Options,
+) -> _Scored:
     pairs, missing, failures = pair_folders(
         prediction, reference, prediction_case=naming.prediction_case, reference_case=naming.reference_case
     )
@@ -51,32 +110,92 @@ def evaluate(
         reasons = "; ".join(failures.values()) or f"{reference} holds no label map of this recipe"
         raise InputError(f"no case has both a prediction and a reference: {reasons}")
     require_writable(out)
-    results = evaluate_pairs(
-        pairs, naming.labels, protocols=protocols, workers=workers, reference_map=naming.reference_map
-    )
-    scores = list(bar(results, len(pairs), "evaluate"))
-    summary = summarise(scores, naming.labels, protocols, missing=missing, failures=failures)
-    shown = None if images is None else find_scans(images, naming.prediction_case)
-    write_results(out, scores, summary, naming.labels, images=shown, run=_run_facts(prediction))
+    results = evaluate_pairs(pairs, naming.labels, reference_map=naming.reference_map, **asdict(options))
+    scores = list(bar(results, len(pairs), f"evaluate {prediction.name}"))
     failures |= {score.case: score.error for score in scores if score.error}
-    dice, hd95 = summary["mean"]["dice"], summary["mean"]["hd95_mm"]
-    if dice is not None:
-        distance = "" if hd95 is None else f", HD95 {hd95:.2f} mm"
-        typer.echo(
-            f"{summary['cases']} cases, {summary['protocol']}: Dice {dice:.4f}{distance}, report in {out}"
-        )
+    if all(score.error for score in scores):
+        raise InputError(f"no case could be scored: {CasesFailedError(failures)}")
+    summary = summarise(
+        scores,
+        naming.labels,
+        options.protocols,
+        missing=missing,
+        failures=failures,
+        nsd_tolerance_mm=options.nsd_tolerance_mm,
+    )
+    write_results(out, scores, summary, naming.labels, images=images, run=_run_facts(prediction))
+    _say(summary, scores, out)
     if missing:
         some = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
         typer.echo(f"{len(missing)} references have no prediction and are not scored: {some}")
-    if failures:
-        raise CasesFailedError(failures)
+    return _Scored(scores, failures)
+
+
+def _evaluate_several(
+    predictions: Sequence[Path],
+    reference: Path,
+    naming: Naming,
+    out: Path,
+    images: Mapping[str, Path] | None,
+    options: Options,
+) -> dict[str, str]:
+    """Each folder's results in a folder of its own in `out`, and the comparison in `out` itself."""
+    from dsnet_med.evaluate.comparison import compare
+    from dsnet_med.evaluate.comparison_page import comparison_html, rankings, verdict
+
+    names = short_names(predictions)
+    scored = {
+        name: _evaluate_one(folder, reference, naming, out / name, images, options)
+        for name, folder in zip(names, predictions, strict=True)
+    }
+    comparison = compare({name: one.scores for name, one in scored.items()}, naming.labels, options.protocols)
+    write_json(out / "comparison.json", comparison)
+    links = {name: f"{quote(name)}/report.html" for name in names}
+    write_text(out / "report.html", comparison_html(comparison, links, dsnet_med.__version__))
+    for line in [verdict(comparison), *rankings(comparison), comparison["note"], f"comparison in {out}"]:
+        if line:
+            typer.echo(line)
+    return {f"{name}: {case}": why for name, one in scored.items() for case, why in one.failures.items()}
+
+
+def _say(summary: Mapping[str, Any], scores: Sequence[CaseScore], out: Path) -> None:
+    for name, entry in summary.get("protocols", {summary["protocol"]: summary}).items():
+        unit = entry["hd95"]["unit"]
+        dice, hd95 = entry["mean"]["dice"], entry["mean"][f"hd95_{unit}"]
+        distance = "" if hd95 is None else f", HD95 {hd95:.2f} {unit}"
+        if dice is not None:
+            typer.echo(f"{summary['cases']} cases, {name}: Dice {dice:.4f}{distance}")
+    for case, words in summary["resampled"].items():
+        typer.echo(f"{case}: {words}")
+    peak = max(score.peak_memory_bytes for score in scores)
+    typer.echo(f"report in {out}" + (f"; a worker held at most {peak / 1e6:.0f} MB" if peak else ""))
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """A name for each folder: its own, with as many of its parents' as tell it from the others.
+
+    Raises InputError when one is given twice.
+    """
+    resolved = [folder.resolve() for folder in folders]
+    if len(set(resolved)) < len(resolved):
+        raise InputError("got one --prediction twice; give each folder once")
+    for depth in range(1, max(len(folder.parts) for folder in resolved) + 1):
+        names = ["-".join(folder.parts[-depth:]).strip("/") for folder in resolved]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{place}-{folder.name}" for place, folder in enumerate(resolved, start=1)]
 
 
 def _run_facts(prediction: Path) -> Mapping[str, Any] | None:
     """What `infer` wrote beside its masks; None where they come from elsewhere."""
     file = prediction / RUN_FACTS
-    facts: Mapping[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return facts
+    if not file.is_file():
+        return None
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: not readable as JSON ({error}); remove it or infer again") from error
+    return facts if isinstance(facts, dict) else None
 
 
 def by_json(path: Path) -> Naming:
@@ -104,4 +223,4 @@ def find_scans(folder: Path, case_of: Callable[[Path], str]) -> dict[str, Path]:
     """The image of each case in a folder. Raises InputError when the folder does not exist."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of images")
-    return {case_of(file): file for file in sorted(folder.iterdir()) if is_nifti(file)}
+    return {case_of(file): file for file in sorted(folder.iterdir()) if is_volume(file)}

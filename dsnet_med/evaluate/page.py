@@ -5,14 +5,13 @@ Every number is that of the summary's first protocol. The template is report.htm
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from math import isnan, nan
 from pathlib import Path
-from string import Template
 from typing import Any
 
-from dsnet_med.evaluate import overlay
+from dsnet_med.evaluate import markup, overlay
 from dsnet_med.evaluate.folders import CaseScore
+from dsnet_med.evaluate.markup import noun_for, number, plural
 from dsnet_med.evaluate.protocols import PROTOCOLS, Protocol, Record
 from dsnet_med.evaluate.strips import dice_strip, distance_strip
 from dsnet_med.evaluate.summary import case_mean
@@ -34,22 +33,20 @@ def page_html(
     protocol = PROTOCOLS[summary["protocol"]]
     scored = _worst_first(scores, protocol)
     sections = [
-        _section("Organs", _organ_hint(protocol), _organ_table(scored, summary, labels, protocol)),
-        _section("Worst cases", "", _pictures(scored[:overlays], labels, images or {}, protocol)),
-        _section("Cases", "Worst first. Sort by any column.", _case_table(scored, labels, protocol)),
-        _section("Not scored", "", _failures(summary)),
-        _section("Protocols", "", _protocols(summary)),
-        _section("This run", "", _facts(run or {})),
+        markup.section("Organs", _organ_hint(protocol), _organ_table(scored, summary, labels, protocol)),
+        markup.section("Worst cases", "", _pictures(scored[:overlays], labels, images or {}, protocol)),
+        markup.section("Cases", "Worst first. Sort by any column.", _case_table(scored, labels, protocol)),
+        markup.section("Not scored", "", _failures(summary)),
+        markup.section("Resampled", "Scored on the reference's grid, not on their own.", _resampled(summary)),
+        markup.section("Protocols", "", _protocols(summary)),
+        markup.section("This run", "", _facts(run or {})),
     ]
-    template = Template(files("dsnet_med.evaluate").joinpath("report.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=escape(_title(run)),
-        subtitle=escape(_subtitle(summary, labels, protocol)),
+    return markup.page(
+        title=_title(run),
+        subtitle=_subtitle(summary, labels, protocol),
         cards=_cards(summary, protocol),
-        sections="\n".join(section for section in sections if section),
-        footer=escape(
-            f"dsnet-med {summary['versions']['dsnet_med']}. Every value is in cases.csv and summary.json."
-        ),
+        sections=sections,
+        footer=f"dsnet-med {summary['versions']['dsnet_med']}. Every value is in cases.csv and summary.json.",
     )
 
 
@@ -67,34 +64,34 @@ def _title(run: Mapping[str, Any] | None) -> str:
 
 
 def _subtitle(summary: Mapping[str, Any], labels: Mapping[int, str], protocol: Protocol) -> str:
-    return f"{_plural(summary['cases'], 'case')}, {_plural(len(labels), 'organ')}, protocol {protocol.name}"
+    return f"{plural(summary['cases'], 'case')}, {plural(len(labels), 'organ')}, protocol {protocol.name}"
 
 
 def _cards(summary: Mapping[str, Any], protocol: Protocol) -> str:
     mean, key = summary["mean"], _distance_key(protocol)
     cards = [
-        _card("main", _number(mean["dice"], 3), "", "mean Dice"),
-        _card("main", _number(mean[key], 2), protocol.unit, "mean HD95"),
-        _card("", str(summary["cases"]), "", _noun(summary["cases"], "case") + " scored"),
-        _card("alarm" if summary["missed"] else "", str(summary["missed"]), "", "missed organs"),
+        markup.card("main", number(mean["dice"], 3), "", "mean Dice"),
+        markup.card("main", number(mean[key], 2), protocol.unit, "mean HD95"),
+        markup.card("", str(summary["cases"]), "", noun_for(summary["cases"], "case") + " scored"),
+        markup.card("alarm" if summary["missed"] else "", str(summary["missed"]), "", "missed organs"),
     ]
     if summary["failed"]:
         cards.append(
-            _card("alarm", str(len(summary["failed"])), "", _noun(len(summary["failed"]), "case") + " failed")
+            markup.card(
+                "alarm",
+                str(len(summary["failed"])),
+                "",
+                noun_for(len(summary["failed"]), "case") + " failed",
+            )
         )
     return "".join(cards)
-
-
-def _card(kind: str, value: str, unit: str, words: str) -> str:
-    return (
-        f'<div class="card {kind}"><b>{value} <small>{unit}</small></b><span class="soft">{words}</span></div>'
-    )
 
 
 def _organ_hint(protocol: Protocol) -> str:
     alone = " Dots are the cases scored by themselves." if protocol.stacked else ""
     return (
-        "One dot per case, a line at the median. Dice runs from 0 to 1; HD95 is on a logarithmic scale, "
+        "Mean ± standard deviation over cases, beneath it the 95 % interval of the mean. One dot per case, a "
+        "line at the median. Dice runs from 0 to 1; HD95 is on a logarithmic scale, "
         f"with lines at 0, 1, 10 and 100 {protocol.unit}.{alone}"
     )
 
@@ -110,12 +107,12 @@ def _organ_table(
     for place, (label, name) in enumerate(labels.items()):
         entry = summary["labels"][name]
         rows.append(
-            f"<tr><td>{_swatch(overlay.organ_colour(place))}{escape(name)}</td>"
-            f"<td>{_mean_std(entry['dice'], 3)}</td>"
-            f"<td>{_mean_std(entry[key], 2)}</td>"
+            f"<tr><td>{markup.swatch(overlay.organ_colour(place))}{escape(name)}</td>"
+            f"<td>{markup.described(entry['dice'], 3)}</td>"
+            f"<td>{markup.described(entry[key], 2)}</td>"
             f'<td class="plot">{dice_strip([row.dice for row in columns[label]])}</td>'
             f'<td class="plot">{distance_strip([getattr(row, key) for row in columns[label]], longest)}</td>'
-            f"<td>{_number(entry['nsd']['mean'], 3)}</td>"
+            f"<td>{number(entry['nsd']['mean'], 3)}</td>"
             f"<td>{entry['dice']['n']}</td>{_missed_cell(entry)}</tr>"
         )
     tolerance = summary["nsd_tolerance_mm"]
@@ -124,7 +121,7 @@ def _organ_table(
         '<th class="plot">Dice, case by case</th><th class="plot">HD95, case by case</th>'
         f"<th>NSD at {tolerance:g} mm</th><th>Cases</th><th>Missed</th></tr>"
     )
-    return _table(head, "".join(rows))
+    return markup.table(head, "".join(rows))
 
 
 def _missed_cell(entry: Mapping[str, Any]) -> str:
@@ -139,12 +136,7 @@ def _pictures(
         return ""
     cards = [_picture(score, labels, images.get(score.case), protocol) for score in worst]
     organs = {name: overlay.organ_colour(place) for place, name in enumerate(labels.values())}
-    return _legend("Organs", organs) + _legend("Difference", overlay.DIFFERENCES) + "".join(cards)
-
-
-def _legend(heading: str, colours: Mapping[str, overlay.Colour]) -> str:
-    items = "".join(f"<span>{_swatch(colour)}{escape(name)}</span>" for name, colour in colours.items())
-    return f'<div class="legend"><b>{heading}</b>{items}</div>'
+    return markup.legend("Organs", organs) + markup.legend("Difference", overlay.DIFFERENCES) + "".join(cards)
 
 
 def _picture(score: CaseScore, labels: Mapping[int, str], image: Path | None, protocol: Protocol) -> str:
@@ -152,8 +144,8 @@ def _picture(score: CaseScore, labels: Mapping[int, str], image: Path | None, pr
         return ""
     drawn = overlay.draw(score, score.worst, list(labels), image)
     records = score.records(protocol.name)
-    means = f"Dice {_number(case_mean(records, 'dice'), 3)}, HD95 " + (
-        f"{_number(case_mean(records, _distance_key(protocol)), 2)} {protocol.unit}"
+    means = f"Dice {number(case_mean(records, 'dice'), 3)}, HD95 " + (
+        f"{number(case_mean(records, _distance_key(protocol)), 2)} {protocol.unit}"
     )
     panels = "".join(
         f'<figure><img alt="{words}, {escape(score.case)}" src="{address}">'
@@ -178,7 +170,7 @@ def _case_table(scored: Sequence[CaseScore], labels: Mapping[int, str], protocol
     names = ("Case", "Dice", f"HD95, {protocol.unit}", *(escape(name) for name in labels.values()))
     head = "".join(f'<th scope="col"><button type="button">{name}</button></th>' for name in names)
     rows = "".join(_case_row(score, labels, protocol) for score in scored)
-    return _table(f"<tr>{head}</tr>", rows, "sortable")
+    return markup.table(f"<tr>{head}</tr>", rows, "sortable")
 
 
 def _case_row(score: CaseScore, labels: Mapping[int, str], protocol: Protocol) -> str:
@@ -186,8 +178,8 @@ def _case_row(score: CaseScore, labels: Mapping[int, str], protocol: Protocol) -
     means = case_mean(records, "dice"), case_mean(records, key)
     cells = [
         f'<td data-v="{escape(score.case)}">{escape(score.case)}</td>',
-        f'<td data-v="{_data(means[0])}">{_number(means[0], 3)}</td>',
-        f'<td data-v="{_data(means[1])}">{_number(means[1], 2)}</td>',
+        f'<td data-v="{markup.data(means[0])}">{number(means[0], 3)}</td>',
+        f'<td data-v="{markup.data(means[1])}">{number(means[1], 2)}</td>',
     ]
     cells += [_organ_cell(_of(score, label, protocol), key, protocol) for label in labels]
     return f"<tr>{''.join(cells)}</tr>"
@@ -198,12 +190,12 @@ def _organ_cell(row: Record, key: str, protocol: Protocol) -> str:
         words = row.note.split(":")[0].split(" ")[0]
         kind = "bad" if words == "missed" else ""
         return (
-            f'<td class="{kind}" data-v="{_data(row.dice)}" title="{escape(row.note)}">{_number(row.dice, 2)}'
-            f"<small>{words}</small></td>"
+            f'<td class="{kind}" data-v="{markup.data(row.dice)}" title="{escape(row.note)}">'
+            f"{number(row.dice, 2)}<small>{words}</small></td>"
         )
     return (
-        f'<td class="heat" style="--h:{_heat(row.dice):.2f}" data-v="{_data(row.dice)}">{row.dice:.2f}'
-        f"<small>{_number(getattr(row, key), 1)} {protocol.unit}</small></td>"
+        f'<td class="heat" style="--h:{_heat(row.dice):.2f}" data-v="{markup.data(row.dice)}">{row.dice:.2f}'
+        f"<small>{number(getattr(row, key), 1)} {protocol.unit}</small></td>"
     )
 
 
@@ -211,11 +203,16 @@ def _heat(dice: float) -> float:
     return 0.45 * max(0.0, min(1.0, (dice - 0.5) * 2))
 
 
+def _resampled(summary: Mapping[str, Any]) -> str:
+    items = [f"<li><b>{escape(case)}</b>: {escape(words)}</li>" for case, words in summary["resampled"].items()]
+    return f'<div class="card"><ul class="reasons">{"".join(items)}</ul></div>' if items else ""
+
+
 def _failures(summary: Mapping[str, Any]) -> str:
     items = [f"<b>{escape(entry['case'])}</b>: {escape(entry['reason'])}" for entry in summary["failed"]]
     missing = summary["references_without_prediction"]
     if missing:
-        references = _plural(len(missing), "reference")
+        references = plural(len(missing), "reference")
         items.append(f"{references} without a prediction, in no mean: {escape(', '.join(missing))}")
     listed = "".join(f"<li>{item}</li>" for item in items)
     return f'<div class="card"><ul class="reasons">{listed}</ul></div>' if items else ""
@@ -228,9 +225,7 @@ def _protocols(summary: Mapping[str, Any]) -> str:
 
 def _protocol_card(protocol: Protocol, entry: Mapping[str, Any]) -> str:
     mean = entry["mean"]
-    numbers = (
-        f"Dice {_number(mean['dice'], 3)}, HD95 {_number(mean[_distance_key(protocol)], 2)} {protocol.unit}"
-    )
+    numbers = f"Dice {number(mean['dice'], 3)}, HD95 {number(mean[_distance_key(protocol)], 2)} {protocol.unit}"
     words = " ".join(filter(None, (protocol.words, entry.get("note", ""))))
     return (
         f'<article class="card case"><header><h3>{protocol.name}</h3><span>{numbers}</span></header>'
@@ -243,46 +238,9 @@ def _facts(run: Mapping[str, Any]) -> str:
     return f'<dl class="card">{items}</dl>' if items else ""
 
 
-def _section(heading: str, hint: str, body: str) -> str:
-    words = f'<p class="hint">{escape(hint)}</p>' if hint else ""
-    return f"<section><h2>{heading}</h2>{words}{body}</section>" if body else ""
-
-
-def _table(head: str, rows: str, kind: str = "") -> str:
-    return (
-        f'<div class="card wide"><table class="{kind}"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
-    )
-
-
 def _of(score: CaseScore, label: int, protocol: Protocol) -> Record:
     return next(row for row in score.records(protocol.name) if row.label == label)
 
 
 def _distance_key(protocol: Protocol) -> str:
     return "hd95_mm" if protocol.unit == "mm" else "hd95_voxels"
-
-
-def _mean_std(statistics: Mapping[str, Any], digits: int) -> str:
-    if statistics["mean"] is None:
-        return "–"
-    return f"{statistics['mean']:.{digits}f}<small>± {statistics['std']:.{digits}f}</small>"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None or isnan(value) else f"{value:.{digits}f}"
-
-
-def _data(value: float) -> str:
-    return "" if isnan(value) else f"{value:.6g}"
-
-
-def _swatch(colour: overlay.Colour) -> str:
-    return f'<i class="swatch" style="background:rgb{colour}"></i>'
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {_noun(count, noun)}"
-
-
-def _noun(count: int, noun: str) -> str:
-    return noun if count == 1 else f"{noun}s"

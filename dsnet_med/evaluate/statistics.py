@@ -1,10 +1,10 @@
 """What a sample of cases says: means with intervals, and whether two sets of scores of the same cases differ.
 
 Intervals are 95 % percentile bootstrap intervals of the mean over cases (Efron 1979), from resamples drawn with
-a fixed seed. Differences between paired cases are tested with Wilcoxon's signed-rank test (1945), two-sided, zero
-differences left out; several tests are corrected together by Holm's step-down procedure (1979). The effect size
-is the matched-pairs rank-biserial correlation (Kerby 2014): (W+ - W-) / (W+ + W-), from -1 to 1. NaN is a value
-that a protocol does not count.
+a fixed seed. Differences between paired cases are tested with Wilcoxon's signed-rank test (1945), two-sided,
+zero differences left out; several tests are corrected together by Holm's step-down procedure (1979). The effect
+size is the matched-pairs rank-biserial correlation (Kerby 2014): (W+ - W-) / (W+ + W-), from -1 to 1. NaN is a
+value that a protocol does not count.
 """
 
 from collections.abc import Sequence

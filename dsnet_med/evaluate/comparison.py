@@ -1,0 +1,161 @@
+"""Which of several predictions of the same cases is better, as far as the cases can tell.
+
+For each organ, and for the mean over organs, every two predictions are compared by a paired test over the cases
+that both have (statistics.py). The tests of one metric under one protocol are corrected together. A prediction
+wins an organ only where it is significantly better than every other one; where the mean and the ranks of the
+differences point in opposite directions, neither is better. A stacked protocol scores one volume, so it has
+nothing to test; it takes part in the ranking.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from typing import Any
+
+from dsnet_med.errors import InputError
+from dsnet_med.evaluate.folders import CaseScore
+from dsnet_med.evaluate.labels import label_names
+from dsnet_med.evaluate.protocols import Protocol, find_protocols
+from dsnet_med.evaluate.statistics import ALPHA, FEWEST_CASES, PairedTest, holm, paired_test
+from dsnet_med.evaluate.summary import case_mean, summarise
+
+OVERALL = "mean over organs"
+_HIGHER_IS_BETTER = {"dice": True, "nsd": True, "hd95_mm": False, "hd95_voxels": False}
+
+Scores = Mapping[str, Sequence[CaseScore]]
+
+
+def compare(
+    scores: Scores, labels: Mapping[Any, Any], protocols: Sequence[str] = ("strict",)
+) -> dict[str, Any]:
+    """The content of comparison.json: tests and winners per protocol, and the ranking under each.
+
+    `scores` holds for each prediction (two or more) its scored cases. Only cases that all of them have count.
+    Raises InputError when there is no such case.
+    """
+    if len(scores) < 2:
+        raise InputError(f"got {len(scores)} folder of predictions, wanted at least two to compare")
+    chosen, names = find_protocols(protocols), label_names(labels)
+    common = _common_cases(scores)
+    kept = {
+        name: sorted((score for score in own if score.case in common), key=lambda score: score.case)
+        for name, own in scores.items()
+    }
+    summaries = {name: summarise(own, names, protocols) for name, own in kept.items()}
+    return {
+        "predictions": list(scores),
+        "cases": len(common),
+        "cases_left_out": {
+            name: sorted({score.case for score in own if score.error is None} - common)
+            for name, own in scores.items()
+        },
+        "alpha": ALPHA,
+        "note": _few(len(common)),
+        "protocols": {protocol.name: _under(protocol, kept, names, summaries) for protocol in chosen},
+        "ranking": {metric: _ranking(metric, summaries, chosen) for metric in ("dice", "hd95")},
+    }
+
+
+def metrics_of(protocol: Protocol) -> tuple[str, ...]:
+    """What is compared under a protocol."""
+    return ("dice", "hd95_mm" if protocol.unit == "mm" else "hd95_voxels", "nsd")
+
+
+def _common_cases(scores: Scores) -> set[str]:
+    found = [{score.case for score in own if score.error is None} for own in scores.values()]
+    common = set.intersection(*found)
+    if not common:
+        raise InputError(f"no case was scored for every one of {', '.join(scores)}; nothing can be compared")
+    return common
+
+
+def _few(cases: int) -> str:
+    if cases >= FEWEST_CASES:
+        return ""
+    return (
+        f"with {cases} cases no difference can be significant at {ALPHA:g}, however large; "
+        f"at least {FEWEST_CASES} are needed"
+    )
+
+
+def _under(
+    protocol: Protocol,
+    scores: Scores,
+    names: Mapping[int, str],
+    summaries: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    means = {name: _entry(summary, protocol)["mean"] for name, summary in summaries.items()}
+    if protocol.stacked:
+        return {"means": means, "metrics": {}, "note": "one volume of all cases: there is nothing to test"}
+    records = {name: [score.records(protocol.name) for score in own] for name, own in scores.items()}
+    metrics = {}
+    for metric in metrics_of(protocol):
+        values = {
+            organ: {name: [getattr(rows[place], metric) for rows in own] for name, own in records.items()}
+            for place, organ in enumerate(names.values())
+        }
+        values[OVERALL] = {name: [case_mean(rows, metric) for rows in own] for name, own in records.items()}
+        metrics[metric] = _tested(values, higher_is_better=_HIGHER_IS_BETTER[metric])
+    return {"means": means, "metrics": metrics}
+
+
+def _tested(values: Mapping[str, Mapping[str, Sequence[float]]], *, higher_is_better: bool) -> dict[str, Any]:
+    """Every organ's tests and winner; `values` is organ -> prediction -> score of each case."""
+    tests = {
+        (organ, a, b): paired_test(own[a], own[b])
+        for organ, own in values.items()
+        for a, b in combinations(own, 2)
+    }
+    adjusted = dict(
+        zip(tests, holm([1.0 if test.p is None else test.p for test in tests.values()]), strict=True)
+    )
+    result: dict[str, Any] = {}
+    for organ, own in values.items():
+        pairs = [
+            _pair(a, b, tests[organ, a, b], adjusted[organ, a, b], higher_is_better)
+            for a, b in combinations(own, 2)
+        ]
+        result[organ] = {"winner": _winner(list(own), pairs), "pairs": pairs}
+    return result
+
+
+def _pair(first: str, second: str, test: PairedTest, p_holm: float, higher_is_better: bool) -> dict[str, Any]:
+    better = None
+    significant = test.p is not None and p_holm < ALPHA
+    if significant and test.difference and test.effect_size and test.difference * test.effect_size > 0:
+        better = second if (test.difference > 0) == higher_is_better else first
+    return {
+        "first": first,
+        "second": second,
+        **asdict(test),
+        "p_holm": None if test.p is None else p_holm,
+        "significant": significant,
+        "better": better,
+    }
+
+
+def _winner(names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> str | None:
+    for name in names:
+        own = [pair for pair in pairs if name in (pair["first"], pair["second"])]
+        if all(pair["better"] == name for pair in own):
+            return name
+    return None
+
+
+def _ranking(
+    metric: str, summaries: Mapping[str, Mapping[str, Any]], protocols: Sequence[Protocol]
+) -> dict[str, Any]:
+    """The predictions from best to worst by the mean under each protocol, and whether that is one order."""
+    orders = {}
+    for protocol in protocols:
+        key = metric if metric == "dice" else metrics_of(protocol)[1]
+        means = {name: _entry(summary, protocol)["mean"][key] for name, summary in summaries.items()}
+        known = {name: mean for name, mean in means.items() if mean is not None}
+        if len(known) == len(means):
+            orders[protocol.name] = sorted(known, key=known.__getitem__, reverse=_HIGHER_IS_BETTER[key])
+    return {"order": orders, "depends_on_protocol": len({tuple(order) for order in orders.values()}) > 1}
+
+
+def _entry(summary: Mapping[str, Any], protocol: Protocol) -> Mapping[str, Any]:
+    entry: Mapping[str, Any] = summary.get("protocols", {summary["protocol"]: summary})[protocol.name]
+    return entry
