@@ -3,6 +3,7 @@
 NIfTI is read and written; NRRD and MetaImage label maps and images are read, by SimpleITK (volumes_itk.py).
 """
 
+import io
 import math
 import zlib
 from dataclasses import dataclass
@@ -160,6 +161,8 @@ def write_labels(path: Path, voxels: NDArray[Any], like: Grid) -> None:
 
 def _label_type(voxels: NDArray[Any]) -> type[np.unsignedinteger[Any]]:
     """The smallest type of label map that holds every value; ValueError where none does."""
+    if voxels.dtype == np.uint8:
+        return np.uint8
     low, high = (voxels.min(), voxels.max()) if voxels.size else (0, 0)
     if low < 0 or high > np.iinfo(np.uint16).max:
         raise ValueError(f"label values run from {low:g} to {high:g}; wanted 0 to 65535")
@@ -232,7 +235,7 @@ def _voxels(path: Path, image: Any, memory: Memory) -> NDArray[Any]:
     if path.stat().st_size * _GZIP_AT_MOST < wanted:
         raise EOFError(f"{path.stat().st_size} compressed bytes cannot hold the {wanted} that its header names")
     content = memory.take(wanted)
-    with igzip.open(path, "rb") as stream:
+    with igzip.open(io.BytesIO(path.read_bytes()), "rb") as stream:  # one read from the disk, not a hundred
         filled = 0
         while count_read := stream.readinto(content[filled : filled + _CHUNK]):
             filled += count_read

@@ -18,8 +18,6 @@ from dsnet_med.evaluate.protocols import find_protocols
 from dsnet_med.evaluate.report import write_results
 from dsnet_med.evaluate.summary import summarise
 from dsnet_med.files import require_writable, write_json, write_text
-from dsnet_med.prepare.cases import case_of_image, case_of_label
-from dsnet_med.prepare.recipe import Recipe, load_recipe
 from dsnet_med.volumes import case_name, is_volume
 
 _SHOWN = 6
@@ -57,7 +55,7 @@ def evaluate(
     options: Options,
 ) -> None:
     """Score predictions and write cases.csv, summary.json and report.html; compare several folders of them."""
-    naming = by_json(Path(labels)) if labels.endswith(".json") else by_recipe(load_recipe(labels))
+    naming = by_json(Path(labels)) if labels.endswith(".json") else by_recipe(labels)
     find_protocols(options.protocols)
     shown = None if images is None else find_scans(images, naming.prediction_case)
     if len(predictions) == 1:
@@ -203,12 +201,16 @@ def by_json(path: Path) -> Naming:
     return Naming(read_label_names(path))
 
 
-def by_recipe(recipe: Recipe) -> Naming:
-    """Names, cases and values of a recipe.
+def by_recipe(name: str) -> Naming:
+    """Names, cases and values of a recipe, by its id or path.
 
     A reference that carries the name of one of the data set's own label files (label0001.nii.gz) holds raw
     values, which are mapped to classes; any other file holds classes already.
     """
+    from dsnet_med.prepare.cases import case_of_image, case_of_label
+    from dsnet_med.prepare.recipe import load_recipe
+
+    recipe = load_recipe(name)
     if not recipe.classes:
         raise InputError(f"recipe '{recipe.id}' names no classes; give the task's dataset.json as --labels")
     return Naming(

@@ -10,9 +10,15 @@ def survey(
     along_i: NDArray[int64],
     along_j: NDArray[int64],
     along_k: NDArray[int64],
+    extents: NDArray[int32],
 ) -> None: ...
 def borders(
-    volume: NDArray[Any], planar: bool, starts: NDArray[int64], ends: NDArray[int64], places: NDArray[int64]
+    volume: NDArray[Any],
+    extents: NDArray[int32],
+    planar: bool,
+    starts: NDArray[int64],
+    ends: NDArray[int64],
+    places: NDArray[int64],
 ) -> None: ...
 def nearest(
     points: NDArray[int64],

@@ -22,11 +22,13 @@ def survey(
     int64_t[::1] along_i,
     int64_t[::1] along_j,
     int64_t[::1] along_k,
+    int32_t[:, :, ::1] extents,
 ):
     """One pass over two label maps of one shape; adds to zeroed arrays.
 
     counts (labels, 3): the voxels of each label in the reference, in the prediction and in both; of background
     only what is near a label, so row 0 means nothing. along_*: how many voxels differ at each index of an axis.
+    extents (I, J, 2): from where to where a row holds labels in either map; left alone where it holds none.
     """
     cdef Py_ssize_t i, j, k, m, start, ni = reference.shape[0], nj = reference.shape[1], nk = reference.shape[2]
     cdef Py_ssize_t step = sizeof(uint64_t) // sizeof(label_t)
@@ -55,6 +57,9 @@ def survey(
                         continue
                     while k < nk and a[k] == r and b[k] == p:
                         k += 1
+                    if extents[i, j, 1] == 0:
+                        extents[i, j, 0] = <int32_t> start
+                    extents[i, j, 1] = <int32_t> k
                     counts[r, 0] += k - start
                     counts[p, 1] += k - start
                     if r == p:
@@ -66,13 +71,20 @@ def survey(
                         along_k[m] += 1
 
 
-def borders(const label_t[:, :, ::1] volume, bint planar, const int64_t[::1] starts, int64_t[::1] ends, int64_t[::1] places):
+def borders(
+    const label_t[:, :, ::1] volume,
+    const int32_t[:, :, ::1] extents,
+    bint planar,
+    const int64_t[::1] starts,
+    int64_t[::1] ends,
+    int64_t[::1] places,
+):
     """The border voxels of every label in one pass: voxels with a face neighbour of another value or beyond the array.
 
-    Those of label v fill places[starts[v] : ends[v]], ascending. `starts` (labels + 1) leaves room for each label,
+    Labels lie within `extents` (survey). Those of label v fill places[starts[v] : ends[v]], ascending. `starts` (labels + 1) leaves room for each label,
     none for those that are not wanted; `ends` begins as starts[:-1]. `planar`: neighbours along I do not count.
     """
-    cdef Py_ssize_t i, j, k, ni = volume.shape[0], nj = volume.shape[1], nk = volume.shape[2]
+    cdef Py_ssize_t i, j, k, end, ni = volume.shape[0], nj = volume.shape[1], nk = volume.shape[2]
     cdef Py_ssize_t plane = nj * nk, step = sizeof(uint64_t) // sizeof(label_t)
     cdef const label_t *a
     cdef label_t v
@@ -82,10 +94,13 @@ def borders(const label_t[:, :, ::1] volume, bint planar, const int64_t[::1] sta
         for i in range(ni):
             for j in range(nj):
                 a = &volume[i, j, 0]
+                k = extents[i, j, 0]
+                end = extents[i, j, 1]
+                if k == end:
+                    continue
                 edge_row = j == 0 or j == nj - 1 or (not planar and (i == 0 or i == ni - 1))
-                k = 0
-                while k < nk:
-                    if k + step <= nk:
+                while k < end:
+                    if k + step <= end:
                         memcpy(&word, a + k, sizeof(uint64_t))
                         if word == 0:
                             k += step

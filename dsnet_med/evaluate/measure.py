@@ -72,7 +72,7 @@ def measure_case(
     survey = passes.PASSES.survey(maps.reference, maps.prediction)
     _require_known(survey.voxels, names)
     counted = [_counted(label, name, survey.voxels, diagonal) for label, name in names.items()]
-    borders = Borders.of(maps, survey.voxels)
+    borders = Borders.of(maps, survey)
 
     def measured(measure: Measure) -> Measure:
         return _with_distances(measure, borders, maps.spacing, in_voxels=in_voxels, tolerance_mm=limit)

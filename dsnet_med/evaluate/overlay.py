@@ -176,5 +176,6 @@ def _edges(labels: Slice) -> NDArray[np.bool_]:
 
 def _address(picture: NDArray[np.uint8]) -> str:
     stream = io.BytesIO()
-    Image.fromarray(picture).quantize(_PALETTE).save(stream, "PNG", optimize=True)
+    # An octree is ten times as fast as a median cut, and as good at these few colours.
+    Image.fromarray(picture).quantize(_PALETTE, Image.Quantize.FASTOCTREE).save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -23,11 +23,13 @@ class Survey(NamedTuple):
     """What one pass over two label maps counts.
 
     `voxels` (labels, 3): of each label in the reference, in the prediction and in both; row 0 means nothing.
-    `differing`: for each axis, how many voxels differ at each of its indices.
+    `differing`: for each axis, how many voxels differ at each of its indices. `extents` (I, J, 2): from where to
+    where along K labels may lie in either map.
     """
 
     voxels: NDArray[np.int64]
     differing: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+    extents: NDArray[np.int32]
 
 
 class Passes(Protocol):
@@ -36,7 +38,9 @@ class Passes(Protocol):
     def survey(self, reference: LabelMap, prediction: LabelMap) -> Survey:
         """Count both maps, of one shape and type."""
 
-    def borders(self, volume: LabelMap, rooms: NDArray[np.int64], planar: bool) -> list[Places]:
+    def borders(
+        self, volume: LabelMap, rooms: NDArray[np.int64], extents: NDArray[np.int32], planar: bool
+    ) -> list[Places]:
         """The border voxels of each label, ascending.
 
         `rooms` (labels) says how many voxels each label has; labels with 0 are passed over. In a `planar` map

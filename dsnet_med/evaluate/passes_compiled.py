@@ -16,20 +16,24 @@ _COLUMNS = 256
 
 def survey(reference: LabelMap, prediction: LabelMap) -> Survey:
     """See passes.Passes."""
-    labels = 1 + max(int(reference.max()), int(prediction.max()))
+    narrow = reference.dtype == np.uint8  # looking for the largest label would be one more pass
+    labels = 256 if narrow else 1 + max(int(reference.max()), int(prediction.max()))
     voxels = np.zeros((labels, 3), np.int64)
     i, j, k = (np.zeros(length, np.int64) for length in reference.shape)
-    kernel.survey(reference, prediction, voxels, i, j, k)
-    return Survey(voxels, (i, j, k))
+    extents = np.zeros((*reference.shape[:2], 2), np.int32)
+    kernel.survey(reference, prediction, voxels, i, j, k, extents)
+    return Survey(voxels, (i, j, k), extents)
 
 
-def borders(volume: LabelMap, rooms: NDArray[np.int64], planar: bool) -> list[Places]:
+def borders(
+    volume: LabelMap, rooms: NDArray[np.int64], extents: NDArray[np.int32], planar: bool
+) -> list[Places]:
     """See passes.Passes."""
     starts = np.concatenate([[0], np.cumsum(rooms)])
     ends = starts[:-1].copy()
     # Room for every voxel of the labels; the system gives memory only for what is written.
     places = np.empty(starts[-1], np.int64)
-    kernel.borders(volume, planar, starts, ends, places)
+    kernel.borders(volume, extents, planar, starts, ends, places)
     return [places[start:end] for start, end in zip(starts[:-1], ends, strict=True)]
 
 

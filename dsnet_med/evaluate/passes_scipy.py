@@ -26,11 +26,16 @@ def survey(reference: LabelMap, prediction: LabelMap) -> Survey:
         k += np.count_nonzero(differ, axis=0)
         for column, values in enumerate((a[a > 0], b[b > 0], a[~differ & (a > 0)])):
             voxels[:, column] += np.bincount(values, minlength=labels)
-    return Survey(voxels, (i, j, k))
+    extents = np.zeros((*reference.shape[:2], 2), np.int32)
+    extents[..., 1] = reference.shape[2]
+    return Survey(voxels, (i, j, k), extents)
 
 
-def borders(volume: LabelMap, rooms: NDArray[np.int64], planar: bool) -> list[Places]:
-    """See passes.Passes."""
+def borders(
+    volume: LabelMap, rooms: NDArray[np.int64], extents: NDArray[np.int32], planar: bool
+) -> list[Places]:
+    """See passes.Passes; the extents save nothing here."""
+    del extents
     plane = volume[0].size
     found = [np.empty(0, np.int64)]
     for index, here in enumerate(volume):

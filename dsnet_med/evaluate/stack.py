@@ -107,7 +107,9 @@ def _parts(slices: LabelMap, labels: Collection[int]) -> dict[int, Part]:
     volume = np.ascontiguousarray(slices)
     rooms = np.bincount(volume.reshape(-1))
     present = [label for label in labels if label < len(rooms) and rooms[label]]
-    places = PASSES.borders(volume, rooms, False)
+    extents = np.zeros((*volume.shape[:2], 2), np.int32)
+    extents[..., 1] = volume.shape[2]
+    places = PASSES.borders(volume, rooms, extents, False)
     ends = {index: _open_end(volume, index) for index in {0, len(volume) - 1}}
     return {
         label: Part(

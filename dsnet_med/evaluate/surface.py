@@ -97,12 +97,13 @@ class Borders:
     prediction: list[Places]
 
     @classmethod
-    def of(cls, maps: inputs.AlignedMaps, voxels: NDArray[np.int64]) -> "Borders":
-        """Of the labels that both maps hold; `voxels` (labels, 3) as passes.Survey has them."""
+    def of(cls, maps: inputs.AlignedMaps, survey: passes.Survey) -> "Borders":
+        """Of the labels that both maps hold."""
+        voxels = survey.voxels
         shared = (voxels[:, 0] > 0) & (voxels[:, 1] > 0)
         shared[0] = False
         found = [
-            passes.PASSES.borders(volume, voxels[:, column] * shared, maps.planar)
+            passes.PASSES.borders(volume, voxels[:, column] * shared, survey.extents, maps.planar)
             for column, volume in enumerate((maps.reference, maps.prediction))
         ]
         i, j, k = maps.reference.shape
@@ -123,8 +124,9 @@ def _checked_distances(
 ) -> SurfaceDistances | float:
     masks = inputs.masks(reference, prediction)
     sizes = inputs.spacing(spacing_mm, masks[0].ndim)
-    if not (masks[0].any() and masks[1].any()):
-        return inf if masks[0].any() or masks[1].any() else nan
     maps = inputs.aligned(masks[0].view(np.uint8), masks[1].view(np.uint8), sizes)
-    voxels = np.array([[0, 0, 0], [np.count_nonzero(masks[0]), np.count_nonzero(masks[1]), 0]])
-    return Borders.of(maps, voxels).distances(1, maps.spacing)
+    survey = passes.PASSES.survey(maps.reference, maps.prediction)
+    in_reference, in_prediction = survey.voxels[1, :2] if len(survey.voxels) > 1 else (0, 0)
+    if not (in_reference and in_prediction):
+        return inf if in_reference or in_prediction else nan
+    return Borders.of(maps, survey).distances(1, maps.spacing)
