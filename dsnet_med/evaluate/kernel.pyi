@@ -18,12 +18,11 @@ def borders(
     planar: bool,
     starts: NDArray[int64],
     ends: NDArray[int64],
-    places: NDArray[int64],
+    places: NDArray[int32],
 ) -> None: ...
 def nearest(
-    points: NDArray[int64],
-    targets: NDArray[int64],
-    shape: tuple[int, int, int],
+    points: NDArray[int32],
+    targets: NDArray[int32],
     spacing_mm: tuple[float, float, float],
     steps: NDArray[int32],
     lengths: NDArray[float64],

@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The passes over voxels and border voxels that take the time, compiled; surface_scipy.py is the same in SciPy.
 
-Arrays are C-contiguous (I, J, K). A place is the flat index of a voxel, i * J * K + j * K + k, so ascending places
-run along K first: a column is all voxels with one (i, j). Nothing here checks its arguments: callers do.
+Volumes are C-contiguous (I, J, K). Places are voxels (N, 3) in the order of memory, so along K first: a column is
+all voxels with one (i, j). Nothing here checks its arguments: callers do.
 """
 
-from libc.math cimport INFINITY, sqrt
+from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
@@ -77,12 +77,13 @@ def borders(
     bint planar,
     const int64_t[::1] starts,
     int64_t[::1] ends,
-    int64_t[::1] places,
+    int32_t[:, ::1] places,
 ):
     """The border voxels of every label in one pass: voxels with a face neighbour of another value or beyond the array.
 
-    Labels lie within `extents` (survey). Those of label v fill places[starts[v] : ends[v]], ascending. `starts` (labels + 1) leaves room for each label,
-    none for those that are not wanted; `ends` begins as starts[:-1]. `planar`: neighbours along I do not count.
+    Labels lie within `extents` (survey). The places of label v fill places[starts[v] : ends[v]]. `starts`
+    (labels + 1) leaves room for each label, none for those that are not wanted; `ends` begins as starts[:-1].
+    `planar`: neighbours along I do not count.
     """
     cdef Py_ssize_t i, j, k, end, ni = volume.shape[0], nj = volume.shape[1], nk = volume.shape[2]
     cdef Py_ssize_t plane = nj * nk, step = sizeof(uint64_t) // sizeof(label_t)
@@ -116,7 +117,9 @@ def borders(
                         or a[k + nk] != v
                         or (not planar and (a[k - plane] != v or a[k + plane] != v))
                     ):
-                        places[ends[v]] = i * plane + j * nk + k
+                        places[ends[v], 0] = <int32_t> i
+                        places[ends[v], 1] = <int32_t> j
+                        places[ends[v], 2] = <int32_t> k
                         ends[v] += 1
                     k += 1
 
@@ -129,7 +132,7 @@ cdef struct Box:
 # Targets in ascending order, by column and as a tree of boxes around 16, 256 and 4096 successive ones.
 cdef struct Targets:
     int64_t count
-    int32_t *at
+    const int32_t *at
     int32_t i0
     int32_t j0
     int32_t ni
@@ -228,25 +231,13 @@ cdef int64_t _in_column(Targets *t, int64_t low, int64_t high, int32_t k) noexce
     return low
 
 
-cdef bint _prepare(Targets *t, const int64_t[::1] places, int64_t nj, int64_t nk) noexcept nogil:
-    """Coordinates, and for each (i, j) around the targets where its column begins; False without memory."""
-    cdef int64_t n, plane = nj * nk, rest, cell
-    cdef int32_t *q
-    t.count = places.shape[0]
-    t.at = <int32_t *> malloc(3 * t.count * sizeof(int32_t))
-    if t.at == NULL:
-        return False
-    cdef int32_t j_low = 0, j_high = 0
-    for n in range(t.count):
-        q = &t.at[3 * n]
-        rest = places[n] % plane
-        q[0] = <int32_t> (places[n] // plane)
-        q[1] = <int32_t> (rest // nk)
-        q[2] = <int32_t> (rest % nk)
-        if n == 0 or q[1] < j_low:
-            j_low = q[1]
-        if n == 0 or q[1] > j_high:
-            j_high = q[1]
+cdef bint _prepare(Targets *t) noexcept nogil:
+    """For each (i, j) around the targets, where its column begins; False without memory."""
+    cdef int64_t n, cell
+    cdef int32_t j_low = t.at[1], j_high = t.at[1]
+    for n in range(1, t.count):
+        j_low = min(j_low, t.at[3 * n + 1])
+        j_high = max(j_high, t.at[3 * n + 1])
     t.i0 = t.at[0]
     t.j0 = j_low
     t.ni = t.at[3 * (t.count - 1)] - t.i0 + 1
@@ -265,7 +256,6 @@ cdef bint _prepare(Targets *t, const int64_t[::1] places, int64_t nj, int64_t nk
 
 cdef void _release(Targets *t) noexcept nogil:
     cdef int level
-    free(t.at)
     free(t.column)
     for level in range(3):
         free(t.boxes[level])
@@ -312,39 +302,36 @@ cdef double _walk(
 
 
 def nearest(
-    const int64_t[::1] points,
-    const int64_t[::1] targets,
-    tuple shape,
+    const int32_t[:, ::1] points,
+    const int32_t[:, ::1] targets,
     tuple spacing_mm,
     const int32_t[:, ::1] steps,
     const double[::1] lengths,
     double[::1] distances,
 ):
-    """For each of `points` the exact distance to the nearest of `targets` (at least one), both ascending places.
+    """For each of `points` the exact distance to the nearest of `targets`; at least one of each, both places.
 
     steps (N, 2) are offsets along I and J in the order of their squared lengths (N,); the first must be (0, 0).
     They decide how far columns are walked before the tree is asked, so only the time depends on how many there are.
     """
     cdef Targets t
     cdef double spacing[3]
-    cdef int32_t q[3]
-    cdef int64_t nj = shape[1], nk = shape[2], plane = nj * nk, rest, n, last = 0
+    cdef const int32_t *q
+    cdef int64_t n, last = 0
     cdef double best
     cdef bint settled, has_tree = False, enough = True
     cdef int level
     for level in range(3):
         spacing[level] = spacing_mm[level]
         t.boxes[level] = NULL
-    t.at = NULL
+    t.at = &targets[0, 0]
+    t.count = targets.shape[0]
     t.column = NULL
     with nogil:
-        enough = _prepare(&t, targets, nj, nk)
+        enough = _prepare(&t)
         if enough:
             for n in range(points.shape[0]):
-                rest = points[n] % plane
-                q[0] = <int32_t> (points[n] // plane)
-                q[1] = <int32_t> (rest // nk)
-                q[2] = <int32_t> (rest % nk)
+                q = &points[n, 0]
                 # Neighbours in order tend to be neighbours in space: the last answer is a good bound for the next.
                 best = _between(q, &t.at[3 * last], spacing)
                 best = _walk(&t, q, spacing, steps, lengths, best, &last, &settled)

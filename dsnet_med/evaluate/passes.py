@@ -3,7 +3,8 @@
 Each is written twice: compiled (kernel.pyx), which is what runs, and in SciPy (passes_scipy.py), which the
 first is tested against and which runs where there was no C compiler. The values are the same.
 
-Label maps are C-contiguous (I, J, K), uint8 or uint16; a plane is (1, J, K). A place is a voxel's flat index.
+Label maps are C-contiguous (I, J, K), uint8 or uint16; a plane is (1, J, K). Places are voxels (N, 3), int32
+and C-contiguous, in the order of memory.
 """
 
 from typing import NamedTuple, Protocol
@@ -13,9 +14,8 @@ from numpy.typing import NDArray
 
 from dsnet_med.evaluate.inputs import LabelMap, Mask
 
-Places = NDArray[np.int64]
+Places = NDArray[np.int32]
 Distances = NDArray[np.float64]
-Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
 
@@ -23,8 +23,8 @@ class Survey(NamedTuple):
     """What one pass over two label maps counts.
 
     `voxels` (labels, 3): of each label in the reference, in the prediction and in both; row 0 means nothing.
-    `differing`: for each axis, how many voxels differ at each of its indices. `extents` (I, J, 2): from where to
-    where along K labels may lie in either map.
+    `differing`: for each axis, how many voxels differ at each of its indices. `extents` (I, J, 2): from where
+    to where along K labels may lie in either map.
     """
 
     voxels: NDArray[np.int64]
@@ -41,14 +41,17 @@ class Passes(Protocol):
     def borders(
         self, volume: LabelMap, rooms: NDArray[np.int64], extents: NDArray[np.int32], planar: bool
     ) -> list[Places]:
-        """The border voxels of each label, ascending.
+        """The border voxels of each label.
 
         `rooms` (labels) says how many voxels each label has; labels with 0 are passed over. In a `planar` map
         neighbours along I do not count.
         """
 
-    def nearest(self, points: Places, targets: Places, shape: Shape, spacing: Spacing) -> Distances:
-        """For each of `points` the exact distance to the nearest of `targets`, in the unit of `spacing`."""
+    def nearest(self, points: Places, targets: Places, spacing: Spacing) -> Distances:
+        """For each of `points` the exact distance to the nearest of `targets`, in the unit of `spacing`.
+
+        There is at least one of each.
+        """
 
 
 def plane_border(labels: LabelMap) -> Mask:

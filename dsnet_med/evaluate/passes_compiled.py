@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dsnet_med.evaluate import kernel
 from dsnet_med.evaluate.inputs import LabelMap
-from dsnet_med.evaluate.passes import Distances, Places, Shape, Spacing, Survey
+from dsnet_med.evaluate.passes import Distances, Places, Spacing, Survey
 
 # Columns looked into before the tree is asked: more or fewer, from 64 to 1024, cost the same on organs.
 _COLUMNS = 256
@@ -32,15 +32,15 @@ def borders(
     starts = np.concatenate([[0], np.cumsum(rooms)])
     ends = starts[:-1].copy()
     # Room for every voxel of the labels; the system gives memory only for what is written.
-    places = np.empty(starts[-1], np.int64)
+    places = np.empty((starts[-1], 3), np.int32)
     kernel.borders(volume, extents, planar, starts, ends, places)
     return [places[start:end] for start, end in zip(starts[:-1], ends, strict=True)]
 
 
-def nearest(points: Places, targets: Places, shape: Shape, spacing: Spacing) -> Distances:
+def nearest(points: Places, targets: Places, spacing: Spacing) -> Distances:
     """See passes.Passes."""
     distances = np.empty(len(points))
-    kernel.nearest(points, targets, shape, spacing, *_steps(spacing[0], spacing[1]), distances)
+    kernel.nearest(points, targets, spacing, *_steps(spacing[0], spacing[1]), distances)
     return distances
 
 

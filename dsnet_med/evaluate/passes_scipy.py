@@ -6,7 +6,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 from dsnet_med.evaluate.inputs import LabelMap
-from dsnet_med.evaluate.passes import Distances, Places, Shape, Spacing, Survey, plane_border
+from dsnet_med.evaluate.passes import Distances, Places, Spacing, Survey, plane_border
 
 # Above this share of a box a tree of points is slower than a distance transform of the whole box.
 _DENSE = 0.25
@@ -36,8 +36,7 @@ def borders(
 ) -> list[Places]:
     """See passes.Passes; the extents save nothing here."""
     del extents
-    plane = volume[0].size
-    found = [np.empty(0, np.int64)]
+    found, values = [np.empty((0, 3), np.int32)], [volume[0, 0, :0]]
     for index, here in enumerate(volume):
         if not here.any():
             continue
@@ -45,32 +44,34 @@ def borders(
         if not planar:
             for other in (index - 1, index + 1):
                 edge |= (volume[other] != here) if 0 <= other < len(volume) else True
-        found.append(np.flatnonzero(edge & (here > 0)) + index * plane)
-    places = np.concatenate(found)
-    values = volume.reshape(-1)[places]
-    order = np.argsort(values, kind="stable")
-    ends = np.searchsorted(values[order], np.arange(len(rooms) + 1))
+        flat = np.flatnonzero(edge & (here > 0))
+        j, k = np.divmod(flat.astype(np.int32), here.shape[1])
+        found.append(np.column_stack([np.full_like(j, index), j, k]))
+        values.append(here.reshape(-1)[flat])
+    labels = np.concatenate(values)
+    order = np.argsort(labels, kind="stable")
+    places, ends = np.concatenate(found)[order], np.searchsorted(labels[order], np.arange(len(rooms) + 1))
     return [
-        places[order[start:end]] if room else places[:0]
+        places[start:end] if room else places[:0]
         for start, end, room in zip(ends[:-1], ends[1:], rooms, strict=True)
     ]
 
 
-def nearest(points: Places, targets: Places, shape: Shape, spacing: Spacing) -> Distances:
+def nearest(points: Places, targets: Places, spacing: Spacing) -> Distances:
     """See passes.Passes."""
+    low = np.minimum(points.min(axis=0), targets.min(axis=0))
+    box = np.maximum(points.max(axis=0), targets.max(axis=0)) - low + 1
     distances = np.zeros(len(points))
-    apart = ~np.isin(points, targets, assume_unique=True)
+    apart = ~np.isin(*(np.ravel_multi_index((p - low).T, box) for p in (points, targets)), assume_unique=True)
     if not apart.any():
         return distances
-    queries, goals = (np.column_stack(np.unravel_index(places, shape)) for places in (points[apart], targets))
-    low = np.minimum(queries.min(axis=0), goals.min(axis=0))
-    box = np.maximum(queries.max(axis=0), goals.max(axis=0)) - low + 1
-    if len(queries) + len(goals) > _DENSE * np.prod(box):
+    queries = points[apart]
+    if len(queries) + len(targets) > _DENSE * np.prod(box, dtype=np.float64):
         outside = np.ones(box, bool)
-        outside[tuple((goals - low).T)] = False
+        outside[tuple((targets - low).T)] = False
         distances[apart] = distance_transform_edt(outside, sampling=spacing)[tuple((queries - low).T)]
         return distances
     # The default balanced tree is slow to build on a grid, whose coordinates are full of ties.
-    tree = cKDTree(goals * np.asarray(spacing), leafsize=24, compact_nodes=False, balanced_tree=False)
+    tree = cKDTree(targets * np.asarray(spacing), leafsize=24, compact_nodes=False, balanced_tree=False)
     distances[apart] = tree.query(queries * np.asarray(spacing))[0]
     return distances

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsnet_med.evaluate import passes
 from dsnet_med.evaluate.inputs import LabelMap, Mask
 from dsnet_med.evaluate.measure import Measure
-from dsnet_med.evaluate.passes import PASSES, Places, Shape, plane_border
+from dsnet_med.evaluate.passes import plane_border
 from dsnet_med.evaluate.surface import SurfaceDistances
 
-Points = NDArray[np.int64]
+Points = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,15 @@ def stackable(parts: Sequence[Parts]) -> bool:
 
 def _measure_label(measures: Sequence[Measure], parts: Sequence[Parts]) -> Measure:
     label = measures[0].label
-    height, width = parts[0].shape[1:]
     depths = [part.shape[0] for part in parts]
-    shape, voxels = (sum(depths), height, width), (1.0, 1.0, 1.0)
-    reference = _flat(border_places([part.reference.get(label) for part in parts], depths), shape)
-    prediction = _flat(border_places([part.prediction.get(label) for part in parts], depths), shape)
+    reference = border_places([part.reference.get(label) for part in parts], depths)
+    prediction = border_places([part.prediction.get(label) for part in parts], depths)
     distance = nan
     if len(reference) and len(prediction):
+        voxels = (1.0, 1.0, 1.0)
         distances = SurfaceDistances(
-            PASSES.nearest(reference, prediction, shape, voxels),
-            PASSES.nearest(prediction, reference, shape, voxels),
+            passes.PASSES.nearest(reference, prediction, voxels),
+            passes.PASSES.nearest(prediction, reference, voxels),
         )
         distance = distances.hd95("pooled")
     return Measure(
@@ -90,7 +90,7 @@ def _measure_label(measures: Sequence[Measure], parts: Sequence[Parts]) -> Measu
 
 def border_places(parts: Sequence[Part | None], depths: Sequence[int]) -> Points:
     """The border voxels (N, 3) of one label in the stack of cases with these depths, each once."""
-    empty = Part(np.empty((0, 3), np.int64), np.empty((0, 2), np.int64), np.empty((0, 2), np.int64))
+    empty = Part(np.empty((0, 3), np.int32), np.empty((0, 2), np.int32), np.empty((0, 2), np.int32))
     known = [empty, *(part or empty for part in parts), empty]
     starts = np.concatenate([[0], np.cumsum(depths)])
     points = []
@@ -100,7 +100,7 @@ def border_places(parts: Sequence[Part | None], depths: Sequence[int]) -> Points
         open_last = _at(depth - 1, _without(here.last, following.first))
         own = np.unique(np.concatenate([here.border, open_first, open_last]), axis=0)
         points.append(own + np.array([starts[index - 1], 0, 0]))
-    return np.concatenate(points).astype(np.int64)
+    return np.concatenate(points).astype(np.int32)
 
 
 def _parts(slices: LabelMap, labels: Collection[int]) -> dict[int, Part]:
@@ -109,17 +109,17 @@ def _parts(slices: LabelMap, labels: Collection[int]) -> dict[int, Part]:
     present = [label for label in labels if label < len(rooms) and rooms[label]]
     extents = np.zeros((*volume.shape[:2], 2), np.int32)
     extents[..., 1] = volume.shape[2]
-    places = PASSES.borders(volume, rooms, extents, False)
+    places = passes.PASSES.borders(volume, rooms, extents, False)
     ends = {index: _open_end(volume, index) for index in {0, len(volume) - 1}}
     return {
         label: Part(
             _inner(
                 places[label],
-                volume.shape,
+                len(volume),
                 [(index, edge & (volume[index] == label)) for index, edge in ends.items()],
             ),
-            np.argwhere(volume[0] == label),
-            np.argwhere(volume[-1] == label),
+            _pixels(volume[0] == label),
+            _pixels(volume[-1] == label),
         )
         for label in present
     }
@@ -134,19 +134,18 @@ def _open_end(volume: LabelMap, index: int) -> Mask:
     return edge
 
 
-def _inner(places: Points, shape: tuple[int, ...], ends: Sequence[tuple[int, Mask]]) -> Points:
+def _inner(points: Points, depth: int, ends: Sequence[tuple[int, Mask]]) -> Points:
     """Border voxels (N, 3) with those of the end slices replaced."""
-    points = np.column_stack(np.unravel_index(places, shape))
-    kept = points[(points[:, 0] > 0) & (points[:, 0] < shape[0] - 1)]
-    return np.concatenate([kept, *(_at(index, np.argwhere(edge)) for index, edge in ends)])
+    kept = points[(points[:, 0] > 0) & (points[:, 0] < depth - 1)]
+    return np.concatenate([kept, *(_at(index, _pixels(edge)) for index, edge in ends)])
 
 
-def _flat(points: Points, shape: Shape) -> Places:
-    return (points[:, 0] * shape[1] + points[:, 1]) * shape[2] + points[:, 2]
+def _pixels(mask: Mask) -> Points:
+    return np.argwhere(mask).astype(np.int32)
 
 
 def _at(index: int, places: Points) -> Points:
-    return np.column_stack([np.full(len(places), index), places])
+    return np.column_stack([np.full(len(places), index, np.int32), places])
 
 
 def _without(places: Points, others: Points) -> Points:

@@ -15,11 +15,11 @@ from math import inf, nan
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from dsnet_med.errors import unknown
 from dsnet_med.evaluate import inputs, passes
-from dsnet_med.evaluate.passes import Distances, Places, Shape
+from dsnet_med.evaluate.passes import Distances, Places
 
 HausdorffRule = Literal["pooled", "max"]
 
@@ -92,7 +92,7 @@ def nsd(
 class Borders:
     """The border voxels of every label of two label maps, from one pass over each."""
 
-    shape: Shape
+    shape: tuple[int, int, int]
     reference: list[Places]
     prediction: list[Places]
 
@@ -114,8 +114,8 @@ class Borders:
         a, b = self.reference[label], self.prediction[label]
         i, j, k = spacing
         return SurfaceDistances(
-            passes.PASSES.nearest(a, b, self.shape, (i, j, k)),
-            passes.PASSES.nearest(b, a, self.shape, (i, j, k)),
+            passes.PASSES.nearest(a, b, (i, j, k)),
+            passes.PASSES.nearest(b, a, (i, j, k)),
         )
 
 
