@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -174,7 +175,8 @@ def _open(path: Path) -> Any:
         raise InputError(f"{path}: no such file")
     try:
         _require_plain_header(path)
-        image = nib.load(path)
+        with LoggingOutputSuppressor():  # what matters is raised, in one line
+            image = nib.load(path)
     except _DAMAGED as error:
         raise InputError(
             f"{path}: not a readable NIfTI file ({one_line(error, 160)}); export it again"
@@ -185,15 +187,21 @@ def _open(path: Path) -> Any:
 
 
 def _require_plain_header(path: Path) -> None:
-    """Raise ValueError for what nibabel would mend by a guess: voxels inside the header, a spacing of zero."""
+    """Raise ValueError for what nibabel would mend by a guess: a damaged start, voxels inside the header, a
+    spacing of zero."""
     with igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
         start = stream.read(nib.Nifti2Header.sizeof_hdr)
     for kind in (nib.Nifti1Header, nib.Nifti2Header):
         if len(start) < kind.sizeof_hdr or not kind.may_contain_header(start):
             continue
         header = kind(start[: kind.sizeof_hdr], check=False)
+        length, magic = int(header["sizeof_hdr"]), header["magic"].item()
+        if length != kind.sizeof_hdr:
+            raise ValueError(f"its header says that it is {length} bytes long, not {kind.sizeof_hdr}")
+        if magic == kind.pair_magic:
+            raise ValueError("its header is that of a pair of files, .hdr and .img")
         begin, spacing = int(header["vox_offset"]), header["pixdim"][1:4]
-        if header["magic"].item() == kind.single_magic and begin < kind.single_vox_offset:
+        if magic == kind.single_magic and begin < kind.single_vox_offset:
             raise ValueError(f"its header puts the voxels at byte {begin}, inside itself; correct vox_offset")
         if header["sform_code"] == 0 and not spacing.all():
             raise ValueError(f"its header has a spacing of zero, {spacing.tolist()} mm; correct pixdim")

@@ -119,6 +119,6 @@ def _label_map(role: str, array: NDArray[Any]) -> LabelMap:
         raise InputError(f"{role} is {array.dtype}, wanted integers; round it to labels first")
     if array.dtype.kind == "i" and array.min() < 0:
         raise InputError(f"{role} holds the label {array.min()}, wanted 0 or more; map it to a class first")
-    if array.max() > LARGEST_LABEL:
+    if array.itemsize > 2 and array.max() > LARGEST_LABEL:
         raise InputError(f"{role} holds the label {array.max()}, wanted at most {LARGEST_LABEL}")
     return array

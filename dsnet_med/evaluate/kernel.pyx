@@ -36,6 +36,7 @@ def survey(
     cdef const label_t *b
     cdef label_t r, p
     cdef uint64_t wa, wb
+    cdef uint64_t four[8]
     with nogil:
         for i in range(ni):
             for j in range(nj):
@@ -48,6 +49,16 @@ def survey(
                         memcpy(&wb, b + k, sizeof(uint64_t))
                         if (wa | wb) == 0:
                             k += step
+                            # Most of a volume is background: four words at a time.
+                            while k + 4 * step <= nk:
+                                memcpy(four, a + k, 4 * sizeof(uint64_t))
+                                memcpy(four + 4, b + k, 4 * sizeof(uint64_t))
+                                if (
+                                    four[0] | four[1] | four[2] | four[3]
+                                    | four[4] | four[5] | four[6] | four[7]
+                                ) != 0:
+                                    break
+                                k += 4 * step
                             continue
                     r = a[k]
                     p = b[k]

@@ -17,37 +17,44 @@ def survey(reference: LabelMap, prediction: LabelMap) -> Survey:
     labels = 1 + max(int(reference.max()), int(prediction.max()))
     voxels = np.zeros((labels, 3), np.int64)
     i, j, k = (np.zeros(length, np.int64) for length in reference.shape)
-    for index, (a, b) in enumerate(zip(reference, prediction, strict=True)):
-        if not (a.any() or b.any()):
+    extents = np.zeros((*reference.shape[:2], 2), np.int32)
+    for index, planes in enumerate(zip(reference, prediction, strict=True)):
+        window = _window(planes[0] | planes[1])
+        if window is None:
             continue
+        rows, columns = window
+        a, b = (plane[window] for plane in planes)
         differ = a != b
         i[index] = np.count_nonzero(differ)
-        j += np.count_nonzero(differ, axis=1)
-        k += np.count_nonzero(differ, axis=0)
+        j[rows] += differ.sum(axis=1)
+        k[columns] += differ.sum(axis=0)
         for column, values in enumerate((a[a > 0], b[b > 0], a[~differ & (a > 0)])):
             voxels[:, column] += np.bincount(values, minlength=labels)
-    extents = np.zeros((*reference.shape[:2], 2), np.int32)
-    extents[..., 1] = reference.shape[2]
+        extents[index, rows] = columns.start, columns.stop
     return Survey(voxels, (i, j, k), extents)
 
 
 def borders(
     volume: LabelMap, rooms: NDArray[np.int64], extents: NDArray[np.int32], planar: bool
 ) -> list[Places]:
-    """See passes.Passes; the extents save nothing here."""
-    del extents
+    """See passes.Passes."""
     found, values = [np.empty((0, 3), np.int32)], [volume[0, 0, :0]]
-    for index, here in enumerate(volume):
-        if not here.any():
+    for index, plane in enumerate(volume):
+        inside = np.flatnonzero(extents[index, :, 1])
+        if not len(inside):
             continue
+        low = extents[index, inside, 0].min()
+        # Beyond the window lies background or the end of the volume: its edge is border either way.
+        window = slice(inside[0], inside[-1] + 1), slice(low, extents[index, inside, 1].max())
+        here = plane[window]
         edge = plane_border(here)
         if not planar:
             for other in (index - 1, index + 1):
-                edge |= (volume[other] != here) if 0 <= other < len(volume) else True
-        flat = np.flatnonzero(edge & (here > 0))
-        j, k = np.divmod(flat.astype(np.int32), here.shape[1])
-        found.append(np.column_stack([np.full_like(j, index), j, k]))
-        values.append(here.reshape(-1)[flat])
+                edge |= (volume[other][window] != here) if 0 <= other < len(volume) else True
+        edge &= here > 0
+        j, k = np.nonzero(edge)
+        found.append(np.column_stack([np.full_like(j, index), j + inside[0], k + low]).astype(np.int32))
+        values.append(here[edge])
     labels = np.concatenate(values)
     order = np.argsort(labels, kind="stable")
     places, ends = np.concatenate(found)[order], np.searchsorted(labels[order], np.arange(len(rooms) + 1))
@@ -62,7 +69,8 @@ def nearest(points: Places, targets: Places, spacing: Spacing) -> Distances:
     low = np.minimum(points.min(axis=0), targets.min(axis=0))
     box = np.maximum(points.max(axis=0), targets.max(axis=0)) - low + 1
     distances = np.zeros(len(points))
-    apart = ~np.isin(*(np.ravel_multi_index((p - low).T, box) for p in (points, targets)), assume_unique=True)
+    keys = [np.ravel_multi_index(tuple((places - low).T), tuple(box)) for places in (points, targets)]
+    apart = ~np.isin(keys[0], keys[1], assume_unique=True)
     if not apart.any():
         return distances
     queries = points[apart]
@@ -75,3 +83,12 @@ def nearest(points: Places, targets: Places, spacing: Spacing) -> Distances:
     tree = cKDTree(targets * np.asarray(spacing), leafsize=24, compact_nodes=False, balanced_tree=False)
     distances[apart] = tree.query(queries * np.asarray(spacing))[0]
     return distances
+
+
+def _window(plane: LabelMap) -> tuple[slice, slice] | None:
+    """The box around the labels of a plane."""
+    rows = np.flatnonzero(plane.max(axis=1))
+    if not len(rows):
+        return None
+    columns = np.flatnonzero(plane[rows[0] : rows[-1] + 1].max(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)

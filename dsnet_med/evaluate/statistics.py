@@ -54,11 +54,11 @@ def mean_intervals(values: ArrayLike) -> tuple[list[Interval], Interval]:
     weights = _weights(len(table))
     with np.errstate(invalid="ignore"):  # a resample may hold no counted case of a column
         means = (weights @ np.where(counted, table, 0)) / (weights @ counted.astype(np.float64))
+        known = ~np.isnan(means)
+        overall = np.where(known, means, 0).sum(axis=1) / known.sum(axis=1)
     enough = counted.sum(axis=0) > 1
-    intervals = [_interval(column) if known else None for column, known in zip(means.T, enough, strict=True)]
-    present = means[:, counted.any(axis=0)]
-    whole = np.nanmean(present, axis=1) if enough.any() else None
-    return intervals, None if whole is None else _interval(whole)
+    intervals = [_interval(column) if many else None for column, many in zip(means.T, enough, strict=True)]
+    return intervals, _interval(overall) if enough.any() else None
 
 
 def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:

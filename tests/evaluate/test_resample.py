@@ -1,0 +1,84 @@
+"""A prediction on another grid: an error that names both files, or brought over, as asked."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+from dsnet_med.errors import InputError
+from dsnet_med.evaluate.folders import evaluate_pairs, pair_folders
+from dsnet_med.evaluate.resample import onto_grid
+from dsnet_med.evaluate.summary import summarise
+from dsnet_med.volumes import read_labels
+
+NAMES = {1: "organ", 2: "speck"}
+AFFINE = np.array([[1.0, 0, 0, -7], [0, 1.5, 0, 4], [0, 0, 3.0, 11], [0, 0, 0, 1]])
+
+
+def write(path, voxels, affine):
+    path.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels.astype(np.uint8), affine), path)
+    return path
+
+
+@pytest.fixture
+def reference(tmp_path):
+    voxels = np.zeros((12, 10, 6), np.uint8)
+    voxels[2:7, 3:8, 1:4], voxels[10, 2, 4] = 1, 2
+    return read_labels(write(tmp_path / "reference.nii.gz", voxels, AFFINE))
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "SAR", "PIL", "ASL"])
+def test_another_axis_order_comes_back_voxel_for_voxel(tmp_path, reference, codes):
+    turn = ornt_transform(io_orientation(AFFINE), axcodes2ornt(codes))
+    voxels = apply_orientation(reference.voxels, turn)
+    affine = AFFINE @ inv_ornt_aff(turn, reference.shape)
+    other = read_labels(write(tmp_path / "other.nii.gz", voxels, affine))
+    back, words = onto_grid(other, reference)
+    assert np.array_equal(back.voxels, reference.voxels)
+    assert np.array_equal(back.affine, reference.affine)
+    assert words.startswith("resampled from")
+
+
+def test_every_voxel_doubled_comes_back(tmp_path, reference):
+    fine = np.repeat(np.repeat(reference.voxels, 2, axis=0), 3, axis=2)
+    scale = np.diag((0.5, 1, 1 / 3, 1))
+    scale[:3, 3] = -0.25, 0, -1 / 3
+    other = read_labels(write(tmp_path / "fine.nii.gz", fine, AFFINE @ scale))
+    back, words = onto_grid(other, reference)
+    assert np.array_equal(back.voxels, reference.voxels)
+    assert (
+        words
+        == "resampled from 24 x 10 x 18 voxels of 0.5 x 1.5 x 1 mm to 12 x 10 x 6 voxels of 1 x 1.5 x 3 mm"
+    )
+
+
+def test_outside_is_background_and_nowhere_is_an_error(tmp_path, reference):
+    moved = AFFINE.copy()
+    moved[0, 3] += 6
+    other = read_labels(write(tmp_path / "moved.nii.gz", np.ones((12, 10, 6)), moved))
+    back, _ = onto_grid(other, reference)
+    assert (back.voxels[:6] == 0).all()
+    assert (back.voxels[6:] == 1).all()
+    moved[0, 3] += 500
+    far = read_labels(write(tmp_path / "far.nii.gz", np.ones((12, 10, 6)), moved))
+    with pytest.raises(InputError, match=r"far\.nii\.gz and .*reference\.nii\.gz lie in different places"):
+        onto_grid(far, reference)
+
+
+def test_through_folders_it_has_to_be_asked_for_and_is_said(tmp_path, reference):
+    coarse = AFFINE @ np.diag((1, 1, 2, 1))
+    write(tmp_path / "r" / "case.nii.gz", reference.voxels, AFFINE)
+    write(tmp_path / "p" / "case.nii.gz", reference.voxels[:, :, ::2], coarse)
+    pairs = pair_folders(tmp_path / "p", tmp_path / "r")[0]
+    (refused,) = evaluate_pairs(pairs, NAMES)
+    assert "--resample" in refused.error
+    assert str(tmp_path / "p" / "case.nii.gz") in refused.error
+    assert str(tmp_path / "r" / "case.nii.gz") in refused.error
+    (score,) = evaluate_pairs(pairs, NAMES, resample=True)
+    assert score.error is None
+    assert 0.5 < score.records()[0].dice < 1
+    assert summarise([score], NAMES)["resampled"] == {"case": score.resampled}
+    itself = pair_folders(tmp_path / "r", tmp_path / "r")[0]
+    (same,) = evaluate_pairs(itself, NAMES, resample=True)
+    assert same.resampled == ""

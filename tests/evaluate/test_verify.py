@@ -1,0 +1,171 @@
+"""verify: a summary holds until a file, a number or a rule changes."""
+
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dsnet_med.errors import InputError
+from dsnet_med.evaluate.folders import evaluate_pairs, pair_folders
+from dsnet_med.evaluate.report import write_results
+from dsnet_med.evaluate.summary import summarise
+from dsnet_med.evaluate.verify import count_numbers, differences, read_claim, score_again
+
+NAMES = {1: "liver, left", 2: "spleen"}
+
+
+def save(path, voxels, spacing=(1.0, 1.5, 3.0)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels.astype(np.uint8), np.diag((*spacing, 1.0))), path)
+
+
+def evaluated(folder, protocols=("strict",), reference_map=None, resample=False, spacing=(1.0, 1.5, 3.0)):
+    """Four cases, one of them unreadable, scored and written; returns the summary's path."""
+    rng = np.random.default_rng(0)
+    for case in ("a", "b", "c"):
+        reference = np.zeros((12, 10, 4), np.uint8)
+        reference[2:7, 2:8, 1:3], reference[8:11, 3:7, 1] = 1, 2
+        prediction = np.where(rng.random(reference.shape) < 0.05, 0, reference)
+        save(folder / "p" / f"{case}.nii.gz", prediction, spacing)
+        save(folder / "r" / f"{case}.nii.gz", reference * (10 if reference_map else 1))
+    for role in "pr":
+        (folder / role / "bad.nii.gz").write_bytes(b"no volume")
+    pairs, missing, failures = pair_folders(folder / "p", folder / "r")
+    scores = list(
+        evaluate_pairs(
+            pairs,
+            NAMES,
+            protocols=protocols,
+            reference_map=lambda _: reference_map,
+            nsd_tolerance_mm=2.5,
+            resample=resample,
+        )
+    )
+    summary = summarise(scores, NAMES, protocols, missing=missing, failures=failures, nsd_tolerance_mm=2.5)
+    assert (summary["cases"], len(summary["failed"])) == (3, 1)
+    write_results(folder / "out", scores, summary, NAMES)
+    return folder / "out" / "summary.json"
+
+
+def verified(path, **folders):
+    claim = read_claim(path, **folders)
+    return differences(claim, list(score_again(claim)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"protocols": ("transunet", "strict", "dpcnet", "monai")},
+        {"protocols": ("dpcnet",)},
+        {"reference_map": {0: 0, 10: 1, 20: 2}},
+        {"resample": True, "spacing": (1.0, 1.5, 3.3)},
+    ],
+)
+def test_what_was_just_written_holds(tmp_path, options):
+    path = evaluated(tmp_path, **options)
+    assert verified(path) == []
+    assert count_numbers(read_claim(path)) > 30
+
+
+def numbers_in(value, trail=()):
+    """Every place of a number in the part of a summary that is verified."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        if isinstance(item, (int, float)) and not isinstance(item, bool):
+            yield (*trail, key)
+        else:
+            yield from numbers_in(item, (*trail, key))
+
+
+def test_every_number_that_is_tampered_with_is_noticed(tmp_path):
+    path = evaluated(tmp_path, protocols=("strict", "monai"))
+    claim = read_claim(path)
+    scores = list(score_again(claim))
+    assert differences(claim, scores) == []
+    places = [
+        place
+        for place in numbers_in(claim.content)
+        if place[0] in ("labels", "mean", "mean_ci95", "missed", "cases", "protocols")
+    ]
+    assert len(places) == count_numbers(claim)
+    for *trail, last in places:
+        where = claim.content
+        for key in trail:
+            where = where[key]
+        kept = where[last]
+        where[last] = kept + 1e-6
+        found = differences(claim, scores)
+        assert len(found) == 1, (trail, last)
+        assert "when scored again" in found[0]
+        where[last] = kept
+
+
+def test_a_changed_file_is_noticed_even_where_no_number_changes(tmp_path):
+    path = evaluated(tmp_path)
+    file = tmp_path / "r" / "b.nii.gz"
+    voxels = np.asarray(nib.load(file).dataobj)
+    image = nib.Nifti1Image(voxels, np.diag((1.0, 1.5, 3.0, 1)))
+    image.header["descrip"] = b"touched"
+    nib.save(image, file)
+    assert verified(path) == [f"b: {file} is not the file that was scored (another SHA-256)"]
+
+
+def test_a_changed_voxel_changes_numbers(tmp_path):
+    path = evaluated(tmp_path)
+    voxels = np.asarray(nib.load(tmp_path / "p" / "b.nii.gz").dataobj).copy()
+    voxels[2:4] = 0
+    save(tmp_path / "p" / "b.nii.gz", voxels)
+    found = verified(path)
+    assert any("SHA-256" in line for line in found)
+    assert any(line.startswith("strict: labels.liver, left.dice.mean") for line in found)
+    assert any("cases.csv: the row b,1," in line for line in found)
+
+
+def test_a_file_that_is_gone(tmp_path):
+    path = evaluated(tmp_path)
+    (tmp_path / "p" / "a.nii.gz").unlink()
+    (found,) = verified(path)
+    assert re.match(r"a: .*a\.nii\.gz: no such file", found)
+
+
+def test_folders_that_moved(tmp_path):
+    path = evaluated(tmp_path)
+    (tmp_path / "p").rename(tmp_path / "q")
+    assert len(verified(path)) == 3
+    assert verified(path, prediction=tmp_path / "q") == []
+
+
+def test_rows_of_the_csv(tmp_path):
+    path = evaluated(tmp_path)
+    table = path.with_name("cases.csv")
+    text = table.read_text()
+    table.write_text(text.replace(",spleen,0.", ",spleen,0.9", 1))
+    assert len(verified(path)) == 1
+    table.write_text("\n".join(text.splitlines()[:-1]) + "\n")
+    assert "5 rows, 6 when scored again" in verified(path)[0]
+    table.unlink()
+    assert verified(path) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"protocol": "strict", "label_values": {"a": 1}, "inputs": {}, "nsd_tolerance_mm": 1}',
+        '{"protocol": "strict", "label_values": {"a": 1}, "inputs": {"x": 3}, "nsd_tolerance_mm": 1}',
+        '{"protocol": "strict", "label_values": {"a": -1}, "inputs": {"x": {}}, "nsd_tolerance_mm": 1}',
+        '{"protocol": "strict", "label_values": 3, "inputs": {}, "nsd_tolerance_mm": "x"}',
+    ],
+)
+def test_what_is_no_summary(tmp_path, content):
+    path = tmp_path / "summary.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"summary\.json|label"):
+        read_claim(path)
+    with pytest.raises(InputError, match="not a summary"):
+        read_claim(tmp_path / "nowhere.json")
