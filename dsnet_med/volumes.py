@@ -236,12 +236,13 @@ def _voxels(path: Path, image: Any, memory: Memory) -> NDArray[Any]:
     No well-kept decoder is faster than isal. Where the file lies and how it is scaled is asked of `dataobj`:
     nibabel clears both in the header of an image that it has loaded.
     """
-    if path.suffix != ".gz":
-        return np.asarray(image.dataobj)
-    stored, count = image.dataobj, math.prod(image.shape)
-    wanted = stored.offset + count * stored.dtype.itemsize
-    if path.stat().st_size * _GZIP_AT_MOST < wanted:
-        raise EOFError(f"{path.stat().st_size} compressed bytes cannot hold the {wanted} that its header names")
+    stored, compressed = image.dataobj, path.suffix == ".gz"
+    wanted = stored.offset + math.prod(image.shape) * stored.dtype.itemsize
+    size = path.stat().st_size
+    if size * (_GZIP_AT_MOST if compressed else 1) < wanted:  # before any memory is taken
+        raise EOFError(f"{size} bytes cannot hold the {wanted} that its header names")
+    if not compressed:
+        return np.asarray(stored)
     content = memory.take(wanted)
     with igzip.open(io.BytesIO(path.read_bytes()), "rb") as stream:  # one read from the disk, not a hundred
         filled = 0
