@@ -37,9 +37,7 @@ _DAMAGED = (
 )
 _SMALLEST_SPACING_MM = 1e-4
 _CHUNK = 1 << 20
-_GZIP_AT_MOST = (
-    1100  # DEFLATE cannot compress better: a header that asks for more is wrong, before memory is taken
-)
+GZIP_AT_MOST = 1100  # DEFLATE cannot compress better
 
 
 @dataclass(frozen=True)
@@ -239,7 +237,7 @@ def _voxels(path: Path, image: Any, memory: Memory) -> NDArray[Any]:
     stored, compressed = image.dataobj, path.suffix == ".gz"
     wanted = stored.offset + math.prod(image.shape) * stored.dtype.itemsize
     size = path.stat().st_size
-    if size * (_GZIP_AT_MOST if compressed else 1) < wanted:  # before any memory is taken
+    if size * (GZIP_AT_MOST if compressed else 1) < wanted:  # before any memory is taken
         raise EOFError(f"{size} bytes cannot hold the {wanted} that its header names")
     if not compressed:
         return np.asarray(stored)

@@ -23,7 +23,7 @@ from dsnet_med.evaluate.resample import onto_grid
 from dsnet_med.evaluate.worst_slice import SlicePair, worst_slice
 from dsnet_med.files import sha256
 from dsnet_med.geometry import SliceOrder
-from dsnet_med.volumes import Memory, Volume, case_name, is_volume, read_labels, require_same_grid
+from dsnet_med.volumes import GZIP_AT_MOST, Memory, Volume, case_name, is_volume, read_labels, require_same_grid
 from dsnet_med.workers import in_parallel, on_cluster, peak_memory_bytes, workers_that_fit
 
 LabelValues = Mapping[int, int]
@@ -253,13 +253,14 @@ def _lost(pair: Pair) -> CaseScore:
 
 
 def _stored_bytes(path: Path) -> int:
-    """The size of the file's content; what gzip says of it, in 4 bytes at the end, where it is compressed."""
+    """The size of the file's content: where it is compressed, what gzip says of it in the last 4 bytes."""
     try:
+        size = path.stat().st_size
         if path.suffix != ".gz":
-            return path.stat().st_size
+            return size
         with path.open("rb") as stream:
             stream.seek(-4, os.SEEK_END)
-            return int.from_bytes(stream.read(4), "little")
+            return min(int.from_bytes(stream.read(4), "little"), GZIP_AT_MOST * size)
     except OSError:  # the case fails by itself, with a line of its own
         return 0
 

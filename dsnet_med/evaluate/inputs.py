@@ -71,7 +71,8 @@ def spacing(spacing_mm: Sequence[float], ndim: int) -> tuple[float, ...]:
         raise InputError(f"spacing_mm is {spacing_mm!r}, wanted {ndim} numbers, one per axis") from error
     if len(sizes) != ndim:
         raise InputError(f"spacing_mm has {len(sizes)} numbers for {ndim}-D arrays; give one per axis")
-    if not all(np.isfinite(size) and size > 0 for size in sizes):
+    # Squares of distances must neither overflow nor vanish.
+    if not all(1e-9 <= size <= 1e9 for size in sizes):
         raise InputError(f"spacing_mm is {sizes}, wanted finite numbers above 0; correct the header")
     return sizes
 

@@ -11,7 +11,8 @@ import pytest
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import score_case
-from dsnet_med.evaluate.folders import Pair, evaluate_pairs, pair_folders
+from dsnet_med.evaluate.folders import Pair, _stored_bytes, evaluate_pairs, pair_folders, workers_for
+from dsnet_med.evaluate.measure import measure_case
 from dsnet_med.evaluate.report import write_results
 from dsnet_med.evaluate.summary import COLUMNS, cases_csv, summarise
 from dsnet_med.volumes import case_name, read_labels
@@ -291,7 +292,6 @@ def test_real_anatomy_through_files_equals_medpy(shared, tmp_path, case, shift):
         assert_equals_medpy(row, reference, prediction, score.spacing_mm)
 
 
-@pytest.mark.slow
 def test_all_prostates_shifted_eroded_and_flipped_equal_medpy(shared):
     from scipy.ndimage import grey_erosion
 
@@ -307,3 +307,65 @@ def test_all_prostates_shifted_eroded_and_flipped_equal_medpy(shared):
         ):
             for row in score_case(reference, prediction, volume.spacing_mm, {1: "peripheral", 2: "transition"}):
                 assert_equals_medpy(row, reference, prediction, volume.spacing_mm)
+
+
+def test_a_cluster_scores_the_same(folders):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, processes=False, dashboard_address=None) as cluster:
+        far, summary = evaluate(*folders, scheduler=cluster.scheduler_address)
+    near, wanted = evaluate(*folders)
+    assert summary == wanted
+    assert cases_csv(far, "strict") == cases_csv(near, "strict")
+
+
+def test_nrrd_and_metaimage_among_nifti(folders):
+    import SimpleITK as sitk
+
+    wanted, _ = evaluate(*folders)
+    for case, suffix in (("a", ".nrrd"), ("b", ".mha")):
+        for folder in folders:
+            path = folder / f"{case}.nii.gz"
+            sitk.WriteImage(sitk.ReadImage(str(path)), str(folder / f"{case}{suffix}"))
+            path.unlink()
+    scores, _ = evaluate(*folders)
+    assert cases_csv(scores, "strict") == cases_csv(wanted, "strict")
+    assert {path.prediction.suffix for path in scores if path.error is None} == {".nrrd", ".mha"}
+
+
+def test_workers_are_as_many_as_cases_and_memory_allow(folders, monkeypatch):
+    pairs = pair_folders(*folders)[0]
+    assert workers_for(pairs, 64) == len(pairs)
+    assert workers_for(pairs, 2) == 2
+    assert workers_for([], 2) == 1
+    monkeypatch.setattr("dsnet_med.evaluate.folders._stored_bytes", lambda path: 10**15)
+    assert workers_for(pairs, 64) == 1
+
+
+def test_the_size_of_a_compressed_file_is_known_without_reading_it(folders):
+    assert _stored_bytes(folders[0] / "a.nii.gz") == 352 + 16 * 14 * 6
+    assert _stored_bytes(folders[0] / "nowhere.nii.gz") == 0
+    (folders[0] / "tiny.nii.gz").write_bytes(b"x")
+    assert _stored_bytes(folders[0] / "tiny.nii.gz") == 0
+
+
+def test_workers_beyond_the_cases_share_the_labels_of_a_case(folders, monkeypatch):
+    seen = []
+
+    def measure(*arguments, threads, **options):
+        seen.append(threads)
+        return measure_case(*arguments, threads=threads, **options)
+
+    monkeypatch.setattr("dsnet_med.evaluate.folders.measure_case", measure)
+    scores = list(evaluate_pairs(pair_folders(*folders)[0][:1], NAMES, workers=4))
+    assert (scores[0].error, seen) == (None, [4])
+
+
+def test_memory_is_said_and_used_again(folders):
+    write(folders[0] / "a.nii.gz", ball())  # as small as the others: its memory serves them
+    scores, _ = evaluate(*folders)
+    assert all(score.peak_memory_bytes > 10**7 for score in scores if score.error is None)
+    # The worst slice is a copy, so that the next case cannot change it.
+    by_case = {score.case: score for score in scores}
+    first = next(evaluate_pairs(pair_folders(*folders)[0][:1], NAMES))
+    assert np.array_equal(by_case["a"].worst.reference, first.worst.reference)
