@@ -5,41 +5,21 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from typed import refused, run
 
-BIN = Path(sys.executable).parent / "dsnet-med"
 FOLDER = Path("RawData") / "Training"
-
-
-def _run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(BIN), *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def _refused(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
-    """The last line of stderr of a command that must have been refused without a traceback."""
-    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("dsnet-med: ")
-    return last
 
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom") / "raw"
-    done = _run("phantom", "synapse", "--out", folder, "--cases", "4", "--size", "64x64x16", "--seed", "1")
+    done = run("phantom", "synapse", "--out", folder, "--cases", "4", "--size", "64x64x16", "--seed", "1")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -52,7 +32,7 @@ def raw(phantom: Path, tmp_path: Path) -> Path:
 
 
 def _preprocess(raw: Path, *more: str | Path) -> subprocess.CompletedProcess[str]:
-    return _run("preprocess", "synapse", "--source", raw, "--out", raw.parent / "store", *more)
+    return run("preprocess", "synapse", "--source", raw, "--out", raw.parent / "store", *more)
 
 
 def _image(raw: Path, case: str = "0005") -> Path:
@@ -112,11 +92,11 @@ def test_one_bad_case_is_named_and_the_others_are_finished(damage: str, raw: Pat
     spoil, word = DAMAGES[damage]
     spoil(raw)
     done = _preprocess(raw)
-    assert "0005" in _refused(done)
+    assert "0005" in refused(done)
     assert word in done.stderr
     finished = sorted(path.stem for path in (raw.parent / "store" / "cases").glob("*.json"))
     assert finished == ["0001", "0002", "0006"]
-    checked = _run("check", "--source", raw, "--recipe", "synapse")
+    checked = run("check", "--source", raw, "--recipe", "synapse")
     assert checked.returncode == 2
     assert any("0005" in line and line.startswith("error") for line in checked.stdout.splitlines())
 
@@ -124,8 +104,8 @@ def test_one_bad_case_is_named_and_the_others_are_finished(damage: str, raw: Pat
 def test_an_incomplete_store_is_mended_by_running_again(raw: Path, phantom: Path) -> None:
     _truncate(raw)
     _preprocess(raw)
-    assert "0005" in _refused(
-        _run("train", "--method", "fcn", "--data", raw.parent / "store", "--out", raw.parent / "run")
+    assert "0005" in refused(
+        run("train", "--method", "fcn", "--data", raw.parent / "store", "--out", raw.parent / "run")
     )
     shutil.copy(_image(phantom), _image(raw))
     done = _preprocess(raw)
@@ -135,12 +115,12 @@ def test_an_incomplete_store_is_mended_by_running_again(raw: Path, phantom: Path
 
 def test_two_files_for_one_case(raw: Path) -> None:
     (raw / FOLDER / "img" / "img0005.nii").write_bytes(gzip.decompress(_image(raw).read_bytes()))
-    assert "0005" in _refused(_preprocess(raw))
+    assert "0005" in refused(_preprocess(raw))
 
 
 def test_output_below_a_file(raw: Path) -> None:
     (raw.parent / "store").write_text("in the way")
-    assert "file lies where a folder is wanted" in _refused(_preprocess(raw))
+    assert "file lies where a folder is wanted" in refused(_preprocess(raw))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -154,10 +134,10 @@ def test_full_and_read_only_disks(options: str, words: str, raw: Path, tmp_path:
     if mounted.returncode:
         pytest.skip("this machine allows no mounts")
     try:
-        done = _run("preprocess", "synapse", "--source", raw, "--out", disk / "store")
+        done = run("preprocess", "synapse", "--source", raw, "--out", disk / "store")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-    _refused(done)
+    refused(done)
     assert words in done.stderr
 
 
@@ -189,13 +169,13 @@ def test_wrong_arguments(
     arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert words in _refused(_run(*arguments))
+    assert words in refused(run(*arguments))
     assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("command", ["methods", "datasets"])
 def test_lists(command: str) -> None:
-    table, listed = _run(command), _run(command, "--json")
+    table, listed = run(command), run(command, "--json")
     assert table.returncode == listed.returncode == 0
     rows = json.loads(listed.stdout)
     assert rows
@@ -203,9 +183,9 @@ def test_lists(command: str) -> None:
 
 
 def test_clean_data_passes_the_doctor(phantom: Path, tmp_path: Path) -> None:
-    assert _run("check", "--source", phantom, "--recipe", "synapse").returncode == 0
-    _run("preprocess", "synapse", "--source", phantom, "--out", tmp_path / "store")
-    checked = _run("check", tmp_path / "store", "--json")
+    assert run("check", "--source", phantom, "--recipe", "synapse").returncode == 0
+    run("preprocess", "synapse", "--source", phantom, "--out", tmp_path / "store")
+    checked = run("check", tmp_path / "store", "--json")
     assert checked.returncode == 0
     assert json.loads(checked.stdout) == []
 
@@ -223,7 +203,7 @@ def test_scoring_the_reference_against_itself_is_perfect(phantom: Path, tmp_path
             nib.Nifti1Image(mapped.astype(np.uint8), image.affine), masks / file.name.replace("label", "img")
         )
     arguments = ["evaluate", "--prediction", masks, "--reference", labels, "--labels", "synapse"]
-    done = _run(*arguments, "--out", tmp_path / "out", "--protocol", "strict", "--protocol", "transunet")
+    done = run(*arguments, "--out", tmp_path / "out", "--protocol", "strict", "--protocol", "transunet")
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["mean"]["dice"], summary["mean"]["hd95_mm"]) == (1.0, 0.0)
@@ -233,5 +213,5 @@ def test_scoring_the_reference_against_itself_is_perfect(phantom: Path, tmp_path
 
 
 def test_debugging_shows_the_traceback() -> None:
-    done = _run("preprocess", "synapes", "--source", ".", "--out", "x", DSNET_MED_DEBUG="1")
+    done = run("preprocess", "synapes", "--source", ".", "--out", "x", DSNET_MED_DEBUG="1")
     assert "Traceback" in done.stderr

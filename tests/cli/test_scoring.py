@@ -1,0 +1,159 @@
+"""`evaluate` and `verify` as a user types them."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typed import refused, run
+
+from dsnet_med.cli.scoring import short_names
+from dsnet_med.errors import InputError
+
+AFFINE = np.diag((0.8, 0.8, 3.0, 1.0))
+CASES = 7
+
+
+def write(path: Path, voxels: np.ndarray, affine: np.ndarray = AFFINE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels.astype(np.uint8), affine), path)
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """References, a method that is a little off, and one that is right in all cases but for a missed organ."""
+    rng = np.random.default_rng(0)
+    for number in range(CASES):
+        reference = np.zeros((24, 20, 6), np.uint8)
+        start = rng.integers(2, 6)
+        reference[start : start + 9, 3:12, 1:4], reference[16:20, 14:18, 2:5] = 1, 2
+        write(tmp_path / "reference" / f"c{number}.nii.gz", reference)
+        write(tmp_path / "near" / "masks" / f"c{number}.nii.gz", np.roll(reference, 1 + number % 2, axis=1))
+        write(tmp_path / "right" / "masks" / f"c{number}.nii.gz", reference)
+    (tmp_path / "labels.json").write_text('{"1": "liver", "2": "spleen"}')
+    return tmp_path
+
+
+def evaluate(scans: Path, *more: str | Path):
+    fixed = ["--reference", scans / "reference", "--labels", scans / "labels.json", "--out", scans / "out"]
+    return run("evaluate", *fixed, *more)
+
+
+def near(scans: Path) -> list[str | Path]:
+    return ["--prediction", scans / "near" / "masks"]
+
+
+def test_one_folder(scans: Path) -> None:
+    done = evaluate(scans, *near(scans), "--protocol", "strict", "--protocol", "transunet")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    summary = json.loads((scans / "out" / "summary.json").read_text())
+    assert (
+        lines[0]
+        == f"7 cases, strict: Dice {summary['mean']['dice']:.4f}, HD95 {summary['mean']['hd95_mm']:.2f} mm"
+    )
+    assert lines[1].startswith("7 cases, transunet: Dice") and lines[1].endswith("voxels")
+    assert "a worker held at most" in lines[-1]
+    assert "7/7" in done.stderr  # the bar
+    for entry in summary["labels"].values():
+        assert {"mean", "std", "median", "n", "ci95"} <= entry["dice"].keys()
+        low, high = entry["dice"]["ci95"]
+        assert low <= entry["dice"]["mean"] <= high
+    assert summary["mean_ci95"]["dice"][0] <= summary["mean"]["dice"] <= summary["mean_ci95"]["dice"][1]
+
+
+def test_verify_after_evaluate(scans: Path) -> None:
+    evaluate(scans, *near(scans), "--nsd-tolerance", "2")
+    file = scans / "out" / "summary.json"
+    done = run("verify", file)
+    assert done.returncode == 0, done.stderr
+    assert "summary.json holds:" in done.stdout
+    content = json.loads(file.read_text())
+    assert content["nsd_tolerance_mm"] == 2
+    content["mean"]["dice"] += 0.001
+    file.write_text(json.dumps(content))
+    assert "does not hold" in refused(done := run("verify", file), 1)
+    assert "strict: mean.dice: " in done.stderr
+    gone = run("verify", file, "--prediction", scans / "nowhere")
+    refused(gone, 1)
+    assert "c0.nii.gz: no such file" in gone.stderr
+    assert "not a summary" in refused(run("verify", scans / "labels.json"))
+
+
+def test_two_folders_are_compared(scans: Path) -> None:
+    done = evaluate(scans, *near(scans), "--prediction", scans / "right" / "masks")
+    assert done.returncode == 0, done.stderr
+    out = scans / "out"
+    for name in ("near-masks", "right-masks"):
+        for file in ("cases.csv", "summary.json", "report.html"):
+            assert (out / name / file).stat().st_size > 100
+    comparison = json.loads((out / "comparison.json").read_text())
+    assert comparison["predictions"] == ["near-masks", "right-masks"]
+    assert comparison["protocols"]["strict"]["metrics"]["dice"]["mean over organs"]["winner"] == "right-masks"
+    page = (out / "report.html").read_text()
+    assert "right-masks significantly best" in page
+    assert "right-masks is significantly better" in done.stdout
+    assert "by Dice: right-masks > near-masks under strict" in done.stdout
+    assert run("verify", out / "near-masks" / "summary.json").returncode == 0
+
+
+def test_resample_has_to_be_asked_for(scans: Path) -> None:
+    file = scans / "near" / "masks" / "c0.nii.gz"
+    voxels = np.asarray(nib.load(file).dataobj)
+    write(file, voxels[:, :, ::2], AFFINE @ np.diag((1, 1, 2, 1)))
+    done = evaluate(scans, *near(scans))
+    last = refused(done, 1)
+    assert "--resample" in last and "c0.nii.gz" in last
+    assert "6 cases, strict" in done.stdout
+    done = evaluate(scans, *near(scans), "--resample")
+    assert done.returncode == 0, done.stderr
+    assert "c0: resampled from 24 x 20 x 3 voxels" in done.stdout
+    assert "c0" in json.loads((scans / "out" / "summary.json").read_text())["resampled"]
+    assert "Resampled" in (scans / "out" / "report.html").read_text()
+    assert run("verify", scans / "out" / "summary.json").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--protocol", "strikt"], "did you mean 'strict'"),
+        (["--nsd-tolerance", "-1"], "tolerance"),
+        (["--nsd-tolerance", "nan"], "tolerance"),
+        (["--workers", "0"], "--workers"),
+        (["--images", "nowhere"], "nowhere"),
+        (["--scheduler", "not-an-address"], "no Dask scheduler"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_options(scans: Path, more: list[str], words: str) -> None:
+    assert words in refused(evaluate(scans, *near(scans), *more))
+    assert not (scans / "out" / "summary.json").exists()
+
+
+def test_one_folder_twice(scans: Path) -> None:
+    assert "twice" in refused(evaluate(scans, *near(scans), *near(scans)))
+
+
+def test_nothing_that_can_be_scored(scans: Path) -> None:
+    for file in (scans / "near" / "masks").iterdir():
+        file.write_bytes(b"no volume")
+    done = evaluate(scans, *near(scans))
+    assert "no case could be scored" in refused(done)
+
+
+def test_facts_of_a_run_that_cannot_be_read(scans: Path) -> None:
+    (scans / "near" / "masks" / "run.json").write_text("{")
+    assert "run.json" in refused(evaluate(scans, *near(scans)))
+
+
+def test_short_names_tell_folders_apart(tmp_path: Path) -> None:
+    assert short_names([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
+    assert short_names([tmp_path / "x" / "m", tmp_path / "y" / "m"]) == ["x-m", "y-m"]
+    assert short_names([tmp_path / "x" / "m", tmp_path / "y" / "m", tmp_path / "z"]) == [
+        "x-m",
+        "y-m",
+        f"{tmp_path.name}-z",
+    ]
+    with pytest.raises(InputError, match="twice"):
+        short_names([tmp_path / "a", tmp_path / "b" / ".." / "a"])
