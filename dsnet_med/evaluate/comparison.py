@@ -16,7 +16,7 @@ from dsnet_med.errors import InputError
 from dsnet_med.evaluate.folders import CaseScore
 from dsnet_med.evaluate.labels import label_names
 from dsnet_med.evaluate.protocols import Protocol, find_protocols
-from dsnet_med.evaluate.statistics import ALPHA, FEWEST_CASES, PairedTest, holm, paired_test
+from dsnet_med.evaluate.statistics import ALPHA, PairedTest, fewest_cases, holm, paired_test
 from dsnet_med.evaluate.summary import case_mean, summarise
 
 OVERALL = "mean over organs"
@@ -50,7 +50,7 @@ def compare(
             for name, own in scores.items()
         },
         "alpha": ALPHA,
-        "note": _few(len(common)),
+        "note": _few(len(common), tests=(len(names) + 1) * len(list(combinations(scores, 2)))),
         "protocols": {protocol.name: _under(protocol, kept, names, summaries) for protocol in chosen},
         "ranking": {metric: _ranking(metric, summaries, chosen) for metric in ("dice", "hd95")},
     }
@@ -69,12 +69,13 @@ def _common_cases(scores: Scores) -> set[str]:
     return common
 
 
-def _few(cases: int) -> str:
-    if cases >= FEWEST_CASES:
+def _few(cases: int, tests: int) -> str:
+    fewest = fewest_cases(tests)
+    if cases >= fewest:
         return ""
     return (
-        f"with {cases} cases no difference can be significant at {ALPHA:g}, however large; "
-        f"at least {FEWEST_CASES} are needed"
+        f"with {cases} cases no difference can be significant at {ALPHA:g} over {tests} tests, however large; "
+        f"at least {fewest} are needed"
     )
 
 
@@ -101,10 +102,9 @@ def _under(
 
 def _tested(values: Mapping[str, Mapping[str, Sequence[float]]], *, higher_is_better: bool) -> dict[str, Any]:
     """Every organ's tests and winner; `values` is organ -> prediction -> score of each case."""
+    places = [(organ, a, b) for organ, own in values.items() for a, b in combinations(own, 2)]
     tests = {
-        (organ, a, b): paired_test(own[a], own[b])
-        for organ, own in values.items()
-        for a, b in combinations(own, 2)
+        (organ, a, b): paired_test(values[organ][a], values[organ][b], len(places)) for organ, a, b in places
     }
     adjusted = dict(
         zip(tests, holm([1.0 if test.p is None else test.p for test in tests.values()]), strict=True)

@@ -139,9 +139,9 @@ def _explanation(comparison: Mapping[str, Any]) -> str:
         '<div class="card case"><p>Each row compares two predictions on the same cases: the mean difference '
         "with its 95 % bootstrap interval; p of Wilcoxon’s signed-rank test after Holm’s correction over all "
         "rows of the table; the rank-biserial effect size from −1 to 1; and how many cases would show a "
-        "difference as large as the one seen with a power of 80 %. Better is named only where p is below "
-        f"{comparison['alpha']:g} and the mean points the same way. One trained network per method says "
-        "nothing about other seeds of it.</p></div>"
+        "difference as large as the one seen with a power of 80 % after that correction. Better is named only "
+        f"where p is below {comparison['alpha']:g} and the mean points the same way. One trained network per "
+        "method says nothing about other seeds of it.</p></div>"
     )
 
 

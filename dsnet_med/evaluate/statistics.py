@@ -10,7 +10,7 @@ value that a protocol does not count.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, isnan, pi
+from math import ceil, floor, isnan, log2, pi
 from statistics import NormalDist
 
 import numpy as np
@@ -18,9 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 
 ALPHA = 0.05
 POWER = 0.8
-# Two-sided, n differences of one sign have p = 2 / 2^n: with fewer than this many nothing can be significant.
-FEWEST_CASES = 6
-
 _RESAMPLES = 10_000
 _MOST_DRAWS = 20_000_000
 # The signed-rank test needs pi / 3 times the cases of a t test on normal differences (Hodges and Lehmann 1956).
@@ -61,17 +58,24 @@ def mean_intervals(values: ArrayLike) -> tuple[list[Interval], Interval]:
     return intervals, _interval(overall) if enough.any() else None
 
 
-def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
-    """Compare two scores of the same cases, in the same order."""
+def fewest_cases(tests: int = 1) -> int:
+    """With fewer cases than this, none of so many tests can be significant once they are corrected.
+
+    Two-sided, n differences of one sign have p = 2 / 2^n.
+    """
+    return floor(log2(2 * tests / ALPHA)) + 1
+
+
+def paired_test(first: Sequence[float], second: Sequence[float], tests: int = 1) -> PairedTest:
+    """Compare two scores of the same cases, in the same order; one of `tests` that are corrected together."""
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if not (isnan(a) or isnan(b))]
     if not pairs:
         return PairedTest(0, None, None, None, None, None)
     differences = np.array([b - a for a, b in pairs])
     interval = mean_intervals(differences[:, None])[0][0]
     p, effect = signed_rank(differences)
-    return PairedTest(
-        len(pairs), float(differences.mean()), interval, p, effect, cases_needed(differences) if p else None
-    )
+    needed = cases_needed(differences, tests)
+    return PairedTest(len(pairs), float(differences.mean()), interval, p, effect, needed)
 
 
 def signed_rank(differences: Values) -> tuple[float, float]:
@@ -96,21 +100,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def cases_needed(differences: Values) -> int | None:
-    """How many cases would show the difference seen, at 5 % two-sided with a power of 80 %.
+def cases_needed(differences: Values, tests: int = 1) -> int | None:
+    """How many cases would show the difference seen, at 5 % two-sided over so many tests, power 80 %.
 
-    The same arithmetic holds for seeds when each difference is one seed's. From the mean over the standard
-    deviation of the differences, by the normal approximation of the t test with its small-sample term
-    (Guenther 1981), times pi / 3 for the signed-rank test. None when there is no difference, or one case.
+    Each test is held to 5 % / `tests`, which is Holm's first step. The same arithmetic holds for seeds when each
+    difference is one seed's. From the mean over the standard deviation of the differences, by the normal
+    approximation of the t test with its small-sample term (Guenther 1981), times pi / 3 for the signed-rank
+    test. None when there is no difference, or one case.
     """
     if len(differences) < 2 or not differences.any() or differences.mean() == 0:
         return None
     spread = float(differences.std(ddof=1))
     if spread == 0:
-        return FEWEST_CASES
+        return fewest_cases(tests)
     standard = abs(float(differences.mean())) / spread
-    tail, power = NormalDist().inv_cdf(1 - ALPHA / 2), NormalDist().inv_cdf(POWER)
-    return max(FEWEST_CASES, ceil(_OVER_T_TEST * (((tail + power) / standard) ** 2 + tail**2 / 2)))
+    tail, power = NormalDist().inv_cdf(1 - ALPHA / tests / 2), NormalDist().inv_cdf(POWER)
+    return max(fewest_cases(tests), ceil(_OVER_T_TEST * (((tail + power) / standard) ** 2 + tail**2 / 2)))
 
 
 @lru_cache(maxsize=4)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsnet_med.evaluate.statistics import (
-    FEWEST_CASES,
     cases_needed,
+    fewest_cases,
     holm,
     mean_intervals,
     paired_test,
@@ -43,10 +43,11 @@ def test_signed_rank_by_hand():
 
 
 def test_fewer_cases_than_six_are_never_significant():
-    for cases in range(1, 9):
+    for cases in range(1, 12):
         p, effect = signed_rank(np.arange(1.0, cases + 1))
         assert effect == 1
-        assert (p < 0.05) == (cases >= FEWEST_CASES)
+        assert (p < 0.05) == (cases >= fewest_cases())
+        assert (holm([p] * 9)[0] < 0.05) == (cases >= fewest_cases(9))
 
 
 def test_paired_test_leaves_out_what_is_not_counted():
@@ -84,7 +85,8 @@ def test_no_number_of_cases_shows_no_difference():
     assert cases_needed(np.zeros(9)) is None
     assert cases_needed(np.array([1.0, -1.0])) is None
     assert cases_needed(np.array([1.0])) is None
-    assert cases_needed(np.full(9, 0.1)) == FEWEST_CASES
+    assert cases_needed(np.full(9, 0.1)) == 6
+    assert cases_needed(np.full(9, 0.1), tests=9) == 9
 
 
 def test_intervals_cover_the_mean_about_as_often_as_they_say():

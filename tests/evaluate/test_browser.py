@@ -1,0 +1,161 @@
+"""The reports in a real browser, on a laptop and a phone: nothing loaded, nothing cut off, tables that sort."""
+
+import os
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dsnet_med.evaluate.comparison import compare
+from dsnet_med.evaluate.comparison_page import comparison_html
+from dsnet_med.evaluate.folders import evaluate_pairs, pair_folders
+from dsnet_med.evaluate.report import write_results
+from dsnet_med.evaluate.summary import summarise
+
+NAMES = {1: "liver", 2: "left kidney", 3: "spleen", 4: "a <rather long> name"}
+SCREENS = {"laptop": (1366, 768), "phone": (390, 844)}
+COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory) -> dict[str, Path]:
+    """A report of eleven cases, one of them damaged, with images, and a comparison of two predictions."""
+    folder = tmp_path_factory.mktemp("reports")
+    rng = np.random.default_rng(0)
+    for number in range(11):
+        reference = np.zeros((40, 36, 6), np.uint8)
+        for label in NAMES:
+            x, y = rng.integers(1, 10), 8 * label - 5
+            reference[x : x + 14, y : y + 6, 1:5] = label
+        predictions = {"near": np.roll(reference, 1, axis=0), "far": np.roll(reference, 2 + number % 3, axis=0)}
+        if number == 4:
+            predictions["far"] = np.where(reference == 2, 0, reference)
+        image = rng.normal(60, 12, reference.shape) + 20 * reference
+        arrays = predictions | {"reference": reference, "images": image}
+        for role, voxels in arrays.items():
+            (folder / role).mkdir(exist_ok=True)
+            dtype = np.float32 if role == "images" else np.uint8
+            volume = nib.Nifti1Image(voxels.astype(dtype), np.diag((1, 1, 3, 1)))
+            nib.save(volume, folder / role / f"case{number:02d}.nii.gz")
+    (folder / "far" / "case10.nii.gz").write_bytes(b"damaged")
+    scored = {}
+    for name in ("near", "far"):
+        pairs, missing, failures = pair_folders(folder / name, folder / "reference")
+        scored[name] = list(evaluate_pairs(pairs, NAMES, protocols=("strict", "monai")))
+        summary = summarise(scored[name], NAMES, ("strict", "monai"), missing=missing, failures=failures)
+        run = {"method": "fcn", "seed": 0}
+        write_results(folder / f"out-{name}", scored[name], summary, NAMES, images=folder / "images", run=run)
+    page = comparison_html(compare(scored, NAMES, ("strict", "monai")), {"far": "out-far/report.html"}, "0")
+    (folder / "comparison.html").write_text(page, encoding="utf-8")
+    return {"report": folder / "out-far" / "report.html", "comparison": folder / "comparison.html"}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import Error, sync_playwright
+
+    command = next(filter(None, map(shutil.which, COMMANDS)), None)
+    with sync_playwright() as playwright:
+        try:
+            chromium = playwright.chromium.launch(executable_path=command, args=["--no-sandbox"])
+        except Error as error:
+            if os.environ.get("DSNET_MED_REQUIRE_BROWSER"):
+                raise
+            pytest.skip(f"no Chromium here, and none that Playwright installed ({str(error).splitlines()[0]})")
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=SCREENS)
+def opened(request, browser, reports):
+    """Opens a report; fails when it asks the network for anything or its script has an error."""
+    width, height = SCREENS[request.param]
+    context = browser.new_context(viewport={"width": width, "height": height}, device_scale_factor=1)
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on(
+        "request", lambda asked: None if asked.url.startswith(("file:", "data:")) else wrong.append(asked.url)
+    )
+
+    def open_report(name: str):
+        page.goto(reports[name].as_uri())
+        return page
+
+    yield open_report
+    assert wrong == []
+    context.close()
+
+
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_it_fits_the_screen(opened, name):
+    page = opened(name)
+    width = page.viewport_size["width"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # What is wider than the screen lies in a box of its own that scrolls.
+    beyond = page.evaluate(
+        """width => [...document.querySelectorAll("main *")]
+            .filter(item => !item.closest(".wide") && item.getBoundingClientRect().right > width + 1)
+            .map(item => item.outerHTML.slice(0, 80))""",
+        width,
+    )
+    assert beyond == []
+    # At first glance, without scrolling: what it is, and the numbers that matter.
+    for selector in ("h1", ".cards .card b"):
+        box = page.locator(selector).first.bounding_box()
+        assert box["y"] + box["height"] < page.viewport_size["height"] / 2
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('td, p, li')].map(item => parseFloat(getComputedStyle(item).fontSize))"
+    )
+    assert min(sizes) >= 11
+
+
+def test_pictures_are_there_and_worst_cases_come_first(opened):
+    page = opened("report")
+    widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+    assert len(widths) == 12
+    assert min(widths) > 100
+    first = page.locator("table.sortable tbody tr").first.locator("td").first.inner_text()
+    assert page.locator("article.case h3").first.inner_text() == first
+    dice = [float(text) for text in page.locator("table.sortable tbody tr td:nth-child(2)").all_inner_texts()]
+    assert dice == sorted(dice)
+    text = page.locator("main").inner_text()
+    for words in ("a <rather long> name", "case10", "not a readable NIfTI", "missed", "Protocols"):
+        assert words in text
+
+
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_every_column_sorts_both_ways(opened, name):
+    page = opened(name)
+    tables = page.locator("table.sortable")
+    assert tables.count() >= 1
+    for table in tables.all():
+        heads = table.locator("thead th")
+        count = table.locator("tbody tr").count()
+        assert count >= 5
+        for place in range(heads.count()):
+            for direction in ("ascending", "descending"):
+                heads.nth(place).locator("button").click()
+                assert heads.nth(place).get_attribute("aria-sort") == direction
+                values = table.locator(f"tbody tr td:nth-child({place + 1})").evaluate_all(
+                    "cells => cells.map(cell => cell.dataset.v)"
+                )
+                known = [value for value in values if value != ""]
+                assert values == known + [""] * (count - len(known))  # what has no value comes last
+                try:
+                    keys = [float(value) for value in known]
+                except ValueError:
+                    keys = [value.casefold() for value in known]
+                assert keys == sorted(keys, reverse=direction == "descending")
+        assert table.locator("th[aria-sort]").count() == 1
+
+
+def test_dark_screens_are_dark(browser, reports):
+    page = browser.new_page(color_scheme="dark")
+    page.goto(reports["report"].as_uri())
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(",")) < 64
+    page.close()
