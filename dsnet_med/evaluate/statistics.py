@@ -103,8 +103,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def cases_needed(differences: Values, tests: int = 1) -> int | None:
     """How many cases would show the difference seen, at 5 % two-sided over so many tests, power 80 %.
 
-    Each test is held to 5 % / `tests`, which is Holm's first step. The same arithmetic holds for seeds when each
-    difference is one seed's. From the mean over the standard deviation of the differences, by the normal
+    Each test is held to 5 % / `tests`, which is Holm's first step. The same arithmetic holds for seeds when
+    each difference is one seed's. From the mean over the standard deviation of the differences, by the normal
     approximation of the t test with its small-sample term (Guenther 1981), times pi / 3 for the signed-rank
     test. None when there is no difference, or one case.
     """
