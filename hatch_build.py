@@ -27,6 +27,9 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
         except (Exception, SystemExit) as error:  # whatever a compiler can do wrong
             if wanted == "require":
                 raise
+            for suffix in (".so", ".pyd"):
+                for old in Path(self.root, SOURCE.parent).glob(f"{SOURCE.stem}*{suffix}"):
+                    old.unlink()  # made from an earlier source, perhaps
             self.app.display_warning(
                 f"scores will take SciPy's way, which is slower: no kernel compiled ({error})"
             )

@@ -12,6 +12,7 @@ import typer
 import dsnet_med
 from dsnet_med.cli.steps import RUN_FACTS, bar
 from dsnet_med.errors import CasesFailedError, InputError
+from dsnet_med.evaluate import passes
 from dsnet_med.evaluate.folders import CaseScore, evaluate_pairs, pair_folders
 from dsnet_med.evaluate.labels import read_label_names
 from dsnet_med.evaluate.protocols import find_protocols
@@ -167,6 +168,10 @@ def _say(summary: Mapping[str, Any], scores: Sequence[CaseScore], out: Path) -> 
         typer.echo(f"{case}: {words}")
     peak = max(score.peak_memory_bytes for score in scores)
     typer.echo(f"report in {out}" + (f"; a worker held at most {peak / 1e6:.0f} MB" if peak else ""))
+    if passes.NAME != "compiled":
+        typer.echo(
+            "scored by SciPy, several times slower: install with a C compiler to have the kernel", err=True
+        )
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

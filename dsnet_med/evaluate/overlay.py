@@ -153,13 +153,12 @@ def _difference(reference: Slice, prediction: Slice) -> tuple[Slice, dict[int, C
 
 def _painted(canvas: Rgb, labels: Slice, colours: dict[int, Colour]) -> NDArray[np.uint8]:
     """The canvas with each label filled and outlined in its colour."""
-    picture = canvas.copy()
-    edge = _edges(labels)
+    table = np.zeros((1 + max([int(labels.max()), *colours]), 3))
     for label, colour in colours.items():
-        here = labels == label
-        picture[here] = (1 - _FILL) * picture[here] + _FILL * np.asarray(colour)
-        picture[here & edge] = colour
-    return np.rint(picture).astype(np.uint8)
+        table[label] = colour
+    flat = table[labels]
+    share = np.where(labels > 0, np.where(_edges(labels), 1.0, _FILL), 0.0)[..., None]
+    return np.rint((1 - share) * canvas + share * flat).astype(np.uint8)
 
 
 def _edges(labels: Slice) -> NDArray[np.bool_]:
