@@ -2,7 +2,7 @@
 
     python benchmarks/evaluate.py [--cases 12] [--repeats 5] [--json FILE]
 
-Writes pairs of 512x512x148 .nii.gz files, then times, in turns and as whole processes on two cores: the command,
+Writes 512x512x148 pairs as .nii.gz, then times, in turns and as whole processes on two cores, the command,
 isal alone (the decoder that it uses), `gzip -dc`, Python's gzip module (two processes each), and nibabel's
 get_fdata. A first turn, not counted, warms the file cache and lets Python keep its bytecode.
 """

@@ -87,6 +87,58 @@ def test_an_island_worked_by_hand():
     assert hd95(reference, prediction, (1, 1), "max") == pytest.approx(0.6 * math.sqrt(5))
 
 
+def test_border_voxels_and_surface_elements_worked_by_hand():
+    # docs/metrics.md, example 3: a 3x3 square and its middle voxel, where DeepMind's definition is another.
+    import surface_distance
+
+    square, middle = np.zeros((5, 5), bool), np.zeros((5, 5), bool)
+    square[1:4, 1:4] = middle[2, 2] = True
+    assert nsd(square, middle, (1, 1), tolerance_mm=1) == (4 + 1) / (8 + 1)
+    half = math.sqrt(1 / 2)
+    theirs = surface_distance.compute_surface_distances(square, middle, (1.0, 1.0))
+    found = surface_distance.compute_surface_dice_at_tolerance(theirs, 1.0)
+    assert found == pytest.approx((8 + 4 * half) / (8 + 4 * half + 4 * half))
+
+
+@given(masks(), st.sampled_from((0.5, 1.0, 2.5)))
+@settings(max_examples=60, deadline=None)
+def test_nsd_equals_monai_surface_dice_of_voxels(case, tolerance):
+    import torch
+    from monai.metrics import compute_surface_dice
+
+    reference, prediction, spacing = case
+    tensors = [torch.from_numpy(mask.astype(np.float32)[None, None]) for mask in (prediction, reference)]
+    theirs = compute_surface_dice(*tensors, [tolerance], include_background=True, spacing=list(spacing))
+    points = [np.argwhere(border(mask.astype(bool))) * spacing for mask in (reference, prediction)]
+    between = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
+    nearest = np.concatenate([between.min(axis=1), between.min(axis=0)])
+    if np.abs(nearest - tolerance).min() > 1e-4:  # MONAI's distances are single precision
+        assert nsd(reference, prediction, spacing, tolerance) == pytest.approx(float(theirs), abs=1e-6)
+
+
+@given(masks(ndim=3), st.floats(0.1, 3))
+@settings(max_examples=60, deadline=None)
+def test_nsd_agrees_with_deepmind_where_the_definitions_do(case, tolerance):
+    import surface_distance
+
+    reference, prediction, spacing = case[0].astype(bool), case[1].astype(bool), case[2]
+
+    def theirs(a, b, at):
+        return surface_distance.compute_surface_dice_at_tolerance(
+            surface_distance.compute_surface_distances(a, b, spacing), at
+        )
+
+    assert nsd(reference, reference, spacing, tolerance) == theirs(reference, reference, tolerance) == 1
+    longest = float(np.linalg.norm(np.multiply(reference.shape, spacing))) + 1
+    assert nsd(reference, prediction, spacing, longest) == theirs(reference, prediction, longest) == 1
+    # Two copies, further apart than the tolerance and a voxel on either side: none within.
+    gap = math.ceil((tolerance + 2 * spacing[0]) / spacing[0]) + 1
+    apart = np.zeros((2 * len(reference) + gap, *reference.shape[1:]), bool)
+    first, last = apart.copy(), apart.copy()
+    first[: len(reference)], last[-len(reference) :] = reference, reference
+    assert nsd(first, last, spacing, tolerance) == theirs(first, last, tolerance) == 0
+
+
 def test_a_surface_exactly_at_the_tolerance_is_within_it():
     reference, prediction = np.zeros((1, 9), bool), np.zeros((1, 9), bool)
     reference[0, 1] = prediction[0, 4] = True
