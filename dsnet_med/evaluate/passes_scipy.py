@@ -52,9 +52,11 @@ def borders(
             for other in (index - 1, index + 1):
                 edge |= (volume[other][window] != here) if 0 <= other < len(volume) else True
         edge &= here > 0
-        j, k = np.nonzero(edge)
+        j, k = np.divmod(
+            np.flatnonzero(edge), edge.shape[1]
+        )  # several times as fast as nonzero in two dimensions
         found.append(np.column_stack([np.full_like(j, index), j + inside[0], k + low]).astype(np.int32))
-        values.append(here[edge])
+        values.append(here[j, k])
     labels = np.concatenate(values)
     order = np.argsort(labels, kind="stable")
     places, ends = np.concatenate(found)[order], np.searchsorted(labels[order], np.arange(len(rooms) + 1))
@@ -66,11 +68,17 @@ def borders(
 
 def nearest(points: Places, targets: Places, spacing: Spacing) -> Distances:
     """See passes.Passes."""
-    low = np.minimum(points.min(axis=0), targets.min(axis=0))
-    box = np.maximum(points.max(axis=0), targets.max(axis=0)) - low + 1
+    # Column by column: numpy is slow along the short axis of (N, 3).
+    columns = [(points[:, axis], targets[:, axis]) for axis in range(3)]
+    low = np.array([min(a.min(), b.min()) for a, b in columns])
+    box = np.array([max(a.max(), b.max()) for a, b in columns]) - low + 1
+    keys = [
+        ((places[:, 0].astype(np.int64) - low[0]) * box[1] + places[:, 1] - low[1]) * box[2] + places[:, 2]
+        for places in (points, targets)
+    ]
     distances = np.zeros(len(points))
-    keys = [np.ravel_multi_index(tuple((places - low).T), tuple(box)) for places in (points, targets)]
-    apart = ~np.isin(keys[0], keys[1], assume_unique=True)
+    there = np.minimum(np.searchsorted(keys[1], keys[0]), len(targets) - 1)  # places are in order, so keys are
+    apart = keys[1][there] != keys[0]
     if not apart.any():
         return distances
     queries = points[apart]
