@@ -23,13 +23,14 @@ NAMES = {1: "a", 2: "b", 300: "c"}
 
 @st.composite
 def volumes(draw, labels=(0, 1, 2)):
-    """A pair of label maps (I, J, K), blobs of whole rows among specks, sometimes with values above 255."""
+    """A pair of label maps (I, J, K): specks in a volume of one value, rows; sometimes values above 255."""
     shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 40)))
     wide = draw(st.booleans())
     values = st.sampled_from([*labels, 300] if wide else labels)
     pair = []
     for _ in range(2):
-        volume = draw(hnp.arrays(np.uint16, shape, elements=values, fill=st.just(0)))
+        # Filled with a label, single voxels carved out: border voxels that only one neighbour makes so.
+        volume = draw(hnp.arrays(np.uint16, shape, elements=values, fill=st.just(draw(values))))
         low, high = sorted(draw(st.tuples(st.integers(0, shape[2]), st.integers(0, shape[2]))))
         volume[draw(st.integers(0, shape[0] - 1)), :, low:high] = draw(values)
         pair.append(volume if wide else volume.astype(np.uint8))
