@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -70,6 +71,8 @@ def on_cluster(
 
 def peak_memory_bytes() -> int:
     """The most memory that this process has held so far; 0 where the system does not say."""
+    with suppress(OSError, StopIteration, ValueError):
+        return _kilobytes("/proc/self/status", "VmHWM")
     try:
         import resource  # noqa: PLC0415 -- not on Windows
     except ImportError:
@@ -81,11 +84,16 @@ def peak_memory_bytes() -> int:
 def workers_that_fit(workers: int, bytes_each: int) -> int:
     """As many of `workers` as have `bytes_each` of memory, at least one; all where the system does not say."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        available = _kilobytes("/proc/meminfo", "MemAvailable")
     except (OSError, StopIteration, ValueError):
         return max(1, workers)
     return max(1, min(workers, available // bytes_each))
+
+
+def _kilobytes(file: str, name: str) -> int:
+    """A line such as `MemAvailable:  1024 kB` of one of Linux's files, in bytes."""
+    lines = Path(file).read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def _alone(work: Callable[[Item], Result], item: Item) -> Result | None:
