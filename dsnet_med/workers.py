@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
@@ -65,8 +65,10 @@ def on_cluster(
     with client:
         futures = {client.submit(work, item, pure=False): item for item in items}
         for future in as_completed(futures):
-            failure = future.exception()
-            yield futures[future], None if isinstance(failure, KilledWorker) else future.result()
+            try:
+                yield futures[future], future.result()
+            except (KilledWorker, CancelledError, OSError):  # the worker died, or the scheduler went away
+                yield futures[future], None
 
 
 def peak_memory_bytes() -> int:

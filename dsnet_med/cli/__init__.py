@@ -8,6 +8,7 @@ from typing import Any
 from dsnet_med.errors import CasesFailedError, InputError, root_cause
 
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
+_INTERRUPTED = "interrupted; whatever was written is whole"
 
 
 def main() -> None:
@@ -29,7 +30,10 @@ def guarded(command: Callable[[], Any]) -> int:
     if os.environ.get("DSNET_MED_DEBUG") == "1":
         return int(command() or 0)
     try:
-        return int(command() or 0)
+        code = int(command() or 0)
+        if code == INTERRUPTED:  # typer has caught Ctrl-C itself
+            sys.stderr.write(f"\ndsnet-med: {_INTERRUPTED}\n")
+        return code
     except (Exception, KeyboardInterrupt) as error:
         message, code = _explained(root_cause(error))
     if message:
@@ -52,7 +56,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
         case CasesFailedError():
             explained = f"{len(error.failures)} failed: {error}", SOME_FAILED
         case KeyboardInterrupt() | click.Abort():
-            explained = "interrupted; finished work is kept", INTERRUPTED
+            explained = _INTERRUPTED, INTERRUPTED
         case BrokenPipeError():
             explained = "", 0
     return explained

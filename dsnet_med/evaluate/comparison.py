@@ -7,9 +7,11 @@ differences point in opposite directions, neither is better. A stacked protocol 
 nothing to test; it takes part in the ranking.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
+from math import isclose
 from typing import Any
 
 from dsnet_med.errors import InputError
@@ -19,7 +21,6 @@ from dsnet_med.evaluate.protocols import Protocol, find_protocols
 from dsnet_med.evaluate.statistics import ALPHA, PairedTest, fewest_cases, holm, paired_test
 from dsnet_med.evaluate.summary import case_mean, summarise
 
-OVERALL = "mean over organs"
 _HIGHER_IS_BETTER = {"dice": True, "nsd": True, "hd95_mm": False, "hd95_voxels": False}
 
 Scores = Mapping[str, Sequence[CaseScore]]
@@ -91,17 +92,19 @@ def _under(
     records = {name: [score.records(protocol.name) for score in own] for name, own in scores.items()}
     metrics = {}
     for metric in metrics_of(protocol):
-        values = {
+        values: dict[str | None, dict[str, list[float]]] = {
             organ: {name: [getattr(rows[place], metric) for rows in own] for name, own in records.items()}
             for place, organ in enumerate(names.values())
         }
-        values[OVERALL] = {name: [case_mean(rows, metric) for rows in own] for name, own in records.items()}
+        values[None] = {name: [case_mean(rows, metric) for rows in own] for name, own in records.items()}
         metrics[metric] = _tested(values, higher_is_better=_HIGHER_IS_BETTER[metric])
     return {"means": means, "metrics": metrics}
 
 
-def _tested(values: Mapping[str, Mapping[str, Sequence[float]]], *, higher_is_better: bool) -> dict[str, Any]:
-    """Every organ's tests and winner; `values` is organ -> prediction -> score of each case."""
+def _tested(
+    values: Mapping[str | None, Mapping[str, Sequence[float]]], *, higher_is_better: bool
+) -> dict[str, Any]:
+    """Every organ's tests and winner, and the mean's; `values` is organ (None: mean) -> prediction -> cases."""
     places = [(organ, a, b) for organ, own in values.items() for a, b in combinations(own, 2)]
     tests = {
         (organ, a, b): paired_test(values[organ][a], values[organ][b], len(places)) for organ, a, b in places
@@ -109,14 +112,15 @@ def _tested(values: Mapping[str, Mapping[str, Sequence[float]]], *, higher_is_be
     adjusted = dict(
         zip(tests, holm([1.0 if test.p is None else test.p for test in tests.values()]), strict=True)
     )
-    result: dict[str, Any] = {}
+    result: dict[str | None, Any] = {}
     for organ, own in values.items():
         pairs = [
             _pair(a, b, tests[organ, a, b], adjusted[organ, a, b], higher_is_better)
             for a, b in combinations(own, 2)
         ]
         result[organ] = {"winner": _winner(list(own), pairs), "pairs": pairs}
-    return result
+    labels = {organ: entry for organ, entry in result.items() if organ is not None}
+    return {"labels": labels, "mean": result[None]}
 
 
 def _pair(first: str, second: str, test: PairedTest, p_holm: float, higher_is_better: bool) -> dict[str, Any]:
@@ -152,8 +156,20 @@ def _ranking(
         means = {name: _entry(summary, protocol)["mean"][key] for name, summary in summaries.items()}
         known = {name: mean for name, mean in means.items() if mean is not None}
         if len(known) == len(means):
-            orders[protocol.name] = sorted(known, key=known.__getitem__, reverse=_HIGHER_IS_BETTER[key])
-    return {"order": orders, "depends_on_protocol": len({tuple(order) for order in orders.values()}) > 1}
+            orders[protocol.name] = _ranked(known, higher_is_better=_HIGHER_IS_BETTER[key])
+    different = {json.dumps([sorted(tied) for tied in order]) for order in orders.values()}
+    return {"order": orders, "depends_on_protocol": len(different) > 1}
+
+
+def _ranked(means: Mapping[str, float], *, higher_is_better: bool) -> list[list[str]]:
+    """Names from best to worst; those whose means are the same but for rounding stand together."""
+    groups: list[list[str]] = []
+    for name in sorted(means, key=means.__getitem__, reverse=higher_is_better):
+        if groups and isclose(means[groups[-1][0]], means[name], rel_tol=1e-9, abs_tol=1e-12):
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return groups
 
 
 def _entry(summary: Mapping[str, Any], protocol: Protocol) -> Mapping[str, Any]:

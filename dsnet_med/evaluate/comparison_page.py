@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from dsnet_med.evaluate import markup
-from dsnet_med.evaluate.comparison import OVERALL, metrics_of
+from dsnet_med.evaluate.comparison import metrics_of
 from dsnet_med.evaluate.markup import interval, number
 from dsnet_med.evaluate.protocols import PROTOCOLS, Protocol
 
@@ -40,7 +40,7 @@ def verdict(comparison: Mapping[str, Any]) -> str:
     name, entry = next(iter(comparison["protocols"].items()))
     said = []
     for metric, organs in entry["metrics"].items():
-        winner = organs[OVERALL]["winner"]
+        winner = organs["mean"]["winner"]
         word = _WORDS[metric].split(",")[0]
         said.append(f"{word}: {winner} is significantly better" if winner else f"{word}: no significant winner")
     return f"{name}, mean over organs: " + "; ".join(said) if said else f"{name}: nothing to test"
@@ -50,7 +50,9 @@ def rankings(comparison: Mapping[str, Any]) -> list[str]:
     """For each metric, a line that says whether the order of the predictions depends on the protocol."""
     lines = []
     for metric, ranking in comparison["ranking"].items():
-        orders = {name: " > ".join(order) for name, order in ranking["order"].items()}
+        orders = {
+            name: " > ".join(" = ".join(tied) for tied in order) for name, order in ranking["order"].items()
+        }
         word = "Dice" if metric == "dice" else "HD95"
         if ranking["depends_on_protocol"]:
             each = "; ".join(f"{name}: {order}" for name, order in orders.items())
@@ -62,7 +64,7 @@ def rankings(comparison: Mapping[str, Any]) -> list[str]:
 
 def _cards(comparison: Mapping[str, Any], protocol: Protocol) -> str:
     entry = comparison["protocols"][protocol.name]
-    winner = entry["metrics"].get("dice", {}).get(OVERALL, {}).get("winner")
+    winner = entry["metrics"].get("dice", {}).get("mean", {}).get("winner")
     cards = []
     for name, means in entry["means"].items():
         mark = " significantly best" if name == winner else ""
@@ -107,9 +109,8 @@ def _means_table(protocol: Protocol, means: Mapping[str, Mapping[str, Any]], nam
 def _metric_table(metric: str, organs: Mapping[str, Any]) -> str:
     words = ("Organ", "Second − first", "p, Holm", "Effect", "Cases", "Cases needed", "Better")
     head = "".join(f'<th scope="col"><button type="button">{word}</button></th>' for word in words)
-    rows = [
-        _pair_row(organ, pair, _DIGITS[metric]) for organ, entry in organs.items() for pair in entry["pairs"]
-    ]
+    entries = [*organs["labels"].items(), ("mean over organs", organs["mean"])]
+    rows = [_pair_row(organ, pair, _DIGITS[metric]) for organ, entry in entries for pair in entry["pairs"]]
     return markup.table(f"<tr>{head}</tr>", "".join(rows), "sortable")
 
 

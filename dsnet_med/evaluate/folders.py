@@ -60,7 +60,8 @@ class CaseScore:
 
     def records(self, protocol: str = "strict") -> list[Record]:
         """This case under a protocol, one record per label; a stacked protocol judges the case by itself."""
-        return [record(measure, find_protocols([protocol])[0]) for measure in self.measures]
+        (chosen,) = find_protocols([protocol])
+        return [record(measure, chosen) for measure in self.measures]
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,9 @@ def _volumes(place: Path, role: str) -> list[Path]:
         raise InputError(
             f"{place}: no such folder or file; wanted the {role}, *.nii.gz, *.nii, *.nrrd or *.mha"
         )
-    files = sorted(path for path in place.iterdir() if is_volume(path) and not path.name.startswith("."))
+    files = sorted(
+        path for path in place.iterdir() if is_volume(path) and path.is_file() and path.name[0] != "."
+    )
     if not files:
         raise InputError(f"{place}: no *.nii.gz, *.nii, *.nrrd or *.mha files; wanted the {role}")
     return files

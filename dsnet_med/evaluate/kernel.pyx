@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The passes over voxels and border voxels that take the time, compiled; surface_scipy.py is the same in SciPy.
+"""The passes over voxels and border voxels that take the time, compiled; passes_scipy.py is the same in SciPy.
 
 Volumes are C-contiguous (I, J, K). Places are voxels (N, 3) in the order of memory, so along K first: a column is
 all voxels with one (i, j). Nothing here checks its arguments: callers do.
@@ -230,15 +230,14 @@ cdef double _from_tree(Targets *t, const int32_t *q, const double *spacing, doub
 
 
 cdef int64_t _in_column(Targets *t, int64_t low, int64_t high, int32_t k) noexcept nogil:
-    """The target of a column's (low to high - 1, at least one) that is nearest along K."""
-    cdef int64_t middle, begin = low
+    """The first target of a column's (low to high - 1) at k or beyond it; high where there is none."""
+    cdef int64_t middle
     while high - low > 0:
         middle = (low + high) // 2
         if t.at[3 * middle + 2] < k:
             low = middle + 1
         else:
             high = middle
-    # `low` is the first target at k or beyond; at the column's end there is none, and the one before is it.
     return low
 
 

@@ -34,7 +34,7 @@ def read_label_names(path: Path) -> dict[int, str]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f'{path}: not a file of labels ({error}); wanted JSON such as {{"1": "liver"}}'
         ) from error

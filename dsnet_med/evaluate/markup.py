@@ -67,7 +67,7 @@ def described(statistics: Mapping[str, Any], digits: int) -> str:
     """Mean and standard deviation, with the 95 % interval of the mean beneath."""
     if statistics["mean"] is None:
         return "–"
-    beneath = interval(statistics["ci95"], digits) or "one case"
+    beneath = interval(statistics["ci95"], digits) or ("one value" if statistics["n"] == 1 else "")
     return (
         f"{statistics['mean']:.{digits}f} ± {statistics['std']:.{digits}f}"
         f'<small title="median {statistics["median"]:.{digits}f}">{beneath}</small>'

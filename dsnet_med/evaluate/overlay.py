@@ -52,7 +52,6 @@ _PALETTE = 160
 class Overlay:
     """The worst slice of a case: panels as `data:` addresses, and what to write beneath them."""
 
-    case: str
     position: str
     reference: str
     prediction: str
@@ -78,7 +77,6 @@ def draw(score: CaseScore, worst: SlicePair, labels: Sequence[int], image: Path 
     canvas = _canvas(None if grey is None else grey[box], a, b)
     colours = {label: organ_colour(place) for place, label in enumerate(labels)}
     return Overlay(
-        score.case,
         f"slice {worst.index + 1} of {worst.depth}",
         _address(_painted(canvas, a, colours)),
         _address(_painted(canvas, b, colours)),

@@ -100,7 +100,8 @@ def _organ_table(
     scored: Sequence[CaseScore], summary: Mapping[str, Any], labels: Mapping[int, str], protocol: Protocol
 ) -> str:
     key = _distance_key(protocol)
-    columns = {label: [_of(score, label, protocol) for score in scored] for label in labels}
+    cases = [score.records(protocol.name) for score in scored]
+    columns = {label: [records[place] for records in cases] for place, label in enumerate(labels)}
     everything = [getattr(row, key) for rows in columns.values() for row in rows]
     longest = max((value for value in everything if not isnan(value)), default=nan)
     rows = []
@@ -169,11 +170,11 @@ def _case_table(scored: Sequence[CaseScore], labels: Mapping[int, str], protocol
         return ""
     names = ("Case", "Dice", f"HD95, {protocol.unit}", *(escape(name) for name in labels.values()))
     head = "".join(f'<th scope="col"><button type="button">{name}</button></th>' for name in names)
-    rows = "".join(_case_row(score, labels, protocol) for score in scored)
+    rows = "".join(_case_row(score, protocol) for score in scored)
     return markup.table(f"<tr>{head}</tr>", rows, "sortable")
 
 
-def _case_row(score: CaseScore, labels: Mapping[int, str], protocol: Protocol) -> str:
+def _case_row(score: CaseScore, protocol: Protocol) -> str:
     records, key = score.records(protocol.name), _distance_key(protocol)
     means = case_mean(records, "dice"), case_mean(records, key)
     cells = [
@@ -181,7 +182,7 @@ def _case_row(score: CaseScore, labels: Mapping[int, str], protocol: Protocol) -
         f'<td data-v="{markup.data(means[0])}">{number(means[0], 3)}</td>',
         f'<td data-v="{markup.data(means[1])}">{number(means[1], 2)}</td>',
     ]
-    cells += [_organ_cell(_of(score, label, protocol), key, protocol) for label in labels]
+    cells += [_organ_cell(row, key, protocol) for row in records]
     return f"<tr>{''.join(cells)}</tr>"
 
 
@@ -236,10 +237,6 @@ def _protocol_card(protocol: Protocol, entry: Mapping[str, Any]) -> str:
 def _facts(run: Mapping[str, Any]) -> str:
     items = "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in run.items())
     return f'<dl class="card">{items}</dl>' if items else ""
-
-
-def _of(score: CaseScore, label: int, protocol: Protocol) -> Record:
-    return next(row for row in score.records(protocol.name) if row.label == label)
 
 
 def _distance_key(protocol: Protocol) -> str:

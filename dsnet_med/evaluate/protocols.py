@@ -14,7 +14,7 @@ decimals of a per cent before it takes means; nothing here is rounded.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -168,7 +168,11 @@ def record(measure: Measure, protocol: Protocol) -> Record:
 
 def _scores(measure: Measure, protocol: Protocol) -> dict[str, float]:
     if measure.presence is not Presence.BOTH:
-        return _judged(protocol.verdicts[measure.presence], measure.diagonal_mm, protocol.unit)
+        judged = _judged(protocol.verdicts[measure.presence], measure.diagonal_mm, protocol.unit)
+        # A stack of cases has no spacing, so nothing in mm is known of it, not even where there is nothing.
+        return (
+            judged | dict.fromkeys(("hd95_mm", "assd_mm", "nsd"), nan) if isnan(measure.diagonal_mm) else judged
+        )
     return {
         "dice": dice_of_counts(measure.shared_voxels, measure.reference_voxels, measure.prediction_voxels),
         "hd95_mm": measure.hd95_pooled_mm if protocol.rule == "pooled" else measure.hd95_max_mm,

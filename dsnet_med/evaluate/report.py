@@ -12,7 +12,7 @@ from dsnet_med.evaluate.page import page_html
 from dsnet_med.evaluate.protocols import PROTOCOLS
 from dsnet_med.evaluate.summary import cases_csv
 from dsnet_med.files import write_text
-from dsnet_med.volumes import case_name, is_nifti
+from dsnet_med.volumes import case_name, is_volume
 
 
 def write_results(
@@ -39,6 +39,8 @@ def write_results(
         if name != first or in_voxels:
             write_text(out / f"cases_{name}.csv", cases_csv(scores, name, in_voxels=in_voxels))
     facts = {"run": dict(run)} if run else {}
+    for name in PROTOCOLS.keys() - summary.get("protocols", {first: summary}).keys():
+        (out / f"cases_{name}.csv").unlink(missing_ok=True)  # of an earlier evaluation
     content = json.dumps(_without_nan({**summary, **facts}), indent=2, allow_nan=False)
     write_text(out / "summary.json", content + "\n")
     shown = find_images(images, [score.case for score in scores]) if isinstance(images, Path) else images
@@ -48,7 +50,7 @@ def write_results(
 
 def find_images(folder: Path, cases: Sequence[str]) -> dict[str, Path]:
     """The image of each case in `folder`: the file of that name, else the only one whose name ends with it."""
-    files = [path for path in sorted(folder.glob("*")) if is_nifti(path)]
+    files = [path for path in sorted(folder.glob("*")) if is_volume(path)]
     found = {}
     for case in cases:
         exact = [path for path in files if case_name(path) in (case, f"{case}_0000")]

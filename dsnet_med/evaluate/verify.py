@@ -8,14 +8,17 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, one_line
+from dsnet_med.evaluate import inputs
 from dsnet_med.evaluate.folders import CaseScore, Pair, evaluate_pairs
-from dsnet_med.evaluate.labels import label_names
+from dsnet_med.evaluate.labels import LARGEST_LABEL, label_names
+from dsnet_med.evaluate.protocols import find_protocols
 from dsnet_med.evaluate.summary import cases_csv, summarise
 
 # Another processor or library version may add in another order; nothing else may change a number.
 _SAME = 1e-9
-_NUMBERS = ("labels", "mean", "mean_ci95", "missed", "cases")
+_COMPARED = ("protocol", "hd95", "labels", "mean", "mean_ci95", "missed", "cases", "note")
+_INPUTS = ("shape", "spacing_mm")
 
 
 @dataclass
@@ -38,19 +41,22 @@ def read_claim(path: Path, *, prediction: Path | None = None, reference: Path | 
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         labels = label_names(content["label_values"])
-        protocols = tuple(content.get("protocols", {content["protocol"]: None}))
+        protocols = tuple(dict(content.get("protocols", {content["protocol"]: {}})))
+        find_protocols(protocols)
+        for entry in content.get("protocols", {}).values():
+            dict(entry)
         pairs, maps = [], {}
         for case, entry in content["inputs"].items():
             pair = Pair(case, _moved(entry["prediction"], prediction), _moved(entry["reference"], reference))
             pairs.append(pair)
             if "reference_map" in entry:
-                maps[pair.reference] = {int(raw): int(label) for raw, label in entry["reference_map"].items()}
-        float(content["nsd_tolerance_mm"])
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                maps[pair.reference] = _label_map(entry["reference_map"])
+        inputs.tolerance(float(content["nsd_tolerance_mm"]))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"{path}: not a summary.json of `dsnet-med evaluate` ({type(error).__name__}: {error})"
+            f"{path}: not a summary.json of `dsnet-med evaluate` ({type(error).__name__}: {one_line(error)})"
         ) from error
     if not pairs:
         raise InputError(f"{path}: names no scored case; there is nothing to verify")
@@ -80,17 +86,30 @@ def differences(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
     again = summarise(scores, claim.labels, claim.protocols, nsd_tolerance_mm=tolerance)
     again = json.loads(json.dumps(again))  # tuples become lists, as in the file
     for then, now, name in _entries(claim, again):
-        found += [line for key in _NUMBERS for line in _unequal(then.get(key), now[key], f"{name}: {key}")]
+        found += [line for key in _COMPARED for line in _unequal(then.get(key), now.get(key), f"{name}: {key}")]
+    for case, entry in again["inputs"].items():
+        then = claim.content["inputs"][case]
+        found += [line for key in _INPUTS for line in _unequal(then.get(key), entry[key], f"{case}: {key}")]
     return found + _unequal_rows(claim, scores)
 
 
 def count_numbers(claim: Claim) -> int:
-    """How many numbers of the summary are compared."""
-    return sum(_leaves(then.get(key)) for then, _, _ in _entries(claim, claim.content) for key in _NUMBERS)
+    """How many numbers of the protocols are compared."""
+    entries = claim.content.get("protocols", {claim.protocols[0]: claim.content}).values()
+    return sum(_leaves(entry.get(key)) for entry in entries for key in _COMPARED)
 
 
 def _moved(stored: str, folder: Path | None) -> Path:
-    return Path(stored) if folder is None else folder / Path(stored).name
+    if folder is None:
+        return Path(stored)
+    return folder if folder.is_file() else folder / Path(stored).name
+
+
+def _label_map(entry: Mapping[str, Any]) -> dict[int, int]:
+    table = {int(raw): int(label) for raw, label in entry.items()}
+    if not all(0 <= value <= LARGEST_LABEL for pair in table.items() for value in pair):
+        raise ValueError("reference_map holds values outside 0 to 65535")
+    return table
 
 
 def _changed_files(claim: Claim, score: CaseScore) -> list[str]:
@@ -110,8 +129,12 @@ def _unequal_rows(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
     table = claim.path.with_name("cases.csv")
     if not table.is_file():
         return []
-    then = list(csv.reader(table.read_text(encoding="utf-8").splitlines()))
-    now = list(csv.reader(cases_csv(scores, claim.protocols[0]).splitlines()))
+    try:
+        then = list(csv.reader(table.read_text(encoding="utf-8").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return [f"{table}: cannot be read ({one_line(error)})"]
+    written = cases_csv(scores, claim.protocols[0]).encode("utf-8", errors="backslashreplace").decode("utf-8")
+    now = list(csv.reader(written.splitlines()))
     if len(then) != len(now):
         return [f"{table}: {len(then) - 1} rows, {len(now) - 1} when scored again"]
     wrong = [a for a, b in zip(then, now, strict=True) if not _same_row(a, b)]

@@ -90,7 +90,7 @@ def test_two_folders_are_compared(scans: Path) -> None:
             assert (out / name / file).stat().st_size > 100
     comparison = json.loads((out / "comparison.json").read_text())
     assert comparison["predictions"] == ["near-masks", "right-masks"]
-    assert comparison["protocols"]["strict"]["metrics"]["dice"]["mean over organs"]["winner"] == "right-masks"
+    assert comparison["protocols"]["strict"]["metrics"]["dice"]["mean"]["winner"] == "right-masks"
     page = (out / "report.html").read_text()
     assert "right-masks significantly best" in page
     assert "right-masks is significantly better" in done.stdout

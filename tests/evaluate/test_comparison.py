@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.comparison import OVERALL, compare
+from dsnet_med.evaluate.comparison import compare
 from dsnet_med.evaluate.comparison_page import comparison_html, rankings, verdict
 from dsnet_med.evaluate.folders import CaseScore
 from dsnet_med.evaluate.measure import measure_case
@@ -57,16 +57,16 @@ def folders(tmp_path, cases, **errors):
 def test_a_consistent_difference_over_enough_cases_wins(tmp_path):
     found = compare(folders(tmp_path, 12, good=lambda n: 0, bad=lambda n: 1 + n % 2), NAMES)
     dice = found["protocols"]["strict"]["metrics"]["dice"]
-    assert dice["liver"]["winner"] == dice[OVERALL]["winner"] == "good"
-    (pair,) = dice["liver"]["pairs"]
+    assert dice["labels"]["liver"]["winner"] == dice["mean"]["winner"] == "good"
+    (pair,) = dice["labels"]["liver"]["pairs"]
     assert (pair["first"], pair["second"], pair["n"], pair["effect_size"]) == ("good", "bad", 12, -1)
     assert pair["difference"] < 0
     assert pair["p"] <= pair["p_holm"] < 0.05
     assert pair["better"] == "good"
     # Where both are alike there is no winner.
-    assert dice["spleen"]["winner"] is None
-    assert dice["spleen"]["pairs"][0]["p"] == 1
-    hd95 = found["protocols"]["strict"]["metrics"]["hd95_mm"]["liver"]
+    assert dice["labels"]["spleen"]["winner"] is None
+    assert dice["labels"]["spleen"]["pairs"][0]["p"] == 1
+    hd95 = found["protocols"]["strict"]["metrics"]["hd95_mm"]["labels"]["liver"]
     assert hd95["winner"] == "good"
     assert hd95["pairs"][0]["difference"] > 0
     assert "good is significantly better" in verdict(found)
@@ -74,14 +74,14 @@ def test_a_consistent_difference_over_enough_cases_wins(tmp_path):
 
 def test_the_same_difference_over_too_few_cases_does_not(tmp_path):
     found = compare(folders(tmp_path, 5, good=lambda n: 0, bad=lambda n: 1 + n % 2), NAMES)
-    assert found["protocols"]["strict"]["metrics"]["dice"]["liver"]["winner"] is None
+    assert found["protocols"]["strict"]["metrics"]["dice"]["labels"]["liver"]["winner"] is None
     assert "with 5 cases no difference can be significant" in found["note"]
     assert "no significant winner" in verdict(found)
 
 
 def test_a_difference_that_goes_either_way_does_not(tmp_path):
     found = compare(folders(tmp_path, 12, a=lambda n: n % 2, b=lambda n: 1 - n % 2), NAMES)
-    liver = found["protocols"]["strict"]["metrics"]["dice"]["liver"]
+    liver = found["protocols"]["strict"]["metrics"]["dice"]["labels"]["liver"]
     assert liver["winner"] is None
     assert not liver["pairs"][0]["significant"]
 
@@ -89,15 +89,15 @@ def test_a_difference_that_goes_either_way_does_not(tmp_path):
 def test_holm_counts_every_test_of_the_metric(tmp_path):
     found = compare(folders(tmp_path, 12, good=lambda n: 0, bad=lambda n: 1 + n % 2), NAMES)
     dice = found["protocols"]["strict"]["metrics"]["dice"]
-    smallest = min(pair["p"] for entry in dice.values() for pair in entry["pairs"])
-    assert min(pair["p_holm"] for entry in dice.values() for pair in entry["pairs"]) == pytest.approx(
-        3 * smallest
-    )
+    smallest = min(pair["p"] for entry in (*dice["labels"].values(), dice["mean"]) for pair in entry["pairs"])
+    assert min(
+        pair["p_holm"] for entry in (*dice["labels"].values(), dice["mean"]) for pair in entry["pairs"]
+    ) == pytest.approx(3 * smallest)
 
 
 def test_the_best_of_three_must_beat_both(tmp_path):
     found = compare(folders(tmp_path, 14, best=lambda n: 0, near=lambda n: int(n == 0), bad=lambda n: 3), NAMES)
-    liver = found["protocols"]["strict"]["metrics"]["dice"]["liver"]
+    liver = found["protocols"]["strict"]["metrics"]["dice"]["labels"]["liver"]
     assert len(liver["pairs"]) == 3
     assert {pair["better"] for pair in liver["pairs"]} == {"best", "near", None}
     assert liver["winner"] is None
@@ -110,7 +110,7 @@ def test_mean_and_ranks_that_disagree_have_no_winner(tmp_path):
     reference = reference_of(rng)
     nothing = np.where(reference == 1, 0, reference)
     scores["risky"][0] = scored("case0", nothing, reference, tmp_path)
-    liver = compare(scores, NAMES)["protocols"]["strict"]["metrics"]["hd95_mm"]["liver"]
+    liver = compare(scores, NAMES)["protocols"]["strict"]["metrics"]["hd95_mm"]["labels"]["liver"]
     (pair,) = liver["pairs"]
     assert pair["difference"] > 0 > pair["effect_size"]
     assert pair["better"] is None
@@ -128,9 +128,9 @@ def test_the_ranking_can_depend_on_the_protocol(tmp_path):
         scores["lazy"].append(scored(f"{n}", lazy, reference, tmp_path))
     found = compare(scores, NAMES, PROTOCOLS)
     assert found["ranking"]["hd95"]["depends_on_protocol"]
-    assert found["ranking"]["hd95"]["order"]["strict"] == ["careful", "lazy"]
-    assert found["ranking"]["hd95"]["order"]["transunet"] == ["lazy", "careful"]
-    assert found["ranking"]["hd95"]["order"]["monai"] == ["lazy", "careful"]
+    assert found["ranking"]["hd95"]["order"]["strict"] == [["careful"], ["lazy"]]
+    assert found["ranking"]["hd95"]["order"]["transunet"] == [["lazy"], ["careful"]]
+    assert found["ranking"]["hd95"]["order"]["monai"] == [["lazy"], ["careful"]]
     assert any("depends on the protocol" in line for line in rankings(found))
     same = compare(scores, NAMES, ("transunet", "monai"))
     assert not same["ranking"]["hd95"]["depends_on_protocol"]
@@ -139,7 +139,7 @@ def test_the_ranking_can_depend_on_the_protocol(tmp_path):
 def test_a_stacked_protocol_has_nothing_to_test(tmp_path):
     found = compare(folders(tmp_path, 7, a=lambda n: 0, b=lambda n: 2), NAMES, PROTOCOLS)
     assert found["protocols"]["dpcnet"]["metrics"] == {}
-    assert found["ranking"]["dice"]["order"]["dpcnet"] == ["a", "b"]
+    assert found["ranking"]["dice"]["order"]["dpcnet"] == [["a"], ["b"]]
     assert found["protocols"]["transunet"]["metrics"].keys() == {"dice", "hd95_voxels", "nsd"}
 
 
@@ -150,7 +150,7 @@ def test_only_cases_that_all_have_are_compared(tmp_path):
     found = compare(scores, NAMES)
     assert found["cases"] == 6
     assert found["cases_left_out"] == {"a": ["case3", "case7"], "b": []}
-    assert found["protocols"]["strict"]["metrics"]["dice"]["liver"]["pairs"][0]["n"] == 6
+    assert found["protocols"]["strict"]["metrics"]["dice"]["labels"]["liver"]["pairs"][0]["n"] == 6
 
 
 def test_what_cannot_be_compared(tmp_path):
@@ -171,3 +171,15 @@ def test_the_page_and_the_json(tmp_path):
     assert "not significant" in page
     for name in PROTOCOLS:
         assert f"Protocol {name}" in page
+
+
+def test_ties_are_ties_and_any_name_is_an_organ(tmp_path):
+    scores = folders(tmp_path, 6, a=lambda n: 1, b=lambda n: 1, c=lambda n: 2)
+    found = compare(scores, {1: "mean over organs", 2: "None"}, PROTOCOLS)
+    assert found["ranking"]["dice"]["order"]["strict"] == [["a", "b"], ["c"]]
+    assert not found["ranking"]["dice"]["depends_on_protocol"]
+    assert "by Dice: a = b > c under" in rankings(found)[0]
+    dice = found["protocols"]["strict"]["metrics"]["dice"]
+    assert dice["labels"].keys() == {"mean over organs", "None"}
+    liver, mean = (entry["pairs"][1] for entry in (dice["labels"]["mean over organs"], dice["mean"]))
+    assert liver["difference"] == pytest.approx(2 * mean["difference"])

@@ -108,7 +108,7 @@ def cut_short_gzip(rng):
 
 def damaged_gzip(rng):
     content = bytearray(gzip.compress(plain(volume()), mtime=0))
-    place = rng.integers(len(content) - 8, len(content))  # the checksum and the length
+    place = rng.integers(10, len(content))  # the compressed voxels, the checksum and the length
     content[place] ^= 1 << rng.integers(8)
     return "damaged gzip", bytes(content)
 

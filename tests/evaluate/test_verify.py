@@ -84,12 +84,11 @@ def test_every_number_that_is_tampered_with_is_noticed(tmp_path):
     claim = read_claim(path)
     scores = list(score_again(claim))
     assert differences(claim, scores) == []
-    places = [
-        place
-        for place in numbers_in(claim.content)
-        if place[0] in ("labels", "mean", "mean_ci95", "missed", "cases", "protocols")
-    ]
-    assert len(places) == count_numbers(claim)
+    # Every number there is but the ones that say how to score, which `score_again` goes by.
+    rules = ("nsd_tolerance_mm", "label_values")
+    places = [place for place in numbers_in(claim.content) if place[0] not in rules]
+    assert sum(place[0] == "protocols" for place in places) == count_numbers(claim)
+    assert {place[0] for place in places} >= {"inputs", "mean", "mean_ci95", "labels"}
     for *trail, last in places:
         where = claim.content
         for key in trail:
@@ -100,6 +99,26 @@ def test_every_number_that_is_tampered_with_is_noticed(tmp_path):
         assert len(found) == 1, (trail, last)
         assert "when scored again" in found[0]
         where[last] = kept
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda content: content.update(protocol="monai"),
+        lambda content: content["protocols"]["monai"].update(protocol="strict"),
+        lambda content: content["hd95"].update(rule="max"),
+        lambda content: content["protocols"]["monai"]["hd95"].update(unit="voxels"),
+        lambda content: content["labels"].pop("spleen"),
+        lambda content: content["inputs"]["a"].update(shape=[1, 1, 1]),
+        lambda content: content["protocols"]["strict"].pop("mean"),
+    ],
+)
+def test_words_that_are_tampered_with_are_noticed(tmp_path, tamper):
+    path = evaluated(tmp_path, protocols=("strict", "monai"))
+    claim = read_claim(path)
+    scores = list(score_again(claim))
+    tamper(claim.content)
+    assert differences(claim, scores)
 
 
 def test_a_changed_file_is_noticed_even_where_no_number_changes(tmp_path):
@@ -159,6 +178,12 @@ def test_rows_of_the_csv(tmp_path):
         '{"protocol": "strict", "label_values": {"a": 1}, "inputs": {}, "nsd_tolerance_mm": 1}',
         '{"protocol": "strict", "label_values": {"a": 1}, "inputs": {"x": 3}, "nsd_tolerance_mm": 1}',
         '{"protocol": "strict", "label_values": {"a": -1}, "inputs": {"x": {}}, "nsd_tolerance_mm": 1}',
+        '{"protocol": "foo", "label_values": {"a": 1}, "inputs": {"x": {}}, "nsd_tolerance_mm": 1}',
+        '{"protocol": "strict", "protocols": ["strict"], "label_values": {"a": 1}, "inputs": {}}',
+        '{"protocol": "strict", "protocols": {"strict": "x"}, "label_values": {"a": 1}, "inputs": {}}',
+        '{"protocol": "strict", "label_values": {"a": 1}, "nsd_tolerance_mm": 1, "inputs": {"x": {"prediction": "p", '
+        '"reference": "r", "reference_map": {"1": -1}}}}',
+        "[" * 100_000,
         '{"protocol": "strict", "label_values": 3, "inputs": {}, "nsd_tolerance_mm": "x"}',
     ],
 )
@@ -169,3 +194,22 @@ def test_what_is_no_summary(tmp_path, content):
         read_claim(path)
     with pytest.raises(InputError, match="not a summary"):
         read_claim(tmp_path / "nowhere.json")
+
+
+def test_a_table_that_cannot_be_read(tmp_path):
+    path = evaluated(tmp_path)
+    for content in (b"case\xff,1\n", b"x" * 200_000):
+        path.with_name("cases.csv").write_bytes(content)
+        assert any("cases.csv" in line for line in verified(path))
+
+
+def test_a_file_name_that_is_no_text(tmp_path):
+    evaluated(tmp_path)
+    for role in "pr":
+        (tmp_path / role / "a.nii.gz").rename(tmp_path / role / "a\udcff.nii.gz")
+    pairs, missing, failures = pair_folders(tmp_path / "p", tmp_path / "r")
+    scores = list(evaluate_pairs(pairs, NAMES))
+    summary = summarise(scores, NAMES, missing=missing, failures=failures)
+    write_results(tmp_path / "odd", scores, summary, NAMES)
+    assert "a\\udcff" in (tmp_path / "odd" / "cases.csv").read_text()
+    assert verified(tmp_path / "odd" / "summary.json") == []
