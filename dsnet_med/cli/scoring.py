@@ -13,7 +13,7 @@ import dsnet_med
 from dsnet_med.cli.steps import RUN_FACTS, bar
 from dsnet_med.errors import CasesFailedError, InputError
 from dsnet_med.evaluate import passes
-from dsnet_med.evaluate.folders import CaseScore, evaluate_pairs, pair_folders
+from dsnet_med.evaluate.folders import CaseScore, Pair, evaluate_pairs, pair_folders
 from dsnet_med.evaluate.labels import read_label_names
 from dsnet_med.evaluate.protocols import find_protocols
 from dsnet_med.evaluate.report import write_results
@@ -59,11 +59,13 @@ def evaluate(
     naming = by_json(Path(labels)) if labels.endswith(".json") else by_recipe(labels)
     find_protocols(options.protocols)
     shown = None if images is None else find_scans(images, naming.prediction_case)
-    if len(predictions) == 1:
-        scored = _evaluate_one(predictions[0], reference, naming, out, shown, options)
-        failures = scored.failures
+    sets = [_prepared(prediction, reference, naming) for prediction in predictions]
+    if len(sets) == 1:
+        _, failures = _evaluate_one(sets[0], naming, out, shown, options)
     else:
-        failures = _evaluate_several(predictions, reference, naming, out, shown, options)
+        failures = _evaluate_several(
+            dict(zip(short_names(predictions), sets, strict=True)), naming, out, shown, options
+        )
     if failures:
         raise CasesFailedError(failures)
 
@@ -77,7 +79,7 @@ def verify(summary: Path, *, prediction: Path | None, reference: Path | None, wo
     found = verifying.differences(claim, scores)
     if found:
         for line in found[:_SHOWN_DIFFERENCES]:
-            typer.echo(line, err=True)
+            typer.echo(_text(line), err=True)
         more = len(found) - _SHOWN_DIFFERENCES
         raise CasesFailedError(
             {str(summary): "does not hold" + (f"; {more} more differences are not shown" if more > 0 else "")}
@@ -89,50 +91,59 @@ def verify(summary: Path, *, prediction: Path | None, reference: Path | None, wo
 
 
 @dataclass(frozen=True)
-class _Scored:
-    scores: list[CaseScore]
+class _Predictions:
+    """A folder of predictions, paired, and what is known of the run behind it."""
+
+    folder: Path
+    pairs: list[Pair]
+    missing: list[str]
     failures: dict[str, str]
+    run: Mapping[str, Any] | None
 
 
-def _evaluate_one(
-    prediction: Path,
-    reference: Path,
-    naming: Naming,
-    out: Path,
-    images: Mapping[str, Path] | None,
-    options: Options,
-) -> _Scored:
+def _prepared(prediction: Path, reference: Path, naming: Naming) -> _Predictions:
+    """Everything that can be wrong with a folder, before anything is scored. Raises InputError."""
     pairs, missing, failures = pair_folders(
         prediction, reference, prediction_case=naming.prediction_case, reference_case=naming.reference_case
     )
     if not pairs:
         reasons = "; ".join(failures.values()) or f"{reference} holds no label map of this recipe"
         raise InputError(f"no case has both a prediction and a reference: {reasons}")
+    return _Predictions(prediction, pairs, missing, failures, _run_facts(prediction))
+
+
+def _evaluate_one(
+    given: _Predictions,
+    naming: Naming,
+    out: Path,
+    images: Mapping[str, Path] | None,
+    options: Options,
+) -> tuple[list[CaseScore], dict[str, str]]:
+    """Score a folder, write its results and say what came out; the scores, and why cases failed."""
     require_writable(out)
-    results = evaluate_pairs(pairs, naming.labels, reference_map=naming.reference_map, **asdict(options))
-    scores = list(bar(results, len(pairs), f"evaluate {prediction.name}"))
-    failures |= {score.case: score.error for score in scores if score.error}
+    results = evaluate_pairs(given.pairs, naming.labels, reference_map=naming.reference_map, **asdict(options))
+    scores = list(bar(results, len(given.pairs), f"evaluate {given.folder.name}"))
+    failures = given.failures | {score.case: score.error for score in scores if score.error}
     if all(score.error for score in scores):
         raise InputError(f"no case could be scored: {CasesFailedError(failures)}")
     summary = summarise(
         scores,
         naming.labels,
         options.protocols,
-        missing=missing,
+        missing=given.missing,
         failures=failures,
         nsd_tolerance_mm=options.nsd_tolerance_mm,
     )
-    write_results(out, scores, summary, naming.labels, images=images, run=_run_facts(prediction))
+    write_results(out, scores, summary, naming.labels, images=images, run=given.run)
     _say(summary, scores, out)
-    if missing:
-        some = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
-        typer.echo(f"{len(missing)} references have no prediction and are not scored: {some}")
-    return _Scored(scores, failures)
+    if given.missing:
+        some = ", ".join(given.missing[:_SHOWN]) + (", ..." if len(given.missing) > _SHOWN else "")
+        typer.echo(_text(f"{len(given.missing)} references have no prediction and are not scored: {some}"))
+    return scores, failures
 
 
 def _evaluate_several(
-    predictions: Sequence[Path],
-    reference: Path,
+    given: Mapping[str, _Predictions],
     naming: Naming,
     out: Path,
     images: Mapping[str, Path] | None,
@@ -142,19 +153,26 @@ def _evaluate_several(
     from dsnet_med.evaluate.comparison import compare
     from dsnet_med.evaluate.comparison_page import comparison_html, rankings, verdict
 
-    names = short_names(predictions)
-    scored = {
-        name: _evaluate_one(folder, reference, naming, out / name, images, options)
-        for name, folder in zip(names, predictions, strict=True)
-    }
-    comparison = compare({name: one.scores for name, one in scored.items()}, naming.labels, options.protocols)
+    scored: dict[str, list[CaseScore]] = {}
+    failures: dict[str, str] = {}
+    for name, predictions in given.items():
+        try:
+            scored[name], failed = _evaluate_one(predictions, naming, out / name, images, options)
+        except InputError as error:  # one bad folder does not lose the others
+            failed = {"all cases": str(error)}
+        failures |= {f"{name}: {case}": why for case, why in failed.items()}
+    if not scored:
+        raise InputError(f"no folder could be scored: {CasesFailedError(failures)}")
+    if len(scored) == 1:
+        return failures | {"comparison": "only one folder could be scored, so there is nothing to compare"}
+    comparison = compare(scored, naming.labels, options.protocols)
     write_json(out / "comparison.json", comparison)
-    links = {name: f"{quote(name)}/report.html" for name in names}
+    links = {name: f"{quote(name)}/report.html" for name in scored}
     write_text(out / "report.html", comparison_html(comparison, links, dsnet_med.__version__))
     for line in [verdict(comparison), *rankings(comparison), comparison["note"], f"comparison in {out}"]:
         if line:
-            typer.echo(line)
-    return {f"{name}: {case}": why for name, one in scored.items() for case, why in one.failures.items()}
+            typer.echo(_text(line))
+    return failures
 
 
 def _say(summary: Mapping[str, Any], scores: Sequence[CaseScore], out: Path) -> None:
@@ -165,13 +183,18 @@ def _say(summary: Mapping[str, Any], scores: Sequence[CaseScore], out: Path) -> 
         if dice is not None:
             typer.echo(f"{summary['cases']} cases, {name}: Dice {dice:.4f}{distance}")
     for case, words in summary["resampled"].items():
-        typer.echo(f"{case}: {words}")
+        typer.echo(_text(f"{case}: {words}"))
     peak = max(score.peak_memory_bytes for score in scores)
     typer.echo(f"report in {out}" + (f"; a worker held at most {peak / 1e6:.0f} MB" if peak else ""))
     if passes.NAME != "compiled":
         typer.echo(
             "scored by SciPy, several times slower: install with a C compiler to have the kernel", err=True
         )
+
+
+def _text(words: str) -> str:
+    """Bytes of file names that are no text, in a form that every terminal takes."""
+    return words.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
@@ -196,7 +219,7 @@ def _run_facts(prediction: Path) -> Mapping[str, Any] | None:
         return None
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: not readable as JSON ({error}); remove it or infer again") from error
     return facts if isinstance(facts, dict) else None
 

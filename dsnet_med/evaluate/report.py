@@ -41,6 +41,7 @@ def write_results(
     facts = {"run": dict(run)} if run else {}
     for name in PROTOCOLS.keys() - summary.get("protocols", {first: summary}).keys():
         (out / f"cases_{name}.csv").unlink(missing_ok=True)  # of an earlier evaluation
+    (out / "comparison.json").unlink(missing_ok=True)
     content = json.dumps(_without_nan({**summary, **facts}), indent=2, allow_nan=False)
     write_text(out / "summary.json", content + "\n")
     shown = find_images(images, [score.case for score in scores]) if isinstance(images, Path) else images

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from typed import refused, run
 
+from dsnet_med.cli import INTERRUPTED, guarded
 from dsnet_med.cli.scoring import short_names
 from dsnet_med.errors import InputError
 
@@ -142,9 +143,57 @@ def test_nothing_that_can_be_scored(scans: Path) -> None:
     assert "no case could be scored" in refused(done)
 
 
-def test_facts_of_a_run_that_cannot_be_read(scans: Path) -> None:
-    (scans / "near" / "masks" / "run.json").write_text("{")
-    assert "run.json" in refused(evaluate(scans, *near(scans)))
+@pytest.mark.parametrize("content", ["{", "[" * 100_000])
+def test_facts_of_a_run_that_cannot_be_read_are_refused_before_scoring(scans: Path, content: str) -> None:
+    (scans / "near" / "masks" / "run.json").write_text(content)
+    done = evaluate(scans, *near(scans))
+    assert "run.json" in refused(done)
+    assert "7 cases" not in done.stdout
+    assert not (scans / "out").exists()
+
+
+def test_a_folder_that_cannot_be_paired_is_refused_before_the_others_are_scored(scans: Path) -> None:
+    (scans / "empty").mkdir()
+    assert "empty" in refused(evaluate(scans, *near(scans), "--prediction", scans / "empty"))
+    assert not (scans / "out").exists()
+
+
+def test_a_folder_of_damaged_files_does_not_lose_the_others(scans: Path) -> None:
+    for number in range(CASES):
+        (scans / "bad").mkdir(exist_ok=True)
+        (scans / "bad" / f"c{number}.nii.gz").write_bytes(b"no volume")
+    both = [*near(scans), "--prediction", scans / "bad"]
+    assert "nothing to compare" in refused(evaluate(scans, *both), 1)
+    assert (scans / "out" / "masks" / "summary.json").is_file()
+    done = evaluate(scans, *both, "--prediction", scans / "right" / "masks")
+    assert "bad: all cases" in refused(done, 1)
+    comparison = json.loads((scans / "out" / "comparison.json").read_text())
+    assert comparison["predictions"] == ["near-masks", "right-masks"]
+
+
+def test_what_an_earlier_evaluation_left_is_gone(scans: Path) -> None:
+    evaluate(scans, *near(scans), "--protocol", "strict", "--protocol", "monai")
+    assert (scans / "out" / "cases_monai.csv").is_file()
+    evaluate(scans, *near(scans))
+    assert {path.name for path in (scans / "out").iterdir()} == {"cases.csv", "summary.json", "report.html"}
+
+
+def test_a_file_name_that_is_no_text(scans: Path) -> None:
+    for folder in (scans / "near" / "masks", scans / "reference"):
+        (folder / "c0.nii.gz").rename(folder / "c\udcff.nii.gz")
+    done = evaluate(scans, *near(scans))
+    assert done.returncode == 0, done.stderr
+    assert "c\\udcff" in (scans / "out" / "cases.csv").read_text()
+    assert run("verify", scans / "out" / "summary.json").returncode == 0
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    for interrupted in (command, lambda: INTERRUPTED):  # as we see Ctrl-C, and as typer hands it on
+        assert guarded(interrupted) == INTERRUPTED
+        assert "dsnet-med: interrupted" in capsys.readouterr().err
 
 
 def test_short_names_tell_folders_apart(tmp_path: Path) -> None:

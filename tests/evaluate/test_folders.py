@@ -16,6 +16,7 @@ from dsnet_med.evaluate.measure import measure_case
 from dsnet_med.evaluate.report import write_results
 from dsnet_med.evaluate.summary import COLUMNS, cases_csv, summarise
 from dsnet_med.volumes import case_name, read_labels
+from dsnet_med.workers import on_cluster
 
 NAMES = {1: "ball", 2: "speck"}
 AFFINE = np.diag((0.8, 0.9, 3.0, 1.0))
@@ -240,6 +241,19 @@ def test_dpcnet_refuses_slices_of_different_sizes(folders):
     assert "differ in size" in summary["note"]
 
 
+def test_a_stack_knows_no_millimetres_not_even_of_what_is_missing(folders):
+    _, summary = evaluate(*folders, protocols=("dpcnet",))
+    assert summary["labels"]["speck"]["dice"]["mean"] is not None
+    for metric in ("hd95_mm", "assd_mm", "nsd"):
+        assert summary["mean"][metric] is None
+        assert all(entry[metric]["mean"] is None for entry in summary["labels"].values())
+    for case in "ab":  # missed everywhere, too
+        write(folders[0] / f"{case}.nii.gz", np.zeros((16, 14, 6)))
+    _, summary = evaluate(*folders, protocols=("dpcnet",))
+    assert (summary["mean"]["hd95_mm"], summary["mean"]["nsd"]) == (None, None)
+    assert (summary["mean"]["hd95_voxels"], summary["mean"]["dice"]) == (0, 0)
+
+
 def test_cases_csv_has_the_promised_header(folders):
     scores, _ = evaluate(*folders)
     text = cases_csv(scores, "strict")
@@ -369,3 +383,33 @@ def test_memory_is_said_and_used_again(folders):
     by_case = {score.case: score for score in scores}
     first = next(evaluate_pairs(pair_folders(*folders)[0][:1], NAMES))
     assert np.array_equal(by_case["a"].worst.reference, first.worst.reference)
+
+
+def test_a_cluster_that_goes_away_loses_its_cases_alone(monkeypatch):
+    from concurrent.futures import CancelledError
+
+    import distributed
+
+    class Future:
+        def __init__(self, value):
+            self.value = value
+
+        def result(self):
+            if isinstance(self.value, Exception):
+                raise self.value
+            return self.value
+
+    class Client:
+        def __init__(self, *arguments, **options): ...
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *details): ...
+        def submit(self, work, item, pure):
+            return Future(work(item))
+
+    monkeypatch.setattr(distributed, "Client", Client)
+    monkeypatch.setattr(distributed, "as_completed", list)
+    outcomes = [1, CancelledError("scheduler-connection-lost"), OSError("closed"), 4]
+    found = [result for _, result in on_cluster(lambda place: outcomes[place], range(4), "tcp://far")]
+    assert found == [1, None, None, 4]

@@ -4,6 +4,7 @@ import gzip
 import io
 import re
 import struct
+import zlib
 from collections import Counter
 
 import nibabel as nib
@@ -107,10 +108,17 @@ def cut_short_gzip(rng):
 
 
 def damaged_gzip(rng):
-    content = bytearray(gzip.compress(plain(volume()), mtime=0))
-    place = rng.integers(10, len(content))  # the compressed voxels, the checksum and the length
-    content[place] ^= 1 << rng.integers(8)
-    return "damaged gzip", bytes(content)
+    whole = plain(volume())
+    while True:
+        content = bytearray(gzip.compress(whole, mtime=0))
+        # The compressed voxels, the checksum and the length.
+        content[rng.integers(10, len(content))] ^= 1 << rng.integers(8)
+        try:
+            if gzip.decompress(content) != whole:
+                return "damaged gzip", bytes(content)
+        except (OSError, EOFError, zlib.error):
+            return "damaged gzip", bytes(content)
+        # A bit that means nothing, between the last block and the checksum.
 
 
 def bomb(rng):

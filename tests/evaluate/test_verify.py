@@ -181,8 +181,8 @@ def test_rows_of_the_csv(tmp_path):
         '{"protocol": "foo", "label_values": {"a": 1}, "inputs": {"x": {}}, "nsd_tolerance_mm": 1}',
         '{"protocol": "strict", "protocols": ["strict"], "label_values": {"a": 1}, "inputs": {}}',
         '{"protocol": "strict", "protocols": {"strict": "x"}, "label_values": {"a": 1}, "inputs": {}}',
-        '{"protocol": "strict", "label_values": {"a": 1}, "nsd_tolerance_mm": 1, "inputs": {"x": {"prediction": "p", '
-        '"reference": "r", "reference_map": {"1": -1}}}}',
+        '{"protocol": "strict", "label_values": {"a": 1}, "nsd_tolerance_mm": 1, "inputs": '
+        '{"x": {"prediction": "p", "reference": "r", "reference_map": {"1": -1}}}}',
         "[" * 100_000,
         '{"protocol": "strict", "label_values": 3, "inputs": {}, "nsd_tolerance_mm": "x"}',
     ],
