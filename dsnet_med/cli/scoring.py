@@ -153,6 +153,8 @@ def _evaluate_several(
     from dsnet_med.evaluate.comparison import compare
     from dsnet_med.evaluate.comparison_page import comparison_html, rankings, verdict
 
+    if not set.intersection(*({pair.case for pair in predictions.pairs} for predictions in given.values())):
+        raise InputError(f"no case is in every one of {', '.join(given)}; nothing could be compared")
     scored: dict[str, list[CaseScore]] = {}
     failures: dict[str, str] = {}
     for name, predictions in given.items():
@@ -165,7 +167,10 @@ def _evaluate_several(
         raise InputError(f"no folder could be scored: {CasesFailedError(failures)}")
     if len(scored) == 1:
         return failures | {"comparison": "only one folder could be scored, so there is nothing to compare"}
-    comparison = compare(scored, naming.labels, options.protocols)
+    try:
+        comparison = compare(scored, naming.labels, options.protocols)
+    except InputError as error:
+        return failures | {"comparison": str(error)}
     write_json(out / "comparison.json", comparison)
     links = {name: f"{quote(name)}/report.html" for name in scored}
     write_text(out / "report.html", comparison_html(comparison, links, dsnet_med.__version__))

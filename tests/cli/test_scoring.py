@@ -158,6 +158,15 @@ def test_a_folder_that_cannot_be_paired_is_refused_before_the_others_are_scored(
     assert not (scans / "out").exists()
 
 
+def test_folders_without_a_case_in_common(scans: Path) -> None:
+    for number in range(CASES):
+        method = "near" if number < 4 else "right"
+        (scans / method / "masks" / f"c{number}.nii.gz").unlink()
+    both = [*near(scans), "--prediction", scans / "right" / "masks"]
+    assert "no case is in every one of" in refused(evaluate(scans, *both))
+    assert not (scans / "out").exists()
+
+
 def test_a_folder_of_damaged_files_does_not_lose_the_others(scans: Path) -> None:
     for number in range(CASES):
         (scans / "bad").mkdir(exist_ok=True)
