@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import pickle
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +200,9 @@ def test_threads_and_processes_read_the_same(store: Store) -> None:
     alone = [_total(item) for item in work]
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(_total, work)) == alone
-    with multiprocessing.get_context("fork").Pool(2) as processes:
-        assert processes.map(_total, work) == alone
+    # Not multiprocessing.Pool, which ends by a signal that a process waiting for a lock may never see.
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as processes:
+        assert list(processes.map(_total, work)) == alone
     assert _total((pickle.loads(pickle.dumps(store)), 3)) == alone[3]
 
 
