@@ -17,7 +17,7 @@ from dsnet_med.evaluate.folders import CaseScore, Pair, evaluate_pairs, pair_fol
 from dsnet_med.evaluate.labels import read_label_names
 from dsnet_med.evaluate.protocols import find_protocols
 from dsnet_med.evaluate.report import write_results
-from dsnet_med.evaluate.summary import summarise
+from dsnet_med.evaluate.summary import by_protocol, summarise
 from dsnet_med.files import require_writable, write_json, write_text
 from dsnet_med.volumes import case_name, is_volume
 
@@ -181,7 +181,7 @@ def _evaluate_several(
 
 
 def _say(summary: Mapping[str, Any], scores: Sequence[CaseScore], out: Path) -> None:
-    for name, entry in summary.get("protocols", {summary["protocol"]: summary}).items():
+    for name, entry in by_protocol(summary).items():
         unit = entry["hd95"]["unit"]
         dice, hd95 = entry["mean"]["dice"], entry["mean"][f"hd95_{unit}"]
         distance = "" if hd95 is None else f", HD95 {hd95:.2f} {unit}"

@@ -19,7 +19,7 @@ from dsnet_med.evaluate.folders import CaseScore
 from dsnet_med.evaluate.labels import label_names
 from dsnet_med.evaluate.protocols import Protocol, find_protocols
 from dsnet_med.evaluate.statistics import ALPHA, PairedTest, fewest_cases, holm, paired_test
-from dsnet_med.evaluate.summary import case_mean, summarise
+from dsnet_med.evaluate.summary import by_protocol, case_mean, summarise
 
 _HIGHER_IS_BETTER = {"dice": True, "nsd": True, "hd95_mm": False, "hd95_voxels": False}
 
@@ -59,7 +59,7 @@ def compare(
 
 def metrics_of(protocol: Protocol) -> tuple[str, ...]:
     """What is compared under a protocol."""
-    return ("dice", "hd95_mm" if protocol.unit == "mm" else "hd95_voxels", "nsd")
+    return ("dice", protocol.hd95_key, "nsd")
 
 
 def _common_cases(scores: Scores) -> set[str]:
@@ -86,7 +86,7 @@ def _under(
     names: Mapping[int, str],
     summaries: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    means = {name: _entry(summary, protocol)["mean"] for name, summary in summaries.items()}
+    means = {name: by_protocol(summary)[protocol.name]["mean"] for name, summary in summaries.items()}
     if protocol.stacked:
         return {"means": means, "metrics": {}, "note": "one volume of all cases: there is nothing to test"}
     records = {name: [score.records(protocol.name) for score in own] for name, own in scores.items()}
@@ -152,8 +152,8 @@ def _ranking(
     """The predictions from best to worst by the mean under each protocol, and whether that is one order."""
     orders = {}
     for protocol in protocols:
-        key = metric if metric == "dice" else metrics_of(protocol)[1]
-        means = {name: _entry(summary, protocol)["mean"][key] for name, summary in summaries.items()}
+        key = metric if metric == "dice" else protocol.hd95_key
+        means = {name: by_protocol(summary)[protocol.name]["mean"][key] for name, summary in summaries.items()}
         known = {name: mean for name, mean in means.items() if mean is not None}
         if len(known) == len(means):
             orders[protocol.name] = _ranked(known, higher_is_better=_HIGHER_IS_BETTER[key])
@@ -170,8 +170,3 @@ def _ranked(means: Mapping[str, float], *, higher_is_better: bool) -> list[list[
         else:
             groups.append([name])
     return groups
-
-
-def _entry(summary: Mapping[str, Any], protocol: Protocol) -> Mapping[str, Any]:
-    entry: Mapping[str, Any] = summary.get("protocols", {summary["protocol"]: summary})[protocol.name]
-    return entry

@@ -74,12 +74,8 @@ def _cards(comparison: Mapping[str, Any], protocol: Protocol) -> str:
 
 
 def _rankings(comparison: Mapping[str, Any]) -> str:
-    items = "".join(
-        f"<li>{escape(line[0].upper() + line[1:])}.</li>"
-        for line in [*rankings(comparison), comparison["note"]]
-        if line
-    )
-    return f'<div class="card"><ul class="reasons">{items}</ul></div>'
+    lines = [*rankings(comparison), comparison["note"]]
+    return markup.listed(f"{escape(line[0].upper() + line[1:])}." for line in lines if line)
 
 
 def _protocol_section(protocol: Protocol, entry: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -108,10 +104,9 @@ def _means_table(protocol: Protocol, means: Mapping[str, Mapping[str, Any]], nam
 
 def _metric_table(metric: str, organs: Mapping[str, Any]) -> str:
     words = ("Organ", "Second − first", "p, Holm", "Effect", "Cases", "Cases needed", "Better")
-    head = "".join(f'<th scope="col"><button type="button">{word}</button></th>' for word in words)
     entries = [*organs["labels"].items(), ("mean over organs", organs["mean"])]
     rows = [_pair_row(organ, pair, _DIGITS[metric]) for organ, entry in entries for pair in entry["pairs"]]
-    return markup.table(f"<tr>{head}</tr>", "".join(rows), "sortable")
+    return markup.table(markup.sortable_head(words), "".join(rows), "sortable")
 
 
 def _pair_row(organ: str, pair: Mapping[str, Any], digits: int) -> str:
@@ -122,17 +117,13 @@ def _pair_row(organ: str, pair: Mapping[str, Any], digits: int) -> str:
     better, beneath = escape(pair["better"] or ""), interval(pair["ci95"], digits)
     return (
         f'<tr><td data-v="{escape(organ)}">{escape(organ)}<small>{escape(between)}</small></td>'
-        f'<td data-v="{_data(pair["difference"])}">{difference}<small>{beneath}</small></td>'
-        f'<td data-v="{_data(pair["p_holm"])}">{p}</td>'
-        f'<td data-v="{_data(pair["effect_size"])}">{number(pair["effect_size"], 2)}</td>'
+        f'<td data-v="{markup.data(pair["difference"])}">{difference}<small>{beneath}</small></td>'
+        f'<td data-v="{markup.data(pair["p_holm"])}">{p}</td>'
+        f'<td data-v="{markup.data(pair["effect_size"])}">{number(pair["effect_size"], 2)}</td>'
         f'<td data-v="{pair["n"]}">{pair["n"]}</td>'
-        f'<td data-v="{_data(pair["cases_needed"])}">{pair["cases_needed"] or "–"}</td>'
+        f'<td data-v="{markup.data(pair["cases_needed"])}">{pair["cases_needed"] or "–"}</td>'
         f'<td{kind} data-v="{better}">{better or "not significant"}</td></tr>'
     )
-
-
-def _data(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
 
 
 def _explanation(comparison: Mapping[str, Any]) -> str:
@@ -147,5 +138,4 @@ def _explanation(comparison: Mapping[str, Any]) -> str:
 
 
 def _links(links: Mapping[str, str]) -> str:
-    items = "".join(f'<li><a href="{escape(link)}">{escape(name)}</a></li>' for name, link in links.items())
-    return f'<div class="card"><ul class="reasons">{items}</ul></div>' if items else ""
+    return markup.listed(f'<a href="{escape(link)}">{escape(name)}</a>' for name, link in links.items())

@@ -1,6 +1,6 @@
 """Pieces of HTML that the reports share; the style is in report.html beside this module."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from math import isnan
@@ -74,9 +74,21 @@ def described(statistics: Mapping[str, Any], digits: int) -> str:
     )
 
 
-def data(value: float) -> str:
+def data(value: float | None) -> str:
     """A value for sorting: empty for none."""
-    return "" if isnan(value) else f"{value:.6g}"
+    return "" if value is None or isnan(value) else f"{value:.6g}"
+
+
+def sortable_head(words: Iterable[str]) -> str:
+    """The headings of a sortable table, plain words."""
+    cells = "".join(f'<th scope="col"><button type="button">{escape(word)}</button></th>' for word in words)
+    return f"<tr>{cells}</tr>"
+
+
+def listed(items: Iterable[str]) -> str:
+    """The HTML of some items as a list on a card; nothing for none."""
+    entries = "".join(f"<li>{item}</li>" for item in items)
+    return f'<div class="card"><ul class="reasons">{entries}</ul></div>' if entries else ""
 
 
 def plural(count: int, noun: str) -> str:

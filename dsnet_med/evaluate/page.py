@@ -14,7 +14,7 @@ from dsnet_med.evaluate.folders import CaseScore
 from dsnet_med.evaluate.markup import noun_for, number, plural
 from dsnet_med.evaluate.protocols import PROTOCOLS, Protocol, Record
 from dsnet_med.evaluate.strips import dice_strip, distance_strip
-from dsnet_med.evaluate.summary import case_mean
+from dsnet_med.evaluate.summary import by_protocol, case_mean
 
 _TITLE = "Segmentation scores"
 
@@ -68,7 +68,7 @@ def _subtitle(summary: Mapping[str, Any], labels: Mapping[int, str], protocol: P
 
 
 def _cards(summary: Mapping[str, Any], protocol: Protocol) -> str:
-    mean, key = summary["mean"], _distance_key(protocol)
+    mean, key = summary["mean"], protocol.hd95_key
     cards = [
         markup.card("main", number(mean["dice"], 3), "", "mean Dice"),
         markup.card("main", number(mean[key], 2), protocol.unit, "mean HD95"),
@@ -99,7 +99,7 @@ def _organ_hint(protocol: Protocol) -> str:
 def _organ_table(
     scored: Sequence[CaseScore], summary: Mapping[str, Any], labels: Mapping[int, str], protocol: Protocol
 ) -> str:
-    key = _distance_key(protocol)
+    key = protocol.hd95_key
     cases = [score.records(protocol.name) for score in scored]
     columns = {label: [records[place] for records in cases] for place, label in enumerate(labels)}
     everything = [getattr(row, key) for rows in columns.values() for row in rows]
@@ -146,7 +146,7 @@ def _picture(score: CaseScore, labels: Mapping[int, str], image: Path | None, pr
     drawn = overlay.draw(score, score.worst, list(labels), image)
     records = score.records(protocol.name)
     means = f"Dice {number(case_mean(records, 'dice'), 3)}, HD95 " + (
-        f"{number(case_mean(records, _distance_key(protocol)), 2)} {protocol.unit}"
+        f"{number(case_mean(records, protocol.hd95_key), 2)} {protocol.unit}"
     )
     panels = "".join(
         f'<figure><img alt="{words}, {escape(score.case)}" src="{address}">'
@@ -168,14 +168,13 @@ def _picture(score: CaseScore, labels: Mapping[int, str], image: Path | None, pr
 def _case_table(scored: Sequence[CaseScore], labels: Mapping[int, str], protocol: Protocol) -> str:
     if not scored:
         return ""
-    names = ("Case", "Dice", f"HD95, {protocol.unit}", *(escape(name) for name in labels.values()))
-    head = "".join(f'<th scope="col"><button type="button">{name}</button></th>' for name in names)
+    names = ("Case", "Dice", f"HD95, {protocol.unit}", *labels.values())
     rows = "".join(_case_row(score, protocol) for score in scored)
-    return markup.table(f"<tr>{head}</tr>", rows, "sortable")
+    return markup.table(markup.sortable_head(names), rows, "sortable")
 
 
 def _case_row(score: CaseScore, protocol: Protocol) -> str:
-    records, key = score.records(protocol.name), _distance_key(protocol)
+    records, key = score.records(protocol.name), protocol.hd95_key
     means = case_mean(records, "dice"), case_mean(records, key)
     cells = [
         f'<td data-v="{escape(score.case)}">{escape(score.case)}</td>',
@@ -205,8 +204,9 @@ def _heat(dice: float) -> float:
 
 
 def _resampled(summary: Mapping[str, Any]) -> str:
-    items = [f"<li><b>{escape(case)}</b>: {escape(words)}</li>" for case, words in summary["resampled"].items()]
-    return f'<div class="card"><ul class="reasons">{"".join(items)}</ul></div>' if items else ""
+    return markup.listed(
+        f"<b>{escape(case)}</b>: {escape(words)}" for case, words in summary["resampled"].items()
+    )
 
 
 def _failures(summary: Mapping[str, Any]) -> str:
@@ -215,18 +215,17 @@ def _failures(summary: Mapping[str, Any]) -> str:
     if missing:
         references = plural(len(missing), "reference")
         items.append(f"{references} without a prediction, in no mean: {escape(', '.join(missing))}")
-    listed = "".join(f"<li>{item}</li>" for item in items)
-    return f'<div class="card"><ul class="reasons">{listed}</ul></div>' if items else ""
+    return markup.listed(items)
 
 
 def _protocols(summary: Mapping[str, Any]) -> str:
-    objects = summary.get("protocols", {summary["protocol"]: summary})
+    objects = by_protocol(summary)
     return "".join(_protocol_card(PROTOCOLS[name], entry) for name, entry in objects.items())
 
 
 def _protocol_card(protocol: Protocol, entry: Mapping[str, Any]) -> str:
     mean = entry["mean"]
-    numbers = f"Dice {number(mean['dice'], 3)}, HD95 {number(mean[_distance_key(protocol)], 2)} {protocol.unit}"
+    numbers = f"Dice {number(mean['dice'], 3)}, HD95 {number(mean[protocol.hd95_key], 2)} {protocol.unit}"
     words = " ".join(filter(None, (protocol.words, entry.get("note", ""))))
     return (
         f'<article class="card case"><header><h3>{protocol.name}</h3><span>{numbers}</span></header>'
@@ -237,7 +236,3 @@ def _protocol_card(protocol: Protocol, entry: Mapping[str, Any]) -> str:
 def _facts(run: Mapping[str, Any]) -> str:
     items = "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in run.items())
     return f'<dl class="card">{items}</dl>' if items else ""
-
-
-def _distance_key(protocol: Protocol) -> str:
-    return "hd95_mm" if protocol.unit == "mm" else "hd95_voxels"

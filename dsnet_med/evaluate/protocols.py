@@ -48,6 +48,11 @@ class Protocol:
     stacked: bool
     words: str
 
+    @property
+    def hd95_key(self) -> str:
+        """The HD95 that it reports: a key of its summaries, a field of its records."""
+        return f"hd95_{self.unit}"
+
 
 @dataclass(frozen=True)
 class Record:

@@ -10,7 +10,7 @@ from dsnet_med.evaluate.folders import CaseScore
 from dsnet_med.evaluate.labels import label_names
 from dsnet_med.evaluate.page import page_html
 from dsnet_med.evaluate.protocols import PROTOCOLS
-from dsnet_med.evaluate.summary import cases_csv
+from dsnet_med.evaluate.summary import by_protocol, cases_csv
 from dsnet_med.files import write_text
 from dsnet_med.volumes import case_name, is_volume
 
@@ -34,12 +34,12 @@ def write_results(
     """
     first = summary["protocol"]
     write_text(out / "cases.csv", cases_csv(scores, first))
-    for name in summary.get("protocols", {first: summary}):
+    for name in by_protocol(summary):
         in_voxels = PROTOCOLS[name].unit == "voxels"
         if name != first or in_voxels:
             write_text(out / f"cases_{name}.csv", cases_csv(scores, name, in_voxels=in_voxels))
     facts = {"run": dict(run)} if run else {}
-    for name in PROTOCOLS.keys() - summary.get("protocols", {first: summary}).keys():
+    for name in PROTOCOLS.keys() - by_protocol(summary).keys():
         (out / f"cases_{name}.csv").unlink(missing_ok=True)  # of an earlier evaluation
     (out / "comparison.json").unlink(missing_ok=True)
     content = json.dumps(_without_nan({**summary, **facts}), indent=2, allow_nan=False)

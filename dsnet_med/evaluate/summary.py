@@ -94,6 +94,12 @@ def cases_csv(scores: Iterable[CaseScore], protocol: str, *, in_voxels: bool = F
     return text.getvalue()
 
 
+def by_protocol(summary: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """The part of a summary under each of its protocols, also where it has but one."""
+    parts: Mapping[str, Mapping[str, Any]] = summary.get("protocols", {summary["protocol"]: summary})
+    return parts
+
+
 def case_mean(records: Sequence[Record], metric: str) -> float:
     """The mean of one metric over the organs of a case; NaN when none is counted."""
     return _mean([getattr(row, metric) for row in records])
