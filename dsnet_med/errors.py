@@ -8,6 +8,14 @@ class InputError(ValueError):
     """The input or the arguments are wrong. The message is one line that the user can act on (exit code 2)."""
 
 
+class SeveralVolumesError(InputError):
+    """A file holds `count` volumes where one is wanted."""
+
+    def __init__(self, message: str, count: int = 0) -> None:  # a pickle gives the message alone
+        super().__init__(message)
+        self.count = count
+
+
 class CasesFailedError(RuntimeError):
     """Some cases failed and the rest are finished (exit code 1)."""
 

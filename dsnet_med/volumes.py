@@ -1,14 +1,16 @@
 """Reading and writing volumes, with one clear line for every kind of bad file.
 
 NIfTI is read and written; NRRD and MetaImage label maps and images are read, by SimpleITK (volumes_itk.py).
+DICOM series are read in dsnet_med.dicom.
 """
 
 import io
 import math
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import nibabel as nib
 import numpy as np
@@ -18,11 +20,11 @@ from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, SeveralVolumesError, one_line
 from dsnet_med.files import written_whole
 from dsnet_med.geometry import same_grid, spacing_mm
 
-_NIFTI = (".nii.gz", ".nii")
+_NIFTI = (".nii.gz", ".nii", ".hdr")
 _ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 _ISAL_ERROR = cast(type[Exception], isal_zlib.error)
 _DAMAGED = (
@@ -37,6 +39,7 @@ _DAMAGED = (
 )
 _SMALLEST_SPACING_MM = 1e-4
 _CHUNK = 1 << 20
+_LEVEL = 2  # of isal's four; higher ones take longer and gain little on label maps
 GZIP_AT_MOST = 1100  # DEFLATE cannot compress better
 
 
@@ -56,9 +59,17 @@ class Grid:
 
 @dataclass(frozen=True)
 class Volume(Grid):
-    """A volume with its voxels, in the axis order and data type of its file."""
+    """A volume with its voxels, in the axis order and data type of its file.
+
+    `notes` say what a reader of its masks has to know: a doubtful header, a lossy compression.
+    """
 
     voxels: NDArray[Any]
+    notes: tuple[str, ...] = ()
+
+    def noted(self, note: str) -> Self:
+        """The same volume with one note more."""
+        return replace(self, notes=(*self.notes, note))
 
 
 class Memory:
@@ -99,12 +110,26 @@ def read_grid(path: Path) -> Grid:
     return Grid(path, _shape(path, image), _affine(path, image), image.header)
 
 
-def read_image(path: Path) -> Volume:
-    """A three-dimensional image with finite voxels, integers kept as integers. Raises InputError."""
-    volume = _read(path)
+def read_image(path: Path, volume_index: int | None = None) -> Volume:
+    """A three-dimensional image with finite voxels, integers kept as integers.
+
+    `volume_index` takes one volume of a 4-D file. Raises InputError; SeveralVolumesError, which is one, for a
+    4-D file without it.
+    """
+    return _finite(_read(path, volume_index=volume_index))
+
+
+def of_image(path: Path, image: Any, volume_index: int | None = None) -> Volume:
+    """The volume of a NIfTI image that nibabel holds; `path` is its name in errors. Raises as `read_image`."""
+    return _finite(_volume(path, image, None, volume_index))
+
+
+def _finite(volume: Volume) -> Volume:
     if volume.voxels.dtype.kind == "f" and not np.isfinite(volume.voxels).all():
         bad = int((~np.isfinite(volume.voxels)).sum())
-        raise InputError(f"{path}: {bad} voxels are NaN or infinite; replace them with a finite value first")
+        raise InputError(
+            f"{volume.path}: {bad} voxels are NaN or infinite; replace them with a finite value first"
+        )
     return volume
 
 
@@ -148,14 +173,42 @@ def write_labels(path: Path, voxels: NDArray[Any], like: Grid) -> None:
     if voxels.shape != like.shape:
         raise ValueError(f"label map of shape {voxels.shape} for a grid of shape {like.shape}")
     dtype = _label_type(voxels)
-    header = like.header.copy()
+    header = _new_header(like) if like.header is None else _single_file(like.header)
+    header.set_data_shape(like.shape)  # that of one volume, of a 4-D file too
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    image = image_class(voxels.astype(dtype, copy=False), None, header)
-    with written_whole(path) as temporary:
-        nib.save(image, temporary)
+    content = image_class(voxels.astype(dtype, copy=False), None, header).to_bytes()
+    with written_whole(path) as temporary, temporary.open("wb") as stream:
+        if path.suffix == ".gz":  # no file name and no time in it: the same mask is the same bytes
+            with igzip.IGzipFile("", "wb", _LEVEL, stream, 0) as packed:
+                packed.write(content)
+        else:
+            stream.write(content)
+
+
+def _single_file(header: Any) -> Any:
+    """The header of a single file with all that `header` says, which may be that of a .hdr/.img pair."""
+    if header.is_single:
+        return header.copy()
+    kind = nib.Nifti2Header if isinstance(header, nib.nifti2.Nifti2PairHeader) else nib.Nifti1Header
+    single = kind(header.binaryblock, header.endianness, check=False)
+    single["magic"], single["vox_offset"] = kind.single_magic, kind.single_vox_offset
+    single.extensions.extend(header.extensions)
+    return single
+
+
+def _new_header(grid: Grid) -> nib.Nifti1Header:
+    """A header for a grid that came without one; a sheared grid has no qform."""
+    header = nib.Nifti1Header()
+    header.set_data_shape(grid.shape)
+    header.set_xyzt_units("mm")
+    edges = grid.affine[:3, :3] / grid.spacing_mm
+    orthogonal = np.allclose(edges.T @ edges, np.eye(3), atol=1e-5)
+    header.set_qform(grid.affine, 1 if orthogonal else 0, strip_shears=True)
+    header.set_sform(grid.affine, 1)
+    return header
 
 
 def _label_type(voxels: NDArray[Any]) -> type[np.unsignedinteger[Any]]:
@@ -179,8 +232,11 @@ def _open(path: Path) -> Any:
         raise InputError(
             f"{path}: not a readable NIfTI file ({one_line(error, 160)}); export it again"
         ) from error
-    if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a subclass
-        raise InputError(f"{path}: is {type(image).__name__}, wanted NIfTI; convert it first")
+    if not isinstance(image, nib.nifti1.Nifti1Pair):  # single files and NIfTI-2 are subclasses
+        kind = {"Spm2AnalyzeImage": "Analyze 7.5, which does not tell left from right"}.get(
+            type(image).__name__, type(image).__name__
+        )
+        raise InputError(f"{path}: is {kind}, wanted NIfTI; convert it first")
     return image
 
 
@@ -196,36 +252,66 @@ def _require_plain_header(path: Path) -> None:
         length, magic = int(header["sizeof_hdr"]), header["magic"].item()
         if length != kind.sizeof_hdr:
             raise ValueError(f"its header says that it is {length} bytes long, not {kind.sizeof_hdr}")
-        if magic == kind.pair_magic:
+        if magic == kind.pair_magic and path.suffix != ".hdr":
             raise ValueError("its header is that of a pair of files, .hdr and .img")
         begin, spacing = int(header["vox_offset"]), header["pixdim"][1:4]
         if magic == kind.single_magic and begin < kind.single_vox_offset:
             raise ValueError(f"its header puts the voxels at byte {begin}, inside itself; correct vox_offset")
-        if header["sform_code"] == 0 and not spacing.all():
-            raise ValueError(f"its header has a spacing of zero, {spacing.tolist()} mm; correct pixdim")
+        if header["sform_code"] == 0 and not (spacing > 0).all():
+            kind_of = "a spacing of zero" if not spacing.all() else "a spacing below zero"
+            raise ValueError(f"its header has {kind_of}, {spacing.tolist()} mm; correct pixdim")
 
 
-def _read(path: Path, memory: Memory | None = None) -> Volume:
+def _read(path: Path, memory: Memory | None = None, volume_index: int | None = None) -> Volume:
     if path.name.endswith(_ITK):
-        return _read_itk(path)
-    image = _open(path)
-    shape, affine = _shape(path, image), _affine(path, image)
+        return _read_itk(path, volume_index)
+    return _volume(path, _open(path), memory or Memory(), volume_index)
+
+
+def _volume(path: Path, image: Any, memory: Memory | None, volume_index: int | None) -> Volume:
+    """The volume of an image; with `memory`, its voxels are read from its file there."""
+    shape, affine = _shape(path, image, volume_index), _affine(path, image)
+    _require_millimetres(path, image.header)
     try:
-        voxels = _voxels(path, image, memory or Memory())
+        voxels = _voxels(path, image, memory) if memory else np.asarray(image.dataobj)
     except (MemoryError, *_DAMAGED) as error:
         raise InputError(
             f"{path}: damaged or cut short ({one_line(error, 160)}); fetch the file again"
         ) from error
+    if volume_index is not None:
+        voxels = voxels.reshape((*shape, -1), order="F")[..., volume_index]
     native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    return Volume(path, shape, affine, image.header, native.reshape(shape))
+    notes = tuple(_doubts(image))
+    return Volume(path, shape, affine, image.header, native.reshape(shape, order="F"), notes)
 
 
-def _read_itk(path: Path) -> Volume:
+def _require_millimetres(path: Path, header: Any) -> None:
+    unit = {1: "metres", 3: "micrometres"}.get(int(header["xyzt_units"]) & 7)
+    if unit:
+        raise InputError(f"{path}: its header counts in {unit}, wanted millimetres; correct affine and units")
+
+
+def _doubts(image: Any) -> Iterator[str]:
+    """What a header leaves open about where the volume lies."""
+    header = image.header
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    if codes == (0, 0):
+        yield "the header has neither sform nor qform: left and right are a guess"
+    if all(codes):
+        try:
+            other = header.get_qform()
+        except (HeaderDataError, ValueError):  # a quaternion that is none; the sform rules anyhow
+            return
+        if not same_grid(image.shape[:3], image.affine, image.shape[:3], other, tolerance_mm=1.0):
+            yield "the header's sform and qform disagree; the sform was used"
+
+
+def _read_itk(path: Path, volume_index: int | None) -> Volume:
     from dsnet_med.volumes_itk import read  # noqa: PLC0415 -- SimpleITK takes long to load, and few need it
 
-    voxels, affine = read(path)
+    voxels, affine = read(path, volume_index)
     x, y, z = voxels.shape
-    return Volume(path, (x, y, z), _checked_affine(path, affine), None, voxels)
+    return Volume(path, (x, y, z), checked_affine(path, affine), None, voxels)
 
 
 def _voxels(path: Path, image: Any, memory: Memory) -> NDArray[Any]:
@@ -236,7 +322,7 @@ def _voxels(path: Path, image: Any, memory: Memory) -> NDArray[Any]:
     """
     stored, compressed = image.dataobj, path.suffix == ".gz"
     wanted = stored.offset + math.prod(image.shape) * stored.dtype.itemsize
-    size = path.stat().st_size
+    size = Path(image.file_map["image"].filename).stat().st_size  # the .img of a pair
     if size * (GZIP_AT_MOST if compressed else 1) < wanted:  # before any memory is taken
         raise EOFError(f"{size} bytes cannot hold the {wanted} that its header names")
     if not compressed:
@@ -256,10 +342,13 @@ def _voxels(path: Path, image: Any, memory: Memory) -> NDArray[Any]:
     return voxels.reshape(image.shape, order="F")
 
 
-def _shape(path: Path, image: Any) -> tuple[int, int, int]:
+def _shape(path: Path, image: Any, volume_index: int | None = None) -> tuple[int, int, int]:
     shape = tuple(int(n) for n in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
+    if len(shape) > 3 or (volume_index is not None and len(shape) == 3):
+        one_of(path, shape, volume_index)
+        shape = shape[:3]
     if len(shape) != 3:
         raise InputError(f"{path}: is {len(shape)}-D {shape}, wanted one 3-D volume; split it first")
     if min(shape) < 1:
@@ -269,11 +358,26 @@ def _shape(path: Path, image: Any) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
+def one_of(path: Path, shape: tuple[int, ...], volume_index: int | None) -> None:
+    """Check that `volume_index` names one of the 3-D volumes in `shape` (X, Y, Z, ...).
+
+    Raises SeveralVolumesError where there is a choice to make, InputError for an index that is not there.
+    """
+    count = math.prod(shape[3:])
+    if volume_index is None:
+        raise SeveralVolumesError(
+            f"{path}: is {len(shape)}-D {shape}, wanted one 3-D volume; split it first", count
+        )
+    if not 0 <= volume_index < count:
+        raise InputError(f"{path}: got volume index {volume_index}, wanted 0 to {count - 1}")
+
+
 def _affine(path: Path, image: Any) -> NDArray[np.float64]:
-    return _checked_affine(path, np.asarray(image.affine, np.float64))
+    return checked_affine(path, np.asarray(image.affine, np.float64))
 
 
-def _checked_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+def checked_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`affine` itself; InputError, which names `path`, where it is not finite or has no volume."""
     if not np.isfinite(affine).all():
         raise InputError(f"{path}: its affine is not finite; correct the header's sform or qform")
     sizes = spacing_mm(affine)

@@ -8,13 +8,16 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, SeveralVolumesError, one_line
 
 _LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 
-def read(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """The voxels (X, Y, Z) as stored and the affine (4, 4) to RAS+ millimetres. Raises InputError."""
+def read(path: Path, volume_index: int | None = None) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The voxels (X, Y, Z) as stored and the affine (4, 4) to RAS+ millimetres.
+
+    `volume_index` takes one of several numbers per voxel, or one volume along a fourth axis. Raises InputError.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised below, in one line
@@ -23,23 +26,51 @@ def read(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     except (RuntimeError, MemoryError) as error:
         reason = str(error).rsplit("itk::ERROR:", 1)[-1]
         raise InputError(f"{path}: not a readable volume ({one_line(reason, 160)}); export it again") from error
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(
-            f"{path}: holds {image.GetNumberOfComponentsPerPixel()} numbers per voxel, wanted one; "
-            "export overlapping segments as one label map each"
-        )
-    if image.GetDimension() != 3:
-        raise InputError(f"{path}: is {image.GetDimension()}-D {image.GetSize()}, wanted one 3-D volume")
+    return converted(path, image, volume_index)
+
+
+def converted(
+    path: Path, image: Any, volume_index: int | None = None
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """As `read`, for an image that SimpleITK holds; `path` is its name in errors. Raises InputError."""
+    _check_choice(path, image, volume_index)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        voxels = sitk.GetArrayFromImage(image).T
+        voxels = sitk.GetArrayFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        voxels = voxels[..., volume_index]
+    voxels = voxels.T
+    if voxels.ndim == 4:
+        voxels = voxels[..., volume_index or 0]
     if voxels.dtype.kind not in "iuf":
         raise InputError(f"{path}: holds {voxels.dtype}, wanted one number per voxel")
     return voxels, _affine(image)
 
 
+def _check_choice(path: Path, image: Any, volume_index: int | None) -> None:
+    """Refuse what is not one volume, or an index that names none."""
+    size, parts = image.GetSize(), image.GetNumberOfComponentsPerPixel()
+    count = parts * (size[3] if len(size) == 4 else 1)
+    if len(size) not in (3, 4) or (len(size) == 4 and parts > 1):
+        raise InputError(
+            f"{path}: is {len(size)}-D {size} with {parts} numbers per voxel, wanted one 3-D volume"
+        )
+    if volume_index is not None and not 0 <= volume_index < count:
+        raise InputError(f"{path}: got volume index {volume_index}, wanted 0 to {count - 1}")
+    if count == 1 or volume_index is not None:
+        return
+    if parts > 1:
+        raise SeveralVolumesError(
+            f"{path}: holds {parts} numbers per voxel, wanted one; "
+            "export overlapping segments as one label map each",
+            count,
+        )
+    raise SeveralVolumesError(f"{path}: is 4-D {size}, wanted one 3-D volume; split it first", count)
+
+
 def _affine(image: Any) -> NDArray[np.float64]:
+    axes = image.GetDimension()
     affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
+    affine[:3, :3] = (np.reshape(image.GetDirection(), (axes, axes)) * image.GetSpacing())[:3, :3]
+    affine[:3, 3] = image.GetOrigin()[:3]
     return _LPS_TO_RAS @ affine

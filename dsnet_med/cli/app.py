@@ -25,6 +25,24 @@ Settings = Annotated[
     typer.Option("--set", help="Change a value of the configuration, id=value; may be repeated."),
 ]
 
+Models = Annotated[
+    list[Path],
+    typer.Option("--model", help="A run folder, a bundle or a zip of one; several are an ensemble."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+Batch = Annotated[int | None, typer.Option(help="Slices at a time; what fits, if not given.", min=1)]
+Tta = Annotated[bool, typer.Option("--tta", help="Average over mirror images.")]
+Precision = Annotated[str, typer.Option(help="float32 or bfloat16 (autocast).")]
+Compiled = Annotated[
+    bool, typer.Option("--compile", help="Compile the network: pays on a GPU and tens of volumes.")
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Let a model folder run code of its own.")]
+KeepLargest = Annotated[
+    str, typer.Option(help="Organs of which only the largest piece stays: names with commas, or all.")
+]
+FillHoles = Annotated[str, typer.Option(help="Organs whose holes are filled: names with commas, or all.")]
+RemoveSmaller = Annotated[float, typer.Option(help="Drop pieces of organs below this many millilitres.")]
+
 
 @app.callback(invoke_without_command=True)
 def top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
@@ -153,20 +171,51 @@ def train(
 
 @app.command()
 def infer(
-    inputs: Annotated[list[Path], typer.Argument(help="NIfTI files, or folders of them.")],
-    model: Annotated[Path, typer.Option(help="A run folder.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Volume files, DICOM folders or files, folders of any of them, patterns."),
+    ],
+    model: Models,
     out: Out,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
-    batch: Annotated[int | None, typer.Option(help="Slices at a time.", min=1)] = None,
-    tta: Annotated[bool, typer.Option("--tta", help="Average over mirror images.")] = False,
-    formats: Annotated[str, typer.Option("--format", help="nifti")] = "nifti",
+    device: Device = "auto",
+    batch: Batch = None,
+    tta: Tta = False,
+    formats: Annotated[str, typer.Option("--format", help="nifti, dicom-seg or both.")] = "nifti",
+    precision: Precision = "float32",
+    compiled: Compiled = False,
+    trust: Trust = False,
+    volume_index: Annotated[
+        int | None, typer.Option(help="Which volume of a 4-D file or series, from 0.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Which DICOM series of a folder, by number or UID.")
+    ] = None,
+    keep_largest: KeepLargest = "",
+    fill_holes: FillHoles = "",
+    remove_smaller: RemoveSmaller = 0.0,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write CASE.npz: float16, every class.")
+    ] = False,
+    statistics: Annotated[
+        bool, typer.Option("--statistics", help="Write statistics.csv: ml and mean HU per organ.")
+    ] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Write CASE.png: twelve slices with the mask.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make finished masks anew.")] = False,
 ) -> None:
-    """Segment volumes; each mask lies in its input's own grid."""
-    from dsnet_med.cli import steps
+    """Segment volumes; each mask lies in its input's own grid, and finished ones are kept."""
+    from dsnet_med.cli import inferring
 
-    if formats != "nifti":
-        raise InputError(f"got --format {formats}, this version writes nifti")
-    steps.infer(model, inputs, out, device=device, batch=batch, mirror=tta)
+    inferring.infer(
+        model,
+        inputs,
+        out,
+        inferring.ModelOptions(
+            device, batch, tta, precision, compiled, trust, keep_largest, fill_holes, remove_smaller
+        ),
+        inferring.CaseOptions(formats, probabilities, statistics, preview, overwrite, volume_index, series),
+    )
 
 
 @app.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from dsnet_med.cli import scoring, steps
+from dsnet_med.cli import inferring, scoring, steps
 from dsnet_med.errors import InputError
 from dsnet_med.files import require_writable, write_text
 
@@ -38,7 +38,7 @@ def quickstart(out: Path) -> None:
         "fcn_dsm", store, run, given={"seed": 0, "iterations": ITERATIONS}, assignments=SETTINGS, device="auto"
     )
     folder = raw / "RawData" / "Training"
-    steps.infer(run, held_out_images(store, raw), masks, device="auto", batch=None, mirror=False)
+    inferring.infer([run], held_out_images(store, raw), masks)
     scoring.evaluate(
         [masks],
         folder / "label",

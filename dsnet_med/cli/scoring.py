@@ -10,7 +10,8 @@ from urllib.parse import quote
 import typer
 
 import dsnet_med
-from dsnet_med.cli.steps import RUN_FACTS, bar
+from dsnet_med.cli.inferring import RUN_FACTS
+from dsnet_med.cli.steps import bar
 from dsnet_med.errors import CasesFailedError, InputError
 from dsnet_med.evaluate import passes
 from dsnet_med.evaluate.folders import CaseScore, Pair, evaluate_pairs, pair_folders

@@ -1,7 +1,6 @@
 """What the commands do, each with a progress bar on stderr and a closing line on stdout."""
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,12 +8,10 @@ from typing import Any, TypeVar
 import typer
 from tqdm import tqdm
 
-from dsnet_med.errors import CasesFailedError, InputError, unknown
-from dsnet_med.files import write_json
+from dsnet_med.errors import InputError, unknown
 
 T = TypeVar("T")
 _PHANTOMS = ("synapse", "acdc")
-RUN_FACTS = "run.json"  # in a folder of masks: which run made them
 
 
 def bar(results: Iterable[T], total: int | None, title: str) -> Iterable[T]:
@@ -131,8 +128,8 @@ def resume(out: Path, *, device: str) -> dict[str, Any]:
 
 
 def _train(out: Path, device: str, *, resume: bool) -> dict[str, Any]:
-    from dsnet_med.engine.predict import choose_device
     from dsnet_med.engine.train import train
+    from dsnet_med.inference.hardware import choose_device
 
     summary = train(out, {"device": f"$torch.device('{choose_device(device)}')", "resume": resume})
     best = summary["best"]
@@ -141,41 +138,6 @@ def _train(out: Path, device: str, *, resume: bool) -> dict[str, Any]:
         f"at iteration {best['iteration']}, {summary['seconds']:.0f} s, in {out}"
     )
     return summary
-
-
-def infer(
-    model: Path, inputs: Sequence[Path], out: Path, *, device: str, batch: int | None, mirror: bool
-) -> None:
-    """Segment volumes with a run."""
-    quiet_monai()
-    from dsnet_med.engine.predict import Predictor, find_inputs, segment_files
-
-    files = find_inputs(inputs)
-    predictor = Predictor.from_run(model, device=device, batch_size=batch, mirror=mirror)
-    facts = run_facts(model)
-    started = time.monotonic()
-    results = list(bar(segment_files(predictor, files, out), len(files), "infer"))
-    write_json(out / RUN_FACTS, facts)
-    failures = {result.case: result.error for result in results if result.error}
-    if len(failures) == len(files):
-        raise InputError("; ".join(failures.values()))
-    if failures:
-        raise CasesFailedError(failures)
-    typer.echo(f"{len(files)} masks in {out}, {time.monotonic() - started:.1f} s")
-
-
-def run_facts(run: Path) -> dict[str, Any]:
-    """What a reader of scores has to know of the run behind them, from its summary.json; empty without one."""
-    file = run / "summary.json"
-    if not file.is_file():
-        return {}
-    summary = json.loads(file.read_text(encoding="utf-8"))
-    facts = {name: summary[name] for name in ("recipe", "seed", "iterations", "width", "select_on", "device")}
-    return {
-        "method": summary["method"]["title"],
-        **facts,
-        "selected at iteration": summary["best"]["iteration"],
-    }
 
 
 def quiet_monai() -> None:

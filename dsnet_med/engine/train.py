@@ -19,6 +19,7 @@ from dsnet_med.engine.data import open_store
 from dsnet_med.engine.plugged import Plugged
 from dsnet_med.errors import InputError, root_cause
 from dsnet_med.files import require_writable, write_json, write_text
+from dsnet_med.inference.trust import sign
 
 
 def prepare_run(
@@ -42,6 +43,8 @@ def prepare_run(
     if plugged:
         plugged.copy_into(run)
     write_text(run / "configs" / "inference.yaml", _yaml(compose_inference(train, opened)))
+    if plugged:
+        sign(run)  # its file will be executed
     for name in ("evaluate.yaml", "logging.conf"):
         shutil.copyfile(resources.configs() / name, run / "configs" / name)
     write_json(run / "configs" / "metadata.json", describe(train))

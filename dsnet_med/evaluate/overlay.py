@@ -78,9 +78,9 @@ def draw(score: CaseScore, worst: SlicePair, labels: Sequence[int], image: Path 
     colours = {label: organ_colour(place) for place, label in enumerate(labels)}
     return Overlay(
         f"slice {worst.index + 1} of {worst.depth}",
-        _address(_painted(canvas, a, colours)),
-        _address(_painted(canvas, b, colours)),
-        _address(_painted(canvas, *_difference(a, b))),
+        _address(painted(canvas, a, colours)),
+        _address(painted(canvas, b, colours)),
+        _address(painted(canvas, *_difference(a, b))),
         note,
     )
 
@@ -115,15 +115,16 @@ def _view(labelled: Slice, spacing: Sequence[float]) -> tuple[slice, slice]:
 
 def _enlarged(labels: Slice, spacing: Sequence[float]) -> Slice:
     """The slice in square pixels, its longer side `_PANEL_PIXELS`, each pixel from the voxel it lies in."""
-    height, width = _panel_shape(labels.shape, spacing)
+    height, width = panel_shape(labels.shape, spacing)
     rows = np.arange(height) * labels.shape[0] // height
     columns = np.arange(width) * labels.shape[1] // width
     return labels[np.ix_(rows, columns)]
 
 
-def _panel_shape(shape: Sequence[int], spacing: Sequence[float]) -> tuple[int, int]:
+def panel_shape(shape: Sequence[int], spacing: Sequence[float], pixels: int = _PANEL_PIXELS) -> tuple[int, int]:
+    """The size in square pixels, `pixels` along its longer side, of a slice of `shape` and `spacing`."""
     height, width = (length * size for length, size in zip(shape, spacing, strict=True))
-    scale = _PANEL_PIXELS / max(height, width)
+    scale = pixels / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
@@ -149,7 +150,7 @@ def _difference(reference: Slice, prediction: Slice) -> tuple[Slice, dict[int, C
     return kind, dict(enumerate(DIFFERENCES.values(), start=1))
 
 
-def _painted(canvas: Rgb, labels: Slice, colours: dict[int, Colour]) -> NDArray[np.uint8]:
+def painted(canvas: Rgb, labels: Slice, colours: dict[int, Colour]) -> NDArray[np.uint8]:
     """The canvas with each label filled and outlined in its colour."""
     table = np.zeros((1 + max([int(labels.max()), *colours]), 3))
     for label, colour in colours.items():

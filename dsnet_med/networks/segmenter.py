@@ -30,12 +30,17 @@ class Segmenter(nn.Module):
         self.smallest = int(max(backbone.feature_info.reduction()))  # type: ignore[operator, union-attr]
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        if not becomes_a_graph():  # a traced graph must not carry the check
-            self._check(images)
-        logits = self.head(self.backbone(images))  # (B, num_classes, H / stride, W / stride), or several
+        logits = self.coarse(images)
         if isinstance(logits, tuple):
             return tuple(resized(each, images.shape[2:]) for each in logits)
         return resized(logits, images.shape[2:])
+
+    def coarse(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The logits (B, num_classes, H / stride, W / stride), or several, before they are resized."""
+        if not becomes_a_graph():  # a traced graph must not carry the check
+            self._check(images)
+        logits: Tensor | tuple[Tensor, ...] = self.head(self.backbone(images))
+        return logits
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4:

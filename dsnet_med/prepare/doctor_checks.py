@@ -61,7 +61,7 @@ def _odd_shares(voxels: NDArray[Any]) -> Iterator[tuple[Severity, str]]:
 
 
 def swapped_sides(
-    classes: NDArray[np.uint8],
+    classes: NDArray[np.unsignedinteger[Any]],
     affine: NDArray[np.float64],
     left: dict[str, int],
     right: dict[str, int],
@@ -71,7 +71,8 @@ def swapped_sides(
     `classes` (X, Y, Z) is a class map, `left` and `right` give each name its class id. A pair contradicts when
     its centroids, in RAS+ millimetres, lie the wrong way round by more than 15 mm.
     """
-    across = _rightward_mm(classes, affine, {**left, **right})
+    centres = centroids_mm(classes, affine, {**left, **right})
+    across = {name: centre[0] for name, centre in centres.items()}
     pairs = [(a, b, across[a] - across[b]) for a in left for b in right if a in across and b in across]
     wrong = [pair for pair in pairs if pair[2] > _SIDE_MARGIN_MM]
     if not wrong:
@@ -88,17 +89,26 @@ def _same_organ(left: str, right: str) -> bool:
     return left.replace("left", "") == right.replace("right", "")
 
 
-def _rightward_mm(
-    classes: NDArray[np.uint8], affine: NDArray[np.float64], ids: dict[str, int]
-) -> dict[str, float]:
-    """The centroid of each class that occurs, along the axis to the patient's right."""
+def centroids_mm(
+    classes: NDArray[np.unsignedinteger[Any]], affine: NDArray[np.float64], ids: dict[str, int]
+) -> dict[str, tuple[float, ...]]:
+    """The centroid (x, y, z) in RAS+ millimetres of each class of a map (X, Y, Z), of those that occur."""
     boxes = ndimage.find_objects(classes, max_label=max(ids.values(), default=0))
-    across = {}
+    centres = {}
     for name, class_id in ids.items():
         box = boxes[class_id - 1]
         if box is None:
             continue
-        local = ndimage.center_of_mass(classes[box] == class_id)
+        local = _centre(classes[box] == class_id)
         index = [offset + side.start for offset, side in zip(local, box, strict=True)]
-        across[name] = float(affine[0, :3] @ index + affine[0, 3])
-    return across
+        centres[name] = tuple(float(value) for value in affine[:3, :3] @ index + affine[:3, 3])
+    return centres
+
+
+def _centre(mask: NDArray[np.bool_]) -> list[float]:
+    """The mean index of a mask's voxels along each axis, by sums over its planes."""
+    centre = []
+    for axis in range(mask.ndim):
+        sums = np.count_nonzero(mask, axis=tuple(other for other in range(mask.ndim) if other != axis))
+        centre.append(float(np.average(np.arange(len(sums)), weights=sums)))
+    return centre

@@ -1,0 +1,152 @@
+"""What `infer` does: volumes of any kind through one or several runs, with progress, notes and failures."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from tqdm import tqdm
+
+from dsnet_med.cli.steps import bar
+from dsnet_med.errors import CasesFailedError, InputError
+from dsnet_med.files import write_json
+
+if TYPE_CHECKING:
+    from dsnet_med.inference import Predictor
+
+RUN_FACTS = "run.json"  # in a folder of masks: which run made them
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a predictor is made; the names are those of the options."""
+
+    device: str = "auto"
+    batch: int | None = None
+    tta: bool = False
+    precision: str = "float32"
+    compiled: bool = False
+    trust: bool = False
+    keep_largest: str = ""
+    fill_holes: str = ""
+    smallest_ml: float = 0.0
+
+
+@dataclass(frozen=True)
+class CaseOptions:
+    """What is read and written of every case."""
+
+    formats: str = "nifti"
+    probabilities: bool = False
+    statistics: bool = False
+    preview: bool = False
+    overwrite: bool = False
+    volume_index: int | None = None
+    series: str | None = None
+
+
+@dataclass
+class _Tally:
+    """What became of the cases so far."""
+
+    failures: dict[str, str] = field(default_factory=dict)
+    kept: int = 0
+    done: int = 0
+
+
+def infer(
+    models: Sequence[Path],
+    inputs: Sequence[Path],
+    out: Path,
+    model_options: ModelOptions = ModelOptions(),
+    options: CaseOptions = CaseOptions(),
+) -> None:
+    """Segment volumes with a run, or with the mean of several."""
+    from dsnet_med.inference.outputs import Outputs
+    from dsnet_med.inference.segment import Choice, segment_cases
+    from dsnet_med.inference.sources import find_sources
+
+    outputs = Outputs(
+        tuple(_listed(options.formats)),
+        options.probabilities,
+        options.statistics,
+        options.preview,
+        options.overwrite,
+    )
+    sources = find_sources(inputs, leave_out=out)
+    predictor = make_predictor(models, model_options)
+    started, tally = time.monotonic(), _Tally()
+    choice = Choice(options.volume_index, options.series)
+    for result in bar(segment_cases(predictor, sources, out, outputs, choice), len(sources), "infer"):
+        _count(tally, result)
+    write_json(out / RUN_FACTS, run_facts(predictor.title, predictor.facts))
+    _conclude(tally, out, time.monotonic() - started)
+
+
+def make_predictor(models: Sequence[Path], options: ModelOptions) -> "Predictor":
+    """The predictor that the options describe; what it has to say goes to stderr."""
+    from dsnet_med.inference import Predictor
+    from dsnet_med.inference.postprocess import PostProcess
+
+    predictor = Predictor.from_run(
+        *models,
+        device=options.device,
+        batch_size=options.batch,
+        mirror=options.tta,
+        precision=options.precision,
+        compile_networks=options.compiled,
+        trust=options.trust,
+        postprocess=PostProcess(
+            tuple(_listed(options.keep_largest)), tuple(_listed(options.fill_holes)), options.smallest_ml
+        ),
+    )
+    for notice in predictor.notices:
+        typer.echo(f"note: {notice}", err=True)
+    return predictor
+
+
+def _count(tally: _Tally, result: Any) -> None:
+    for note in result.notes:
+        tqdm.write(f"note: {result.case}: {note}", file=sys.stderr)
+    if result.error:
+        tally.failures[result.case] = result.error
+    elif result.kept:
+        tally.kept += 1
+    else:
+        tally.done += 1
+
+
+def _conclude(tally: _Tally, out: Path, seconds: float) -> None:
+    finished = tally.done + tally.kept
+    if tally.failures and not finished:
+        raise InputError("; ".join(tally.failures.values()))
+    if tally.failures:
+        raise CasesFailedError(tally.failures)
+    kept = f" ({tally.kept} were there already; --overwrite makes them anew)" if tally.kept else ""
+    typer.echo(f"{finished} masks in {out}{kept}, {seconds:.1f} s")
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def run_facts(title: str, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a reader of scores has to know of the runs behind them: what their summary.json agree on."""
+    names = ("recipe", "seed", "iterations", "width", "select_on", "device")
+    if not any(summaries):
+        return {}
+    facts = {name: _agreed([summary.get(name) for summary in summaries]) for name in names}
+    selected = _agreed([_selected(summary.get("best")) for summary in summaries])
+    return {"method": title, **facts, "selected at iteration": selected}
+
+
+def _selected(best: Any) -> Any:
+    return best.get("iteration") if isinstance(best, dict) else None
+
+
+def _agreed(values: Sequence[Any]) -> Any:
+    """The one value, or all of them in words."""
+    return values[0] if all(value == values[0] for value in values) else ", ".join(map(str, values))

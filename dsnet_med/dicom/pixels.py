@@ -1,0 +1,98 @@
+"""The voxels of images: decoded, then rescaled into the smallest type that holds them all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import UID
+
+from dsnet_med.dicom.boundary import reading
+from dsnet_med.dicom.frames import Frame
+from dsnet_med.errors import InputError, one_line
+
+_NATIVE = "fetch the file again"
+_ENCODED = "fetch the file again, or decompress it first (gdcmconv --raw)"
+
+
+def stored(file: Path, frames: Sequence[Frame]) -> list[NDArray[Any]]:
+    """The images (rows, columns) of these frames of one file, as integers, before rescaling.
+
+    Raises InputError where they are absent, damaged, cut short, of floating point or of a transfer
+    syntax that nothing installed decodes.
+    """
+    with reading(file):
+        content = pydicom.dcmread(file)
+        _require_pixels(file, content)
+        syntax = content.file_meta.TransferSyntaxUID
+        _require_decoder(file, syntax)
+        indices = [frame.number - 1 for frame in frames if frame.number is not None]
+        try:
+            images = list(iter_pixels(content, indices=indices or None, raw=True))
+        except Exception as error:
+            raise InputError(
+                f"{file}: its pixels ({syntax.name}) are damaged or cut short "
+                f"({one_line(error, 160)}); {_ENCODED if syntax.is_compressed else _NATIVE}"
+            ) from error
+    for image, frame in zip(images, frames, strict=True):
+        if image.shape != frame.shape:
+            raise InputError(
+                f"{file}: holds pixels of shape {image.shape}, its header says {frame.shape}; export it again"
+            )
+    return images
+
+
+def rescaled(images: Sequence[NDArray[Any]], frames: Sequence[Frame]) -> NDArray[Any]:
+    """Images (rows, columns) after slope and intercept, as one array (slices, rows, columns).
+
+    int16, else int32, where slopes and intercepts are whole numbers and the values fit; else
+    float32. Raises InputError for a slope of zero and for values that float32 does not hold.
+    """
+    for frame in frames:
+        if frame.slope == 0:
+            raise InputError(f"{frame.file}: has RescaleSlope 0, wanted another; export it again")
+    dtype = _smallest_type(images, frames)
+    between = np.int64 if dtype.kind == "i" else np.float64
+    voxels = np.empty((len(images), *images[0].shape), dtype)
+    for index, (image, frame) in enumerate(zip(images, frames, strict=True)):
+        with np.errstate(over="ignore"):
+            voxels[index] = image.astype(between) * between(frame.slope) + between(frame.intercept)
+        if dtype.kind == "f" and not np.isfinite(voxels[index]).all():
+            raise InputError(f"{frame.file}: rescaled voxels are too large; export it again")
+    return voxels
+
+
+def _require_pixels(file: Path, content: pydicom.Dataset) -> None:
+    if "FloatPixelData" in content or "DoubleFloatPixelData" in content:
+        raise InputError(f"{file}: holds floating-point pixels, wanted integers; convert it to NIfTI first")
+    if "PixelData" not in content:
+        raise InputError(f"{file}: has no pixels (PixelData), or is cut short; fetch the file again")
+
+
+def _require_decoder(file: Path, syntax: UID) -> None:
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        raise InputError(
+            f"{file}: is compressed as {syntax.name}, which nothing installed decodes; decompress it first"
+        )
+
+
+def _smallest_type(images: Sequence[NDArray[Any]], frames: Sequence[Frame]) -> np.dtype[Any]:
+    if not all(frame.slope.is_integer() and frame.intercept.is_integer() for frame in frames):
+        return np.dtype(np.float32)
+    ends = [
+        int(value) * int(frame.slope) + int(frame.intercept)
+        for image, frame in zip(images, frames, strict=True)
+        for value in (image.min(), image.max())
+    ]
+    for dtype in (np.int16, np.int32):
+        if np.iinfo(dtype).min <= min(ends) and max(ends) <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    return np.dtype(np.float32)

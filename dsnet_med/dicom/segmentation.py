@@ -1,0 +1,371 @@
+"""Label maps as DICOM segmentations (SEG) that point, frame by frame, at the images they were made from.
+
+One binary segment per class but the background; a segment's number is its class id. Nothing is drawn at random
+or taken from the clock: identifiers follow from the source and the labels, dates are the source's own, so the
+same labels give the same bytes. A header of the source is never changed on disk; what it lacks is left empty
+in the segmentation where DICOM allows that (type 2), and is an InputError where it does not.
+"""
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID, generate_uid
+from pydicom.valuerep import DA, TM, format_number_as_ds
+
+from dsnet_med import __version__
+from dsnet_med.dicom.boundary import header, reading
+from dsnet_med.dicom.frames import Frame, frames_of
+from dsnet_med.dicom.organs import Code, organ_of
+from dsnet_med.dicom.read import DicomVolume, SourceSlice
+from dsnet_med.errors import InputError, one_line
+from dsnet_med.files import written_whole
+
+_ONE_FOR_ALL = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns")
+_ONE_EACH = ("SOPClassUID", "SOPInstanceUID")
+_MAY_BE_EMPTY = ("PatientID", "PatientName", "AccessionNumber", "StudyID", "ReferringPhysicianName")
+_EMPTY_UNLESS_VALID: dict[str, Callable[[str], Any]] = {
+    "PatientBirthDate": DA,
+    "PatientSex": hd.PatientSexValues,
+    "StudyDate": DA,
+    "StudyTime": TM,
+}
+_DATES = ("ContentDate", "SeriesDate", "StudyDate")
+_NO_DATE, _NO_TIME = "19700101", "000000"  # a segmentation must have them, and the source has none
+_LONGEST_TEXT = 64  # of DICOM's type LO
+_LAST_SERIES = 2**31 - 1
+
+
+def write_segmentation(
+    path: Path,
+    labels: NDArray[np.unsignedinteger[Any]],
+    source: DicomVolume,
+    class_names: Sequence[str],
+    algorithm: tuple[str, str],
+) -> None:
+    """Write class ids (X, Y, Z) on the grid of `source` as a DICOM segmentation of its series.
+
+    `class_names[0]` is the background; `algorithm` is (name, version). Frames without a voxel of their class
+    are left out; a map without any foreground gets one empty frame per class. Written whole or not at all.
+    Raises InputError for labels that do not fit the source or the class names, for a source that lacks what
+    every segmentation must repeat, and when the file cannot be written.
+    """
+    planes = _planes(labels, source, class_names)
+    with _building(source):
+        headers = {file: _header(file) for file in dict.fromkeys(place.file for place in source.slices)}
+        _require_references(source, headers)
+        uids = _Uids(planes, headers.values(), class_names, algorithm)
+        segments = _segments(class_names, algorithm, uids)
+        built = _built(planes, source, headers, segments=segments, uids=uids, algorithm=algorithm)
+        with written_whole(path) as temporary:
+            built.save_as(temporary, enforce_file_format=True)
+
+
+@contextmanager
+def _building(source: DicomVolume) -> Iterator[None]:
+    """In here pydicom and highdicom neither warn nor log, and what they raise is an InputError of one line."""
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        for logger in (logging.getLogger("pydicom"), logging.getLogger("highdicom")):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        except (InputError, OSError, MemoryError):
+            raise
+        except Exception as error:  # pydicom and highdicom have no one type for what they refuse
+            raise InputError(
+                f"{source.path}: cannot be the source of a DICOM segmentation "
+                f"({type(error).__name__}: {one_line(error, 160)}); write NIfTI instead"
+            ) from error
+
+
+class _Uids:
+    """Identifiers that follow from what is written, so that writing it again changes no byte."""
+
+    def __init__(
+        self,
+        planes: NDArray[Any],
+        headers: Iterable[Dataset],
+        class_names: Sequence[str],
+        algorithm: tuple[str, str],
+    ) -> None:
+        images = [(str(image.SeriesInstanceUID), str(image.SOPInstanceUID)) for image in headers]
+        content = hashlib.sha256(json.dumps([images, planes.shape, list(class_names), algorithm]).encode())
+        content.update(planes.data)
+        self.digest = content.hexdigest()
+
+    def of(self, what: str) -> UID:
+        """The identifier of one thing in the file."""
+        return generate_uid(entropy_srcs=[self.digest, what])
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def _planes(labels: NDArray[Any], source: DicomVolume, class_names: Sequence[str]) -> NDArray[Any]:
+    """The labels (X, Y, Z) as pictures (Z, Y, X), in the smallest type that holds every class id."""
+    if labels.shape != source.shape:
+        raise InputError(
+            f"{source.path}: label map of shape {labels.shape} for a series of shape {source.shape}; "
+            "a label map must lie on its series' grid"
+        )
+    if labels.dtype.kind != "u":
+        raise InputError(f"{source.path}: label map of type {labels.dtype}, wanted unsigned integers")
+    if len(class_names) < 2:
+        raise InputError(f"{source.path}: class names {list(class_names)}, wanted background and one more")
+    highest = int(labels.max())
+    if highest >= len(class_names):
+        raise InputError(
+            f"{source.path}: label map holds class {highest}, and there are names for 0 to "
+            f"{len(class_names) - 1}; give the class names of the model that made it"
+        )
+    dtype = np.uint8 if len(class_names) <= 256 else np.uint16
+    return np.ascontiguousarray(labels.transpose(2, 1, 0), dtype=dtype)
+
+
+def _segments(
+    class_names: Sequence[str], algorithm: tuple[str, str], uids: _Uids
+) -> list[hd.seg.SegmentDescription]:
+    name, version = (_text(part) for part in algorithm)
+    if not name or not version:
+        raise InputError(f"algorithm {algorithm}: wanted a name and a version, neither empty")
+    family = codes.DCM.ArtificialIntelligence
+    identification = hd.AlgorithmIdentificationSequence(name=name, family=family, version=version)
+    numbered = enumerate(class_names[1:], start=1)
+    return [_segment(number, class_name, identification, uids) for number, class_name in numbered]
+
+
+def _segment(
+    number: int, class_name: str, identification: hd.AlgorithmIdentificationSequence, uids: _Uids
+) -> hd.seg.SegmentDescription:
+    organ = organ_of(class_name)
+    label = _text(organ.label) or f"Class {number}"
+    segment = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=label,
+        segmented_property_category=_concept(organ.category),
+        segmented_property_type=_concept(organ.type),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=identification,
+        tracking_uid=uids.of(f"segment {number}"),
+        tracking_id=f"{label} {uids.digest[:16]}",
+        display_color=hd.color.CIELabColor.from_rgb(*organ.colour),
+    )
+    if organ.modifier is not None:
+        kind = segment.SegmentedPropertyTypeCodeSequence[0]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(organ.modifier)]
+    return segment
+
+
+def _concept(code: Code) -> hd.sr.CodedConcept:
+    value, scheme, meaning = code
+    return hd.sr.CodedConcept(value, scheme, meaning)
+
+
+def _text(text: str) -> str:
+    """Text that fits DICOM's type LO: one line, no backslash, not too long."""
+    return one_line(text.replace("\\", "/"), _LONGEST_TEXT).strip()
+
+
+def _built(
+    planes: NDArray[Any],
+    source: DicomVolume,
+    headers: dict[Path, Dataset],
+    *,
+    segments: list[hd.seg.SegmentDescription],
+    uids: _Uids,
+    algorithm: tuple[str, str],
+) -> hd.seg.Segmentation:
+    found = bool(planes.any())
+    slices = source.slices if found else source.slices[:1]  # without a frame it would be no image
+    images, first = _images(slices, headers, source.affine)
+    date, time = _moment(first)
+    built = hd.seg.Segmentation(
+        source_images=images,
+        pixel_array=planes[: len(slices)],
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=uids.of("series"),
+        series_number=_series_number(first),
+        sop_instance_uid=uids.of("instance"),
+        instance_number=1,
+        manufacturer="dsnet-med",
+        manufacturer_model_name=_text(algorithm[0]),
+        software_versions=__version__,
+        device_serial_number="none",  # must be there, and software has none
+        series_description=_text(f"Segmentation by {algorithm[0]}"),
+        content_label="SEGMENTATION",
+        content_description=_text(f"Segmentation by {algorithm[0]}, version {algorithm[1]}"),
+        content_date=date,
+        content_time=time,
+        specific_character_set="ISO_IR 192",  # UTF-8 holds every name of the source and every class name
+        omit_empty_frames=found,
+    )
+    _refer(built, slices, headers)
+    _make_repeatable(built, uids)
+    return built
+
+
+def _moment(image: Dataset) -> tuple[str, str]:
+    """Date and time of the content: the source's own, for the clock's would differ from run to run."""
+    for keyword in _DATES:
+        date, time = image.get(keyword), image.get(keyword.replace("Date", "Time"))
+        if date and _is_valid(date, DA):
+            return str(date), str(time) if time and _is_valid(time, TM) else _NO_TIME
+    return _NO_DATE, _NO_TIME
+
+
+def _series_number(image: Dataset) -> int:
+    """That of the source and 1000, which keeps it behind the scanner's own series."""
+    number = max(0, int(image.get("SeriesNumber") or 0)) + 1000
+    return number if number <= _LAST_SERIES else 1000
+
+
+def _refer(built: hd.seg.Segmentation, slices: Sequence[SourceSlice], headers: dict[Path, Dataset]) -> None:
+    """Name every image of the series as a source, and of multi-frame files the frames that the slices are."""
+    named = [_reference(image) for image in headers.values()]
+    built.SourceImageSequence = named
+    built.ReferencedSeriesSequence[0].ReferencedInstanceSequence = named
+    derivations = (frame.DerivationImageSequence[0] for frame in built.PerFrameFunctionalGroupsSequence)
+    sources = (item for derivation in derivations for item in derivation.SourceImageSequence)
+    # One slice's item is shared by its frames of all classes, and must be changed once.
+    for item in {id(item): item for item in sources if "ReferencedFrameNumber" in item}.values():
+        place = slices[int(item.ReferencedFrameNumber) - 1]
+        item.ReferencedSOPInstanceUID = headers[place.file].SOPInstanceUID
+        item.ReferencedFrameNumber = place.frame
+
+
+def _reference(image: Dataset) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = image.SOPClassUID
+    reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    return reference
+
+
+def _make_repeatable(built: hd.seg.Segmentation, uids: _Uids) -> None:
+    """Replace what highdicom drew at random, and remove the optional times that it took from the clock."""
+    for item in (*built.DimensionOrganizationSequence, *built.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uids.of("dimensions")
+    del built.InstanceCreationDate, built.InstanceCreationTime
+    del built.ContributingEquipmentSequence[-1].ContributionDateTime  # highdicom's own entry
+
+
+# ---------------------------------------------------------------- the source
+
+
+def _header(file: Path) -> Dataset:
+    with reading(file):
+        return header(file)
+
+
+def _require_references(source: DicomVolume, headers: dict[Path, Dataset]) -> None:
+    """Raise InputError unless the images have what a segmentation must repeat, and share what it has once."""
+    for keyword in (*_ONE_FOR_ALL, *_ONE_EACH):
+        for file, image in headers.items():
+            if not image.get(keyword):
+                raise InputError(
+                    f"{file}: has no {keyword}, which a DICOM segmentation must repeat; "
+                    "export the series again, or write NIfTI instead"
+                )
+    for keyword in _ONE_FOR_ALL:
+        values = sorted({str(image[keyword].value) for image in headers.values()})
+        if len(values) > 1:
+            raise InputError(
+                f"{source.path}: its images differ in {keyword} ({', '.join(values[:3])}), wanted one for all; "
+                "split the series first, or write NIfTI instead"
+            )
+    if len({image.SOPInstanceUID for image in headers.values()}) < len(headers):
+        raise InputError(
+            f"{source.path}: several of its images have one SOPInstanceUID, so a segmentation cannot point at "
+            "them; export the series again, or write NIfTI instead"
+        )
+
+
+def _images(
+    slices: Sequence[SourceSlice], headers: dict[Path, Dataset], affine: NDArray[np.float64]
+) -> tuple[list[Dataset], Dataset]:
+    """The images that these slices are, as highdicom takes them, and the first, whose patient it repeats."""
+    first = headers[slices[0].file]
+    _complete(first)
+    by_file = {file: frames_of(file) for file in dict.fromkeys(place.file for place in slices)}
+    frames = [by_file[place.file][(place.frame or 1) - 1] for place in slices]
+    normal = np.cross(*frames[0].orientation)
+    step_lps = affine[:3, 2] * (-1, -1, 1)
+    apart = format_number_as_ds(round(abs(float(normal @ step_lps)), 6))
+    if slices[0].frame is not None:
+        _gather(first, frames, apart)
+        return [first], first
+    for place in slices:
+        # Headers may differ in the last digit, which the reader allows and highdicom does not.
+        headers[place.file].ImageOrientationPatient = first.ImageOrientationPatient
+    first.SpacingBetweenSlices = apart  # what positions say; headers are often wrong
+    if not first.get("SliceThickness"):
+        first.SliceThickness = apart
+    return [headers[place.file] for place in slices], first
+
+
+def _gather(image: Dataset, frames: Sequence[Frame], apart: str) -> None:
+    """Turn a multi-frame header into that of these frames alone, in their order, whatever files they are in."""
+    shared = Dataset()
+    shared.PlaneOrientationSequence = hd.PlaneOrientationSequence(
+        "PATIENT", list(frames[0].orientation.ravel())
+    )
+    shared.PixelMeasuresSequence = hd.PixelMeasuresSequence(
+        pixel_spacing=frames[0].spacing,
+        slice_thickness=float(frames[0].thickness or apart),
+        spacing_between_slices=float(apart),
+    )
+    image.SharedFunctionalGroupsSequence = [shared]
+    each = []
+    for frame in frames:
+        group = Dataset()
+        group.PlanePositionSequence = hd.PlanePositionSequence("PATIENT", frame.position.tolist())
+        each.append(group)
+    image.PerFrameFunctionalGroupsSequence = each
+    image.NumberOfFrames = len(frames)
+
+
+def _thickness(image: Dataset, number: int | None) -> float:
+    """The SliceThickness of a frame of a multi-frame image in millimetres, 0 where there is none."""
+    own = image.PerFrameFunctionalGroupsSequence[(number or 1) - 1]
+    for groups in (own, *(image.get("SharedFunctionalGroupsSequence") or ())):
+        for measures in groups.get("PixelMeasuresSequence") or ():
+            if measures.get("SliceThickness"):
+                return float(measures.SliceThickness)
+    return 0.0
+
+
+def _complete(image: Dataset) -> None:
+    """Leave empty what the source lacks or spells in a way of its own, where DICOM allows it to be empty."""
+    for tag in list(image.keys()):
+        try:
+            image[tag]
+        except Exception:  # pydicom has no one type for a value that is none; it cannot be repeated either
+            del image[tag]
+    image.decode()  # sequences are copied as they are, and are to be written in another character set
+    for keyword in (*_MAY_BE_EMPTY, *_EMPTY_UNLESS_VALID):
+        if image.get(keyword) is None:
+            setattr(image, keyword, "")
+    for keyword, kind in _EMPTY_UNLESS_VALID.items():
+        if not _is_valid(image[keyword].value, kind):
+            setattr(image, keyword, "")
+
+
+def _is_valid(value: Any, kind: Callable[[str], Any]) -> bool:
+    """Whether an empty value or one that `kind` accepts."""
+    try:
+        return value == "" or kind(value) is not None
+    except (TypeError, ValueError):
+        return False

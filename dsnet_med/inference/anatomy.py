@@ -1,0 +1,55 @@
+"""Does the label map contradict anatomy? A mirrored header or exchanged labels show in where organs lie.
+
+Only relations that hold in almost every patient are looked at, with a margin; situs inversus contradicts them
+too, so these are warnings and never change a mask.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsnet_med.dicom.organs import organ_of
+from dsnet_med.prepare.doctor_checks import centroids_mm, swapped_sides
+
+_MARGIN_MM = 15.0
+_ABOVE = (("liver", "right_kidney"), ("spleen", "left_kidney"), ("liver", "bladder"), ("spleen", "bladder"))
+_BEFORE = (("liver", "right_kidney"), ("stomach", "left_kidney"), ("stomach", "aorta"))
+
+
+def contradictions(
+    ids: NDArray[np.unsignedinteger[Any]], affine: NDArray[np.float64], class_names: Sequence[str]
+) -> list[str]:
+    """One line for each way in which class ids (X, Y, Z) contradict anatomy.
+
+    `affine` (4, 4) leads to RAS+ millimetres.
+    """
+    by_name = {name: class_id for class_id, name in enumerate(class_names) if class_id}
+    if not ids.any():
+        return ["no organ was found; is this the kind of image that the network was trained on?"]
+    left = {name: by_name[name] for name in by_name if _side(name) == "left"}
+    right = {name: by_name[name] for name in by_name if _side(name) == "right"}
+    swapped = swapped_sides(ids, affine, left, right)
+    return [*([swapped] if swapped else []), *_displaced(ids, affine, by_name)]
+
+
+def _side(name: str) -> str | None:
+    """The side of the patient that an organ lies on: by its name, or by what is known of it."""
+    first = name.split("_", maxsplit=1)[0]
+    return first if first in ("left", "right") else organ_of(name).side
+
+
+def _displaced(
+    ids: NDArray[np.unsignedinteger[Any]], affine: NDArray[np.float64], by_name: dict[str, int]
+) -> list[str]:
+    looked_at = {name for pair in (*_ABOVE, *_BEFORE) for name in pair} & by_name.keys()
+    centres = centroids_mm(ids, affine, {name: by_name[name] for name in sorted(looked_at)})
+    lines = []
+    for pairs, axis, way in ((_ABOVE, 2, "below"), (_BEFORE, 1, "behind")):
+        for a, b in pairs:
+            if a in centres and b in centres and (d := centres[b][axis] - centres[a][axis]) > _MARGIN_MM:
+                lines.append(
+                    f"{a} lies {d:.0f} mm {way} {b}: the affine may be flipped, or the labels exchanged"
+                )
+    return lines

@@ -1,0 +1,61 @@
+"""Work on slices in batches that fit the memory: halved and tried again where one does not."""
+
+from collections.abc import Callable
+
+import torch
+
+from dsnet_med.errors import InputError
+
+_PIXELS_ON_A_CPU = 512 * 512  # larger batches gain nothing there and cost memory
+_PIXELS_ON_A_GPU = 32 * 512 * 512
+_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def first_guess(size: tuple[int, int], device: torch.device) -> int:
+    """How many slices of `size` to hand to a network at a time, before its appetite is known."""
+    pixels = _PIXELS_ON_A_CPU if device.type == "cpu" else _PIXELS_ON_A_GPU
+    return max(1, pixels // (size[0] * size[1]))
+
+
+def in_batches(count: int, size: int, work: Callable[[slice], None], notice: Callable[[str], None]) -> int:
+    """Call `work` for slices(0, size), (size, 2 size), ... up to `count`; returns the size that fitted.
+
+    A batch that runs out of memory is tried again at half the size, which `notice` is told. Raises InputError
+    when even one slice does not fit.
+    """
+    start = 0
+    while start < count:
+        part = slice(start, min(start + size, count))
+        try:
+            work(part)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            shortage = one_less(part.stop - part.start)
+            notice(f"out of memory with {part.stop - part.start} slices at a time; going on with {shortage}")
+            size = shortage
+            _let_go()
+            continue
+        start = part.stop
+    return size
+
+
+def one_less(size: int) -> int:
+    """Half of `size`; InputError where that is nothing."""
+    if size < 2:
+        raise InputError(
+            "out of memory with one slice at a time; close other programs, or use --device cpu on a machine "
+            "with more memory"
+        )
+    return size // 2
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        message in str(error).lower() for message in _MESSAGES
+    )
+
+
+def _let_go() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

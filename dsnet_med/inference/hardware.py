@@ -1,0 +1,62 @@
+"""Where a network runs, and in which numbers."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dsnet_med.errors import InputError, unknown
+from dsnet_med.networks import Segmenter
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `auto`, `cpu`, `cuda` or `cuda:N`. Raises InputError when it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:0"))
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device '{name}': no CUDA device is visible; use --device cpu")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise InputError(f"device '{name}': there are {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, str | None]:
+    """The type to compute in, and a notice where it is not the one called `name`. Raises InputError.
+
+    bfloat16 on a processor that cannot compute in it takes three times as long as float32, which is then used.
+    """
+    if name not in PRECISIONS:
+        raise unknown("precision", name, PRECISIONS)
+    if name == "float32":
+        return torch.float32, None
+    if _computes_bfloat16(device):
+        return torch.bfloat16, None
+    return torch.float32, f"this {device.type} does not compute in bfloat16; float32 was used"
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """`network`, compiled by torch when it is first run: tens of seconds, which pay on a GPU and many volumes.
+
+    Where torch cannot compile (it needs a C++ compiler), the network runs as it is.
+    """
+    torch._dynamo.config.suppress_errors = True
+    if isinstance(network, Segmenter):  # of which only this much is run
+        network.coarse = torch.compile(network.coarse)  # type: ignore[method-assign]
+    else:
+        network.compile()
+    return network

@@ -1,0 +1,57 @@
+"""Images of whatever form a caller has them in, as one Volume."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from dsnet_med.errors import InputError
+from dsnet_med.inference.sources import find_sources, load
+from dsnet_med.volumes import Volume, checked_affine, of_image
+
+_GIVEN = Path("image")  # the name in errors of what came without a file
+
+
+def as_volume(
+    image: Any, affine: NDArray[np.float64] | None, volume_index: int | None, series: str | None
+) -> Volume:
+    """The volume of a path, a nibabel or SimpleITK image, or an array (X, Y, Z) with an affine.
+
+    Raises InputError.
+    """
+    if isinstance(image, str | Path):
+        return _read(Path(image), volume_index, series)
+    if isinstance(image, nib.nifti1.Nifti1Pair):
+        return of_image(_GIVEN, image, volume_index)
+    if hasattr(image, "GetDirection"):
+        from dsnet_med.volumes_itk import converted  # noqa: PLC0415 -- SimpleITK takes long to load
+
+        image, affine = converted(_GIVEN, image, volume_index)
+    if affine is None:
+        affine = getattr(image, "affine", None)
+    if affine is None:
+        raise InputError(
+            f"got a {type(image).__name__}; wanted a path, a nibabel or SimpleITK image, or an array "
+            "and its affine"
+        )
+    return _of_array(np.asarray(image), np.asarray(affine, np.float64))
+
+
+def _read(path: Path, volume_index: int | None, series: str | None) -> Volume:
+    sources = find_sources([path])
+    if len(sources) != 1:
+        raise InputError(f"{path}: holds {len(sources)} volumes, wanted one; give one of them")
+    return load(sources[0], volume_index, series)
+
+
+def _of_array(voxels: NDArray[Any], affine: NDArray[np.float64]) -> Volume:
+    if voxels.ndim != 3 or 0 in voxels.shape:
+        raise InputError(f"got an array of shape {voxels.shape}, wanted one volume (X, Y, Z)")
+    if voxels.dtype.kind not in "iuf" or not np.isfinite(voxels).all():
+        raise InputError(f"got an array of {voxels.dtype}, wanted finite real numbers")
+    if affine.shape != (4, 4):
+        raise InputError(f"got an affine of shape {affine.shape}, wanted (4, 4)")
+    x, y, z = voxels.shape
+    return Volume(_GIVEN, (x, y, z), checked_affine(_GIVEN, affine), None, voxels)

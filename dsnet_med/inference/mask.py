@@ -1,0 +1,42 @@
+"""What a predictor gives: a label map in the grid of its input."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsnet_med.volumes import Volume, write_labels
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Class ids (X, Y, Z), uint8 or uint16, on the grid of the image `source`; works as a NumPy array.
+
+    `class_names[i]` is the name of class i. `notes` say what is doubtful about the input or the labels.
+    `probabilities` (K, X, Y, Z), float16, are there when they were asked for.
+    """
+
+    voxels: NDArray[np.unsignedinteger[Any]]
+    class_names: tuple[str, ...]
+    source: Volume
+    notes: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    probabilities: NDArray[np.float16] | None = None
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Voxels to RAS+ millimetres (4, 4)."""
+        return self.source.affine
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.source.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.voxels, dtype=dtype) if copy else np.asarray(self.voxels, dtype=dtype)
+
+    def save(self, path: Path | str) -> None:
+        """Write a NIfTI file (.nii or .nii.gz) with the header of the input. Raises InputError."""
+        write_labels(Path(path), self.voxels, self.source)

@@ -1,0 +1,85 @@
+"""Per-organ cleaning of label maps, off unless asked for: it can remove what is really there.
+
+Pieces are connected over faces, edges and corners, in the input's own grid.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from dsnet_med.errors import InputError, unknown
+
+_ALL = "all"
+_TOUCHING = np.ones((3, 3, 3), bool)
+LabelMap = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True)
+class PostProcess:
+    """What to do with each organ, in this order; organs are class names, or `all`.
+
+    `smallest_ml`: pieces of any organ below this volume become background. `keep_largest`: of these organs only
+    the largest piece stays. `fill_holes`: background enclosed by one of these organs becomes that organ.
+    """
+
+    keep_largest: tuple[str, ...] = ()
+    fill_holes: tuple[str, ...] = ()
+    smallest_ml: float = 0.0
+
+    def checked(self, class_names: Sequence[str]) -> "PostProcess":
+        """The same with `all` written out. Raises InputError for an organ that is none of `class_names`."""
+        if not 0 <= self.smallest_ml < float("inf"):
+            raise InputError(f"got a smallest piece of {self.smallest_ml} ml, wanted 0 or more")
+        organs = tuple(class_names[1:])
+        return replace(
+            self,
+            keep_largest=_written_out(self.keep_largest, organs),
+            fill_holes=_written_out(self.fill_holes, organs),
+        )
+
+    @property
+    def does_nothing(self) -> bool:
+        return self == PostProcess()
+
+
+def _written_out(wanted: Sequence[str], organs: tuple[str, ...]) -> tuple[str, ...]:
+    if _ALL in wanted:
+        return organs
+    for name in wanted:
+        if name not in organs:
+            raise unknown("organ", name, (_ALL, *organs))
+    return tuple(name for name in organs if name in wanted)
+
+
+def postprocessed(
+    ids: LabelMap, options: PostProcess, class_names: Sequence[str], spacing_mm: Sequence[float]
+) -> LabelMap:
+    """`ids` (X, Y, Z) cleaned as `options` (checked) say; the map is changed in place."""
+    if options.does_nothing:
+        return ids
+    least = options.smallest_ml * 1000 / prod(spacing_mm)  # in voxels
+    boxes = ndimage.find_objects(ids, max_label=len(class_names) - 1)
+    for organ, (name, box) in enumerate(zip(class_names[1:], boxes, strict=True), start=1):
+        if box is None:
+            continue
+        part = ids[box]
+        if least > 0 or name in options.keep_largest:
+            _drop_pieces(part, organ, least, only_largest=name in options.keep_largest)
+        if name in options.fill_holes:
+            part[ndimage.binary_fill_holes(part == organ) & (part == 0)] = organ
+    return ids
+
+
+def _drop_pieces(part: LabelMap, organ: int, least: float, *, only_largest: bool) -> None:
+    pieces, count = ndimage.label(part == organ, _TOUCHING)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    keep = sizes >= least
+    if only_largest and count:
+        keep &= np.arange(count + 1) == 1 + int(np.argmax(sizes[1:]))  # the first of equally large ones
+    keep[0] = True
+    part[~keep[pieces]] = 0

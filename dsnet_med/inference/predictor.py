@@ -1,0 +1,171 @@
+"""From trained networks and a volume to a label map in the volume's own grid."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dsnet_med.errors import InputError
+from dsnet_med.geometry import SliceAxis, SliceOrder
+from dsnet_med.inference.anatomy import contradictions
+from dsnet_med.inference.batches import first_guess, in_batches
+from dsnet_med.inference.hardware import choose_device, choose_precision, compiled
+from dsnet_med.inference.images import as_volume
+from dsnet_med.inference.mask import Mask
+from dsnet_med.inference.member import Member, mean_probabilities
+from dsnet_med.inference.model_folder import Model, load_model
+from dsnet_med.inference.postprocess import PostProcess, postprocessed
+from dsnet_med.inference.running_max import class_ids, id_type
+from dsnet_med.prepare.intensity import Scaling
+from dsnet_med.volumes import Volume
+
+Images = NDArray[Any]
+
+
+@dataclass
+class Predictor:
+    """Trained 2-D networks with all that turns a volume into what they were trained on; safe in threads.
+
+    Several networks are an ensemble: the mean of their probabilities decides. `mirror` averages over the four
+    mirror images of every slice.
+    """
+
+    members: tuple[Member, ...]
+    slice_axis: SliceAxis
+    class_names: tuple[str, ...]
+    device: torch.device
+    batch_size: int
+    mirror: bool = False
+    postprocess: PostProcess = field(default_factory=PostProcess)
+    fingerprints: tuple[str, ...] = ()
+    facts: tuple[Mapping[str, Any], ...] = ()
+    title: str = "dsnet-med"
+    notices: tuple[str, ...] = ()
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def from_run(
+        cls,
+        *runs: Path | str,
+        device: str = "auto",
+        batch_size: int | None = None,
+        mirror: bool = False,
+        precision: str = "float32",
+        postprocess: PostProcess | None = None,
+        compile_networks: bool = False,
+        trust: bool = False,
+    ) -> "Predictor":
+        """The best checkpoint of a run folder, an exported bundle or a zip of one; of several, an ensemble.
+
+        `trust` lets folders run code of their own. Raises InputError for folders that are no runs, weights that
+        do not fit, and runs that differ in classes or slices.
+        """
+        if not runs:
+            raise InputError("got no run; give the folder that train wrote")
+        wanted = choose_device(device)
+        numbers, notice = choose_precision(precision, wanted)
+        models = [load_model(Path(run), trust=trust) for run in runs]
+        _require_alike(models, runs)
+        members = tuple(Member.of(model, wanted, numbers) for model in models)
+        if compile_networks:
+            members = tuple(
+                Member(**{**vars(member), "network": compiled(member.network)}) for member in members
+            )
+        return cls(
+            members=members,
+            slice_axis=models[0].slice_axis,
+            class_names=models[0].class_names,
+            device=wanted,
+            batch_size=batch_size or min(first_guess(model.size, wanted) for model in models),
+            mirror=mirror,
+            postprocess=(postprocess or PostProcess()).checked(models[0].class_names),
+            fingerprints=tuple(model.fingerprint for model in models),
+            facts=tuple(model.facts for model in models),
+            title=" + ".join(model.title for model in models),
+            notices=(notice,) if notice else (),
+        )
+
+    def predict(
+        self,
+        image: Any,
+        affine: NDArray[np.float64] | None = None,
+        *,
+        volume_index: int | None = None,
+        series: str | None = None,
+        probabilities: bool = False,
+    ) -> Mask:
+        """The label map of one image, in the image's own grid.
+
+        `image` is the path of a volume file or of a folder with a DICOM series, a nibabel or SimpleITK
+        image, or an array (X, Y, Z) with its `affine` (4, 4) to RAS+ millimetres. `volume_index` takes one
+        volume of a 4-D image, `series` a DICOM series by its number or UID. Raises InputError.
+        """
+        volume = as_volume(image, affine, volume_index, series)
+        kept = None
+        if probabilities:
+            kept = np.empty((len(self.class_names), *volume.shape), np.float16)
+        return self.segment(volume, kept)
+
+    def segment(self, volume: Volume, probabilities: NDArray[np.float16] | None = None) -> Mask:
+        """The label map of a volume that has been read; `probabilities` (K, X, Y, Z) is filled where given.
+
+        Raises InputError.
+        """
+        notices: list[str] = []
+        with self._one_at_a_time:
+            ids = self._class_ids(volume, probabilities, notices.append)
+        ids = postprocessed(ids, self.postprocess, self.class_names, volume.spacing_mm)
+        notes = (*volume.notes, *contradictions(ids, volume.affine, self.class_names))
+        return Mask(ids, self.class_names, volume, notes, tuple(notices), probabilities)
+
+    def _class_ids(
+        self, volume: Volume, probabilities: NDArray[np.float16] | None, notice: Callable[[str], None]
+    ) -> NDArray[np.unsignedinteger[Any]]:
+        order = SliceOrder.of(volume.affine, self.slice_axis)
+        slices = order.to_slices(volume.voxels)
+        scalings = [member.intensity.fit(slices) for member in self.members]
+        kind = np.uint8 if id_type(len(self.class_names)) == torch.uint8 else np.uint16
+        ids = np.empty(volume.shape, kind, order="F")  # as files hold it: slices lie in one piece
+        into = order.to_slices(ids)
+        shares = None
+        if probabilities is not None:
+            shares = [order.to_slices(each) for each in probabilities]
+
+        def work(part: slice) -> None:
+            decided, scores = self._decide(slices[part], scalings, shares is not None)
+            into[part] = decided.cpu().numpy()
+            if shares is not None and scores is not None:
+                for k, share in enumerate(shares):
+                    share[part] = scores[:, k].half().cpu().numpy()
+
+        self.batch_size = in_batches(len(slices), self.batch_size, work, notice)
+        return ids
+
+    @torch.inference_mode()
+    def _decide(self, slices: Images, scalings: Sequence[Scaling], keep: bool) -> tuple[Tensor, Tensor | None]:
+        """Class ids (B, H, W) of raw slices, and their probabilities (B, K, H, W) where there are any."""
+        images = [self._on_device(scaling.apply(slices)) for scaling in scalings]
+        if len(self.members) == 1 and not self.mirror and not keep:
+            return self.members[0].ids(images[0]), None
+        scores = mean_probabilities(self.members, images, self.mirror)
+        return class_ids(scores), scores
+
+    def _on_device(self, slices: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(slices))[:, None].to(self.device)
+
+
+def _require_alike(models: Sequence[Model], runs: Sequence[Path | str]) -> None:
+    first = models[0]
+    for model, run in zip(models[1:], runs[1:], strict=True):
+        for what in ("class_names", "slice_axis"):
+            if getattr(model, what) != getattr(first, what):
+                raise InputError(
+                    f"{run} and {runs[0]} differ in {what}: {getattr(model, what)} and {getattr(first, what)}; "
+                    "an ensemble needs runs of one recipe"
+                )

@@ -1,0 +1,194 @@
+"""Many cases through one predictor: the next is read and the last is written while the network works.
+
+One bad case never stops the others, and finished cases are kept.
+"""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsnet_med.errors import InputError, one_line
+from dsnet_med.files import remove_partial, require_writable, write_json, write_text
+from dsnet_med.inference.outputs import (
+    NEEDS_DICOM,
+    STATISTICS_HEAD,
+    Outputs,
+    identity,
+    is_finished,
+    remove,
+    statistics_rows,
+    write_case,
+)
+from dsnet_med.inference.predictor import Predictor
+from dsnet_med.inference.probabilities import on_disk
+from dsnet_med.inference.sources import Source, load
+from dsnet_med.volumes import Volume
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What became of one case: an `error`, or a mask with `notes` on it; `kept` when it was there already."""
+
+    case: str
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which volume of an input: one of a 4-D file or series, one of several DICOM series."""
+
+    volume_index: int | None = None
+    series: str | None = None
+
+
+@dataclass
+class _Loaded:
+    """A case that has been looked at: its facts, and its volume unless it is finished or failed."""
+
+    source: Source
+    facts: dict[str, Any]
+    volume: Volume | None = None
+    error: str | None = None
+    kept: bool = False
+
+
+def segment_cases(
+    predictor: Predictor,
+    sources: Sequence[Source],
+    out: Path,
+    outputs: Outputs = Outputs(),  # noqa: B008 -- frozen
+    choice: Choice = Choice(),
+) -> Iterator[Segmented]:
+    """Write the files of every source into `out`, and the class names into labels.json; one result per case.
+
+    Raises InputError when the folder cannot be written, or an input lies in it.
+    """
+    require_writable(out)
+    remove_partial(out)
+    for source in sources:
+        if any(file.parent.resolve() == out.resolve() for file in source.files):
+            raise InputError(
+                f"{out} holds the input {source.where.name}, which would be overwritten; choose another --out"
+            )
+    write_json(out / "labels.json", {str(i): name for i, name in enumerate(predictor.class_names)})
+    yield from _overlapped(predictor, sources, out, outputs, choice)
+    if outputs.statistics:
+        write_text(out / "statistics.csv", _csv(statistics_rows(out, [source.case for source in sources])))
+
+
+def _overlapped(
+    predictor: Predictor, sources: Sequence[Source], out: Path, outputs: Outputs, choice: Choice
+) -> Iterator[Segmented]:
+    """Each case loaded, segmented and written, in three threads; at most three cases are in memory."""
+    with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(1) as writer:
+        waiting = iter(sources)
+        writing: Future[Segmented] | None = None
+        ahead = _submit(loader, waiting, predictor, out, outputs, choice)
+        while ahead is not None:
+            loaded = ahead.result()
+            ahead = _submit(loader, waiting, predictor, out, outputs, choice)
+            done = _segment(predictor, loaded, out, outputs, writer)
+            if writing is not None:
+                yield writing.result()
+            writing = done
+        if writing is not None:
+            yield writing.result()
+
+
+def _submit(loader: ThreadPoolExecutor, waiting: Iterator[Source], *rest: Any) -> "Future[_Loaded] | None":
+    source = next(waiting, None)
+    return None if source is None else loader.submit(_load, source, *rest)
+
+
+def _load(source: Source, predictor: Predictor, out: Path, outputs: Outputs, choice: Choice) -> _Loaded:
+    loaded = _Loaded(source, {})
+    try:
+        loaded.facts = identity(source, predictor, settings_of(predictor, choice))
+        if not outputs.overwrite and is_finished(out, loaded.facts, outputs):
+            loaded.kept = True
+        elif "dicom-seg" in outputs.formats and source.kind != "dicom":
+            loaded.error = f"{source.where}: {NEEDS_DICOM}"
+        else:
+            loaded.volume = load(source, choice.volume_index, choice.series)
+    except Exception as error:  # of one case, whatever it is: the others go on
+        loaded.error = _reason(source, error)
+    return loaded
+
+
+def _segment(
+    predictor: Predictor, loaded: _Loaded, out: Path, outputs: Outputs, writer: ThreadPoolExecutor
+) -> "Future[Segmented]":
+    """Segment what was loaded, and hand it over to be written."""
+    case, volume = loaded.source.case, loaded.volume
+    loaded.volume = None  # let go once it is written
+    if volume is None:
+        return _settled(Segmented(case, loaded.error, kept=loaded.kept))
+    stack = ExitStack()
+    try:
+        kept = None
+        if outputs.probabilities:
+            kept = stack.enter_context(on_disk(out, case, (len(predictor.class_names), *volume.shape)))
+        mask = predictor.segment(volume, kept)
+    except Exception as error:
+        stack.close()
+        return _settled(Segmented(case, _reason(loaded.source, error)))
+
+    def write() -> Segmented:
+        with stack:
+            try:
+                if outputs.overwrite:
+                    remove(out, case)
+                write_case(out, loaded.facts, mask, predictor, outputs)
+            except Exception as error:
+                return Segmented(case, _reason(loaded.source, error))
+            return Segmented(case, notes=(*mask.notes, *mask.notices))
+
+    return writer.submit(write)
+
+
+def _reason(source: Source, error: Exception) -> str:
+    """What went wrong with one case, in one line that names it."""
+    match error:
+        case InputError():
+            reason = str(error)
+        case OSError():  # a file that went away or cannot be read
+            reason = f"cannot be read ({error.strerror or error})"
+        case MemoryError():
+            reason = "does not fit into memory; close other programs, or use a machine with more"
+        case _:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+    where = str(source.where)
+    return reason if where in reason else f"{where}: {reason}"
+
+
+def _settled(result: Segmented) -> "Future[Segmented]":
+    future: Future[Segmented] = Future()
+    future.set_result(result)
+    return future
+
+
+def settings_of(predictor: Predictor, choice: Choice) -> dict[str, Any]:
+    """What of a predictor and a choice changes a mask, as JSON holds it."""
+    clean = predictor.postprocess
+    return {
+        "mirror": predictor.mirror,
+        "precision": str(predictor.members[0].precision).removeprefix("torch."),
+        "keep_largest": list(clean.keep_largest),
+        "fill_holes": list(clean.fill_holes),
+        "smallest_ml": clean.smallest_ml,
+        "volume_index": choice.volume_index,
+        "series": choice.series,
+    }
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([STATISTICS_HEAD, *rows])
+    return stream.getvalue()

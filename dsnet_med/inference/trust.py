@@ -1,0 +1,53 @@
+"""Which model folders may run code of their own: those that this user trained, and those that are trusted.
+
+A run with a stranger's plug-in holds its file. `train` signs such a run with a key that only this user has, so
+that the own runs need no word, and any change to what would be executed asks for one.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from dsnet_med.errors import InputError
+from dsnet_med.files import sha256, write_text, written_whole
+
+_SIGNATURE = ".signature"
+
+
+def sign(run: Path) -> None:
+    """Mark `run` as made by this user; without a home that can be written to, it stays unmarked."""
+    with suppress(InputError, OSError):
+        write_text(run / _SIGNATURE, _digest(run, _key(make=True)))
+
+
+def is_own(run: Path) -> bool:
+    """Whether this user made `run`, and nothing that would be executed has changed since."""
+    try:
+        signature = (run / _SIGNATURE).read_text(encoding="ascii")
+        return hmac.compare_digest(signature, _digest(run, _key(make=False)))
+    except (OSError, ValueError):
+        return False
+
+
+def executed_files(run: Path) -> list[Path]:
+    """The files of a model folder that say what is executed, or are."""
+    configs = [run / "configs" / f"inference.{suffix}" for suffix in ("yaml", "json")]
+    return [path for path in (*configs, *sorted((run / "scripts").rglob("*"))) if path.is_file()]
+
+
+def _digest(run: Path, key: bytes) -> str:
+    lines = [f"{sha256(path)} {path.relative_to(run).as_posix()}" for path in executed_files(run)]
+    return hmac.new(key, "\n".join(lines).encode(), hashlib.sha256).hexdigest()
+
+
+def _key(*, make: bool) -> bytes:
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    file = home / "dsnet-med" / "key"
+    if make and not file.is_file():
+        with written_whole(file) as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_bytes(secrets.token_bytes(32))
+    return file.read_bytes()
