@@ -1,4 +1,4 @@
-"""How a class is called, coded and coloured in DICOM: as configs/organs.yaml says, and by a rule otherwise."""
+"""How a class is called, coded and coloured in DICOM, as configs/organs.yaml says."""
 
 import colorsys
 import hashlib
@@ -16,7 +16,7 @@ _SCHEME = "SCT"
 
 @dataclass(frozen=True)
 class Organ:
-    """A class of a recipe: a readable label, SNOMED CT codes and a colour (red, green, blue; 0 to 255)."""
+    """A class of a recipe: a label, SNOMED CT codes and a colour (red, green, blue; 0 to 255)."""
 
     name: str
     label: str
@@ -24,13 +24,14 @@ class Organ:
     type: Code
     modifier: Code | None
     colour: tuple[int, int, int]
+    side: str | None = None  # of the patient, "left" or "right", of organs whose name does not say it
 
 
 def organ_of(name: str) -> Organ:
     """The organ that a class name such as `left_kidney` stands for.
 
-    A name that configs/organs.yaml does not hold is coded as tissue; its label is the name in words and its
-    colour follows from the name alone, so that it is the same on every machine.
+    A name that configs/organs.yaml does not hold is coded as tissue; its label is the name in words
+    and its colour follows from the name alone, so that it is the same on every machine.
     """
     plain = "_".join(name.lower().split())
     table = _table()
@@ -44,7 +45,7 @@ def organ_of(name: str) -> Organ:
     red, green, blue = row["colour"]
     modifier = _code("modifiers", row["modifier"]) if "modifier" in row else None
     category, kind = _code("categories", row["category"]), _code("types", row["type"])
-    return Organ(name, row["label"], category, kind, modifier, (red, green, blue))
+    return Organ(name, row["label"], category, kind, modifier, (red, green, blue), row.get("side"))
 
 
 @cache
@@ -61,7 +62,7 @@ def _code(group: str, key: str) -> Code:
 
 
 def _colour_of(name: str) -> tuple[int, int, int]:
-    """A colour from the name's hash: any hue, strong and bright enough to be seen on a grey image."""
+    """A colour from the name's hash: any hue, strong and bright enough to be seen on grey."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
     hue = int.from_bytes(digest[:4]) / 2**32
     saturation, value = 0.55 + 0.35 * digest[4] / 255, 0.75 + 0.25 * digest[5] / 255

@@ -1,9 +1,9 @@
-"""Label maps as DICOM segmentations (SEG) that point, frame by frame, at the images they were made from.
+"""Label maps as DICOM segmentations (SEG) that point, frame by frame, at the images they are of.
 
-One binary segment per class but the background; a segment's number is its class id. Nothing is drawn at random
-or taken from the clock: identifiers follow from the source and the labels, dates are the source's own, so the
-same labels give the same bytes. A header of the source is never changed on disk; what it lacks is left empty
-in the segmentation where DICOM allows that (type 2), and is an InputError where it does not.
+One binary segment per class but the background; a segment's number is its class id. Nothing is
+drawn at random or taken from the clock: identifiers follow from the source and the labels, dates
+are the source's own, so the same labels give the same bytes. What the source lacks is left empty
+where DICOM allows that (type 2), and is an InputError where it does not.
 """
 
 import hashlib
@@ -55,10 +55,13 @@ def write_segmentation(
 ) -> None:
     """Write class ids (X, Y, Z) on the grid of `source` as a DICOM segmentation of its series.
 
-    `class_names[0]` is the background; `algorithm` is (name, version). Frames without a voxel of their class
-    are left out; a map without any foreground gets one empty frame per class. Written whole or not at all.
-    Raises InputError for labels that do not fit the source or the class names, for a source that lacks what
-    every segmentation must repeat, and when the file cannot be written.
+    `class_names[0]` is the background; `algorithm` is (name, version). Frames without a voxel of
+    their class are left out; a map without any foreground gets one empty frame per class. A gantry
+    tilt is kept, frame by frame: viewers that show segments on their images follow it, those that
+    stack frames to a box may not. Written whole or not at all.
+
+    Raises InputError for labels that do not fit the source or the class names, for a source that
+    lacks what every segmentation must repeat, and when the file cannot be written.
     """
     planes = _planes(labels, source, class_names)
     with _building(source):
@@ -73,7 +76,7 @@ def write_segmentation(
 
 @contextmanager
 def _building(source: DicomVolume) -> Iterator[None]:
-    """In here pydicom and highdicom neither warn nor log, and what they raise is an InputError of one line."""
+    """In here pydicom and highdicom say nothing, and what they raise becomes an InputError."""
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -115,11 +118,11 @@ class _Uids:
 
 
 def _planes(labels: NDArray[Any], source: DicomVolume, class_names: Sequence[str]) -> NDArray[Any]:
-    """The labels (X, Y, Z) as pictures (Z, Y, X), in the smallest type that holds every class id."""
+    """The labels (X, Y, Z) as pictures (Z, Y, X), in the smallest type for all class ids."""
     if labels.shape != source.shape:
         raise InputError(
-            f"{source.path}: label map of shape {labels.shape} for a series of shape {source.shape}; "
-            "a label map must lie on its series' grid"
+            f"{source.path}: label map of shape {labels.shape} for a series of shape "
+            f"{source.shape}; a label map must lie on its series' grid"
         )
     if labels.dtype.kind != "u":
         raise InputError(f"{source.path}: label map of type {labels.dtype}, wanted unsigned integers")
@@ -210,7 +213,7 @@ def _built(
         content_description=_text(f"Segmentation by {algorithm[0]}, version {algorithm[1]}"),
         content_date=date,
         content_time=time,
-        specific_character_set="ISO_IR 192",  # UTF-8 holds every name of the source and every class name
+        specific_character_set="ISO_IR 192",  # UTF-8, for every name of the source and every class
         omit_empty_frames=found,
     )
     _refer(built, slices, headers)
@@ -219,7 +222,7 @@ def _built(
 
 
 def _moment(image: Dataset) -> tuple[str, str]:
-    """Date and time of the content: the source's own, for the clock's would differ from run to run."""
+    """Date and time of the content: the source's own, for the clock's would differ by run."""
     for keyword in _DATES:
         date, time = image.get(keyword), image.get(keyword.replace("Date", "Time"))
         if date and _is_valid(date, DA):
@@ -234,7 +237,7 @@ def _series_number(image: Dataset) -> int:
 
 
 def _refer(built: hd.seg.Segmentation, slices: Sequence[SourceSlice], headers: dict[Path, Dataset]) -> None:
-    """Name every image of the series as a source, and of multi-frame files the frames that the slices are."""
+    """Name every image of the series as a source, and of multi-frame files the slices' frames."""
     named = [_reference(image) for image in headers.values()]
     built.SourceImageSequence = named
     built.ReferencedSeriesSequence[0].ReferencedInstanceSequence = named
@@ -255,7 +258,7 @@ def _reference(image: Dataset) -> Dataset:
 
 
 def _make_repeatable(built: hd.seg.Segmentation, uids: _Uids) -> None:
-    """Replace what highdicom drew at random, and remove the optional times that it took from the clock."""
+    """Replace what highdicom drew at random; remove the (optional) times it took from the clock."""
     for item in (*built.DimensionOrganizationSequence, *built.DimensionIndexSequence):
         item.DimensionOrganizationUID = uids.of("dimensions")
     del built.InstanceCreationDate, built.InstanceCreationTime
@@ -271,7 +274,7 @@ def _header(file: Path) -> Dataset:
 
 
 def _require_references(source: DicomVolume, headers: dict[Path, Dataset]) -> None:
-    """Raise InputError unless the images have what a segmentation must repeat, and share what it has once."""
+    """Raise InputError unless the images have, and where due share, what must be repeated."""
     for keyword in (*_ONE_FOR_ALL, *_ONE_EACH):
         for file, image in headers.items():
             if not image.get(keyword):
@@ -283,20 +286,20 @@ def _require_references(source: DicomVolume, headers: dict[Path, Dataset]) -> No
         values = sorted({str(image[keyword].value) for image in headers.values()})
         if len(values) > 1:
             raise InputError(
-                f"{source.path}: its images differ in {keyword} ({', '.join(values[:3])}), wanted one for all; "
-                "split the series first, or write NIfTI instead"
+                f"{source.path}: its images differ in {keyword} ({', '.join(values[:3])}), wanted "
+                "one for all; split the series first, or write NIfTI instead"
             )
     if len({image.SOPInstanceUID for image in headers.values()}) < len(headers):
         raise InputError(
-            f"{source.path}: several of its images have one SOPInstanceUID, so a segmentation cannot point at "
-            "them; export the series again, or write NIfTI instead"
+            f"{source.path}: several of its images have one SOPInstanceUID, so a segmentation "
+            "cannot point at them; export the series again, or write NIfTI instead"
         )
 
 
 def _images(
     slices: Sequence[SourceSlice], headers: dict[Path, Dataset], affine: NDArray[np.float64]
 ) -> tuple[list[Dataset], Dataset]:
-    """The images that these slices are, as highdicom takes them, and the first, whose patient it repeats."""
+    """The images of these slices, as highdicom takes them, and the first, which tells the patient."""
     first = headers[slices[0].file]
     _complete(first)
     by_file = {file: frames_of(file) for file in dict.fromkeys(place.file for place in slices)}
@@ -317,7 +320,7 @@ def _images(
 
 
 def _gather(image: Dataset, frames: Sequence[Frame], apart: str) -> None:
-    """Turn a multi-frame header into that of these frames alone, in their order, whatever files they are in."""
+    """Turn a multi-frame header into that of these frames alone, in their order, of any file."""
     shared = Dataset()
     shared.PlaneOrientationSequence = hd.PlaneOrientationSequence(
         "PATIENT", list(frames[0].orientation.ravel())
@@ -338,7 +341,7 @@ def _gather(image: Dataset, frames: Sequence[Frame], apart: str) -> None:
 
 
 def _thickness(image: Dataset, number: int | None) -> float:
-    """The SliceThickness of a frame of a multi-frame image in millimetres, 0 where there is none."""
+    """The SliceThickness of a frame of a multi-frame image in millimetres, else 0."""
     own = image.PerFrameFunctionalGroupsSequence[(number or 1) - 1]
     for groups in (own, *(image.get("SharedFunctionalGroupsSequence") or ())):
         for measures in groups.get("PixelMeasuresSequence") or ():
@@ -348,13 +351,13 @@ def _thickness(image: Dataset, number: int | None) -> float:
 
 
 def _complete(image: Dataset) -> None:
-    """Leave empty what the source lacks or spells in a way of its own, where DICOM allows it to be empty."""
+    """Leave empty what the source lacks or spells in a way of its own, where DICOM allows it."""
     for tag in list(image.keys()):
         try:
             image[tag]
-        except Exception:  # pydicom has no one type for a value that is none; it cannot be repeated either
+        except Exception:  # of no one type: a value that is none, and cannot be repeated
             del image[tag]
-    image.decode()  # sequences are copied as they are, and are to be written in another character set
+    image.decode()  # what sequences hold would be copied as bytes of another character set
     for keyword in (*_MAY_BE_EMPTY, *_EMPTY_UNLESS_VALID):
         if image.get(keyword) is None:
             setattr(image, keyword, "")

@@ -64,6 +64,7 @@ def load_model(path: Path, *, trust: bool = False) -> Model:
     """
     with _opened(path) as folder:
         config = _config(path, folder)
+        settings = _settings(path, config)
         network = _network(path, folder, config, trust)
         weights = _weights_file(path, folder)
         _load(network, weights)
@@ -71,7 +72,7 @@ def load_model(path: Path, *, trust: bool = False) -> Model:
             network=network.eval(),
             fingerprint=_fingerprint(folder, weights),
             facts=_facts(folder),
-            **_settings(path, config),
+            **settings,
         )
 
 

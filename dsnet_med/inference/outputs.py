@@ -27,6 +27,13 @@ from dsnet_med.inference.sources import Source
 
 FORMATS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
 NEEDS_DICOM = "is no DICOM series, and a DICOM segmentation has to point at one; use --format nifti"
+_OTHERS = {
+    "case": "of another case",
+    "labels": "with other labels",
+    "input": "of another input",
+    "model": "by another model",
+    "settings": "with other settings",
+}
 _PROBABILITIES, _PREVIEW, _SIDECAR = ".npz", ".png", ".json"
 
 
@@ -93,7 +100,7 @@ def is_finished(out: Path, wanted: dict[str, Any], outputs: Outputs) -> bool:
     if other := [name for name, value in wanted.items() if sidecar.get(name) != value]:
         if masks:
             raise InputError(
-                f"{out / (case + masks[0])} is there already, of another {other[0]}; choose another --out, or "
+                f"{out / (case + masks[0])} is there already, {_OTHERS[other[0]]}; choose another --out, or "
                 "replace it with --overwrite"
             )
         return False

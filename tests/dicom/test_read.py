@@ -335,6 +335,28 @@ def test_frames_and_their_descriptions(tmp_path):
     refused(tmp_path / "c", [whole], "IM001", "damaged or cut short")
 
 
+def test_what_pydicom_warns_of_may_be_fine(tmp_path, recwarn, caplog):
+    """Bytes to spare after the pixels."""
+    made = images(2)
+    wanted = hounsfield(made)
+    for one in made:
+        one.PixelData += bytes(10)
+    write(tmp_path, made)
+    assert np.array_equal(read(tmp_path).voxels, wanted)
+    assert not recwarn
+    assert not caplog.records
+
+
+def test_cut_within_the_frames_descriptions(tmp_path):
+    whole = multi_frame(images(3))
+    whole["PerFrameFunctionalGroupsSequence"].is_undefined_length = True
+    [file] = write(tmp_path, [whole])
+    content = file.read_bytes()
+    file.write_bytes(content[: content.index(b"\x00\x52\x30\x92") + 60])
+    with pytest.raises(InputError, match="IM001: not a readable DICOM file"):
+        read(tmp_path)
+
+
 def test_no_pixels(tmp_path):
     made = images(3)
     del made[1].PixelData
@@ -370,7 +392,7 @@ def test_damaged_stream(tmp_path, syntax):
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_any_cut_is_one_line(tmp_path, compress, capfd, recwarn):
+def test_any_cut_is_one_line(tmp_path, compress, capfd, recwarn, caplog):
     """Wherever the second of three files ends: an InputError that names it, and silence on the terminal."""
     made = images(3, seed=5)
     for one in made:
@@ -386,9 +408,10 @@ def test_any_cut_is_one_line(tmp_path, compress, capfd, recwarn):
         assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
     assert not recwarn
+    assert not caplog.records
 
 
-def test_any_flipped_byte_is_a_volume_or_one_line(tmp_path, capfd, recwarn):
+def test_any_flipped_byte_is_a_volume_or_one_line(tmp_path, capfd, recwarn, caplog):
     made = images(2)
     file = write(tmp_path, made)[1]
     whole = file.read_bytes()
@@ -405,3 +428,4 @@ def test_any_flipped_byte_is_a_volume_or_one_line(tmp_path, capfd, recwarn):
             assert "\n" not in str(error)
     assert capfd.readouterr() == ("", "")
     assert not recwarn
+    assert not caplog.records

@@ -20,6 +20,8 @@ from dsnet_med.dicom.segmentation import write_segmentation
 from dsnet_med.dicom.series import find_series
 from dsnet_med.errors import InputError
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # of the odd sources made here
+
 NAMES = ("background", "liver", "left_kidney", "hip_left")
 NET = ("DS-TransUNet", "0.3")
 PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")

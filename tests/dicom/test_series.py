@@ -107,7 +107,7 @@ def test_damaged_headers_name_the_file(tmp_path, name):
     assert str(bad) in str(caught.value)
 
 
-def test_any_cut_of_a_header_is_one_line(tmp_path, capfd, recwarn):
+def test_any_cut_of_a_header_is_one_line(tmp_path, capfd, recwarn, caplog):
     """However short the file: an InputError that names it, or a series that is read no further here."""
     [file] = write(tmp_path, images(1))
     whole = file.read_bytes()
@@ -120,6 +120,7 @@ def test_any_cut_of_a_header_is_one_line(tmp_path, capfd, recwarn):
             assert "\n" not in str(error)
     assert capfd.readouterr() == ("", "")
     assert not recwarn
+    assert not caplog.records
 
 
 # ---------------------------------------------------------------- choosing

@@ -1,0 +1,69 @@
+"""Batches that do not fit are halved; what comes out is the same."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from dsnet_med.errors import InputError
+from dsnet_med.inference.batches import first_guess, in_batches
+
+
+class _Hungry(nn.Module):
+    """Runs out of memory with more than `most` slices."""
+
+    def __init__(self, most: int, error: Exception) -> None:
+        super().__init__()
+        self.inner, self.most, self.error = tiny.network(), most, error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.most:
+            raise self.error
+        return self.inner(x)
+
+
+_SHORTAGES = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", _SHORTAGES, ids=["cuda", "cpu", "numpy"])
+def test_a_batch_that_does_not_fit_is_halved(error: Exception) -> None:
+    voxels, affine = tiny.volume()
+    predictor = tiny.predictor(tiny.member(net=_Hungry(3, error)), batch_size=8)
+    mask = predictor.predict(voxels, affine)
+    np.testing.assert_array_equal(mask, tiny.predictor().predict(voxels, affine).voxels)
+    assert predictor.batch_size == 2
+    assert [notice[:35] for notice in mask.notices] == [
+        "out of memory with 8 slices at a ti",
+        "out of memory with 4 slices at a ti",
+    ]
+    assert predictor.predict(voxels, affine).notices == ()  # learnt
+
+
+def test_not_even_one_slice() -> None:
+    with pytest.raises(InputError, match="one slice at a time"):
+        tiny.predictor(tiny.member(net=_Hungry(0, MemoryError()))).predict(*tiny.volume())
+
+
+def test_other_failures_are_not_taken_for_a_shortage() -> None:
+    with pytest.raises(RuntimeError, match="sizes"):
+        tiny.predictor(tiny.member(net=_Hungry(0, RuntimeError("sizes do not match")))).predict(*tiny.volume())
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (7, 3), (8, 4), (3, 100)])
+def test_every_slice_once(count: int, size: int) -> None:
+    seen: list[int] = []
+    assert in_batches(count, size, lambda part: seen.extend(range(count)[part]), seen.append) == size  # type: ignore[arg-type]
+    assert seen == list(range(count))
+
+
+def test_small_slices_come_in_larger_batches() -> None:
+    cpu = torch.device("cpu")
+    assert first_guess((512, 512), cpu) == 1
+    assert first_guess((2048, 2048), cpu) == 1
+    assert first_guess((128, 128), cpu) == 16
+    assert first_guess((512, 512), torch.device("cuda")) == 32

@@ -1,0 +1,198 @@
+"""Masks lie in their input's own grid, whatever its orientation, form and batch size."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+from scipy.spatial.transform import Rotation
+from torch import nn
+
+import dsnet_med
+from dsnet_med.engine.inferers import SliceFitInferer
+from dsnet_med.errors import InputError
+from dsnet_med.geometry import SliceOrder
+from dsnet_med.inference import Predictor
+from dsnet_med.inference.hardware import choose_device, choose_precision
+
+
+def _stored_as(codes: str, voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    change = ornt_transform(nib.io_orientation(affine), axcodes2ornt(tuple(codes)))
+    stored = nib.apply_orientation(voxels, change)
+    return stored, affine @ inv_ornt_aff(change, voxels.shape), change
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "LAS", "RPI", "PIR", "SAL", "AIL"])
+@pytest.mark.parametrize("slice_axis", ["superior", "coarsest"])
+def test_one_anatomy_one_mask_in_every_orientation(codes: str, slice_axis: str) -> None:
+    voxels, affine = tiny.volume()
+    predictor = tiny.predictor(slice_axis=slice_axis)
+    wanted = predictor.predict(voxels, affine).voxels
+    assert len(np.unique(wanted)) >= 3
+    stored, stored_affine, change = _stored_as(codes, voxels, affine)
+    assert nib.aff2axcodes(stored_affine) == tuple(codes)
+    np.testing.assert_array_equal(
+        predictor.predict(stored, stored_affine), nib.apply_orientation(wanted, change)
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.floats(-20, 20), min_size=3, max_size=3), st.sampled_from(["LPS", "RAS", "SAL"]))
+def test_oblique_grids(angles: list[float], codes: str) -> None:
+    voxels, affine = tiny.volume()
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    predictor = tiny.predictor()
+    stored, stored_affine, change = _stored_as(codes, voxels, affine)
+    oblique = predictor.predict(stored, turn @ stored_affine)
+    np.testing.assert_array_equal(
+        oblique, nib.apply_orientation(predictor.predict(voxels, affine).voxels, change)
+    )
+
+
+def _plainly(predictor: Predictor, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """The mask by MONAI's inferer and an argmax over the logits of the whole volume."""
+    order = SliceOrder.of(affine, predictor.slice_axis)
+    slices = order.to_slices(voxels)
+    one = predictor.members[0]
+    image = torch.from_numpy(np.ascontiguousarray(one.intensity.fit(slices).apply(slices)))[:, None]
+    with torch.inference_mode():
+        logits = SliceFitInferer(one.size, one.fit)(image, one.network)
+    return order.to_volume(logits.argmax(1).numpy().astype(np.uint8))
+
+
+@pytest.mark.parametrize("fit", ["resize", "window"])
+def test_the_same_as_whole_logits_and_an_argmax(fit: str) -> None:
+    voxels, affine = tiny.volume()
+    predictor = tiny.predictor(tiny.member(fit=fit))
+    assert (predictor.predict(voxels, affine).voxels == _plainly(predictor, voxels, affine)).mean() >= 0.9999
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_the_batch_size_does_not_matter(batch_size: int, mirror: bool) -> None:
+    voxels, affine = tiny.volume()
+    got = tiny.predictor(batch_size=batch_size, mirror=mirror).predict(voxels, affine)
+    assert (got.voxels == tiny.predictor(mirror=mirror).predict(voxels, affine).voxels).mean() >= 0.9999
+
+
+def test_mirror_average_is_equivariant() -> None:
+    voxels, affine = tiny.volume()
+    predictor = tiny.predictor(mirror=True)
+    mirrored = predictor.predict(voxels[::-1], affine).voxels
+    assert (mirrored == predictor.predict(voxels, affine).voxels[::-1]).mean() > 0.999
+
+
+def test_an_ensemble_averages_probabilities() -> None:
+    voxels, affine = tiny.volume()
+    single = [tiny.predictor(tiny.member(seed)).predict(voxels, affine, probabilities=True) for seed in (3, 4)]
+    both = tiny.predictor(tiny.member(3), tiny.member(4)).predict(voxels, affine, probabilities=True)
+    assert both.probabilities is not None
+    wanted = np.mean([np.asarray(one.probabilities, np.float64) for one in single], axis=0)
+    np.testing.assert_allclose(both.probabilities, wanted, atol=2e-3)
+    clear = np.sort(wanted, axis=0)[-1] - np.sort(wanted, axis=0)[-2] > 0.01
+    np.testing.assert_array_equal(both.voxels[clear], wanted.argmax(0)[clear])
+    assert (single[0].voxels != both.voxels).any()
+
+
+def test_probabilities_are_those_of_the_mask() -> None:
+    voxels, affine = tiny.volume()
+    mask = tiny.predictor().predict(voxels, affine, probabilities=True)
+    assert mask.probabilities is not None
+    assert mask.probabilities.shape == (4, *voxels.shape)
+    np.testing.assert_allclose(mask.probabilities.astype(np.float64).sum(0), 1, atol=4e-3)
+    assert (mask.probabilities.argmax(0) == mask.voxels).mean() > 0.999
+    np.testing.assert_array_equal(mask.voxels, tiny.predictor().predict(voxels, affine).voxels)
+
+
+def test_every_form_of_an_image_gives_the_same_mask(tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    predictor = tiny.predictor()
+    wanted = predictor.predict(voxels, affine)
+    image = nib.Nifti1Image(voxels, affine)
+    nib.save(image, tmp_path / "a.nii.gz")
+    itk = sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    sitk.WriteImage(itk, str(tmp_path / "a.nrrd"))
+    sitk.WriteImage(itk, str(tmp_path / "a.mha"))
+    for form in (image, itk, tmp_path / "a.nii.gz", str(tmp_path / "a.nrrd"), tmp_path / "a.mha"):
+        mask = predictor.predict(form)
+        np.testing.assert_array_equal(mask, wanted)
+        np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
+    assert wanted.shape == voxels.shape
+    assert np.unique(wanted).tolist() == np.unique(wanted.voxels).tolist()
+
+
+def test_a_mask_is_saved_on_its_grid(tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    mask = tiny.predictor().predict(voxels, affine)
+    mask.save(tmp_path / "mask.nii.gz")
+    saved = nib.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(np.asanyarray(saved.dataobj), mask.voxels)
+    np.testing.assert_allclose(saved.affine, affine, atol=1e-5)
+    assert saved.get_data_dtype() == np.uint8
+
+
+def test_more_classes_than_a_byte_holds() -> None:
+    voxels, affine = tiny.volume()
+    names = tuple(f"class{k}" for k in range(300))
+    predictor = tiny.predictor(tiny.member(net=tiny.network(classes=300)), class_names=names)
+    mask = predictor.predict(voxels, affine)
+    assert mask.voxels.dtype == np.uint16
+    assert mask.voxels.max() > 255
+    np.testing.assert_array_equal(mask.voxels, _plainly16(predictor, voxels, affine))
+
+
+def _plainly16(predictor: Predictor, voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    mask = predictor.predict(voxels, affine, probabilities=True)
+    assert mask.probabilities is not None
+    order = SliceOrder.of(affine, "superior")
+    slices = order.to_slices(voxels)
+    one = predictor.members[0]
+    image = torch.from_numpy(np.ascontiguousarray(one.intensity.fit(slices).apply(slices)))[:, None]
+    with torch.inference_mode():
+        ids = SliceFitInferer(one.size, one.fit)(image, one.network).argmax(1)
+    return order.to_volume(ids.numpy().astype(np.uint16))
+
+
+class _NotANumber(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(x), 4, *x.shape[2:]), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda v, a: tiny.predictor().predict(v), "an array and its affine"),
+        (lambda v, a: tiny.predictor().predict(v[..., None], a), "wanted one volume"),
+        (lambda v, a: tiny.predictor().predict(v * np.nan, a), "finite"),
+        (lambda v, a: tiny.predictor().predict(v, np.zeros((4, 4))), "singular"),
+        (lambda v, a: tiny.predictor().predict(v, np.eye(3)), r"wanted \(4, 4\)"),
+        (lambda v, a: tiny.predictor(tiny.member(net=_NotANumber())).predict(v, a), "not finite"),
+        (lambda v, a: Predictor.from_run(), "got no run"),
+    ],
+)
+def test_what_cannot_be_segmented_is_said(given, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match=message):
+        given(*tiny.volume())
+
+
+def test_devices_and_precisions() -> None:
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(InputError, match="did you mean 'cuda"):
+        choose_device("cud")
+    with pytest.raises(InputError, match="cuda"):
+        choose_device("cuda:99")
+    with pytest.raises(InputError, match="did you mean 'float32'"):
+        choose_precision("float3", torch.device("cpu"))
+    numbers, notice = choose_precision("bfloat16", torch.device("cpu"))
+    assert (numbers == torch.bfloat16) == (notice is None)
+
+
+def test_the_package_offers_it() -> None:
+    assert dsnet_med.Predictor is Predictor

@@ -1,0 +1,210 @@
+"""Many cases: failures do not spread, finished work is kept, files are whole and the same every time."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from dsnet_med.errors import InputError
+from dsnet_med.inference import Predictor
+from dsnet_med.inference.outputs import Outputs
+from dsnet_med.inference.segment import Choice, Segmented, segment_cases
+from dsnet_med.inference.sources import find_sources
+
+ALL = Outputs(("nifti",), probabilities=True, statistics=True, preview=True)
+
+
+def _run(
+    images: Path, out: Path, outputs: Outputs | None = None, predictor: Predictor | None = None
+) -> dict[str, Segmented]:
+    sources = find_sources([images])
+    results = segment_cases(predictor or tiny.predictor(), sources, out, outputs or Outputs())
+    return {result.case: result for result in results}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def test_files_keep_their_grid(tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    affine[:3, :3] = Rotation.from_euler("xyz", [11, -7, 5], degrees=True).as_matrix() @ affine[:3, :3]
+    image = nib.Nifti1Image((voxels * 10).astype(np.int16), affine)
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 2)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert _run(tmp_path / "a.nii.gz", tmp_path / "out")["a"].error is None
+    mask = nib.load(tmp_path / "out" / "a.nii.gz")
+    assert mask.shape == image.shape
+    np.testing.assert_array_equal(mask.affine, nib.load(tmp_path / "a.nii.gz").affine)
+    for field in ("sform_code", "qform_code", "pixdim", "xyzt_units"):
+        np.testing.assert_array_equal(mask.header[field], nib.load(tmp_path / "a.nii.gz").header[field])
+    assert mask.get_data_dtype() == np.uint8
+
+
+def test_what_is_written_of_a_case(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "ab")
+    results = _run(tmp_path / "in", tmp_path / "out", ALL)
+    assert [result.error for result in results.values()] == [None, None]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        [f"{case}{ending}" for case in "ab" for ending in (".json", ".nii.gz", ".npz", ".png")]
+        + ["labels.json", "statistics.csv"]
+    )
+    mask = tiny.predictor().predict(tmp_path / "in" / "a.nii.gz", probabilities=True)
+    np.testing.assert_array_equal(nib.load(tmp_path / "out" / "a.nii.gz").dataobj, mask)
+    with np.load(tmp_path / "out" / "a.npz") as held:
+        np.testing.assert_array_equal(held["probabilities"], mask.probabilities)
+        assert held["probabilities"].dtype == np.float16
+        assert held["class_names"].tolist() == list(tiny.CLASSES)
+        np.testing.assert_array_equal(held["affine"], mask.affine)
+    picture = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert picture.shape[2] == 3
+    assert (picture.max(axis=2) - picture.min(axis=2) > 60).mean() > 0.1  # organs in colour
+    sidecar = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert sidecar["labels"] == {"0": "background", "1": "a", "2": "b", "3": "c"}
+    assert sidecar["grid"]["orientation"] == "RAS"
+    rows = list(csv.DictReader((tmp_path / "out" / "statistics.csv").open()))
+    assert [row["case"] for row in rows] == ["a"] * 3 + ["b"] * 3
+    voxels, _ = tiny.volume(0)
+    for row in rows[:3]:
+        inside = mask.voxels == int(row["label"])
+        assert int(row["voxels"]) == inside.sum() == sidecar["statistics"][row["name"]]["voxels"]
+        assert float(row["volume_ml"]) == pytest.approx(inside.sum() * 0.8 * 0.9 * 3 / 1000, abs=1e-4)
+        if inside.any():
+            assert float(row["mean_intensity"]) == pytest.approx(voxels[inside].mean(), abs=1e-3)
+
+
+def test_one_bad_file_does_not_stop_the_others(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "ac")
+    (tmp_path / "in" / "b.nii.gz").write_text("not a volume")
+    results = _run(tmp_path / "in", tmp_path / "out", ALL)
+    assert results["a"].error is None
+    assert results["c"].error is None
+    assert "b.nii.gz" in str(results["b"].error)
+    assert not list((tmp_path / "out").glob("b.*"))
+    assert len(list(csv.DictReader((tmp_path / "out" / "statistics.csv").open()))) == 6
+
+
+def test_a_failure_of_any_kind_is_one_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write_images(tmp_path / "in", "abc")
+    predictor = tiny.predictor()
+    segment = predictor.segment
+
+    def failing(volume, kept=None):  # type: ignore[no-untyped-def]
+        if volume.path.name == "b.nii.gz":
+            raise RuntimeError("a bug\nof two lines")
+        return segment(volume, kept)
+
+    monkeypatch.setattr(predictor, "segment", failing)
+    results = _run(tmp_path / "in", tmp_path / "out", predictor=predictor)
+    assert [case for case, result in results.items() if result.error] == ["b"]
+    assert str(results["b"].error).endswith("b.nii.gz: RuntimeError: a bug of two lines")
+
+
+def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path, "a")
+    before = _digests(tmp_path)
+    with pytest.raises(InputError, match="overwritten"):
+        list(segment_cases(tiny.predictor(), find_sources([tmp_path / "a.nii.gz"]), tmp_path))
+    assert _digests(tmp_path) == before
+
+
+def test_finished_cases_are_kept_and_the_rest_is_done(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "abc")
+    _run(tmp_path / "in", tmp_path / "out", ALL)
+    whole = _digests(tmp_path / "out")
+    assert all(result.kept for result in _run(tmp_path / "in", tmp_path / "out", ALL).values())
+    for missing in ("a.nii.gz", "b.npz", "c.png", "a.json"):
+        case = missing[0]
+        (tmp_path / "out" / missing).unlink()
+        if missing == "a.json":  # a mask that nobody vouches for
+            assert "was not written by infer" in str(_run(tmp_path / "in", tmp_path / "out", ALL)["a"].error)
+            (tmp_path / "out" / "a.nii.gz").unlink()
+        results = _run(tmp_path / "in", tmp_path / "out", ALL)
+        assert [name for name, result in results.items() if not result.kept] == [case]
+        assert _digests(tmp_path / "out") == whole
+
+
+def test_more_outputs_asked_for_later_are_made(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    _run(tmp_path / "in", tmp_path / "out")
+    assert not _run(tmp_path / "in", tmp_path / "out", ALL)["a"].kept
+    assert (tmp_path / "out" / "a.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("what", "predictor", "seed"),
+    [
+        ("by another model", tiny.predictor(fingerprints=("other",)), 0),
+        ("with other settings", tiny.predictor(mirror=True), 0),
+        ("with other labels", tiny.predictor(class_names=("background", "x", "y", "z")), 0),
+        ("of another input", tiny.predictor(), 9),
+    ],
+)
+def test_other_peoples_masks_are_not_replaced_unasked(
+    what: str, predictor: Predictor, seed: int, tmp_path: Path
+) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    _run(tmp_path / "in", tmp_path / "out")
+    before = (tmp_path / "out" / "a.nii.gz").read_bytes()
+    nib.save(nib.Nifti1Image(*tiny.volume(seed)), tmp_path / "in" / "a.nii.gz")
+    assert what in str(_run(tmp_path / "in", tmp_path / "out", predictor=predictor)["a"].error)
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == before
+    again = _run(tmp_path / "in", tmp_path / "out", Outputs(overwrite=True), predictor)["a"]
+    assert (again.error, again.kept) == (None, False)
+    assert _run(tmp_path / "in", tmp_path / "out", predictor=predictor)["a"].kept
+
+
+def test_a_mask_from_elsewhere_is_not_replaced(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.nii.gz").write_bytes(b"days of work")
+    assert "was not written by infer" in str(_run(tmp_path / "in", tmp_path / "out")["a"].error)
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == b"days of work"
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    _run(tmp_path / "in", tmp_path / "clean")
+    (tmp_path / "out").mkdir()
+    for name in (".1.partial.a.nii.gz", ".99.partial.a.probabilities"):
+        (tmp_path / "out" / name).write_bytes(b"half")
+    (tmp_path / "out" / "a.json").write_text('{"half"')
+    _run(tmp_path / "in", tmp_path / "out")
+    assert _digests(tmp_path / "out") == _digests(tmp_path / "clean")
+
+
+def test_formats() -> None:
+    with pytest.raises(InputError, match="did you mean 'nifti'"):
+        Outputs(("nift",))
+    with pytest.raises(InputError, match="got no format"):
+        Outputs(())
+
+
+def test_a_dicom_segmentation_of_what_is_not_dicom(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    assert "is no DICOM series" in str(
+        _run(tmp_path / "in", tmp_path / "out", Outputs(("dicom-seg",)))["a"].error
+    )
+
+
+def test_the_chosen_volume(tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    (tmp_path / "in").mkdir()
+    stack = np.stack([voxels, voxels[::-1]], axis=3)
+    nib.save(nib.Nifti1Image(stack, affine), tmp_path / "in" / "a.nii.gz")
+    assert "--volume-index 0 to 1" in str(_run(tmp_path / "in", tmp_path / "no")["a"].error)
+    sources = find_sources([tmp_path / "in"])
+    results = list(segment_cases(tiny.predictor(), sources, tmp_path / "out", choice=Choice(volume_index=1)))
+    assert [result.error for result in results] == [None]
+    mask = nib.load(tmp_path / "out" / "a.nii.gz")
+    assert mask.shape == voxels.shape
+    np.testing.assert_array_equal(mask.dataobj, tiny.predictor().predict(stack[..., 1], affine))

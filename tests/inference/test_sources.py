@@ -1,0 +1,162 @@
+"""What users name: files, folders, patterns, series."""
+
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tiny
+
+from dsnet_med.errors import InputError
+from dsnet_med.inference.sources import find_sources, load
+
+
+def _cases(*paths: Path, leave_out: Path | None = None) -> list[str]:
+    return [source.case for source in find_sources(paths, leave_out)]
+
+
+def _series(shared: Path, into: Path, most: int = 99) -> Path:
+    into.mkdir(parents=True)
+    for file in sorted((shared / "data" / "dicom" / "torchio_ct17").iterdir())[:most]:
+        shutil.copy(file, into)
+    return into
+
+
+def test_files_and_folders(tmp_path: Path) -> None:
+    a, b = tiny.write_images(tmp_path / "in", "ab")
+    tiny.write_images(tmp_path / "in" / "patient1" / "scan", "a")
+    (tmp_path / "in" / "notes.txt").write_text("not a volume")
+    (tmp_path / "in" / ".hidden").mkdir()
+    shutil.copy(a, tmp_path / "in" / ".hidden" / "x.nii.gz")
+    assert _cases(a) == ["a"]
+    assert _cases(tmp_path / "in") == ["a", "b", "patient1_scan_a"]
+    assert _cases(tmp_path / "in" / "patient1") == ["scan_a"]
+    assert _cases(b, a) == ["b", "a"]
+    assert _cases(a, a) == ["a"]
+    assert _cases(tmp_path / "in", leave_out=tmp_path / "in" / "patient1") == ["a", "b"]
+
+
+def test_patterns_that_the_shell_left(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path, "abc")
+    assert _cases(tmp_path / "*.nii.gz") == ["a", "b", "c"]
+    assert _cases(tmp_path / "[ab].nii*") == ["a", "b"]
+    with pytest.raises(InputError, match="matches no file"):
+        find_sources([tmp_path / "*.nrrd"])
+
+
+def test_a_file_may_have_a_pattern_for_a_name(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path, "a")
+    (tmp_path / "a.nii.gz").rename(tmp_path / "a[1].nii.gz")
+    assert _cases(tmp_path / "a[1].nii.gz") == ["a[1]"]
+
+
+def test_inputs_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        find_sources([tmp_path / "x.nii"])
+    with pytest.raises(InputError, match=r"holds no \.nii"):
+        find_sources([tmp_path])
+    (tmp_path / "a.nii").touch()
+    (tmp_path / "a.nii.gz").touch()
+    with pytest.raises(InputError, match="two inputs are called 'a'"):
+        find_sources([tmp_path])
+
+
+@pytest.mark.parametrize("name", ["labels", "run", "statistics"])
+def test_names_that_are_taken(name: str, tmp_path: Path) -> None:
+    tiny.write_images(tmp_path, "a")
+    (tmp_path / "a.nii.gz").rename(tmp_path / f"{name}.nii.gz")
+    with pytest.raises(InputError, match=f"cannot be called '{name}'"):
+        find_sources([tmp_path])
+
+
+def test_links_in_circles(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in")
+    assert _cases(tmp_path / "in") == ["a"]
+
+
+def test_volumes_of_other_formats_are_named_not_passed_over(shared: Path) -> None:
+    folder = shared / "data" / "nifti_hard" / "nibabel"
+    sources = {source.case: source for source in find_sources([folder])}
+    volumes = [path for path in folder.iterdir() if path.name != "COPYING"]
+    assert len(sources) == len(volumes) == 12
+    for case, words in {
+        "test": "MGHImage, wanted NIfTI",
+        "analyze": "analyze",
+        "row_major.dconn": "wanted one 3-D|CIFTI|Cifti",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            load(sources[case])
+
+
+def test_a_pair_is_one_case(tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    nib.save(nib.Nifti1Pair(voxels, affine), tmp_path / "a.img")
+    assert _cases(tmp_path) == ["a"]
+    for path in (tmp_path / "a.img", tmp_path / "a.hdr"):
+        (source,) = find_sources([path])
+        np.testing.assert_array_equal(load(source).voxels, voxels)
+
+
+def test_a_dicom_folder_is_one_case(shared: Path, tmp_path: Path) -> None:
+    folder = _series(shared, tmp_path / "study" / "ct")
+    (folder / "README").write_text("not DICOM")
+    assert _cases(folder) == ["ct"]
+    assert _cases(tmp_path / "study") == ["ct"]
+    assert _cases(*sorted(folder.glob("IMG*"))) == ["ct"]
+    assert _cases(folder / "IMG0003.dcm") == ["IMG0003"]
+    (source,) = find_sources([folder])
+    assert load(source).shape == (88, 128, 17)
+
+
+def test_volume_index(tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    stack = np.stack([voxels, voxels * 2, voxels * 3], axis=3)
+    nib.save(nib.Nifti1Image(stack, affine), tmp_path / "a.nii.gz")
+    image = sitk.JoinSeries([sitk.GetImageFromArray(stack[..., k].T.copy()) for k in range(3)])
+    sitk.WriteImage(image, str(tmp_path / "b.mha"))
+    sitk.WriteImage(sitk.Compose([image[:, :, :, k] for k in range(3)]), str(tmp_path / "c.nrrd"))
+    for source in find_sources([tmp_path]):
+        for k in range(3):
+            np.testing.assert_array_equal(load(source, volume_index=k).voxels, stack[..., k])
+        with pytest.raises(InputError, match="take one with --volume-index 0 to 2"):
+            load(source)
+        for bad in (3, -1):
+            with pytest.raises(InputError, match=f"got volume index {bad}, wanted 0 to 2"):
+                load(source, volume_index=bad)
+
+
+def test_a_series_of_a_file(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path, "a")
+    with pytest.raises(InputError, match="picks among DICOM series"):
+        load(find_sources([tmp_path])[0], series="3")
+
+
+def test_doubtful_headers_are_noted(tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    image = nib.Nifti1Image(voxels, affine)
+    image.set_sform(affine, 0)
+    image.set_qform(affine, 0)
+    nib.save(image, tmp_path / "none.nii.gz")
+    image.set_sform(affine, 1)
+    moved = affine.copy()
+    moved[0, 3] += 40
+    image.set_qform(moved, 1)
+    nib.save(image, tmp_path / "two.nii.gz")
+    image.set_qform(affine, 1)
+    nib.save(image, tmp_path / "well.nii.gz")
+    notes = {source.case: load(source).notes for source in find_sources([tmp_path])}
+    assert "left and right are a guess" in notes["none"][0]
+    assert "sform and qform disagree" in notes["two"][0]
+    assert notes["well"] == ()
+
+
+@pytest.mark.parametrize(("unit", "name"), [("meter", "metres"), ("micron", "micrometres")])
+def test_other_units_are_refused(unit: str, name: str, tmp_path: Path) -> None:
+    image = nib.Nifti1Image(*tiny.volume())
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "a.nii.gz")
+    with pytest.raises(InputError, match=f"counts in {name}"):
+        load(find_sources([tmp_path])[0])
