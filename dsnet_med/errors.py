@@ -17,13 +17,15 @@ class SeveralVolumesError(InputError):
 
 
 class CasesFailedError(RuntimeError):
-    """Some cases failed and the rest are finished (exit code 1)."""
+    """Some cases failed and the rest are finished (exit code 1); `listed` where their reasons are told."""
 
-    def __init__(self, failures: dict[str, str]) -> None:
-        self.failures = failures
+    def __init__(self, failures: dict[str, str], *, listed: bool = False) -> None:
+        self.failures, self.listed = failures, listed
         super().__init__(failures)
 
     def __str__(self) -> str:
+        if self.listed:
+            return f"{', '.join(self.failures)}; the others are finished"
         return "; ".join(f"{case}: {reason}" for case, reason in self.failures.items())
 
 

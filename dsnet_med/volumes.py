@@ -322,7 +322,10 @@ def _voxels(path: Path, image: Any, memory: Memory) -> NDArray[Any]:
     """
     stored, compressed = image.dataobj, path.suffix == ".gz"
     wanted = stored.offset + math.prod(image.shape) * stored.dtype.itemsize
-    size = Path(image.file_map["image"].filename).stat().st_size  # the .img of a pair
+    file = Path(image.file_map["image"].filename)  # the .img of a pair
+    if not file.is_file():
+        raise EOFError(f"its voxels, {file.name}, are not there")
+    size = file.stat().st_size
     if size * (GZIP_AT_MOST if compressed else 1) < wanted:  # before any memory is taken
         raise EOFError(f"{size} bytes cannot hold the {wanted} that its header names")
     if not compressed:

@@ -297,6 +297,38 @@ def bundle(context: typer.Context) -> None:
     bundle_command(context.args)
 
 
+@app.command()
+def serve(
+    model: Models,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets everyone in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8000,
+    device: Device = "auto",
+    batch: Batch = None,
+    tta: Tta = False,
+    precision: Precision = "float32",
+    compiled: Compiled = False,
+    trust: Trust = False,
+    max_mb: Annotated[int, typer.Option(help="Largest upload in MB (2^20 bytes).", min=1)] = 1024,
+    queue: Annotated[int, typer.Option(help="Requests that may wait or work at a time.", min=1)] = 32,
+    keep_largest: KeepLargest = "",
+    fill_holes: FillHoles = "",
+    remove_smaller: RemoveSmaller = 0.0,
+) -> None:
+    """Segment volumes sent over HTTP: POST /segment, GET /health. No authentication; for this machine."""
+    from dsnet_med.cli import inferring, serving
+
+    serving.serve(
+        model,
+        inferring.ModelOptions(
+            device, batch, tta, precision, compiled, trust, keep_largest, fill_holes, remove_smaller
+        ),
+        host=host,
+        port=port,
+        max_mb=max_mb,
+        queue=queue,
+    )
+
+
 def _size(text: str) -> tuple[int, int, int]:
     try:
         rows, columns, slices = (int(part) for part in text.lower().split("x"))

@@ -121,10 +121,14 @@ def _count(tally: _Tally, result: Any) -> None:
 
 def _conclude(tally: _Tally, out: Path, seconds: float) -> None:
     finished = tally.done + tally.kept
+    if len(tally.failures) == 1 and not finished:
+        raise InputError(next(iter(tally.failures.values())))
+    for case, reason in tally.failures.items():
+        typer.echo(f"failed: {case}: {reason}", err=True)
     if tally.failures and not finished:
-        raise InputError("; ".join(tally.failures.values()))
+        raise InputError(f"none of {len(tally.failures)} cases could be segmented; the reasons are above")
     if tally.failures:
-        raise CasesFailedError(tally.failures)
+        raise CasesFailedError(tally.failures, listed=True)
     kept = f" ({tally.kept} were there already; --overwrite makes them anew)" if tally.kept else ""
     typer.echo(f"{finished} masks in {out}{kept}, {seconds:.1f} s")
 

@@ -123,7 +123,10 @@ def test_a_single_slice(tmp_path):
 @pytest.mark.parametrize("place", ["axial", "oblique", "tilted gantry"])
 def test_the_frames_of_a_multi_frame_file_are_pointed_at_one_by_one(tmp_path, place):
     source, labels = multi_frame(tmp_path / "mf.dcm", PLACES[place], (3, 0, 4, 1, 2)), random_labels()
-    np.testing.assert_array_equal(read_back(written(tmp_path, labels, source), source), labels)
+    file = written(tmp_path, labels, source)
+    np.testing.assert_array_equal(read_back(file, source), labels)
+    measures = pydicom.dcmread(file).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert (measures.SpacingBetweenSlices, measures.SliceThickness) == (3, 2)
 
 
 def test_of_several_volumes_in_one_file_the_right_one_is_pointed_at(tmp_path):
@@ -462,19 +465,27 @@ def test_a_file_that_is_there_stays_when_writing_fails(tmp_path, monkeypatch):
     assert sorted(one.name for one in tmp_path.iterdir()) == ["ct", "seg.dcm"]
 
 
-def test_nothing_is_said_on_the_way(tmp_path, capfd, caplog):
+def test_nothing_is_said_on_the_way(tmp_path, capfd, caplog, monkeypatch):
     source = single_frames(tmp_path / "ct", PLACES["axial"])
-    change(source, lambda image, k: setattr(image, "PatientName", "no caret"))  # highdicom would log it
-    change(source, lambda image, k: setattr(image, "PatientAge", "sixty"))  # pydicom would warn
+    change(source, lambda image, k: setattr(image, "PatientName", "no caret"))  # highdicom warns of it
     loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
-    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "level", logging.INFO)
+    save_as = hd.seg.Segmentation.save_as
+
+    def talk(self, *arguments, **options):
+        for logger in (*loggers, logging.getLogger("highdicom.image")):
+            logger.error("something to say")
+        save_as(self, *arguments, **options)
+
+    monkeypatch.setattr(hd.seg.Segmentation, "save_as", talk)
     caplog.clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         written(tmp_path, random_labels(), source)
         written(tmp_path, np.zeros(SHAPE, np.uint8), source)
     assert (caught, caplog.records, capfd.readouterr()) == ([], [], ("", ""))
-    assert [logger.level for logger in loggers] == levels
+    assert [logger.level for logger in loggers] == [logging.INFO, logging.INFO]
 
 
 def test_sources_are_read_and_left_as_they_are(tmp_path):

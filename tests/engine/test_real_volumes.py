@@ -12,8 +12,10 @@ import pytest
 import yaml
 from narrow import NARROW
 
-from dsnet_med.engine.predict import Predictor, find_inputs, segment_files
 from dsnet_med.engine.train import prepare_run, train
+from dsnet_med.inference import Predictor
+from dsnet_med.inference.segment import segment_cases
+from dsnet_med.inference.sources import find_sources
 from dsnet_med.prepare.convert import convert
 from dsnet_med.prepare.recipe import Recipe, load_recipe
 from dsnet_med.prepare.store import Store
@@ -45,10 +47,10 @@ def _path_to_masks(store: Store, images: Path, folder: Path) -> None:
     """Train a few steps, segment every image, and check that each mask has the grid of its image."""
     prepare_run("fcn_dsm", store.path, folder / "run", NARROW)
     train(folder / "run", {})
-    files = find_inputs([images])
-    results = list(segment_files(Predictor.from_run(folder / "run"), files, folder / "masks"))
-    assert [result.error for result in results] == [None] * len(files)
-    for file in files:
+    sources = find_sources([images])
+    results = list(segment_cases(Predictor.from_run(folder / "run"), sources, folder / "masks"))
+    assert [result.error for result in results] == [None] * len(sources)
+    for file in (source.where for source in sources):
         image, mask = nib.load(file), nib.load(folder / "masks" / file.name)
         assert mask.shape == image.shape
         np.testing.assert_array_equal(mask.affine, image.affine)

@@ -1,0 +1,57 @@
+"""Zip archives looked at before they are opened: what unpacks to too much is refused by what it claims.
+
+Python reads no more of a member than the archive claims, so that the claims can be relied on; the directory
+itself is held in memory, about a kilobyte for each file.
+"""
+
+import struct
+import zipfile
+from pathlib import Path
+
+from dsnet_med.errors import InputError, one_line
+from dsnet_med.server.limits import Limits
+from dsnet_med.server.refusal import Refused
+
+_END, _END_BYTES = b"PK\x05\x06", 22
+_LOCATOR, _LOCATOR_BYTES = b"PK\x06\x07", 20
+_END64_BYTES = 56
+_LONGEST_COMMENT = 1 << 16
+_DIRECTORY_BYTES = 1 << 9  # for one file; names are rarely longer than 200
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA takes as much memory as it says
+_ENCRYPTED = 1
+
+
+def require_bounded_zip(path: Path, limits: Limits) -> None:
+    """Raise Refused for an archive of too many files or bytes, InputError for one that cannot be read."""
+    if _directory_bytes(path) > limits.most_files * _DIRECTORY_BYTES:
+        raise Refused(413, f"an archive of more than {limits.most_files} files; leave out what is no image")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+        raise InputError(f"{path}: not a readable zip archive ({one_line(error)}); pack it again") from error
+    if len(members) > limits.most_files:
+        raise Refused(413, f"an archive of {len(members)} files, at most {limits.most_files} are taken")
+    if sum(member.file_size for member in members) > limits.most_unpacked:
+        raise Refused(413, f"unpacks to more than {limits.most_unpacked >> 20} MB; leave out what is no image")
+    if any(member.flag_bits & _ENCRYPTED for member in members):
+        raise InputError(f"{path}: is encrypted; pack it again without a password")
+    if any(member.compress_type not in _METHODS for member in members):
+        raise InputError(f"{path}: packed with an unusual method; pack it again with deflate")
+
+
+def _directory_bytes(path: Path) -> int:
+    """How long the archive's directory is, by the records that Python's zipfile goes by; 0 without them."""
+    with path.open("rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - _LONGEST_COMMENT - _END_BYTES - _LOCATOR_BYTES - _END64_BYTES))
+        tail = stream.read()
+    end = len(tail) - _END_BYTES
+    if not (end >= 0 and tail.startswith(_END, end) and tail.endswith(b"\0\0")):
+        end = tail.rfind(_END)
+    if end < 0 or len(tail) < end + _END_BYTES:
+        return 0
+    before = end - _LOCATOR_BYTES
+    if before >= _END64_BYTES and tail.startswith(_LOCATOR, before):
+        return int(struct.unpack_from("<Q", tail, before - _END64_BYTES + 40)[0])
+    return int(struct.unpack_from("<L", tail, end + 12)[0])
