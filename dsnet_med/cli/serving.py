@@ -3,34 +3,44 @@
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from dsnet_med.cli.inferring import ModelOptions, make_predictor
+
+if TYPE_CHECKING:
+    from dsnet_med.inference import Predictor
 
 
 def serve(
     models: Sequence[Path], options: ModelOptions, *, host: str, port: int, max_mb: int, queue: int
 ) -> None:
     """Serve a run, or the mean of several; ends with SIGTERM or Ctrl-C."""
-    from dsnet_med.server import Limits, Service, bound_socket
-    from dsnet_med.server import serve as serve_on
+    from dsnet_med.server.sockets import bound_socket
 
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with bound_socket(host, port) as listener:
-        service = Service(make_predictor(models, options), Limits(max_mb << 20, queue))
-        idle = True
-        try:
-            _announce(listener.getsockname()[:2], service.predictor.title)
-            serve_on(service, listener)
-        finally:
-            idle = service.close()
-            if not idle:
-                _leave()
+        _serve_on(listener, make_predictor(models, options), max_mb << 20, queue)
+
+
+def _serve_on(listener: socket.socket, predictor: "Predictor", most_bytes: int, queue: int) -> None:
+    from dsnet_med.server.limits import Limits
+    from dsnet_med.server.listening import serve
+    from dsnet_med.server.service import Service
+
+    service = Service(predictor, Limits(most_bytes, queue))
+    try:
+        _announce(listener.getsockname()[:2], predictor.title)
+        serve(service, listener)
+    finally:
+        if not service.close():
+            _leave()
 
 
 def _announce(address: tuple[str, int], title: str) -> None:

@@ -327,7 +327,7 @@ def _gather(image: Dataset, frames: Sequence[Frame], apart: str) -> None:
     )
     shared.PixelMeasuresSequence = hd.PixelMeasuresSequence(
         pixel_spacing=frames[0].spacing,
-        slice_thickness=float(frames[0].thickness or apart),
+        slice_thickness=_thickness(image, frames[0].number) or float(apart),
         spacing_between_slices=float(apart),
     )
     image.SharedFunctionalGroupsSequence = [shared]
@@ -355,7 +355,7 @@ def _complete(image: Dataset) -> None:
     for tag in list(image.keys()):
         try:
             image[tag]
-        except Exception:  # of no one type: a value that is none, and cannot be repeated
+        except Exception:  # of no one type: damaged or private, and cannot be repeated
             del image[tag]
     image.decode()  # what sequences hold would be copied as bytes of another character set
     for keyword in (*_MAY_BE_EMPTY, *_EMPTY_UNLESS_VALID):

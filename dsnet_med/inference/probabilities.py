@@ -1,6 +1,6 @@
 """Probabilities of every class in half precision, on disk from the first slice on: they would fill a memory."""
 
-import os
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,16 +18,17 @@ _ANY_DATE = (1980, 1, 1, 0, 0, 0)  # the same probabilities are the same bytes
 
 
 @contextmanager
-def on_disk(folder: Path, case: str, shape: Sequence[int]) -> Iterator[Probabilities]:
-    """An array (K, X, Y, Z) that lies in a file in `folder`, gone at the end. Raises InputError."""
-    path = folder / f".{os.getpid()}.partial.{case}.probabilities"
+def on_disk(folder: Path, shape: Sequence[int]) -> Iterator[Probabilities]:
+    """An array (K, X, Y, Z) in a file without a name in `folder`: it goes with this process, however that ends.
+
+    Raises InputError.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = np.memmap(path, np.float16, "w+", shape=tuple(shape), order="F")
-        path.unlink()  # it lives as long as it is held, even if this process is killed
-        yield held
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            yield np.memmap(stream, np.float16, "w+", shape=tuple(shape), order="F")
     except OSError as error:
-        raise output_error(path, error) from error
+        raise output_error(folder, error) from error
 
 
 def write_probabilities(

@@ -134,7 +134,7 @@ def _segment(
     try:
         kept = None
         if outputs.probabilities:
-            kept = stack.enter_context(on_disk(out, case, (len(predictor.class_names), *volume.shape)))
+            kept = stack.enter_context(on_disk(out, (len(predictor.class_names), *volume.shape)))
         mask = predictor.segment(volume, kept)
     except Exception as error:
         stack.close()

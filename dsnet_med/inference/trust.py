@@ -20,16 +20,18 @@ _SIGNATURE = ".signature"
 def sign(run: Path) -> None:
     """Mark `run` as made by this user; without a home that can be written to, it stays unmarked."""
     with suppress(InputError, OSError):
-        write_text(run / _SIGNATURE, _digest(run, _key(make=True)))
+        listed = "\n".join(_lines(run))
+        write_text(run / _SIGNATURE, f"{_digest(listed, _key(make=True))}\n{listed}")
 
 
 def is_own(run: Path) -> bool:
-    """Whether this user made `run`, and nothing that would be executed has changed since."""
+    """Whether this user made `run`, and every file that would be executed is as it was then."""
     try:
-        signature = (run / _SIGNATURE).read_text(encoding="ascii")
-        return hmac.compare_digest(signature, _digest(run, _key(make=False)))
+        signature, _, listed = (run / _SIGNATURE).read_text(encoding="utf-8").partition("\n")
+        genuine = hmac.compare_digest(signature.encode(), _digest(listed, _key(make=False)).encode())
     except (OSError, ValueError):
         return False
+    return genuine and set(_lines(run)) <= set(listed.split("\n"))
 
 
 def executed_files(run: Path) -> list[Path]:
@@ -38,9 +40,13 @@ def executed_files(run: Path) -> list[Path]:
     return [path for path in (*configs, *sorted((run / "scripts").rglob("*"))) if path.is_file()]
 
 
-def _digest(run: Path, key: bytes) -> str:
-    lines = [f"{sha256(path)} {path.relative_to(run).as_posix()}" for path in executed_files(run)]
-    return hmac.new(key, "\n".join(lines).encode(), hashlib.sha256).hexdigest()
+def _lines(run: Path) -> list[str]:
+    """A line for every file: its hash and its place."""
+    return [f"{sha256(path)} {path.relative_to(run).as_posix()}" for path in executed_files(run)]
+
+
+def _digest(listed: str, key: bytes) -> str:
+    return hmac.new(key, listed.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
 
 
 def _key(*, make: bool) -> bytes:

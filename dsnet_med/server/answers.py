@@ -13,6 +13,7 @@ from dsnet_med.server.limits import Limits
 from dsnet_med.server.refusal import GoneError, Refused
 
 _CHUNK = 1 << 18
+_DRAIN_BYTES = 64 << 20
 _DRAIN_S = 60.0
 _DRAIN_IDLE_S = 5.0
 _MOST_NOTES = 20
@@ -41,7 +42,7 @@ async def _drain(body: Body, limits: Limits) -> None:
     """Read on to the end, or until it has been enough: bytes, seconds, or seconds without a byte."""
     if body.waits_for_leave:  # the client asked first, and has its answer
         return
-    most = body.received + limits.most_bytes
+    most = body.received + max(limits.most_bytes, _DRAIN_BYTES)
     try:
         async with asyncio.timeout(_DRAIN_S):
             async for _ in body.chunks(min(limits.idle_s, _DRAIN_IDLE_S)):

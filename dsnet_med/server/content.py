@@ -23,8 +23,6 @@ def source_in(upload: Path, limits: Limits) -> Source:
         raise Refused(415, f"the upload's content is of no known kind; {WANTED}")
     if kind == "zip":
         return _in_archive(upload, limits)
-    if kind == "dicom":
-        require_bounded_dicom([upload], limits)
     return _file(upload, upload.with_name("input"), kind, limits)
 
 
@@ -58,6 +56,8 @@ def _only(folder: Path, keep: set[Path]) -> Source:
 
 def _file(path: Path, stem: Path, kind: Kind, limits: Limits) -> Source:
     named = path.rename(stem.with_name(stem.name + SUFFIXES[kind]))
+    if kind == "dicom":
+        require_bounded_dicom([named], limits)
     require_bounded(named, kind, limits)
     return _one(named)
 

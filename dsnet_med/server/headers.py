@@ -4,7 +4,6 @@ A header can name more voxels than any memory holds, a compressed file can unpac
 and NRRD and MetaImage headers can name another file, anywhere on the server, to take the voxels from.
 """
 
-import mmap
 import re
 import zlib
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from isal import igzip, isal_zlib
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.server.kinds import LONGEST_START, WANTED, Kind, is_nifti
 from dsnet_med.server.limits import Limits
+from dsnet_med.server.metaimage import shape_of_metaimage
 from dsnet_med.server.refusal import Refused
 
 _CHUNK = 1 << 20
@@ -26,8 +26,6 @@ _TRAILING = 1 << 20  # bytes after the voxels that nobody minds
 _LONGEST_TEXT = 1 << 16
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _NRRD_DATA_FILE = re.compile(rb"data\s*file\s*:", re.IGNORECASE)
-_META_DATA_FILE = b"ElementDataFile"
-_META_LOCAL = re.compile(rb"(?:\A|\n)ElementDataFile[ \t]*=[ \t]*(?:LOCAL|Local|local)[ \t]*\r?\n")
 _DAMAGED = (EOFError, OSError, zlib.error, cast(type[Exception], isal_zlib.error))
 
 
@@ -38,8 +36,10 @@ def require_bounded(path: Path, kind: Kind, limits: Limits) -> None:
     elif kind == "nifti":
         with path.open("rb") as stream:
             _bytes_named(path, stream.read(LONGEST_START), limits)
-    elif kind in ("nrrd", "metaimage"):
-        _require_own_voxels(path, kind)
+    elif kind == "metaimage":
+        require_shape(shape_of_metaimage(path), limits)
+    elif kind == "nrrd":
+        _require_own_voxels(path)
         _require_bounded_itk(path, limits)
 
 
@@ -83,27 +83,15 @@ def _bytes_named(path: Path, start: bytes, limits: Limits) -> int:
     return named
 
 
-def _require_own_voxels(path: Path, kind: Kind) -> None:
-    """Raise InputError unless the voxels lie in the file itself."""
-    if not (_nrrd_is_whole(path) if kind == "nrrd" else _metaimage_is_whole(path)):
-        raise InputError(
-            f"{path}: has its voxels in another file, or a header that does not end; send one file"
-        )
-
-
-def _nrrd_is_whole(path: Path) -> bool:
+def _require_own_voxels(path: Path) -> None:
+    """Raise InputError unless the voxels of a NRRD file lie in the file itself."""
     with path.open("rb") as stream:
         text = stream.read(_LONGEST_TEXT)
     end = _BLANK_LINE.search(text)
-    return end is not None and not _NRRD_DATA_FILE.search(text[: end.end()])
-
-
-def _metaimage_is_whole(path: Path) -> bool:
-    """One mention of where the voxels are, in the whole file, and it says: here."""
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        first = content.find(_META_DATA_FILE)
-        again = content.find(_META_DATA_FILE, first + 1)
-        return 0 <= first < _LONGEST_TEXT and again < 0 and bool(_META_LOCAL.search(content[: first + 64]))
+    if end is None or _NRRD_DATA_FILE.search(text[: end.end()]):
+        raise InputError(
+            f"{path}: has its voxels in another file, or a header that does not end; send one file"
+        )
 
 
 def _require_bounded_itk(path: Path, limits: Limits) -> None:

@@ -111,6 +111,7 @@ def _frame(lps: NDArray, k: int) -> Dataset:
     position.ImagePositionPatient = numbers(lps[:3, 3] + k * lps[:3, 2])
     orientation.ImageOrientationPatient = numbers([*lps[:3, 0] / SPACING[0], *lps[:3, 1] / SPACING[1]])
     measures.PixelSpacing, measures.SliceThickness = numbers([SPACING[1], SPACING[0]]), 2
+    measures.SpacingBetweenSlices = 2.5  # wrong, as headers often are
     group.PlanePositionSequence, group.PlaneOrientationSequence = [position], [orientation]
     group.PixelMeasuresSequence = [measures]
     return group

@@ -384,10 +384,14 @@ def test_values_that_dicom_does_not_know_are_left_out(tmp_path):
     def spell(image: pydicom.FileDataset, k: int) -> None:
         for keyword, value in odd.items():
             image[keyword] = pydicom.DataElement(keyword, "LO", value)
-        image.PatientWeight = 70
-        image["PatientWeight"] = pydicom.DataElement("PatientWeight", "LO", "heavy")
+        image.private_block(0x0011, "Scanner", create=True).add_new(0x01, "LO", "abcdef")
 
     change(source, spell)
+    for place in source.slices:  # six bytes are no number of eight, which pydicom would not write
+        private, content = b"\x11\x00\x01\x10", place.file.read_bytes()
+        place.file.write_bytes(content.replace(private + b"LO", private + b"FD"))
+    with pytest.raises(pydicom.errors.BytesLengthException):
+        pydicom.dcmread(source.slices[0].file)[0x0011, 0x1001]
     seg = pydicom.dcmread(written(tmp_path, random_labels(), source))
     assert not any(seg[keyword].value for keyword in odd)
     assert seg.PatientID == "P-17"

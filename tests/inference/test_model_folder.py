@@ -202,6 +202,12 @@ def test_ones_own_runs_need_no_word_until_they_change(tmp_path: Path, home: Path
         shutil.rmtree(moved)
         change(Path(shutil.copytree(run, moved)))
         assert not is_own(moved)
+    shutil.rmtree(moved)
+    shutil.copytree(run, moved)
+    (moved / "scripts" / "mine.py").unlink()  # nothing is left to be executed
+    assert is_own(moved)
+    with pytest.raises(InputError, match="no plug-in file at"):
+        load_model(moved)
     (home / "dsnet-med" / "key").write_bytes(b"of another user")
     assert not is_own(run)
 

@@ -7,7 +7,7 @@ import pytest
 from served import Served, serving, write_run
 
 from dsnet_med.inference import Predictor
-from dsnet_med.server import Limits
+from dsnet_med.server.limits import Limits
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from time import monotonic, sleep
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 from served import RAW, Served, error_of, held, mask_of, nifti, serving
 
 from dsnet_med.inference import Predictor
-from dsnet_med.server import Limits
+from dsnet_med.server.limits import Limits
 
 
 @pytest.fixture
@@ -45,8 +46,8 @@ def in_background(server: Served, content: bytes, answers: list[httpx.Response])
 def half_sent(server: Served, sent: bytes, length: int = 1 << 20) -> socket.socket:
     """A connection that has sent so much of a body and no more."""
     line = socket.create_connection(("127.0.0.1", httpx.URL(server.url).port), timeout=20)
-    head = f"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nContent-Type: application/zip\r\n\r\n"
-    line.sendall(head.encode() + sent)
+    head = f"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n"
+    line.sendall(f"{head}Content-Type: application/zip\r\n\r\n".encode() + sent)
     return line
 
 
@@ -120,8 +121,8 @@ def test_a_connection_that_says_nothing(predictor: Predictor, monkeypatch: pytes
         for start in (b"", b"GET /health HT"):
             with socket.create_connection(("127.0.0.1", httpx.URL(server.url).port), timeout=5) as line:
                 line.sendall(start)
-                with pytest.raises(ConnectionResetError):
-                    assert line.recv(100) == b"x"
+                with suppress(ConnectionResetError):
+                    assert line.recv(100) == b""
         assert waiting(server) == 0
 
 

@@ -15,7 +15,7 @@ from isal import igzip
 from served import Served, error_of, gzipped, image, mask_of, nifti, serving, zipped
 
 from dsnet_med.inference import Predictor
-from dsnet_med.server import Limits
+from dsnet_med.server.limits import Limits
 
 MB = 1 << 20
 

@@ -10,7 +10,7 @@ import pytest
 from served import RAW, Served, error_of, image, mask_of, nifti, serving, zipped
 
 from dsnet_med.inference import Predictor
-from dsnet_med.server import Limits
+from dsnet_med.server.limits import Limits
 
 
 def test_addresses_that_are_not_there(server: Served) -> None:
@@ -88,7 +88,7 @@ def damaged() -> dict[str, bytes]:
         "spacing": bytes(spacing),
         "cut nrrd": b"NRRD0004\ntype: short\ndimension: 3\nsizes: 9 9 9\nencoding: raw\nendian: little\n\nabc",
         "endless nrrd": b"NRRD0004\n" + b"# x\n" * 50_000,
-        "mha": b"ObjectType = Image\nNDims = 3\nDimSize = 9 9 9\nElementType = MET_SHORT\nElementDataFile = LOCAL\nx",
+        "mha": b"NDims = 3\nDimSize = 9 9 9\nElementType = MET_SHORT\nElementDataFile = LOCAL\nx",
         "dicom": bytes(128) + b"DICM" + bytes(300),
         "zip": zipped({"a.nii.gz": nifti()})[:-40],
     }
