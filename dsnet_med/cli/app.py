@@ -309,7 +309,7 @@ def serve(
     compiled: Compiled = False,
     trust: Trust = False,
     max_mb: Annotated[int, typer.Option(help="Largest upload in MB (2^20 bytes).", min=1)] = 1024,
-    queue: Annotated[int, typer.Option(help="Requests that may wait or work at a time.", min=1)] = 32,
+    queue: Annotated[int, typer.Option(help="Requests that may upload, wait or work.", min=1)] = 32,
     keep_largest: KeepLargest = "",
     fill_holes: FillHoles = "",
     remove_smaller: RemoveSmaller = 0.0,

@@ -23,7 +23,7 @@ def serve(
     """Serve a run, or the mean of several; ends with SIGTERM or Ctrl-C."""
     from dsnet_med.server.sockets import bound_socket
 
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.ERROR)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with bound_socket(host, port) as listener:
         _serve_on(listener, make_predictor(models, options), max_mb << 20, queue)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import nibabel as nib
-import SimpleITK as sitk
 from isal import igzip, isal_zlib
 
 from dsnet_med.errors import InputError, one_line
@@ -95,6 +94,8 @@ def _require_own_voxels(path: Path) -> None:
 
 
 def _require_bounded_itk(path: Path, limits: Limits) -> None:
+    import SimpleITK as sitk  # noqa: PLC0415 -- takes long to load, and few need it
+
     reader: Any = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised below, in one line

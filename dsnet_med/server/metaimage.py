@@ -5,6 +5,7 @@ names. So only headers of this form reach it: one line a field, each field once,
 and the voxels in the file itself.
 """
 
+import mmap
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,15 +48,24 @@ _REFUSED = ("HeaderSize",)  # where voxels begin: at once, here
 def shape_of_metaimage(path: Path) -> tuple[int, ...]:
     """The sizes that a MetaImage header names, and the numbers per voxel. Raises InputError."""
     fields = _fields(path)
-    if fields[_LAST] not in ("LOCAL", "Local", "local"):
+    if fields[_LAST] not in ("LOCAL", "Local", "local") or not _says_once(path):
         raise InputError(f"{path}: has its voxels in another file; send one .mha file that holds them")
     if fields.get("NDims") not in _AXES or "DimSize" not in fields:
         raise InputError(f"{path}: has NDims {fields.get('NDims')}, wanted 3 and a DimSize; export it again")
     axes = int(fields["NDims"])
     for name, value in fields.items():
-        if not _fits(name, value, axes):
+        if not _fits(name, value, axes) or _too_early(name, fields):
             raise InputError(f"{path}: its header has {name} = {value[:80]}, which cannot be; export it again")
+    if float(fields.get("CompressedDataSize", 0)) > path.stat().st_size:
+        raise InputError(f"{path}: cut short, its header names more bytes than it holds; send it again")
     return *map(int, fields["DimSize"].split()), int(fields.get("ElementNumberOfChannels", "1"))
+
+
+def _says_once(path: Path) -> bool:
+    """Whether the whole file names but one place for its voxels, however it is read."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        first = content.find(_LAST.encode())
+        return content.find(_LAST.encode(), first + 1) < 0
 
 
 def _fields(path: Path) -> dict[str, str]:
@@ -71,6 +81,12 @@ def _fields(path: Path) -> dict[str, str]:
         if found[1] == _LAST:
             return fields
     raise InputError(f"{path}: its header is not one line for each field up to {_LAST}; export it again")
+
+
+def _too_early(name: str, fields: Mapping[str, str]) -> bool:
+    """Whether a field comes before the number of axes, on which its length depends."""
+    names = list(fields)
+    return name in _NUMBERS and names.index(name) < names.index("NDims")
 
 
 def _fits(name: str, value: str, axes: int) -> bool:

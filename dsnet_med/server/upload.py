@@ -77,4 +77,4 @@ def _most(content_type: str, limits: Limits) -> int:
 
 
 def _too_large(limits: Limits) -> Refused:
-    return Refused(413, f"larger than the {limits.size_words} that are taken (--max-mb)")
+    return Refused(413, f"larger than the {limits.size_words} that this server takes")

@@ -208,3 +208,14 @@ def test_the_chosen_volume(tmp_path: Path) -> None:
     mask = nib.load(tmp_path / "out" / "a.nii.gz")
     assert mask.shape == voxels.shape
     np.testing.assert_array_equal(mask.dataobj, tiny.predictor().predict(stack[..., 1], affine))
+
+
+@pytest.mark.parametrize("shape", [(28, 22, 1), (1, 22, 12), (5, 4, 3), (1, 1, 1)])
+@pytest.mark.parametrize("slice_axis", ["superior", "coarsest"])
+def test_thin_and_tiny_volumes(shape: tuple[int, int, int], slice_axis: str, tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(voxels, np.diag((0.8, 0.9, 3, 1))), tmp_path / "in" / "a.nii")
+    predictor = tiny.predictor(slice_axis=slice_axis)
+    assert _run(tmp_path / "in", tmp_path / "out", ALL, predictor)["a"].error is None
+    assert nib.load(tmp_path / "out" / "a.nii.gz").shape == shape

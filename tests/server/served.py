@@ -91,7 +91,7 @@ def serving(predictor: Predictor, limits: Limits = LIMITS) -> Iterator[Served]:
 
 @contextmanager
 def held(predictor: Predictor) -> Iterator[threading.Event]:
-    """The predictor waits before every volume, for a second at a time, until the event is set."""
+    """The predictor waits before every volume until the event is set."""
     go, segment = threading.Event(), predictor.segment
 
     def waiting(*arguments: Any) -> Any:

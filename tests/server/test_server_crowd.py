@@ -86,12 +86,17 @@ def test_clients_that_go_away_free_their_places(small: Served, predictor: Predic
     assert predictor.segment == original
 
 
-def test_an_upload_that_is_cut_off(small: Served) -> None:
-    line = half_sent(small, b"PK\3\4" + bytes(1000))
+def test_an_upload_that_is_cut_off(
+    small: Served, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(predictor, "segment", calls.append)
+    line = half_sent(small, nifti(), len(nifti()) + 1)
     until(lambda: waiting(small) == 1)
     line.close()
     until(lambda: waiting(small) == 0)
     small.require_empty()
+    assert calls == []
 
 
 def test_slow_uploads_keep_nobody_out(small: Served) -> None:

@@ -110,7 +110,31 @@ def test_nrrd_headers_that_name_another_file(server: Served, secret: Path, line:
     ],
 )
 def test_metaimage_headers_that_name_another_file(server: Served, secret: Path, text: str) -> None:
-    assert "in another file" in error_of(server.raw(metaimage(text.format(secret))), 400)
+    error_of(server.raw(metaimage(text.format(secret))), 400)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NDims = -1\n",
+        "NDims = 99\n",
+        "NDims = 4294967296\n",
+        "Offset = 0 0\n",
+        "Offset = 0 0 nan\n",
+        "ID = 1\nID = 1\n",
+        "Comment =\n",
+        "CompressedData = True\nCompressedDataSize = 99999999999\n",
+        "HeaderSize = 7\n",
+        "no field\n",
+        "Name = \x01\n",
+    ],
+)
+def test_metaimage_headers_that_bring_itk_down(server: Served, line: str) -> None:
+    content = metaimage(line + LOCAL)
+    if line.startswith("NDims"):
+        content = content.replace(b"NDims = 3\n", b"")
+    error_of(server.raw(content), 400)
+    error_of(server.raw(content.replace(b"NDims = 3\nDimSize = 5 4 3\n", b"DimSize = 5 4 3\nNDims = 3\n")), 400)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,22 @@
 """Every wrong request has its status code and one line that says what to do."""
 
+import errno
 import io
 import logging
+import socket
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic, sleep
 
 import httpx
 import pytest
-from served import RAW, Served, error_of, image, mask_of, nifti, serving, zipped
+from served import RAW, Served, error_of, gzipped, image, mask_of, nifti, serving, zipped
 
 from dsnet_med.inference import Predictor
 from dsnet_med.server.limits import Limits
+from dsnet_med.server.refusal import Refused
+from dsnet_med.server.zips import require_bounded_zip
 
 
 def test_addresses_that_are_not_there(server: Served) -> None:
@@ -43,8 +49,6 @@ def test_content_of_no_known_kind(server: Served, content: bytes) -> None:
 
 
 def test_a_gzip_file_of_something_else(server: Served) -> None:
-    from served import gzipped
-
     assert "without a NIfTI header" in error_of(server.raw(gzipped(bytes(5000))), 415)
 
 
@@ -126,7 +130,7 @@ def test_too_large_by_what_it_says(server: Served) -> None:
 
 
 def test_too_large_without_saying_so(server: Served) -> None:
-    def endless():
+    def endless() -> Iterator[bytes]:
         for _ in range(40):
             yield bytes(1 << 16)
 
@@ -141,11 +145,24 @@ def test_the_largest_upload_is_taken(server: Served) -> None:
     content = nifti(suffix=".nii", shape=(32, 32, 32))
     assert server.raw(content + bytes((1 << 20) - len(content))).status_code == 200
     assert server.form(content + bytes((1 << 20) - len(content))).status_code == 200
+    error_of(server.form(content + bytes((1 << 20) + 1 - len(content))), 413)
+
+
+def test_a_refused_client_may_send_to_its_end(server: Served) -> None:
+    """Most send all before they listen: closed early, they would see a reset and never the reason."""
+    with socket.create_connection(("127.0.0.1", httpx.URL(server.url).port), timeout=10) as line:
+        head = "POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: 41943040\r\n"
+        line.sendall(f"{head}Content-Type: application/zip\r\n\r\n".encode())
+        for _ in range(40):
+            line.sendall(bytes(1 << 20))
+        answer = b""
+        while part := line.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 413 ")
 
 
 def test_a_client_that_asks_first_is_told_at_once(server: Served) -> None:
-    import socket
-
+    started = monotonic()
     with socket.create_connection(("127.0.0.1", httpx.URL(server.url).port), timeout=10) as line:
         head = "POST /segment HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\nExpect: 100-continue\r\n"
         line.sendall(f"{head}Content-Type: application/zip\r\n\r\n".encode())
@@ -154,6 +171,7 @@ def test_a_client_that_asks_first_is_told_at_once(server: Served) -> None:
             answer += part
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"100 Continue" not in answer
+    assert monotonic() - started < 3
 
 
 def test_what_is_unexpected_is_logged_and_the_server_goes_on(
@@ -176,8 +194,6 @@ def _no_memory(_volume: object) -> None:
 
 
 def test_a_full_disk_is_not_the_client_s_mistake(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
     def full(*_arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -187,9 +203,7 @@ def test_a_full_disk_is_not_the_client_s_mistake(predictor: Predictor, monkeypat
 
 
 def test_a_client_that_stops_sending(predictor: Predictor) -> None:
-    def stops():
-        from time import sleep
-
+    def stops() -> Iterator[bytes]:
         yield nifti()[:100]
         sleep(1.0)
         yield nifti()[100:]
@@ -213,7 +227,21 @@ def test_memory_named_in_nifti_headers(server: Served) -> None:
 
 def test_archives_of_too_many_files(server: Served) -> None:
     assert "files" in error_of(server.raw(zipped({str(k): b"" for k in range(60)})), 413)
-    assert "files" in error_of(server.raw(zipped({str(k): b"" for k in range(6000)})), 413)
+
+
+@pytest.mark.parametrize("most_in_a_plain_zip", [65535, 100], ids=["zip", "zip64"])
+def test_the_list_of_an_archive_is_not_read_when_it_is_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_in_a_plain_zip: int
+) -> None:
+    """Python holds a kilobyte for each file, and 46 bytes in an archive are one."""
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", most_in_a_plain_zip)
+    path = tmp_path / "a.zip"
+    path.write_bytes(zipped({str(k): b"" for k in range(2000)}))
+    with zipfile.ZipFile(path) as archive:
+        assert len(archive.namelist()) == 2000
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(Refused, match="more than 50 files"):
+        require_bounded_zip(path, Limits(most_files=50))
 
 
 def test_an_archive_with_a_method_of_its_own(server: Served, tmp_path: Path) -> None:
