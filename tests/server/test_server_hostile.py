@@ -123,7 +123,6 @@ def test_metaimage_headers_that_name_another_file(server: Served, secret: Path, 
         "Offset = 0 0 nan\n",
         "ID = 1\nID = 1\n",
         "Comment =\n",
-        "CompressedData = True\nCompressedDataSize = 99999999999\n",
         "HeaderSize = 7\n",
         "no field\n",
         "Name = \x01\n",
@@ -134,7 +133,19 @@ def test_metaimage_headers_that_bring_itk_down(server: Served, line: str) -> Non
     if line.startswith("NDims"):
         content = content.replace(b"NDims = 3\n", b"")
     error_of(server.raw(content), 400)
-    error_of(server.raw(content.replace(b"NDims = 3\nDimSize = 5 4 3\n", b"DimSize = 5 4 3\nNDims = 3\n")), 400)
+
+
+def test_metaimage_headers_with_their_axes_out_of_order(server: Served) -> None:
+    axes, sizes = b"NDims = 3\n", b"DimSize = 5 4 3\n"
+    line = error_of(server.raw(metaimage(LOCAL).replace(axes + sizes, sizes + axes)), 400)
+    assert "DimSize = 5 4 3, which cannot be" in line
+    many = b"NDims = 12\nDimSize = 5 4 3" + b" 1" * 9 + b"\n"
+    assert "NDims 12" in error_of(server.raw(metaimage(LOCAL).replace(axes + sizes, many)), 400)
+
+
+def test_metaimage_files_that_name_more_bytes_than_they_are(server: Served) -> None:
+    packed = "CompressedData = True\nCompressedDataSize = 99999999999\n"
+    assert "cut short" in error_of(server.raw(metaimage(packed + LOCAL)), 400)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +225,8 @@ def test_dicom_that_asks_for_too_much(server: Served) -> None:
     error_of(server.raw(zipped(several)), 413)
     deflated = dicom(syntax=pydicom.uid.DeflatedExplicitVRLittleEndian)
     assert "deflated" in error_of(server.raw(deflated), 400)
+    line = error_of(server.raw(zipped({"a": dicom(), "b": deflated})), 400)
+    assert line.startswith("the upload/1: ")  # counted, not named
 
 
 def test_volumes_beside_a_series(server: Served) -> None:

@@ -104,6 +104,13 @@ def test_volumes_that_cannot_be_read(server: Served, what: str) -> None:
     assert line.startswith("the upload"), line
 
 
+def test_a_format_that_cannot_be_had_costs_no_run_of_the_network(
+    server: Served, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "segment", None)
+    assert "no DICOM series" in error_of(server.raw(nifti(), format="dicom-seg"), 400)
+
+
 def test_options_are_called_what_they_are_called_here(server: Served) -> None:
     assert "take one with volume_index 0 to 1" in error_of(server.raw(nifti(shape=(8, 8, 3, 2))), 400)
     assert "format nifti" in error_of(server.raw(nifti(), format="dicom-seg"), 400)
@@ -223,6 +230,10 @@ def test_memory_named_in_nifti_headers(server: Served) -> None:
         made = image().header.copy()
         made.set_data_shape(shape)
         assert "its header names" in error_of(server.raw(made.binaryblock + bytes(5000)), 413)
+    small = image().header.copy()
+    small.set_data_shape((2000, 2000, 2))
+    small.set_data_dtype("uint8")  # in bytes, as many as may be unpacked
+    assert "8000000 voxels" in error_of(server.raw(small.binaryblock + bytes(5000)), 413)
 
 
 def test_archives_of_too_many_files(server: Served) -> None:
