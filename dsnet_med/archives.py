@@ -12,6 +12,8 @@ from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import output_error
 
 _CHUNK = 1 << 20
+_ENCRYPTED = 1
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA takes as much memory as it says
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 Name = Callable[[int, PurePosixPath], Path]
 
@@ -63,6 +65,10 @@ def _members(
         raise InputError(f"{archive}: holds {len(files)} files, at most {most_files} are taken")
     for member in files:
         path = PurePosixPath(member.filename.replace("\\", "/"))
+        if member.flag_bits & _ENCRYPTED:
+            raise InputError(f"{archive}: is encrypted; pack it again without a password")
+        if member.compress_type not in _METHODS:
+            raise InputError(f"{archive}: packed with an unusual method; pack it again with deflate")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise InputError(f"{archive}: holds a link, {member.filename}; pack the files themselves")
         if path.is_absolute() or ".." in path.parts or ":" in member.filename or not path.parts:

@@ -1,5 +1,6 @@
 """Reading NRRD and MetaImage volumes through SimpleITK, in the axis order and world (RAS+) of NIfTI."""
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, SeveralVolumesError, one_line
 
+_AXES = re.compile(rb"NDims[^=\n]*=([^\n]*)")
+_LONGEST_HEADER = 1 << 16
 _LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 
@@ -20,6 +23,7 @@ def read(path: Path, volume_index: int | None = None) -> tuple[NDArray[Any], NDA
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    _require_axes(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised below, in one line
     try:
         image = sitk.ReadImage(str(path))
@@ -27,6 +31,16 @@ def read(path: Path, volume_index: int | None = None) -> tuple[NDArray[Any], NDA
         reason = str(error).rsplit("itk::ERROR:", 1)[-1]
         raise InputError(f"{path}: not a readable volume ({one_line(reason, 160)}); export it again") from error
     return converted(path, image, volume_index)
+
+
+def _require_axes(path: Path) -> None:
+    """Raise InputError for a MetaImage of an odd number of axes, for which ITK writes beyond its memory."""
+    with path.open("rb") as stream:
+        start = stream.read(_LONGEST_HEADER)
+    for named in _AXES.findall(start if path.suffix in (".mha", ".mhd") else b""):
+        if named.strip() not in (b"2", b"3", b"4"):
+            said = one_line(named.decode("latin-1"), 40)
+            raise InputError(f"{path}: has NDims {said}, wanted 3; export it again")
 
 
 def converted(

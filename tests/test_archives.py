@@ -101,5 +101,12 @@ def test_encrypted(tmp_path: Path) -> None:
         content[content.index(signature) + offset] |= 1
     (tmp_path / "b.zip").write_bytes(bytes(content))
     assert zipfile.is_zipfile(io.BytesIO(bytes(content)))
-    with pytest.raises(InputError, match="not a readable zip"):
+    with pytest.raises(InputError, match="is encrypted"):
         unpack(tmp_path / "b.zip", tmp_path / "into")
+
+
+def test_methods_that_take_memory(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a", b"1")
+    with pytest.raises(InputError, match="unusual method"):
+        unpack(tmp_path / "a.zip", tmp_path / "into")

@@ -78,3 +78,12 @@ def test_what_is_refused(tmp_path, suffix):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"not a readable volume|cut short"):
             read_labels(path)
+
+
+@pytest.mark.parametrize("axes", ["-1", "99", "1000000000", "0", "x", ""])
+def test_an_odd_number_of_axes_never_reaches_itk(axes, tmp_path):
+    """ITK would write beyond its memory."""
+    head = f"ObjectType = Image\nNDims = {axes}\nDimSize = 2 2 2\nElementType = MET_UCHAR\n"
+    (tmp_path / "a.mha").write_bytes(head.encode() + b"ElementDataFile = LOCAL\n" + bytes(8))
+    with pytest.raises(InputError, match="wanted 3"):
+        read_image(tmp_path / "a.mha")

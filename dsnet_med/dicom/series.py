@@ -9,6 +9,9 @@ from dsnet_med.dicom.boundary import header, reading
 from dsnet_med.dicom.unusable import reason_against
 from dsnet_med.errors import InputError, one_line
 
+_START = 512
+_DIRECTORY = b"UI\x14\x001.2.840.10008.1.3.10"  # the class of a DICOMDIR, beside the images on most media
+
 
 @dataclass(frozen=True)
 class Series:
@@ -50,12 +53,13 @@ class _Head:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the content is a DICOM file's, whatever the name. Never raises."""
+    """Whether the content is a DICOM object's, whatever the name; a DICOMDIR is none. Never raises."""
     try:
         with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+            start = stream.read(_START)
     except (OSError, ValueError):
         return False
+    return start[128:132] == b"DICM" and _DIRECTORY not in start
 
 
 def find_series(files: Sequence[Path]) -> list[Series]:

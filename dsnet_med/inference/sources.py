@@ -39,8 +39,10 @@ def find_sources(paths: Sequence[Path], leave_out: Path | None = None) -> list[S
             if not found:
                 raise InputError(f"{path}: holds no .nii, .nii.gz, .nrrd, .mha or DICOM file")
             sources += found
-        elif path.exists():
+        elif path.is_file():
             sources.append(_single(path))
+        elif path.exists():
+            raise InputError(f"{path}: neither a file nor a folder; give a volume")
         else:
             raise InputError(f"{path}: no such file or folder")
     return _named_apart(_grouped(sources))

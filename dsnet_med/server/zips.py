@@ -17,8 +17,6 @@ _LOCATOR, _LOCATOR_BYTES = b"PK\x06\x07", 20
 _END64_BYTES = 56
 _LONGEST_COMMENT = 1 << 16
 _DIRECTORY_BYTES = 1 << 9  # for one file; names are rarely longer than 200
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA takes as much memory as it says
-_ENCRYPTED = 1
 
 
 def require_bounded_zip(path: Path, limits: Limits) -> None:
@@ -34,10 +32,6 @@ def require_bounded_zip(path: Path, limits: Limits) -> None:
         raise Refused(413, f"an archive of {len(members)} files, at most {limits.most_files} are taken")
     if sum(member.file_size for member in members) > limits.most_unpacked:
         raise Refused(413, f"unpacks to more than {limits.most_unpacked >> 20} MB; leave out what is no image")
-    if any(member.flag_bits & _ENCRYPTED for member in members):
-        raise InputError(f"{path}: is encrypted; pack it again without a password")
-    if any(member.compress_type not in _METHODS for member in members):
-        raise InputError(f"{path}: packed with an unusual method; pack it again with deflate")
 
 
 def _directory_bytes(path: Path) -> int:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from made import images, multi_frame, write
+from pydicom.fileset import FileSet
 from pydicom.sequence import Sequence
 
 from dsnet_med.dicom.series import Series, choose, find_series, is_dicom
 from dsnet_med.errors import InputError
+from dsnet_med.inference.sources import find_sources
 
 
 def series(number: int | None, images: int, **more) -> Series:
@@ -184,3 +186,17 @@ def test_real_localizer_and_segmentations(shared):
     assert [(one.number, one.images) for one in found] == [(1, 3), (100, 7), (300, 2)]
     with pytest.raises(InputError, match=r"none of its 3 series can be a volume: .*\(SEG\)"):
         choose(found, None, folder)
+
+
+def test_a_dicomdir_is_no_image(tmp_path):
+    disc = FileSet()
+    for each in images(2):
+        each.PatientID, each.StudyID, each.StudyDate, each.StudyTime = "p", "1", "20200101", "120000"
+        each.StudyInstanceUID = "1.2.3"
+        disc.add(each)
+    disc.write(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(path.name == "DICOMDIR" for path in files) == [False, False, True]
+    for path in files:
+        assert is_dicom(path) == (path.name != "DICOMDIR")
+    assert [source.kind for source in find_sources([tmp_path])] == ["dicom"]
