@@ -4,8 +4,8 @@
         [--repeats 3] [--threads 2] [--device cpu] [--json FILE]
 
 Every way runs in a process of its own, in turns, on the same volume (int16, 9 classes) and the same weights,
-from the raw voxels to class ids in the volume's own order. `tiny` is hardly a network: what is left is the engine.
-Memory is the peak over what the process held with network and volume loaded, the mask included.
+from the raw voxels to class ids in the volume's own order. `tiny` is hardly a network: what is left is the
+engine. Memory is the peak over what the process held with network and volume loaded, the mask included.
 """
 
 import argparse

@@ -4,6 +4,9 @@ import errno
 import hashlib
 import json
 import os
+import re
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 from dsnet_med.errors import InputError
 
+_PARTIAL = re.compile(r"\.(\d+)\.partial\.")
 _OUTPUT_ERRORS = {
     errno.ENOSPC: "no space left on the device; free some and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
@@ -32,10 +36,12 @@ def output_error(path: Path, error: OSError) -> InputError:
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it to `path` at the end, or remove it after an error.
 
-    The temporary name starts with a dot and keeps every suffix of `path`, so that writers that look at the
-    suffix (nibabel, matplotlib) work. Raises InputError when the disk is full or the folder cannot be written.
+    The temporary name starts with a dot, is short, and keeps the last suffixes of `path`, so that writers that
+    look at them (nibabel, matplotlib) work. Raises InputError when the disk is full or the folder cannot be
+    written.
     """
-    temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]  # the name itself may be as long as names go
+    temporary = path.with_name(f".{os.getpid()}.partial.{mark}{''.join(path.suffixes[-2:])[-40:]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -47,10 +53,42 @@ def written_whole(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """A folder in `folder` for files that are to appear there together; gone at the end. Raises InputError."""
+    place = folder / f".{os.getpid()}.partial.{secrets.token_hex(4)}"
+    try:
+        place.mkdir(parents=True)
+        yield place
+    except OSError as error:
+        raise output_error(folder, error) from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def remove_partial(folder: Path) -> None:
-    """Remove what a killed run left half-written in `folder`."""
+    """Remove what killed runs left half-written in `folder`; what a live one is writing stays."""
     for leftover in folder.glob(".*.partial.*"):
-        leftover.unlink(missing_ok=True)
+        written_by = _PARTIAL.match(leftover.name)
+        if written_by is None or _lives(int(written_by[1])):
+            continue
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether another process has this number."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -39,6 +39,7 @@ _DAMAGED = (
 )
 _SMALLEST_SPACING_MM = 1e-4
 _CHUNK = 1 << 20
+_NIFTI1_AT_MOST = 32767  # voxels along an axis
 _LEVEL = 2  # of isal's four; higher ones take longer and gain little on label maps
 GZIP_AT_MOST = 1100  # DEFLATE cannot compress better
 
@@ -55,6 +56,11 @@ class Grid:
     @property
     def spacing_mm(self) -> tuple[float, ...]:
         return spacing_mm(self.affine)
+
+    @property
+    def voxel_mm3(self) -> float:
+        """The volume of a voxel; on a sheared grid it is less than the product of its edges."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
 
 
 @dataclass(frozen=True)
@@ -88,19 +94,23 @@ class Memory:
 
 def is_nifti(path: Path) -> bool:
     """Whether the file's name is that of a NIfTI volume."""
-    return path.name.endswith(_NIFTI)
+    return path.name.lower().endswith(_NIFTI)
+
+
+def _is_gzip(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 def is_volume(path: Path) -> bool:
     """Whether the file's name is that of a volume that can be read."""
-    return path.name.endswith(_NIFTI + _ITK)
+    return path.name.lower().endswith(_NIFTI + _ITK)
 
 
 def case_name(path: Path) -> str:
     """The file's name without `.nii.gz`, `.nrrd` and the like."""
     for suffix in _NIFTI + _ITK:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
     return path.stem
 
 
@@ -181,7 +191,7 @@ def write_labels(path: Path, voxels: NDArray[Any], like: Grid) -> None:
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     content = image_class(voxels.astype(dtype, copy=False), None, header).to_bytes()
     with written_whole(path) as temporary, temporary.open("wb") as stream:
-        if path.suffix == ".gz":  # no file name and no time in it: the same mask is the same bytes
+        if _is_gzip(path):  # no file name and no time in it: the same mask is the same bytes
             with igzip.IGzipFile("", "wb", _LEVEL, stream, 0) as packed:
                 packed.write(content)
         else:
@@ -199,9 +209,9 @@ def _single_file(header: Any) -> Any:
     return single
 
 
-def _new_header(grid: Grid) -> nib.Nifti1Header:
+def _new_header(grid: Grid) -> Any:
     """A header for a grid that came without one; a sheared grid has no qform."""
-    header = nib.Nifti1Header()
+    header = nib.Nifti2Header() if max(grid.shape) > _NIFTI1_AT_MOST else nib.Nifti1Header()
     header.set_data_shape(grid.shape)
     header.set_xyzt_units("mm")
     edges = grid.affine[:3, :3] / grid.spacing_mm
@@ -243,7 +253,7 @@ def _open(path: Path) -> Any:
 def _require_plain_header(path: Path) -> None:
     """Raise ValueError for what nibabel would mend by a guess: a damaged start, voxels inside the header, a
     spacing of zero."""
-    with igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+    with igzip.open(path, "rb") if _is_gzip(path) else path.open("rb") as stream:
         start = stream.read(nib.Nifti2Header.sizeof_hdr)
     for kind in (nib.Nifti1Header, nib.Nifti2Header):
         if len(start) < kind.sizeof_hdr or not kind.may_contain_header(start):
@@ -252,7 +262,7 @@ def _require_plain_header(path: Path) -> None:
         length, magic = int(header["sizeof_hdr"]), header["magic"].item()
         if length != kind.sizeof_hdr:
             raise ValueError(f"its header says that it is {length} bytes long, not {kind.sizeof_hdr}")
-        if magic == kind.pair_magic and path.suffix != ".hdr":
+        if magic == kind.pair_magic and path.suffix.lower() != ".hdr":
             raise ValueError("its header is that of a pair of files, .hdr and .img")
         begin, spacing = int(header["vox_offset"]), header["pixdim"][1:4]
         if magic == kind.single_magic and begin < kind.single_vox_offset:
@@ -263,7 +273,7 @@ def _require_plain_header(path: Path) -> None:
 
 
 def _read(path: Path, memory: Memory | None = None, volume_index: int | None = None) -> Volume:
-    if path.name.endswith(_ITK):
+    if path.name.lower().endswith(_ITK):
         return _read_itk(path, volume_index)
     return _volume(path, _open(path), memory or Memory(), volume_index)
 
@@ -307,11 +317,26 @@ def _doubts(image: Any) -> Iterator[str]:
 
 
 def _read_itk(path: Path, volume_index: int | None) -> Volume:
-    from dsnet_med.volumes_itk import read  # noqa: PLC0415 -- SimpleITK takes long to load, and few need it
+    from dsnet_med.volumes_itk import read, says_where  # noqa: PLC0415 -- SimpleITK takes long to load
 
     voxels, affine = read(path, volume_index)
     x, y, z = voxels.shape
-    return Volume(path, (x, y, z), checked_affine(path, affine), None, voxels)
+    notes = () if says_where(path) else ("the header names no space: left and right are a guess",)
+    return Volume(path, (x, y, z), checked_affine(path, affine), None, voxels, notes)
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files that hold the volume `path`: of some formats, a header and its voxels. Raises InputError."""
+    name = path.name.lower()
+    if name.endswith(".hdr"):
+        voxels = path.with_suffix(".img")
+        return (path, voxels) if voxels.is_file() else (path,)
+    if name.endswith(_ITK):
+        from dsnet_med.volumes_itk import data_file  # noqa: PLC0415
+
+        voxels_elsewhere = data_file(path)
+        return (path,) if voxels_elsewhere is None else (path, voxels_elsewhere)
+    return (path,)
 
 
 def _voxels(path: Path, image: Any, memory: Memory) -> NDArray[Any]:
@@ -320,7 +345,7 @@ def _voxels(path: Path, image: Any, memory: Memory) -> NDArray[Any]:
     No well-kept decoder is faster than isal. Where the file lies and how it is scaled is asked of `dataobj`:
     nibabel clears both in the header of an image that it has loaded.
     """
-    stored, compressed = image.dataobj, path.suffix == ".gz"
+    stored, compressed = image.dataobj, _is_gzip(path)
     wanted = stored.offset + math.prod(image.shape) * stored.dtype.itemsize
     file = Path(image.file_map["image"].filename)  # the .img of a pair
     if not file.is_file():

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from dsnet_med.errors import InputError, SeveralVolumesError, one_line
 
 _AXES = re.compile(rb"NDims[^=\n]*=([^\n]*)")
+_DATA_FILE = re.compile(rb"^(data ?file *:|ElementDataFile *=)([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_SPACE = re.compile(rb"^space( dimension)? *:", re.MULTILINE)
 _LONGEST_HEADER = 1 << 16
 _LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
@@ -33,11 +35,41 @@ def read(path: Path, volume_index: int | None = None) -> tuple[NDArray[Any], NDA
     return converted(path, image, volume_index)
 
 
+def data_file(path: Path) -> Path | None:
+    """The file that holds the voxels of a header file; None where they are in the header's own file.
+
+    Raises InputError for voxels spread over several files, or in one that is not there.
+    """
+    found = _DATA_FILE.search(_header(path))
+    name = found[2].decode("utf-8", "surrogateescape").strip() if found else "LOCAL"
+    if name.upper() == "LOCAL":
+        return None
+    if name.upper().startswith("LIST") or "%" in name:
+        raise InputError(f"{path}: its voxels lie in several files ({name}); save it as one .nrrd or .mha file")
+    if not (voxels := path.parent / name).is_file():
+        raise InputError(f"{path}: its voxels, {one_line(name)}, are not there")
+    return voxels
+
+
+def says_where(path: Path) -> bool:
+    """Whether the header says in which space it counts; NRRD files may leave it out."""
+    return not path.name.lower().endswith((".nrrd", ".nhdr")) or _SPACE.search(_header(path)) is not None
+
+
+def _header(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(_LONGEST_HEADER)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if path.name.lower().endswith((".nrrd", ".nhdr")):  # whose header ends with an empty line
+        return re.split(rb"\r?\n\r?\n", start, maxsplit=1)[0]
+    return start
+
+
 def _require_axes(path: Path) -> None:
     """Raise InputError for a MetaImage of an odd number of axes, for which ITK writes beyond its memory."""
-    with path.open("rb") as stream:
-        start = stream.read(_LONGEST_HEADER)
-    for named in _AXES.findall(start if path.suffix in (".mha", ".mhd") else b""):
+    for named in _AXES.findall(_header(path) if path.name.lower().endswith((".mha", ".mhd")) else b""):
         if named.strip() not in (b"2", b"3", b"4"):
             said = one_line(named.decode("latin-1"), 40)
             raise InputError(f"{path}: has NDims {said}, wanted 3; export it again")

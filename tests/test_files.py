@@ -65,7 +65,7 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path):
     with written_whole(path) as temporary:
         assert temporary.parent == path.parent
         assert temporary.name.startswith(".")
-        assert temporary.name.endswith("scores.json")
+        assert temporary.name.endswith(".json")
         temporary.write_text("half")
         assert not path.exists()
         temporary.write_text("whole")

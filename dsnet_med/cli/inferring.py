@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +12,9 @@ from tqdm import tqdm
 
 from dsnet_med.cli.steps import bar
 from dsnet_med.errors import CasesFailedError, InputError
-from dsnet_med.files import write_json
 
 if TYPE_CHECKING:
     from dsnet_med.inference import Predictor
-
-RUN_FACTS = "run.json"  # in a folder of masks: which run made them
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,6 @@ def infer(
     choice = Choice(options.volume_index, options.series)
     for result in bar(segment_cases(predictor, sources, out, outputs, choice), len(sources), "infer"):
         _count(tally, result)
-    write_json(out / RUN_FACTS, run_facts(predictor.title, predictor.facts))
     _conclude(tally, out, time.monotonic() - started)
 
 
@@ -135,22 +131,3 @@ def _conclude(tally: _Tally, out: Path, seconds: float) -> None:
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def run_facts(title: str, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a reader of scores has to know of the runs behind them: what their summary.json agree on."""
-    names = ("recipe", "seed", "iterations", "width", "select_on", "device")
-    if not any(summaries):
-        return {}
-    facts = {name: _agreed([summary.get(name) for summary in summaries]) for name in names}
-    selected = _agreed([_selected(summary.get("best")) for summary in summaries])
-    return {"method": title, **facts, "selected at iteration": selected}
-
-
-def _selected(best: Any) -> Any:
-    return best.get("iteration") if isinstance(best, dict) else None
-
-
-def _agreed(values: Sequence[Any]) -> Any:
-    """The one value, or all of them in words."""
-    return values[0] if all(value == values[0] for value in values) else ", ".join(map(str, values))

@@ -10,11 +10,10 @@ from urllib.parse import quote
 import typer
 
 import dsnet_med
-from dsnet_med.cli.inferring import RUN_FACTS
 from dsnet_med.cli.steps import bar
 from dsnet_med.errors import CasesFailedError, InputError
 from dsnet_med.evaluate import passes
-from dsnet_med.evaluate.folders import CaseScore, Pair, evaluate_pairs, pair_folders
+from dsnet_med.evaluate.folders import RUN_FACTS, CaseScore, Pair, evaluate_pairs, pair_folders
 from dsnet_med.evaluate.labels import read_label_names
 from dsnet_med.evaluate.protocols import find_protocols
 from dsnet_med.evaluate.report import write_results

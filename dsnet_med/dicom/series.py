@@ -84,9 +84,9 @@ def choose(series: Sequence[Series], wanted: str | None, where: Path) -> tuple[S
     if not series:
         raise InputError(f"{where}: holds no DICOM series")
     if wanted is not None:
-        return _usable(_named(series, wanted, where), where), None
+        return require_usable(_named(series, wanted, where), where), None
     if len(series) == 1:
-        return _usable(series[0], where), None
+        return require_usable(series[0], where), None
     usable = sorted((one for one in series if one.reason is None), key=_by_size)
     if not usable:
         reasons = "; ".join(f"{one.label} {one.reason}" for one in series)
@@ -98,14 +98,10 @@ def choose(series: Sequence[Series], wanted: str | None, where: Path) -> tuple[S
     )
 
 
-def require_usable(series: Series, where: Path) -> None:
-    """Raise InputError where the series can be no volume."""
+def require_usable(series: Series, where: Path) -> Series:
+    """The series; InputError where it can be no volume."""
     if series.reason is not None:
         raise InputError(f"{where}: series {series.label} {series.reason}")
-
-
-def _usable(series: Series, where: Path) -> Series:
-    require_usable(series, where)
     return series
 
 

@@ -27,6 +27,7 @@ from dsnet_med.volumes import GZIP_AT_MOST, Memory, Volume, case_name, is_volume
 from dsnet_med.workers import in_parallel, on_cluster, peak_memory_bytes, workers_that_fit
 
 LabelValues = Mapping[int, int]
+RUN_FACTS = "run.json"  # in a folder of masks: which run made them
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dsnet_med.dicom.organs import organ_of
 from dsnet_med.prepare.doctor_checks import centroids_mm, swapped_sides
 
 _MARGIN_MM = 15.0
+_ENOUGH_PER_AXIS = 100  # voxels for a centroid to within a few millimetres
 _ABOVE = (("liver", "right_kidney"), ("spleen", "left_kidney"), ("liver", "bladder"), ("spleen", "bladder"))
 _BEFORE = (("liver", "right_kidney"), ("stomach", "left_kidney"), ("stomach", "aorta"))
 
@@ -28,6 +29,8 @@ def contradictions(
     by_name = {name: class_id for class_id, name in enumerate(class_names) if class_id}
     if not ids.any():
         return ["no organ was found; is this the kind of image that the network was trained on?"]
+    steps = [max(1, length // _ENOUGH_PER_AXIS) for length in ids.shape]
+    ids, affine = ids[:: steps[0], :: steps[1], :: steps[2]], affine @ np.diag((*steps, 1))
     left = {name: by_name[name] for name in by_name if _side(name) == "left"}
     right = {name: by_name[name] for name in by_name if _side(name) == "right"}
     swapped = swapped_sides(ids, affine, left, right)

@@ -11,10 +11,10 @@ _PIXELS_ON_A_GPU = 32 * 512 * 512
 _MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
 
 
-def first_guess(size: tuple[int, int], device: torch.device) -> int:
-    """How many slices of `size` to hand to a network at a time, before its appetite is known."""
-    pixels = _PIXELS_ON_A_CPU if device.type == "cpu" else _PIXELS_ON_A_GPU
-    return max(1, pixels // (size[0] * size[1]))
+def first_guess(pixels: int, device: torch.device) -> int:
+    """How many slices of so many pixels to work on at a time, before their appetite for memory is known."""
+    most = _PIXELS_ON_A_CPU if device.type == "cpu" else _PIXELS_ON_A_GPU
+    return max(1, most // pixels)
 
 
 def in_batches(count: int, size: int, work: Callable[[slice], None], notice: Callable[[str], None]) -> int:
@@ -31,16 +31,15 @@ def in_batches(count: int, size: int, work: Callable[[slice], None], notice: Cal
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
-            shortage = one_less(part.stop - part.start)
-            notice(f"out of memory with {part.stop - part.start} slices at a time; going on with {shortage}")
-            size = shortage
+            size = _half(part.stop - part.start)
+            notice(f"out of memory with {part.stop - part.start} slices at a time; going on with {size}")
             _let_go()
             continue
         start = part.stop
     return size
 
 
-def one_less(size: int) -> int:
+def _half(size: int) -> int:
     """Half of `size`; InputError where that is nothing."""
     if size < 2:
         raise InputError(

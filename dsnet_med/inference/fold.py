@@ -1,28 +1,32 @@
 """Batch normalisation folded into the convolution before it: the same function in evaluation, with less to do.
 
-Which norm follows which convolution is seen on an example run, so that it works in any network, and the result
-is compared with the network as it was: where they differ, nothing is folded.
+Which norm follows which convolution is seen on an example run, so that it works in any network: a pair is
+folded where the norm is all that ever reads the convolution's output. The result is compared with the network
+as it was, class by class; where they differ, nothing is folded.
 """
 
 import copy
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-_TOLERANCE = 1e-3  # of the largest logit; folding rounds anew in single precision
+_TOLERANCE = 1e-3  # of a class' largest logit; folding rounds anew in single precision
 Pair = tuple[str, str]
 
 
-def folded(network: nn.Module, example: Tensor) -> nn.Module:
+def folded(network: nn.Module, examples: Sequence[Tensor]) -> nn.Module:
     """A copy of `network` (in evaluation mode) without the batch norms that directly follow a convolution.
 
-    `example` (B, C, H, W) is what it is tried on. Returns `network` itself where nothing can be folded, or
+    `examples` (B, C, H, W) are what it is tried on. Returns `network` itself where nothing can be folded, or
     where the two would disagree.
     """
-    pairs = _pairs(network, example)
+    pairs = _pairs(network, examples[0])
     if not pairs:
         return network
     lean = copy.deepcopy(network)
@@ -32,36 +36,63 @@ def folded(network: nn.Module, example: Tensor) -> nn.Module:
         rest = getattr(lean.get_submodule(norm), "act", None)  # timm's norms may carry their activation
         _replace(lean, norm, rest if isinstance(rest, nn.Module) else nn.Identity())
     with torch.inference_mode():
-        wanted, got = _main(network(example)), _main(lean(example))
-    agree = (wanted - got).abs().max() <= _TOLERANCE * wanted.abs().max().clamp(min=1e-6)
+        agree = all(_agree(main_output(network(each)), main_output(lean(each))) for each in examples)
     return lean if agree else network
 
 
-def _main(output: Any) -> Tensor:
+def main_output(output: Any) -> Tensor:
+    """The logits of a network that may give auxiliary ones after them."""
     result: Tensor = output[0] if isinstance(output, tuple) else output
     return result
 
 
+def _agree(wanted: Tensor, got: Tensor) -> bool:
+    """Whether logits (B, K, H, W) are the same, each class at its own scale."""
+    axes = (0, 2, 3)
+    return bool(((wanted - got).abs().amax(axes) <= _TOLERANCE * wanted.abs().amax(axes).clamp(min=1e-6)).all())
+
+
+class _Reads(TorchDispatchMode):
+    """Counts how often each of `watched` is an argument of an operation, in whatever view of its memory."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.watched: dict[int, Tensor] = {}  # by address; held, so that none is used twice
+        self.counts: Counter[int] = Counter()
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        found = {_address(leaf) for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)}
+        self.counts.update(found & self.watched.keys())
+        return operation(*args, **(kwargs or {}))
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 def _pairs(network: nn.Module, example: Tensor) -> list[Pair]:
-    """The names of convolutions and of the norms that take their output as it is, each called once."""
+    """The names of convolutions and of the norms that alone read their output, each called once."""
+    reads = _Reads()
     makers: dict[int, str] = {}
-    outputs: list[Tensor] = []  # held, so that no address is used twice
-    calls: dict[str, int] = {}
-    found: list[Pair] = []
+    calls: Counter[str] = Counter()
+    found: list[tuple[int, Pair]] = []
 
     def after_conv(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            makers[id(output)] = name
-            outputs.append(output)
+            calls[name] += 1
+            makers[_address(output)] = name
+            reads.watched[_address(output)] = output
 
         return hook
 
     def before_norm(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            if id(inputs[0]) in makers:
-                found.append((makers[id(inputs[0])], name))
+            calls[name] += 1
+            address = _address(inputs[0])
+            if reads.watched.get(address) is inputs[0]:
+                found.append((address, (makers[address], name)))
 
         return hook
 
@@ -72,12 +103,14 @@ def _pairs(network: nn.Module, example: Tensor) -> list[Pair]:
         elif isinstance(module, nn.BatchNorm2d) and not _hooked(module) and module.track_running_stats:
             handles.append(module.register_forward_pre_hook(before_norm(name)))
     try:
-        with torch.inference_mode():
+        with torch.no_grad(), reads:
             network(example)
     finally:
         for handle in handles:
             handle.remove()
-    return [pair for pair in found if all(calls[name] == 1 for name in pair)]
+    return [
+        pair for address, pair in found if reads.counts[address] == 1 and all(calls[name] == 1 for name in pair)
+    ]
 
 
 def _hooked(module: nn.Module) -> bool:

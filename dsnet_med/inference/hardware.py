@@ -1,6 +1,7 @@
 """Where a network runs, and in which numbers."""
 
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -49,13 +50,18 @@ def _computes_bfloat16(device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def gives_coarse(network: nn.Module) -> TypeGuard[Segmenter]:
+    """Whether a network's `coarse` and one enlargement are all that its `forward` does."""
+    return type(network) is Segmenter and not network._forward_hooks and not network._forward_pre_hooks
+
+
 def compiled(network: nn.Module) -> nn.Module:
     """`network`, compiled by torch when it is first run: tens of seconds, which pay on a GPU and many volumes.
 
     Where torch cannot compile (it needs a C++ compiler), the network runs as it is.
     """
     torch._dynamo.config.suppress_errors = True
-    if isinstance(network, Segmenter):  # of which only this much is run
+    if gives_coarse(network):  # and only that is run
         network.coarse = torch.compile(network.coarse)  # type: ignore[method-assign]
     else:
         network.compile()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError
 from dsnet_med.inference.sources import find_sources, load
-from dsnet_med.volumes import Volume, checked_affine, of_image
+from dsnet_med.volumes import Volume, checked_affine, of_image, one_of
 
 _GIVEN = Path("image")  # the name in errors of what came without a file
 
@@ -21,10 +21,17 @@ def as_volume(
 
     Raises InputError.
     """
-    if isinstance(image, str | Path):
+    from_file = isinstance(image, str | Path)
+    if affine is not None and (from_file or isinstance(image, nib.spatialimages.SpatialImage)):
+        raise InputError("got an affine for an image that has its own; leave it out")
+    if series is not None and not from_file:
+        raise InputError(f"got series {series!r}, which picks among DICOM series; give a path")
+    if from_file:
         return _read(Path(image), volume_index, series)
     if isinstance(image, nib.nifti1.Nifti1Pair):
         return of_image(_GIVEN, image, volume_index)
+    if isinstance(image, nib.spatialimages.SpatialImage):
+        image, affine = np.asanyarray(image.dataobj), image.affine
     if hasattr(image, "GetDirection"):
         from dsnet_med.volumes_itk import converted  # noqa: PLC0415 -- SimpleITK takes long to load
 
@@ -36,7 +43,11 @@ def as_volume(
             f"got a {type(image).__name__}; wanted a path, a nibabel or SimpleITK image, or an array "
             "and its affine"
         )
-    return _of_array(np.asarray(image), np.asarray(affine, np.float64))
+    voxels = np.asarray(image)
+    if volume_index is not None and voxels.ndim > 3:
+        one_of(_GIVEN, voxels.shape, volume_index)
+        voxels = voxels.reshape((*voxels.shape[:3], -1), order="F")[..., volume_index]
+    return _of_array(voxels, np.asarray(affine, np.float64))
 
 
 def _read(path: Path, volume_index: int | None, series: str | None) -> Volume:

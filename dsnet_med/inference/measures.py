@@ -1,7 +1,6 @@
 """What is in a label map: volumes in millilitres and mean intensities."""
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,16 @@ Measures = dict[str, dict[str, float | int | None]]
 def measures(
     ids: NDArray[np.unsignedinteger[Any]],
     voxels: NDArray[Any],
-    spacing_mm: Sequence[float],
+    voxel_mm3: float,
     class_names: Sequence[str],
 ) -> Measures:
     """For each organ: voxels, volume_ml, and mean_intensity (HU in CT; None where it was not found).
 
-    `ids` and `voxels`, the image as read, are (X, Y, Z).
+    `ids` and `voxels`, the image as read, are (X, Y, Z); `voxel_mm3` is the volume of a voxel.
     """
     boxes = ndimage.find_objects(ids, max_label=len(class_names) - 1)
     return {
-        name: _of_organ(ids, voxels, box, organ, prod(spacing_mm))
+        name: _of_organ(ids, voxels, box, organ, voxel_mm3)
         for organ, (name, box) in enumerate(zip(class_names[1:], boxes, strict=True), start=1)
     }
 

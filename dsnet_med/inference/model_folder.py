@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from dsnet_med.prepare.intensity import Intensity
 
 FITS = ("resize", "window")
 _SLICE_AXES: tuple[SliceAxis, ...] = ("superior", "coarsest")
+_LARGEST = 8192
 _CONFIGS = ("configs/inference.yaml", "configs/inference.json")
 _WEIGHTS = ("models/model.safetensors", "models/model.pt")
 
@@ -53,7 +55,8 @@ class Model:
     def title(self) -> str:
         """What the method is called, as far as the folder says."""
         method = self.facts.get("method")
-        return str(method.get("title")) if isinstance(method, dict) else "dsnet-med"
+        title = method.get("title") if isinstance(method, dict) else None
+        return title if isinstance(title, str) else "dsnet-med"
 
 
 def load_model(path: Path, *, trust: bool = False) -> Model:
@@ -96,7 +99,7 @@ def _config(path: Path, folder: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
         config = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: {file.name} cannot be read ({one_line(error)})") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: {file.name} holds no settings")
@@ -106,10 +109,12 @@ def _config(path: Path, folder: Path) -> dict[str, Any]:
 def _settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The plain values that say how slices are handed over, checked."""
     names, size = config.get("class_names"), config.get("size")
-    if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or len(names) < 2 or not all(_is_name(name) for name in names):
         raise InputError(f"{path}: class_names is {names!r}, wanted a list of names, background first")
-    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise InputError(f"{path}: size is {size!r}, wanted [rows, columns]")
+    if len(set(names)) < len(names):
+        raise InputError(f"{path}: class_names has one name twice: {names!r}")
+    if not isinstance(size, list) or len(size) != 2 or not all(_is_length(length) for length in size):
+        raise InputError(f"{path}: size is {size!r}, wanted [rows, columns], at most {_LARGEST}")
     return {
         "size": (size[0], size[1]),
         "class_names": tuple(names),
@@ -118,6 +123,14 @@ def _settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "slice_axis": _one_of("slice_axis", config.get("slice_axis", _SLICE_AXES[0]), _SLICE_AXES),
         "in_channels": _channels(path, config),
     }
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and name.isprintable() and bool(name.strip())
+
+
+def _is_length(length: Any) -> bool:
+    return isinstance(length, int) and 0 < length <= _LARGEST
 
 
 def _one_of(kind: str, value: Any, known: tuple[str, ...]) -> str:
@@ -144,7 +157,10 @@ def _network(path: Path, folder: Path, config: Mapping[str, Any], trust: bool) -
             "you trust them say --trust (trust=True in Python)"
         )
     try:
-        network = _built_by_monai(folder) if code else build(_without_downloads(definition), _values(config))
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
+            network = (
+                _built_by_monai(folder) if code else build(_without_downloads(definition), _values(config))
+            )
     except InputError:
         raise
     except Exception as error:  # whatever parts raise for arguments that do not fit them
@@ -222,6 +238,6 @@ def _facts(folder: Path) -> dict[str, Any]:
     file = folder / "summary.json"
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a bundle may come without
+    except (OSError, ValueError, RecursionError):  # a bundle may come without
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -1,13 +1,13 @@
-"""The files of one case: what is written, in which order, and how a later run knows that they are finished.
+"""The files of one case: what is written, and how a later run knows that they are finished.
 
-`CASE.json` comes first and names labels, input, model and settings; the masks come last. So a mask without its
-JSON was not written here and is never replaced unasked, and a JSON without its masks is a case to be done.
+`CASE.json`, the sidecar, names input, models and settings, and the hash of every other file of the case. All
+are made in a folder beside and then moved into place, the sidecar first. So a file that no sidecar vouches for
+is somebody's work and never replaced unasked, and a sidecar whose files are missing is a case to be done.
 Nothing in the files depends on the time or the machine: the same run writes the same bytes.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,21 @@ import nibabel as nib
 import dsnet_med
 from dsnet_med.dicom.read import DicomVolume
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.files import sha256, write_json
+from dsnet_med.files import output_error, sha256, staging, write_json
 from dsnet_med.inference.mask import Mask
 from dsnet_med.inference.measures import measures
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.preview import write_preview
 from dsnet_med.inference.probabilities import write_probabilities
+from dsnet_med.inference.run_facts import run_facts
 from dsnet_med.inference.sources import Source
 
 FORMATS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
 NEEDS_DICOM = "is no DICOM series, and a DICOM segmentation has to point at one; use --format nifti"
+SIDECAR = ".json"
+_PROBABILITIES, _PREVIEW = ".npz", ".png"
+_ALL = (_PROBABILITIES, _PREVIEW, *FORMATS.values())
+_HELP = "choose another --out, or replace it with --overwrite"
 _OTHERS = {
     "case": "of another case",
     "labels": "with other labels",
@@ -34,7 +39,7 @@ _OTHERS = {
     "model": "by another model",
     "settings": "with other settings",
 }
-_PROBABILITIES, _PREVIEW, _SIDECAR = ".npz", ".png", ".json"
+Identity = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,18 +60,13 @@ class Outputs:
             raise InputError(f"got no format; wanted one or more of {', '.join(FORMATS)}")
 
     @property
-    def masks(self) -> list[str]:
-        """The endings of the label maps."""
-        return [FORMATS[name] for name in FORMATS if name in self.formats]
-
-    @property
     def endings(self) -> list[str]:
-        """The endings of all files of a case, in the order in which they are written."""
+        """The endings of the files of a case, without its sidecar; masks last."""
         extras = [_PROBABILITIES] * self.probabilities + [_PREVIEW] * self.preview
-        return [_SIDECAR, *extras, *self.masks]
+        return extras + [FORMATS[name] for name in FORMATS if name in self.formats]
 
 
-def identity(source: Source, predictor: Predictor, settings: dict[str, Any]) -> dict[str, Any]:
+def identity(source: Source, predictor: Predictor, settings: dict[str, Any]) -> Identity:
     """What makes one result another: the input's content, the models and the settings."""
     digest = hashlib.sha256()
     for file in source.files:
@@ -74,58 +74,88 @@ def identity(source: Source, predictor: Predictor, settings: dict[str, Any]) -> 
     return {
         "case": source.case,
         "labels": {str(class_id): name for class_id, name in enumerate(predictor.class_names)},
-        "input": {"name": source.where.name, "files": len(source.files), "sha256": digest.hexdigest()},
-        "model": {"title": predictor.title, "sha256": list(predictor.fingerprints)},
+        "input": {"files": len(source.files), "sha256": digest.hexdigest()},
+        "model": list(predictor.fingerprints),
         "settings": settings,
     }
 
 
-def is_finished(out: Path, wanted: dict[str, Any], outputs: Outputs) -> bool:
-    """Whether all files of a case are there.
+def is_finished(out: Path, wanted: Identity, outputs: Outputs) -> bool:
+    """Whether all files of a case are there, as they were written.
 
-    Raises InputError for files that were not written here, or by another model, from another input or with
-    other settings: they are somebody's work.
+    Raises InputError for files that were not written here, were changed since, or are those of another model,
+    another input or other settings.
     """
-    case = wanted["case"]
-    sidecar = _read(out / f"{case}{_SIDECAR}")
-    present = [ending for ending in outputs.endings if (out / f"{case}{ending}").is_file()]
-    masks = [ending for ending in outputs.masks if ending in present]
+    case = str(wanted["case"])
+    present = [ending for ending in _ALL if (out / f"{case}{ending}").exists()]
+    sidecar = read_sidecar(out, case)
     if sidecar is None:
-        if masks:
-            raise InputError(
-                f"{out / (case + masks[0])} is there already and was not written by infer; choose another "
-                "--out, or replace it with --overwrite"
-            )
+        for ending in [SIDECAR, *present]:
+            if (out / f"{case}{ending}").exists() and ending in (SIDECAR, *outputs.endings):
+                raise _refused(out / f"{case}{ending}", "and was not written by infer")
         return False
     if other := [name for name, value in wanted.items() if sidecar.get(name) != value]:
-        if masks:
-            raise InputError(
-                f"{out / (case + masks[0])} is there already, {_OTHERS[other[0]]}; choose another --out, or "
-                "replace it with --overwrite"
-            )
+        if vouched := [ending for ending in present if ending in sidecar["files"]]:
+            raise _refused(out / f"{case}{vouched[0]}", _OTHERS[other[0]])
         return False
-    return present == outputs.endings and (not outputs.statistics or "statistics" in sidecar)
+    for ending in present:
+        if ending in outputs.endings and sidecar["files"].get(ending) != sha256(out / f"{case}{ending}"):
+            raise _refused(out / f"{case}{ending}", "and was changed since, or not written by infer")
+    complete = all(ending in present for ending in outputs.endings)
+    return complete and (not outputs.statistics or "statistics" in sidecar)
 
 
-def remove(out: Path, case: str) -> None:
-    """Remove all files of a case, so that no old mask is taken for a new one."""
-    for ending in (*FORMATS.values(), _PROBABILITIES, _PREVIEW, _SIDECAR):
-        (out / f"{case}{ending}").unlink(missing_ok=True)
+def _refused(path: Path, why: str) -> InputError:
+    return InputError(f"{path} is there already, {why}; {_HELP}")
 
 
-def write_case(out: Path, facts: dict[str, Any], mask: Mask, predictor: Predictor, outputs: Outputs) -> None:
-    """Write the files of one case, each whole or not at all. Raises InputError."""
-    case = str(facts["case"])
-    write_json(out / f"{case}{_SIDECAR}", facts | _found(mask, outputs))
+def read_sidecar(out: Path, case: str) -> dict[str, Any] | None:
+    """A case's sidecar, or None where there is none that `write_case` wrote."""
+    try:
+        sidecar = json.loads((out / f"{case}{SIDECAR}").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return sidecar if isinstance(sidecar, dict) and isinstance(sidecar.get("files"), dict) else None
+
+
+def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, outputs: Outputs) -> None:
+    """Make the files of one case and move them into `out`, the sidecar first. Raises InputError.
+
+    Of earlier files those of the same identity stay, and are vouched for; others that were written here go.
+    """
+    case = str(wanted["case"])
+    with staging(out) as made:
+        _make(made, case, mask, predictor, outputs)
+        earlier = read_sidecar(out, case) or {"files": {}}
+        same = all(earlier.get(name) == value for name, value in wanted.items())
+        files = {ending: sha256(made / f"{case}{ending}") for ending in outputs.endings}
+        kept = {ending: digest for ending, digest in earlier["files"].items() if ending not in files}
+        sidecar = wanted | _found(mask, outputs, predictor)
+        if same and "statistics" in earlier:
+            sidecar.setdefault("statistics", earlier["statistics"])
+        sidecar["files"] = {**kept, **files} if same else files
+        write_json(made / f"{case}{SIDECAR}", sidecar)
+        try:
+            if not same:
+                for ending in kept:
+                    (out / f"{case}{ending}").unlink(missing_ok=True)
+            for ending in (SIDECAR, *outputs.endings):
+                (made / f"{case}{ending}").replace(out / f"{case}{ending}")
+        except OSError as error:
+            raise output_error(out / case, error) from error
+
+
+def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outputs) -> None:
     if outputs.probabilities and mask.probabilities is not None:
-        write_probabilities(out / f"{case}{_PROBABILITIES}", mask.probabilities, mask.class_names, mask.affine)
+        path = made / f"{case}{_PROBABILITIES}"
+        write_probabilities(path, mask.probabilities, mask.class_names, mask.affine)
     if outputs.preview:
         scaling = predictor.members[0].intensity.fit(mask.source.voxels)
-        write_preview(out / f"{case}{_PREVIEW}", mask, predictor.slice_axis, scaling)
+        write_preview(made / f"{case}{_PREVIEW}", mask, predictor.slice_axis, scaling)
     if "nifti" in outputs.formats:
-        mask.save(out / f"{case}{FORMATS['nifti']}")
+        mask.save(made / f"{case}{FORMATS['nifti']}")
     if "dicom-seg" in outputs.formats:
-        _write_dicom(out / f"{case}{FORMATS['dicom-seg']}", mask, predictor)
+        _write_dicom(made / f"{case}{FORMATS['dicom-seg']}", mask, predictor)
 
 
 def _write_dicom(path: Path, mask: Mask, predictor: Predictor) -> None:
@@ -137,42 +167,20 @@ def _write_dicom(path: Path, mask: Mask, predictor: Predictor) -> None:
     write_segmentation(path, mask.voxels, mask.source, mask.class_names, algorithm)
 
 
-def _found(mask: Mask, outputs: Outputs) -> dict[str, Any]:
-    """What the sidecar says of the result."""
+def _found(mask: Mask, outputs: Outputs, predictor: Predictor) -> dict[str, Any]:
+    """What the sidecar says beside the identity."""
     found: dict[str, Any] = {
+        "name": mask.source.path.resolve().name,
         "grid": {
             "shape": list(mask.shape),
             "spacing_mm": [round(size, 6) for size in mask.source.spacing_mm],
             "orientation": "".join(nib.aff2axcodes(mask.affine)),
         },
         "notes": list(mask.notes),
+        "run": run_facts(predictor.title, predictor.facts),
         "version": dsnet_med.__version__,
     }
     if outputs.statistics:
-        found["statistics"] = measures(
-            mask.voxels, mask.source.voxels, mask.source.spacing_mm, mask.class_names
-        )
+        source = mask.source
+        found["statistics"] = measures(mask.voxels, source.voxels, source.voxel_mm3, mask.class_names)
     return found
-
-
-def statistics_rows(out: Path, cases: Sequence[str]) -> list[list[Any]]:
-    """The rows of statistics.csv for the finished cases, from their sidecars."""
-    rows: list[list[Any]] = []
-    for case in cases:
-        sidecar = _read(out / f"{case}{_SIDECAR}") or {}
-        for label, name in list(sidecar.get("labels", {}).items())[1:]:
-            if organ := sidecar.get("statistics", {}).get(name):
-                rows.append([case, label, name, *organ.values()])
-    return rows
-
-
-STATISTICS_HEAD = ["case", "label", "name", "voxels", "volume_ml", "mean_intensity"]
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A sidecar, or None where there is none that can be read."""
-    try:
-        sidecar = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return sidecar if isinstance(sidecar, dict) else None

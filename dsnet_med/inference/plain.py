@@ -5,12 +5,15 @@ imported. A definition is plain when it calls only what builds networks here, an
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any
 
 from torch import nn
 
+from dsnet_med.errors import InputError
 from dsnet_med.networks import backbones, heads, plugins
 
+_LARGEST = 10_000
 _BUILDERS = ("dsnet_med.build_network", "dsnet_med.methods.build_network", "dsnet_med.methods.with_plugin")
 _PARTS = {
     "dsnet_med.networks": ("Segmenter",),
@@ -21,17 +24,25 @@ _PARTS = {
 
 
 def code_in(definition: Any) -> str | None:
-    """The first thing in a network definition that would run a stranger's code; None for a plain one."""
-    return next(_found(definition), None)
+    """The first thing in a network definition that would run a stranger's code; None for a plain one.
+
+    Raises InputError for one that is too large, or holds itself.
+    """
+    try:
+        return next(_found(definition, count()), None)
+    except RecursionError as error:
+        raise InputError("the network's definition holds itself, or is too deep") from error
 
 
-def _found(node: Any, key: str = "") -> Iterator[str]:
+def _found(node: Any, seen: Iterator[int], key: str = "") -> Iterator[str]:
+    if next(seen) > _LARGEST:
+        raise InputError(f"the network's definition has more than {_LARGEST} parts")
     if isinstance(node, Mapping):
         for name, value in node.items():
-            yield from _found(value, str(name))
+            yield from _found(value, seen, str(name))
     elif isinstance(node, list):
         for value in node:
-            yield from _found(value, key)
+            yield from _found(value, seen, key)
     elif isinstance(node, str) and _is_code(key, node):
         yield f"{key}: {node}" if key else node
 

@@ -5,7 +5,6 @@ Pieces are connected over faces, edges and corners, in the input's own grid.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -57,12 +56,12 @@ def _written_out(wanted: Sequence[str], organs: tuple[str, ...]) -> tuple[str, .
 
 
 def postprocessed(
-    ids: LabelMap, options: PostProcess, class_names: Sequence[str], spacing_mm: Sequence[float]
+    ids: LabelMap, options: PostProcess, class_names: Sequence[str], voxel_mm3: float
 ) -> LabelMap:
-    """`ids` (X, Y, Z) cleaned as `options` (checked) say; the map is changed in place."""
+    """`ids` (X, Y, Z) cleaned as `options` (checked) say, in place; `voxel_mm3` is the volume of a voxel."""
     if options.does_nothing:
         return ids
-    least = options.smallest_ml * 1000 / prod(spacing_mm)  # in voxels
+    least = options.smallest_ml * 1000 / voxel_mm3  # in voxels
     boxes = ndimage.find_objects(ids, max_label=len(class_names) - 1)
     for organ, (name, box) in enumerate(zip(class_names[1:], boxes, strict=True), start=1):
         if box is None:

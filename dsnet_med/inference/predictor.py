@@ -33,14 +33,15 @@ class Predictor:
     """Trained 2-D networks with all that turns a volume into what they were trained on; safe in threads.
 
     Several networks are an ensemble: the mean of their probabilities decides. `mirror` averages over the four
-    mirror images of every slice.
+    mirror images of every slice. `batch_size` slices are worked on at a time; None takes what their size and
+    the device suggest. It is halved for good where memory runs out.
     """
 
     members: tuple[Member, ...]
     slice_axis: SliceAxis
     class_names: tuple[str, ...]
     device: torch.device
-    batch_size: int
+    batch_size: int | None = None
     mirror: bool = False
     postprocess: PostProcess = field(default_factory=PostProcess)
     fingerprints: tuple[str, ...] = ()
@@ -82,7 +83,7 @@ class Predictor:
             slice_axis=models[0].slice_axis,
             class_names=models[0].class_names,
             device=wanted,
-            batch_size=batch_size or min(first_guess(model.size, wanted) for model in models),
+            batch_size=batch_size,
             mirror=mirror,
             postprocess=(postprocess or PostProcess()).checked(models[0].class_names),
             fingerprints=tuple(model.fingerprint for model in models),
@@ -120,7 +121,7 @@ class Predictor:
         notices: list[str] = []
         with self._one_at_a_time:
             ids = self._class_ids(volume, probabilities, notices.append)
-        ids = postprocessed(ids, self.postprocess, self.class_names, volume.spacing_mm)
+        ids = postprocessed(ids, self.postprocess, self.class_names, volume.voxel_mm3)
         notes = (*volume.notes, *contradictions(ids, volume.affine, self.class_names))
         return Mask(ids, self.class_names, volume, notes, tuple(notices), probabilities)
 
@@ -137,6 +138,8 @@ class Predictor:
         if probabilities is not None:
             shares = [order.to_slices(each) for each in probabilities]
 
+        size = self.batch_size or self._suggested(slices.shape[1] * slices.shape[2], shares is not None)
+
         def work(part: slice) -> None:
             decided, scores = self._decide(slices[part], scalings, shares is not None)
             into[part] = decided.cpu().numpy()
@@ -144,15 +147,24 @@ class Predictor:
                 for k, share in enumerate(shares):
                     share[part] = scores[:, k].half().cpu().numpy()
 
-        self.batch_size = in_batches(len(slices), self.batch_size, work, notice)
+        fitted = in_batches(len(slices), size, work, notice)
+        if fitted < size:
+            self.batch_size = fitted
         return ids
+
+    def _suggested(self, pixels: int, keep: bool) -> int:
+        """How many slices of so many pixels to work on at a time; logits of all classes weigh like images."""
+        largest = max(pixels, *(one.size[0] * one.size[1] for one in self.members))
+        whole = keep or self.mirror or len(self.members) > 1 or any(one.fit == "window" for one in self.members)
+        return first_guess(largest * (len(self.class_names) if whole else 1), self.device)
 
     @torch.inference_mode()
     def _decide(self, slices: Images, scalings: Sequence[Scaling], keep: bool) -> tuple[Tensor, Tensor | None]:
         """Class ids (B, H, W) of raw slices, and their probabilities (B, K, H, W) where there are any."""
         images = [self._on_device(scaling.apply(slices)) for scaling in scalings]
-        if len(self.members) == 1 and not self.mirror and not keep:
-            return self.members[0].ids(images[0]), None
+        if len(self.members) == 1 and not self.mirror:
+            ids, logits = self.members[0].ids_and_logits(images[0], logits=keep)
+            return ids, None if logits is None else logits.softmax(1)
         scores = mean_probabilities(self.members, images, self.mirror)
         return class_ids(scores), scores
 

@@ -1,5 +1,7 @@
 """Probabilities of every class in half precision, on disk from the first slice on: they would fill a memory."""
 
+import math
+import os
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -26,6 +28,9 @@ def on_disk(folder: Path, shape: Sequence[int]) -> Iterator[Probabilities]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as stream:
+            size = math.prod(shape) * np.dtype(np.float16).itemsize
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
+                os.posix_fallocate(stream.fileno(), 0, size)
             yield np.memmap(stream, np.float16, "w+", shape=tuple(shape), order="F")
     except OSError as error:
         raise output_error(folder, error) from error

@@ -3,8 +3,6 @@
 One bad case never stops the others, and finished cases are kept.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,17 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dsnet_med.errors import InputError, one_line
-from dsnet_med.files import remove_partial, require_writable, write_json, write_text
-from dsnet_med.inference.outputs import (
-    NEEDS_DICOM,
-    STATISTICS_HEAD,
-    Outputs,
-    identity,
-    is_finished,
-    remove,
-    statistics_rows,
-    write_case,
-)
+from dsnet_med.files import output_error, remove_partial, require_writable
+from dsnet_med.inference.folder import claim, conclude
+from dsnet_med.inference.outputs import NEEDS_DICOM, Identity, Outputs, identity, is_finished, write_case
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.probabilities import on_disk
 from dsnet_med.inference.sources import Source, load
@@ -53,7 +43,7 @@ class _Loaded:
     """A case that has been looked at: its facts, and its volume unless it is finished or failed."""
 
     source: Source
-    facts: dict[str, Any]
+    facts: Identity
     volume: Volume | None = None
     error: str | None = None
     kept: bool = False
@@ -66,21 +56,28 @@ def segment_cases(
     outputs: Outputs = Outputs(),  # noqa: B008 -- frozen
     choice: Choice = Choice(),
 ) -> Iterator[Segmented]:
-    """Write the files of every source into `out`, and the class names into labels.json; one result per case.
+    """Write the files of every source into `out`; one result per case.
 
-    Raises InputError when the folder cannot be written, or an input lies in it.
+    labels.json says what the classes are called, run.json which run made the masks, statistics.csv what is in
+    them. Raises InputError when the folder cannot be written, holds masks with other labels, or an input lies
+    in it.
     """
     require_writable(out)
     remove_partial(out)
-    for source in sources:
-        if any(file.parent.resolve() == out.resolve() for file in source.files):
-            raise InputError(
-                f"{out} holds the input {source.where.name}, which would be overwritten; choose another --out"
-            )
-    write_json(out / "labels.json", {str(i): name for i, name in enumerate(predictor.class_names)})
+    _require_apart(sources, out)
+    claim(out, predictor.class_names, statistics=outputs.statistics, overwrite=outputs.overwrite)
     yield from _overlapped(predictor, sources, out, outputs, choice)
-    if outputs.statistics:
-        write_text(out / "statistics.csv", _csv(statistics_rows(out, [source.case for source in sources])))
+    conclude(out, statistics=outputs.statistics)
+
+
+def _require_apart(sources: Sequence[Source], out: Path) -> None:
+    """Raise InputError for an input in `out`, whether it lies there or is a link to what does."""
+    place = out.resolve()
+    for source in sources:
+        if any(place in (file.parent.resolve(), file.resolve().parent) for file in source.files):
+            raise InputError(
+                f"{out} holds the input {source.where.name}, which could be overwritten; choose another --out"
+            )
 
 
 def _overlapped(
@@ -143,9 +140,9 @@ def _segment(
     def write() -> Segmented:
         with stack:
             try:
-                if outputs.overwrite:
-                    remove(out, case)
                 write_case(out, loaded.facts, mask, predictor, outputs)
+            except OSError as error:
+                return Segmented(case, str(output_error(out / case, error)))
             except Exception as error:
                 return Segmented(case, _reason(loaded.source, error))
             return Segmented(case, notes=(*mask.notes, *mask.notices))
@@ -165,7 +162,7 @@ def _reason(source: Source, error: Exception) -> str:
         case _:
             reason = f"{type(error).__name__}: {one_line(error)}"
     where = str(source.where)
-    return reason if where in reason else f"{where}: {reason}"
+    return reason if reason.startswith((where, str(source.files[0]))) else f"{where}: {reason}"
 
 
 def _settled(result: Segmented) -> "Future[Segmented]":
@@ -186,9 +183,3 @@ def settings_of(predictor: Predictor, choice: Choice) -> dict[str, Any]:
         "volume_index": choice.volume_index,
         "series": choice.series,
     }
-
-
-def _csv(rows: Sequence[Sequence[Any]]) -> str:
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([STATISTICS_HEAD, *rows])
-    return stream.getvalue()

@@ -8,7 +8,7 @@ from typing import Literal
 
 from dsnet_med.dicom.series import choose, find_series, is_dicom
 from dsnet_med.errors import InputError, SeveralVolumesError
-from dsnet_med.volumes import Volume, case_name, is_volume, read_image
+from dsnet_med.volumes import Volume, case_name, files_of, is_volume, read_image
 
 # What lies among volumes and is one, but cannot be read: to be refused by name rather than passed over.
 _OTHER_VOLUMES = (".img", ".mgz", ".mgh", ".mnc", ".par", ".rec", ".dcm", ".ima")
@@ -33,9 +33,12 @@ def find_sources(paths: Sequence[Path], leave_out: Path | None = None) -> list[S
     InputError for what does not exist, for folders without a volume, and for two cases of one name.
     """
     sources: list[Source] = []
+    out = leave_out.resolve() if leave_out else None
     for path in _expanded(paths):
         if path.is_dir():
-            found = list(_below(path, path, leave_out.resolve() if leave_out else None))
+            if path.resolve() == out:
+                raise InputError(f"{path}: is the folder to write to; choose another --out")
+            found = list(_below(path, path, out, set()))
             if not found:
                 raise InputError(f"{path}: holds no .nii, .nii.gz, .nrrd, .mha or DICOM file")
             sources += found
@@ -80,33 +83,46 @@ def _expanded(paths: Sequence[Path]) -> Iterator[Path]:
 def _single(path: Path) -> Source:
     if is_dicom(path):
         return Source(_bare(path), "dicom", (path,), path)
-    return Source(case_name(path), "file", (_header_of(path),), _header_of(path))
+    header = _header_of(path)
+    return Source(case_name(path), "file", _files_of(header), header)
 
 
 def _header_of(path: Path) -> Path:
     """The .hdr of an .img, where there is one: the pair is one volume."""
     header = path.with_suffix(".hdr")
-    return header if path.suffix == ".img" and header.is_file() else path
+    return header if path.suffix.lower() == ".img" and header.is_file() else path
 
 
-def _below(folder: Path, top: Path, leave_out: Path | None) -> Iterator[Source]:
-    if leave_out is not None and folder.resolve() == leave_out:
+def _below(folder: Path, top: Path, leave_out: Path | None, seen: set[Path]) -> Iterator[Source]:
+    """The sources in a folder and below; `seen` are the folders searched so far: links may lead back."""
+    place = folder.resolve()
+    if place == leave_out or place in seen:
         return
+    seen.add(place)
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.is_file()]
+    # A link that leads nowhere is somebody's volume too, which has not been fetched.
+    files = [entry for entry in entries if entry.is_file() or (entry.is_symlink() and not entry.exists())]
     prefix = "".join(f"{part}_" for part in folder.relative_to(top).parts)
-    volumes = [file for file in files if is_volume(file)]
-    for file in volumes:
-        yield Source(prefix + case_name(file), "file", (file,), file)
-    rest = [file for file in files if file not in volumes and _header_of(file) == file]
-    if dicom := tuple(file for file in rest if is_dicom(file)):
-        yield Source(prefix.removesuffix("_") or _own_name(folder), "dicom", dicom, folder)
-    for file in rest:
-        if file not in dicom and file.name.lower().endswith(_OTHER_VOLUMES):
+    dicom = []
+    for file in files:
+        if is_volume(file):
+            yield Source(prefix + case_name(file), "file", _files_of(file), file)
+        elif is_dicom(file):
+            dicom.append(file)
+        elif file.name.lower().endswith(_OTHER_VOLUMES) and _header_of(file) == file:
             yield Source(prefix + _bare(file), "file", (file,), file)
+    if dicom:
+        yield Source(prefix.removesuffix("_") or _own_name(folder), "dicom", tuple(dicom), folder)
     for entry in entries:
-        if entry.is_dir() and not entry.is_symlink():  # links may lead back
-            yield from _below(entry, top, leave_out)
+        if entry.is_dir():
+            yield from _below(entry, top, leave_out, seen)
+
+
+def _files_of(path: Path) -> tuple[Path, ...]:
+    try:
+        return files_of(path)
+    except InputError:  # which reading it will raise
+        return (path,)
 
 
 def _own_name(folder: Path) -> str:
@@ -121,18 +137,22 @@ def _grouped(sources: Sequence[Source]) -> list[Source]:
     """DICOM files of one folder that were named one by one, `ct/*.dcm`, are one case with the folder's name."""
     loose: dict[Path, list[Source]] = {}
     for source in sources:
-        if source.kind == "dicom" and source.where.is_file():
-            loose.setdefault(source.where.parent.resolve(), []).append(source)
+        if _is_loose(source):
+            loose.setdefault(source.where.parent, []).append(source)
     grouped = []
     for source in sources:
-        group = loose.get(source.where.parent.resolve(), []) if source.where.is_file() else []
-        if source not in group or len(group) == 1:
+        group = loose.get(source.where.parent, []) if _is_loose(source) else []
+        if len(group) < 2:
             grouped.append(source)
         elif source is group[0]:
             folder = source.where.parent
             files = tuple(dict.fromkeys(file for one in group for file in one.files))
             grouped.append(Source(_own_name(folder), "dicom", files, folder))
     return grouped
+
+
+def _is_loose(source: Source) -> bool:
+    return source.kind == "dicom" and source.files == (source.where,)
 
 
 def _named_apart(sources: Sequence[Source]) -> list[Source]:
@@ -144,7 +164,7 @@ def _named_apart(sources: Sequence[Source]) -> list[Source]:
             raise InputError(
                 f"{source.where}: a case cannot be called '{source.case}', which is a file in --out; rename it"
             )
-        if other.files != source.files:
+        if other is not source and [f.resolve() for f in other.files] != [f.resolve() for f in source.files]:
             raise InputError(
                 f"two inputs are called '{source.case}': {other.where} and {source.where}; rename one"
             )

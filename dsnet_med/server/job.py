@@ -50,5 +50,5 @@ def segmented(
     mask = predictor.segment(volume)
     go_on()
     out = upload.with_name("out")
-    write_case(out, {"case": _CASE}, mask, predictor, Outputs((wanted.format,)))
+    write_case(out, {"case": _CASE, "labels": {}}, mask, predictor, Outputs((wanted.format,)))
     return Answer(out / f"{_CASE}{FORMATS[wanted.format]}", (*mask.notes, *mask.notices))

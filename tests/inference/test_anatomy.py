@@ -67,6 +67,6 @@ def test_measures_by_hand() -> None:
     ids = np.zeros((4, 4, 4), np.uint8)
     ids[1:3, 1:3, 1] = 1
     voxels = np.arange(64, dtype=np.int16).reshape(4, 4, 4)
-    got = measures(ids, voxels, (1.0, 2.0, 2.5), ("background", "liver", "spleen"))
+    got = measures(ids, voxels, 5.0, ("background", "liver", "spleen"))
     assert got["liver"] == {"voxels": 4, "volume_ml": 0.02, "mean_intensity": float(voxels[ids == 1].mean())}
     assert got["spleen"] == {"voxels": 0, "volume_ml": 0.0, "mean_intensity": None}

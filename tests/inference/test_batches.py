@@ -63,7 +63,17 @@ def test_every_slice_once(count: int, size: int) -> None:
 
 def test_small_slices_come_in_larger_batches() -> None:
     cpu = torch.device("cpu")
-    assert first_guess((512, 512), cpu) == 1
-    assert first_guess((2048, 2048), cpu) == 1
-    assert first_guess((128, 128), cpu) == 16
-    assert first_guess((512, 512), torch.device("cuda")) == 32
+    assert first_guess(512 * 512, cpu) == 1
+    assert first_guess(2048 * 2048, cpu) == 1
+    assert first_guess(128 * 128, cpu) == 16
+    assert first_guess(512 * 512, torch.device("cuda")) == 32
+
+
+def test_the_slices_size_and_the_classes_count() -> None:
+    small, large = 28 * 22, 1024 * 1024
+    plain, mirrored = tiny.predictor(batch_size=None), tiny.predictor(batch_size=None, mirror=True)
+    assert plain._suggested(small, keep=False) == 512 * 512 // (32 * 32)
+    assert plain._suggested(large, keep=False) == 1
+    assert plain._suggested(small, keep=True) == mirrored._suggested(small, keep=False) == 64
+    window = tiny.predictor(tiny.member(fit="window"), batch_size=None)
+    assert window._suggested(small, keep=False) == 64

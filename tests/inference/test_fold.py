@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dsnet_med.inference.fold import folded
+from dsnet_med.inference.fold import _agree, folded
 from dsnet_med.inference.member import Member
 from dsnet_med.methods import build_network, method_ids
 from dsnet_med.networks import attach
@@ -31,7 +31,7 @@ def _norms(network: nn.Module) -> int:
 def test_every_row_gives_what_it_gave(method: str) -> None:
     network = _lively(build_network(method, num_classes=3, width=0.125))
     x = torch.rand(2, 1, 64, 64)
-    lean = folded(network, x)
+    lean = folded(network, [x])
     assert _norms(lean) < _norms(network)
     if method.startswith("fcn"):
         assert _norms(lean) == 0
@@ -45,7 +45,7 @@ def test_ids_are_those_of_the_network_as_it_was() -> None:
     network = _lively(build_network("fcn_dsm", num_classes=3, width=0.125))
     x = torch.rand(2, 1, 50, 70)
     member = Member(network, (64, 64), "resize", Intensity.from_dict({"window": [0, 1]}))
-    lean = Member(folded(network, torch.rand(1, 1, 64, 64)), member.size, member.fit, member.intensity)
+    lean = Member(folded(network, [torch.rand(1, 1, 64, 64)]), member.size, member.fit, member.intensity)
     with torch.inference_mode():
         assert (member.ids(x) == lean.ids(x)).float().mean() >= 0.9999
         assert torch.equal(member.ids(x).long(), member.logits(x).argmax(1))
@@ -65,7 +65,40 @@ class _Shared(nn.Module):
 
 def test_what_would_differ_is_not_folded() -> None:
     network = _lively(_Shared())
-    assert folded(network, torch.rand(1, 1, 8, 8)) is network
+    assert folded(network, [torch.rand(1, 1, 8, 8)]) is network
+
+
+class _Clipped(nn.Module):
+    """An activation in place between convolution and norm, which no example of small values shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.act = nn.Hardtanh(-4, 4, inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.act(self.conv(x)))
+
+
+class _ReadTwice(_Clipped):
+    """The convolution's output is read again, where no example of small values shows it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.conv(x)
+        return self.norm(maps) + torch.relu(maps - 60)
+
+
+@pytest.mark.parametrize("kind", [_Clipped, _ReadTwice])
+def test_what_an_example_does_not_show_is_seen(kind: type[nn.Module]) -> None:
+    network = _lively(kind())
+    assert folded(network, [torch.rand(1, 1, 8, 8)]) is network
+
+
+def test_each_class_is_compared_at_its_own_scale() -> None:
+    wanted = torch.randn(1, 2, 8, 8)
+    wanted[:, 0] -= 1e4
+    assert _agree(wanted, wanted + 1e-6)
+    assert not _agree(wanted, wanted + 0.1)
 
 
 def test_a_plugin_between_convolution_and_norm_stays() -> None:
@@ -80,9 +113,9 @@ def test_a_plugin_between_convolution_and_norm_stays() -> None:
     wrapped = _lively(attach(nn.ModuleDict({"net": network})["net"], Doubled, at="0"))
     x = torch.rand(1, 1, 8, 8)
     with torch.inference_mode():
-        torch.testing.assert_close(folded(wrapped, x)(x), wrapped(x))
+        torch.testing.assert_close(folded(wrapped, [x])(x), wrapped(x))
 
 
 def test_a_network_without_norms_is_left_alone() -> None:
     network = nn.Conv2d(1, 2, 3).eval()
-    assert folded(network, torch.rand(1, 1, 8, 8)) is network
+    assert folded(network, [torch.rand(1, 1, 8, 8)]) is network

@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import save_file
 
 from dsnet_med.errors import InputError
+from dsnet_med.inference import Predictor
 from dsnet_med.inference.model_folder import load_model
 from dsnet_med.inference.plain import code_in
 from dsnet_med.inference.trust import is_own, sign
@@ -236,6 +237,10 @@ def test_a_home_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.Mo
         ({"slice_network": {"_target_": "dsnet_med.build_network", "method": "fnc"}}, "did you mean|cannot be"),
         ({"slice_network": "@width"}, "wanted a network"),
         ({"class_names": ["background", "a", "b", "c"]}, "not the weights of this network"),
+        ({"class_names": ["background", "a", "a"]}, "one name twice"),
+        ({"class_names": ["background", "a", "b\nc"]}, "wanted a list of names"),
+        ({"class_names": ["background", "a", " "]}, "wanted a list of names"),
+        ({"size": [200000, 200000]}, "at most 8192"),
     ],
 )
 def test_what_is_wrong_is_said(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -284,3 +289,51 @@ def test_a_summary_that_is_none_does_not_matter(tmp_path: Path) -> None:
     for content in ("[", "[]", '{"method": "fcn"}', '{"method": {"title": "FCN"}}'):
         (run / "summary.json").write_text(content)
         assert load_model(run).title in ("dsnet-med", "FCN")
+
+
+def _aliases(levels: int) -> str:
+    """YAML of a few lines that stands for 9 ** levels parts."""
+    lines = ["a0: &a0 [x]"]
+    lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, levels)]
+    return "\n".join([*lines, f"slice_network: *a{levels - 1}"])
+
+
+@pytest.mark.parametrize("text", [_aliases(10), "slice_network: &a {_target_: torch.nn.Identity, x: *a}"])
+def test_configurations_that_grow_without_end(text: str, tmp_path: Path) -> None:
+    run = _folder(tmp_path / "run")
+    config = _config()
+    del config["slice_network"]
+    (run / "configs" / "inference.yaml").write_text(yaml.safe_dump(config) + text)
+    with pytest.raises(InputError, match=r"more than 10000 parts|holds itself"):
+        load_model(run)
+
+
+def test_a_summary_too_deep_to_read(tmp_path: Path) -> None:
+    run = _folder(tmp_path / "run")
+    (run / "summary.json").write_text("[" * 100_000)
+    assert load_model(run).title == "dsnet-med"
+
+
+def test_loading_leaves_the_callers_random_numbers(tmp_path: Path) -> None:
+    run = _folder(tmp_path / "run")
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        Predictor.from_run(run, device="cpu")
+        drawn.append(float(torch.rand(1)))
+    assert drawn[0] != drawn[1]
+
+
+def test_more_outputs_than_names(tmp_path: Path) -> None:
+    network = build_network("fcn", num_classes=5, width=0.125, **SMALL)
+    definition = {**_config()["slice_network"], "num_classes": 5}
+    run = _folder(tmp_path / "run", network, slice_network=definition)
+    with pytest.raises(InputError, match="class_names has 3 names"):
+        Predictor.from_run(run, device="cpu")
+
+
+def test_a_network_that_does_not_run(tmp_path: Path) -> None:
+    definition = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 3}
+    run = _folder(tmp_path / "run", torch.nn.Linear(3, 3), slice_network=definition)
+    with pytest.raises(InputError, match="does not run"):
+        Predictor.from_run(run, device="cpu")

@@ -28,7 +28,7 @@ def _sizes(ids: np.ndarray) -> list[int]:
 
 
 def _done(options: PostProcess, ids: np.ndarray | None = None) -> np.ndarray:
-    return postprocessed(_map() if ids is None else ids, options.checked(NAMES), NAMES, (1, 2, 5))
+    return postprocessed(_map() if ids is None else ids, options.checked(NAMES), NAMES, 10.0)
 
 
 def test_nothing_is_done_unasked() -> None:

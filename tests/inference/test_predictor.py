@@ -1,5 +1,6 @@
 """Masks lie in their input's own grid, whatever its orientation, form and batch size."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -19,7 +20,9 @@ from dsnet_med.engine.inferers import SliceFitInferer
 from dsnet_med.errors import InputError
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.inference import Predictor
-from dsnet_med.inference.hardware import choose_device, choose_precision
+from dsnet_med.inference.hardware import choose_device, choose_precision, gives_coarse
+from dsnet_med.methods import build_network
+from dsnet_med.networks import Segmenter
 
 
 def _stored_as(codes: str, voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -196,3 +199,52 @@ def test_devices_and_precisions() -> None:
 
 def test_the_package_offers_it() -> None:
     assert dsnet_med.Predictor is Predictor
+
+
+class _Negated(Segmenter):
+    """A network whose `forward` does more than enlarge."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return -super().forward(images)
+
+
+def test_what_a_network_does_beside_is_not_passed_over() -> None:
+    plain = build_network("fcn", num_classes=4, width=0.125, backbone={"layers": [1, 1, 1, 1]}).eval()
+    negated = _Negated(plain.backbone, lambda _: plain.head).eval()
+    images = torch.rand(1, 1, 32, 32)
+    with torch.inference_mode():
+        wanted = negated(images)
+        torch.testing.assert_close(tiny.member(net=negated).logits(images), wanted)
+        plain.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * 2,))
+        torch.testing.assert_close(tiny.member(net=plain).logits(images), plain(images))
+    assert not gives_coarse(plain)
+    assert not gives_coarse(negated)
+
+
+def test_arguments_that_do_not_apply(tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    path = tiny.write_images(tmp_path, "a")[0]
+    for arguments in (
+        {"image": voxels, "affine": affine, "series": "99"},
+        {"image": path, "affine": affine},
+        {"image": nib.load(path), "affine": affine},
+        {"image": np.stack([voxels, voxels], 3), "affine": affine, "volume_index": 2},
+        {"image": path, "volume_index": 1},
+    ):
+        with pytest.raises(InputError):
+            tiny.predictor().predict(**arguments)
+    both = np.stack([voxels, voxels[::-1]], 3)
+    np.testing.assert_array_equal(
+        tiny.predictor().predict(both, affine, volume_index=1), tiny.predictor().predict(voxels[::-1], affine)
+    )
+    mgh = nib.MGHImage(voxels, affine)
+    np.testing.assert_array_equal(tiny.predictor().predict(mgh), tiny.predictor().predict(voxels, affine))
+
+
+def test_threads_may_share_one() -> None:
+    predictor = tiny.predictor()
+    volumes = [tiny.volume(seed) for seed in range(6)]
+    wanted = [predictor.predict(*each).voxels for each in volumes]
+    with ThreadPoolExecutor(6) as pool:
+        for got, right in zip(pool.map(lambda each: predictor.predict(*each), volumes), wanted, strict=True):
+            np.testing.assert_array_equal(got, right)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from dsnet_med.inference.running_max import class_ids, padded_to, resized_in_turn
+from dsnet_med.inference import running_max
+from dsnet_med.inference.running_max import by_class, class_ids, padded_to, resized_in_turn
 
 
 @given(
@@ -17,14 +18,17 @@ def test_the_ids_of_an_argmax(batch: int, classes: int, size: tuple[int, int], s
     enlarged = F.interpolate(
         F.interpolate(logits, (12, 10), mode="bilinear"), (17, 7), mode="bilinear", align_corners=False
     )
-    assert torch.equal(class_ids(logits, [(12, 10), (17, 7)]).long(), enlarged.argmax(1))
+    for form in (class_ids, by_class):
+        assert torch.equal(form(logits, [(12, 10), (17, 7)]).long(), enlarged.argmax(1))
+        assert torch.equal(form(logits).long(), logits.argmax(1))
     assert torch.equal(resized_in_turn(logits, [(12, 10), (17, 7)]), enlarged)
 
 
 def test_the_first_of_equal_logits_wins() -> None:
     logits = torch.tensor([1.0, 2.0, 2.0, 0.0]).reshape(1, 4, 1, 1)
-    assert class_ids(logits).item() == 1
-    assert class_ids(torch.zeros(1, 5, 2, 2)).tolist() == [[[0, 0], [0, 0]]]
+    for form in (class_ids, by_class):
+        assert form(logits).item() == 1
+        assert form(torch.zeros(1, 5, 2, 2)).tolist() == [[[0, 0], [0, 0]]]
 
 
 @pytest.mark.parametrize(("classes", "wanted"), [(256, torch.uint8), (257, torch.int16)])
@@ -41,3 +45,19 @@ def test_padding_keeps_the_image_where_it_says() -> None:
     assert padded.shape == (2, 1, 9, 8)
     assert torch.equal(padded[..., rows, columns], image)
     assert padded.sum() == pytest.approx(float(image.sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [(512, 512), (96, 130), (64, 64), (33, 70), (1, 1)])
+def test_compiled_and_torch_agree_at_real_sizes(size: tuple[int, int]) -> None:
+    if running_max.kernel is None:
+        pytest.skip("the package was built without a C compiler")
+    logits = torch.randn(2, 9, 64, 64, generator=torch.Generator().manual_seed(1))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        ids = class_ids(logits.contiguous(memory_format=layout), [size])
+        assert (ids == by_class(logits, [size])).float().mean() >= 0.99999
+
+
+def test_more_classes_than_a_byte_by_both() -> None:
+    logits = torch.randn(1, 300, 3, 4, generator=torch.Generator().manual_seed(2))
+    assert class_ids(logits, [(9, 8)]).max() > 255
+    assert torch.equal(class_ids(logits, [(9, 8)]), by_class(logits, [(9, 8)]))

@@ -3,11 +3,16 @@
 import csv
 import hashlib
 import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import tiny
 from PIL import Image
 from scipy.spatial.transform import Rotation
@@ -56,7 +61,7 @@ def test_what_is_written_of_a_case(tmp_path: Path) -> None:
     assert [result.error for result in results.values()] == [None, None]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         [f"{case}{ending}" for case in "ab" for ending in (".json", ".nii.gz", ".npz", ".png")]
-        + ["labels.json", "statistics.csv"]
+        + ["labels.json", "run.json", "statistics.csv"]
     )
     mask = tiny.predictor().predict(tmp_path / "in" / "a.nii.gz", probabilities=True)
     np.testing.assert_array_equal(nib.load(tmp_path / "out" / "a.nii.gz").dataobj, mask)
@@ -127,7 +132,8 @@ def test_finished_cases_are_kept_and_the_rest_is_done(tmp_path: Path) -> None:
         (tmp_path / "out" / missing).unlink()
         if missing == "a.json":  # a mask that nobody vouches for
             assert "was not written by infer" in str(_run(tmp_path / "in", tmp_path / "out", ALL)["a"].error)
-            (tmp_path / "out" / "a.nii.gz").unlink()
+            for left in (tmp_path / "out").glob("a.*"):
+                left.unlink()
         results = _run(tmp_path / "in", tmp_path / "out", ALL)
         assert [name for name, result in results.items() if not result.kept] == [case]
         assert _digests(tmp_path / "out") == whole
@@ -145,7 +151,6 @@ def test_more_outputs_asked_for_later_are_made(tmp_path: Path) -> None:
     [
         ("by another model", tiny.predictor(fingerprints=("other",)), 0),
         ("with other settings", tiny.predictor(mirror=True), 0),
-        ("with other labels", tiny.predictor(class_names=("background", "x", "y", "z")), 0),
         ("of another input", tiny.predictor(), 9),
     ],
 )
@@ -175,9 +180,12 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
     tiny.write_images(tmp_path / "in", "a")
     _run(tmp_path / "in", tmp_path / "clean")
     (tmp_path / "out").mkdir()
-    for name in (".1.partial.a.nii.gz", ".99.partial.a.probabilities"):
-        (tmp_path / "out" / name).write_bytes(b"half")
-    (tmp_path / "out" / "a.json").write_text('{"half"')
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / "out" / f".{dead.pid}.partial.0a1b2c3d.gz").write_bytes(b"half")
+    (tmp_path / "out" / f".{dead.pid}.partial.77").mkdir()
+    (tmp_path / "out" / f".{dead.pid}.partial.77" / "a.nii.gz").write_bytes(b"half")
+    shutil.copy(tmp_path / "clean" / "a.json", tmp_path / "out")  # the first to be moved into place
     _run(tmp_path / "in", tmp_path / "out")
     assert _digests(tmp_path / "out") == _digests(tmp_path / "clean")
 
@@ -219,3 +227,184 @@ def test_thin_and_tiny_volumes(shape: tuple[int, int, int], slice_axis: str, tmp
     predictor = tiny.predictor(slice_axis=slice_axis)
     assert _run(tmp_path / "in", tmp_path / "out", ALL, predictor)["a"].error is None
     assert nib.load(tmp_path / "out" / "a.nii.gz").shape == shape
+
+
+def _files(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.is_file()}
+
+
+def _other(**changes: object) -> Predictor:
+    return tiny.predictor(tiny.member(seed=4), fingerprints=("other",), **changes)
+
+
+def test_no_output_of_another_model_survives_beside_a_new_one(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    out, only = tmp_path / "out", Outputs(("nifti",))
+    _run(tmp_path / "in", out, Outputs(probabilities=True))
+    (out / "a.nii.gz").unlink()  # as after a kill between the two
+    assert "by another model" in str(_run(tmp_path / "in", out, only, _other())["a"].error)
+    assert _run(tmp_path / "in", out, Outputs(overwrite=True), _other())["a"].error is None
+    assert not (out / "a.npz").exists()
+    again = _run(tmp_path / "in", out, Outputs(probabilities=True), _other())["a"]
+    assert (again.error, again.kept) == (None, False)
+    _run(tmp_path / "in", tmp_path / "clean", Outputs(probabilities=True), _other())
+    assert _files(out) == _files(tmp_path / "clean")
+
+
+def test_probabilities_do_not_change_a_mask(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    _run(tmp_path / "in", tmp_path / "out")
+    mask = (tmp_path / "out" / "a.nii.gz").read_bytes()
+    _run(tmp_path / "in", tmp_path / "out", ALL)
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == mask
+    results = _run(tmp_path / "in", tmp_path / "out")  # the rest stays, and is still vouched for
+    assert results["a"].kept
+    assert set(json.loads((tmp_path / "out" / "a.json").read_text())["files"]) == {".nii.gz", ".npz", ".png"}
+
+
+def test_a_mask_that_was_corrected_by_hand_is_kept(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    _run(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out" / "a.nii.gz").write_bytes(b"corrected")
+    assert "was changed since" in str(_run(tmp_path / "in", tmp_path / "out")["a"].error)
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == b"corrected"
+
+
+@pytest.mark.parametrize("ending", [".json", ".png", ".npz", ".nii.gz"])
+def test_nobodys_files_are_replaced_unasked(ending: str, tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f"a{ending}").write_text("{}")
+    assert "was not written by infer" in str(_run(tmp_path / "in", tmp_path / "out", ALL)["a"].error)
+    assert (tmp_path / "out" / f"a{ending}").read_text() == "{}"
+
+
+def test_overwriting_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_text("mine")
+    _run(tmp_path / "in", tmp_path / "out", Outputs(overwrite=True))
+    assert (tmp_path / "out" / "a.png").read_text() == "mine"
+
+
+def test_overwriting_fails_without_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    _run(tmp_path / "in", tmp_path / "out")
+    before = _files(tmp_path / "out")
+
+    def full(*_: object) -> None:
+        raise InputError("no space left")
+
+    monkeypatch.setattr("dsnet_med.inference.outputs.write_preview", full)
+    assert _run(tmp_path / "in", tmp_path / "out", Outputs(preview=True, overwrite=True), _other())["a"].error
+    assert _files(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("labels.json", '{"0": "background", "1": "heart"}', "names other classes"),
+        ("labels.json", "[", "names other classes"),
+        ("run.json", '{"mine": 1}', "was not written by infer"),
+        ("statistics.csv", "a,b\n", "was not written by infer"),
+    ],
+)
+def test_a_folder_with_other_labels_is_refused(name: str, content: str, message: str, tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        _run(tmp_path / "in", tmp_path / "out", ALL)
+    assert (tmp_path / "out" / name).read_text() == content
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    _run(tmp_path / "in", tmp_path / "out", Outputs(overwrite=True, statistics=True))
+    assert (tmp_path / "out" / name).read_text() != content
+
+
+def test_an_input_that_a_link_leads_to_is_not_overwritten(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "out", "a")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.nii.gz").symlink_to(tmp_path / "out" / "a.nii.gz")
+    with pytest.raises(InputError, match="could be overwritten"):
+        _run(tmp_path / "links", tmp_path / "out", Outputs(overwrite=True))
+
+
+def test_changed_voxels_of_two_file_volumes_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, write in {
+        "a.img": lambda v, path: nib.save(nib.Nifti1Pair(v, np.eye(4)), path),
+        "b.nhdr": lambda v, path: sitk.WriteImage(sitk.GetImageFromArray(v.T), str(path)),
+        "c.mhd": lambda v, path: sitk.WriteImage(sitk.GetImageFromArray(v.T), str(path)),
+    }.items():
+        write(tiny.volume(0)[0], tmp_path / "in" / name)
+    first = _run(tmp_path / "in", tmp_path / "out")
+    assert [result.error for result in first.values()] == [None] * 3
+    assert all(result.kept for result in _run(tmp_path / "in", tmp_path / "out").values())
+    for voxels in [*(tmp_path / "in").glob("*.img"), *(tmp_path / "in").glob("*.raw*")]:
+        content = bytearray(voxels.read_bytes())
+        content[-40] ^= 1
+        voxels.write_bytes(content)
+    again = _run(tmp_path / "in", tmp_path / "out")
+    assert all(result.error for result in again.values())
+    assert "of another input" in str(again["a"].error)
+
+
+def test_volumes_on_a_sheared_grid(tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    affine[0, 2] = 2.0  # slices lean; edges grow, the volume of a voxel does not
+    nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "a.nii.gz")
+    _run(tmp_path / "a.nii.gz", tmp_path / "out", Outputs(statistics=True))
+    rows = list(csv.DictReader((tmp_path / "out" / "statistics.csv").open()))
+    for row in rows:
+        assert float(row["volume_ml"]) == pytest.approx(int(row["voxels"]) * 0.8 * 0.9 * 3 / 1000, abs=1e-4)
+
+
+def test_statistics_are_of_all_masks_in_the_folder(tmp_path: Path) -> None:
+    a, b = tiny.write_images(tmp_path / "in", "ab")
+    _run(a, tmp_path / "out", Outputs(statistics=True))
+    _run(b, tmp_path / "out", Outputs(statistics=True))
+    rows = list(csv.DictReader((tmp_path / "out" / "statistics.csv").open()))
+    assert [row["case"] for row in rows] == ["a"] * 3 + ["b"] * 3
+
+
+def test_another_process_may_write_beside(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    (tmp_path / "out").mkdir()
+    theirs = tmp_path / "out" / f".{os.getppid()}.partial.0a1b2c3d.gz"
+    theirs.write_bytes(b"being written")
+    (tmp_path / "out" / ".x.partial.y").mkdir()
+    _run(tmp_path / "in", tmp_path / "out")
+    assert theirs.read_bytes() == b"being written"
+
+
+def test_long_names(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    name = "n" * 240
+    nib.save(nib.Nifti1Image(*tiny.volume()), tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "in" / "a.nii.gz").rename(tmp_path / "in" / f"{name}.nii.gz")
+    assert _run(tmp_path / "in", tmp_path / "out", ALL)[name].error is None
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 3 MB."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    try:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=False)
+    except FileNotFoundError:
+        pytest.skip("needs the mount command to make a small disk")
+    if done.returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=False)
+
+
+def test_a_disk_too_small_for_probabilities_is_one_case(tmp_path: Path, small_disk: Path) -> None:
+    (tmp_path / "in").mkdir()
+    tiny.write_images(tmp_path / "in", "a")
+    noise = np.random.default_rng(0).normal(size=(160, 160, 60)).astype(np.float32)
+    nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "in" / "z.nii.gz")
+    results = _run(tmp_path / "in", small_disk, Outputs(probabilities=True))
+    assert results["a"].error is None
+    assert "no space left" in str(results["z"].error)

@@ -1,5 +1,6 @@
 """What users name: files, folders, patterns, series."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -160,3 +161,60 @@ def test_other_units_are_refused(unit: str, name: str, tmp_path: Path) -> None:
     nib.save(image, tmp_path / "a.nii.gz")
     with pytest.raises(InputError, match=f"counts in {name}"):
         load(find_sources([tmp_path])[0])
+
+
+def test_names_in_capitals_and_links(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "elsewhere", "ab")
+    (tmp_path / "in").mkdir()
+    shutil.copy(tmp_path / "elsewhere" / "a.nii.gz", tmp_path / "in" / "A.NII.GZ")
+    (tmp_path / "in" / "patient").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "absent.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    assert _cases(tmp_path / "in") == ["A", "absent", "patient_a", "patient_b"]
+    sources = {source.case: source for source in find_sources([tmp_path / "in"])}
+    np.testing.assert_array_equal(load(sources["A"]).voxels, load(sources["patient_a"]).voxels)
+    with pytest.raises(InputError, match="no such file"):
+        load(sources["absent"])
+
+
+def test_one_file_named_in_several_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    monkeypatch.chdir(tmp_path)
+    assert _cases(Path("in/a.nii.gz"), tmp_path / "in" / "a.nii.gz", Path("in/../in/a.nii.gz")) == ["a"]
+
+
+def test_what_is_neither_file_nor_folder(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    for path in (tmp_path / "pipe.nii.gz", Path("/dev/zero")):
+        with pytest.raises(InputError, match="neither a file nor a folder"):
+            find_sources([path])
+    with pytest.raises(InputError, match=r"holds no \.nii"):
+        find_sources([tmp_path])
+
+
+def test_the_folder_to_write_to_as_input(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path, "a")
+    with pytest.raises(InputError, match="is the folder to write to"):
+        find_sources([tmp_path / "."], leave_out=tmp_path)
+
+
+def test_a_nrrd_without_a_space_is_noted(tmp_path: Path) -> None:
+    head = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n\n"
+    (tmp_path / "a.nrrd").write_bytes(head.encode() + bytes(range(8)))
+    assert "names no space" in load(find_sources([tmp_path])[0]).notes[0]
+
+
+def test_voxels_in_several_files(tmp_path: Path) -> None:
+    head = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndata file: LIST\na.raw\nb.raw\n"
+    (tmp_path / "a.nhdr").write_text(head)
+    (source,) = find_sources([tmp_path])
+    with pytest.raises(InputError):
+        load(source)
+
+
+def test_many_files_are_found_quickly(shared: Path, tmp_path: Path) -> None:
+    file = next((shared / "data" / "dicom" / "torchio_ct17").iterdir())
+    for number in range(3000):
+        (tmp_path / str(number)).symlink_to(file)
+    (source,) = find_sources([tmp_path])
+    assert len(source.files) == 3000
+    assert len(find_sources(sorted(tmp_path.iterdir()))) == 1

@@ -1,0 +1,91 @@
+"""The files of a folder of masks that are about all of them: labels.json, run.json and statistics.csv."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dsnet_med.errors import InputError
+from dsnet_med.evaluate.folders import RUN_FACTS
+from dsnet_med.files import write_json, write_text
+from dsnet_med.inference.outputs import SIDECAR, read_sidecar
+from dsnet_med.inference.run_facts import agreed
+
+LABELS, STATISTICS = "labels.json", "statistics.csv"
+_HEAD = ["case", "label", "name", "voxels", "volume_ml", "mean_intensity"]
+_HELP = "choose another --out, or replace it with --overwrite"
+
+
+def claim(out: Path, class_names: Sequence[str], *, statistics: bool, overwrite: bool) -> None:
+    """Write labels.json.
+
+    Raises InputError where it names other classes, and where one of the three files is not one of ours, unless
+    they are to be overwritten.
+    """
+    labels = {str(class_id): name for class_id, name in enumerate(class_names)}
+    if not overwrite:
+        _require(out / LABELS, _json(out / LABELS) in (None, labels), "names other classes")
+        run = _json(out / RUN_FACTS)
+        _require(out / RUN_FACTS, run in (None, {}) or (isinstance(run, dict) and "method" in run), _FOREIGN)
+        if statistics:
+            _require(out / STATISTICS, _first_line(out / STATISTICS) in (None, ",".join(_HEAD)), _FOREIGN)
+    write_json(out / LABELS, labels)
+
+
+_FOREIGN = "was not written by infer"
+
+
+def _require(path: Path, holds: bool, why: str) -> None:
+    if path.exists() and not holds:
+        raise InputError(f"{path} is there already and {why}; {_HELP}")
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        return ...
+
+
+def _first_line(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return stream.readline().rstrip("\r\n")
+
+
+def conclude(out: Path, *, statistics: bool) -> None:
+    """Write run.json and, where wanted, statistics.csv from the sidecars of the masks in the folder."""
+    cases = list(_cases(out))
+    if cases:
+        write_json(out / RUN_FACTS, _agreed([case.get("run") for case in cases]))
+    if statistics:
+        rows = [row for case in cases for row in _rows(case)]
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerows([_HEAD, *rows])
+        write_text(out / STATISTICS, stream.getvalue())
+
+
+def _cases(out: Path) -> Iterator[dict[str, Any]]:
+    """The sidecars in the folder whose files are there, by case."""
+    for path in sorted(out.glob(f"*{SIDECAR}")):
+        sidecar = read_sidecar(out, path.name.removesuffix(SIDECAR))
+        if sidecar and all((out / f"{sidecar['case']}{ending}").is_file() for ending in sidecar["files"]):
+            yield sidecar
+
+
+def _rows(sidecar: Mapping[str, Any]) -> Iterator[list[Any]]:
+    for label, name in list(sidecar["labels"].items())[1:]:
+        if organ := sidecar.get("statistics", {}).get(name):
+            yield [sidecar["case"], label, name, *organ.values()]
+
+
+def _agreed(facts: Sequence[Any]) -> dict[str, Any]:
+    """What the runs behind the masks have in common; where they differ, all values in words."""
+    known = [fact for fact in facts if isinstance(fact, dict) and fact]
+    names = dict.fromkeys(name for fact in known for name in fact)
+    return {name: agreed([fact.get(name) for fact in known]) for name in names}
