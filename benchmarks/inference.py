@@ -177,7 +177,7 @@ def _alone(network: nn.Module, options: argparse.Namespace) -> Callable[[Any], A
     """The network as it runs here, without what happens to its logits."""
     from dsnet_med.inference.fold import folded
 
-    lean = folded(network, torch.rand(1, 1, 64, 64)).to(memory_format=torch.channels_last)
+    lean = folded(network, [torch.rand(1, 1, 64, 64)]).to(memory_format=torch.channels_last)
     size = WINDOW if options.fit == "window" else None
 
     def run(voxels: Any) -> None:

@@ -1,11 +1,17 @@
 """Fixtures that every test folder shares."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # before torch is loaded: threads of several workers would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

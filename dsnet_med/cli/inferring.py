@@ -4,17 +4,20 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from tqdm import tqdm
 
-from dsnet_med.cli.steps import bar
 from dsnet_med.errors import CasesFailedError, InputError
 
 if TYPE_CHECKING:
     from dsnet_med.inference import Predictor
+
+
+_BAR = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"  # parts of a case count: one takes minutes
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class _Tally:
     """What became of the cases so far."""
 
     failures: dict[str, str] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
     kept: int = 0
     done: int = 0
 
@@ -77,8 +81,11 @@ def infer(
     predictor = make_predictor(models, model_options)
     started, tally = time.monotonic(), _Tally()
     choice = Choice(options.volume_index, options.series)
-    for result in bar(segment_cases(predictor, sources, out, outputs, choice), len(sources), "infer"):
-        _count(tally, result)
+    with tqdm(total=len(sources), desc="infer", unit="case", ncols=100, bar_format=_BAR) as shown:
+        advance = partial(_advance, shown, tally.shares)
+        for result in segment_cases(predictor, sources, out, outputs, choice, progress=advance):
+            advance(result.case, 1 - tally.shares.get(result.case, 0.0))
+            _count(tally, result)
     _conclude(tally, out, time.monotonic() - started)
 
 
@@ -102,6 +109,12 @@ def make_predictor(models: Sequence[Path], options: ModelOptions) -> "Predictor"
     for notice in predictor.notices:
         typer.echo(f"note: {notice}", err=True)
     return predictor
+
+
+def _advance(shown: "tqdm[Any]", shares: dict[str, float], case: str, share: float) -> None:
+    """Move the bar by a share of a case."""
+    shares[case] = shares.get(case, 0.0) + share
+    shown.update(share)
 
 
 def _count(tally: _Tally, result: Any) -> None:

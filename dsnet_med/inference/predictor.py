@@ -113,20 +113,29 @@ class Predictor:
             kept = np.empty((len(self.class_names), *volume.shape), np.float16)
         return self.segment(volume, kept)
 
-    def segment(self, volume: Volume, probabilities: NDArray[np.float16] | None = None) -> Mask:
+    def segment(
+        self,
+        volume: Volume,
+        probabilities: NDArray[np.float16] | None = None,
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> Mask:
         """The label map of a volume that has been read; `probabilities` (K, X, Y, Z) is filled where given.
 
-        Raises InputError.
+        `progress` is told each share of the volume that is done. Raises InputError.
         """
         notices: list[str] = []
         with self._one_at_a_time:
-            ids = self._class_ids(volume, probabilities, notices.append)
+            ids = self._class_ids(volume, probabilities, progress, notices.append)
         ids = postprocessed(ids, self.postprocess, self.class_names, volume.voxel_mm3)
         notes = (*volume.notes, *contradictions(ids, volume.affine, self.class_names))
         return Mask(ids, self.class_names, volume, notes, tuple(notices), probabilities)
 
     def _class_ids(
-        self, volume: Volume, probabilities: NDArray[np.float16] | None, notice: Callable[[str], None]
+        self,
+        volume: Volume,
+        probabilities: NDArray[np.float16] | None,
+        progress: Callable[[float], None],
+        notice: Callable[[str], None],
     ) -> NDArray[np.unsignedinteger[Any]]:
         order = SliceOrder.of(volume.affine, self.slice_axis)
         slices = order.to_slices(volume.voxels)
@@ -146,6 +155,7 @@ class Predictor:
             if shares is not None and scores is not None:
                 for k, share in enumerate(shares):
                     share[part] = scores[:, k].half().cpu().numpy()
+            progress(len(decided) / len(slices))
 
         fitted = in_batches(len(slices), size, work, notice)
         if fitted < size:

@@ -3,10 +3,11 @@
 One bad case never stops the others, and finished cases are kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,20 @@ class Choice:
     series: str | None = None
 
 
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is the same for all cases."""
+
+    predictor: Predictor
+    out: Path
+    outputs: Outputs
+    choice: Choice
+    progress: Progress
+
+
 @dataclass
 class _Loaded:
     """A case that has been looked at: its facts, and its volume unless it is finished or failed."""
@@ -55,18 +70,21 @@ def segment_cases(
     out: Path,
     outputs: Outputs = Outputs(),  # noqa: B008 -- frozen
     choice: Choice = Choice(),
+    *,
+    progress: Progress = lambda _case, _share: None,
 ) -> Iterator[Segmented]:
     """Write the files of every source into `out`; one result per case.
 
-    labels.json says what the classes are called, run.json which run made the masks, statistics.csv what is in
-    them. Raises InputError when the folder cannot be written, holds masks with other labels, or an input lies
-    in it.
+    `progress` is told the case and each share of it that the network has done. labels.json says what the
+    classes are called, run.json which run made the masks, statistics.csv what is in them. Raises InputError when
+    the folder cannot be written, holds masks with other labels, or an input lies in it.
     """
     require_writable(out)
     remove_partial(out)
     _require_apart(sources, out)
     claim(out, predictor.class_names, statistics=outputs.statistics, overwrite=outputs.overwrite)
-    yield from _overlapped(predictor, sources, out, outputs, choice)
+    work = _Work(predictor, out, outputs, choice, progress)
+    yield from _overlapped(work, sources)
     conclude(out, statistics=outputs.statistics)
 
 
@@ -80,18 +98,16 @@ def _require_apart(sources: Sequence[Source], out: Path) -> None:
             )
 
 
-def _overlapped(
-    predictor: Predictor, sources: Sequence[Source], out: Path, outputs: Outputs, choice: Choice
-) -> Iterator[Segmented]:
+def _overlapped(work: _Work, sources: Sequence[Source]) -> Iterator[Segmented]:
     """Each case loaded, segmented and written, in three threads; at most three cases are in memory."""
     with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(1) as writer:
         waiting = iter(sources)
         writing: Future[Segmented] | None = None
-        ahead = _submit(loader, waiting, predictor, out, outputs, choice)
+        ahead = _submit(loader, work, waiting)
         while ahead is not None:
             loaded = ahead.result()
-            ahead = _submit(loader, waiting, predictor, out, outputs, choice)
-            done = _segment(predictor, loaded, out, outputs, writer)
+            ahead = _submit(loader, work, waiting)
+            done = _segment(work, loaded, writer)
             if writing is not None:
                 yield writing.result()
             writing = done
@@ -99,18 +115,18 @@ def _overlapped(
             yield writing.result()
 
 
-def _submit(loader: ThreadPoolExecutor, waiting: Iterator[Source], *rest: Any) -> "Future[_Loaded] | None":
+def _submit(loader: ThreadPoolExecutor, work: _Work, waiting: Iterator[Source]) -> "Future[_Loaded] | None":
     source = next(waiting, None)
-    return None if source is None else loader.submit(_load, source, *rest)
+    return None if source is None else loader.submit(_load, work, source)
 
 
-def _load(source: Source, predictor: Predictor, out: Path, outputs: Outputs, choice: Choice) -> _Loaded:
-    loaded = _Loaded(source, {})
+def _load(work: _Work, source: Source) -> _Loaded:
+    loaded, choice = _Loaded(source, {}), work.choice
     try:
-        loaded.facts = identity(source, predictor, settings_of(predictor, choice))
-        if not outputs.overwrite and is_finished(out, loaded.facts, outputs):
+        loaded.facts = identity(source, work.predictor, settings_of(work.predictor, choice))
+        if not work.outputs.overwrite and is_finished(work.out, loaded.facts, work.outputs):
             loaded.kept = True
-        elif "dicom-seg" in outputs.formats and source.kind != "dicom":
+        elif "dicom-seg" in work.outputs.formats and source.kind != "dicom":
             loaded.error = f"{source.where}: {NEEDS_DICOM}"
         else:
             loaded.volume = load(source, choice.volume_index, choice.series)
@@ -119,11 +135,10 @@ def _load(source: Source, predictor: Predictor, out: Path, outputs: Outputs, cho
     return loaded
 
 
-def _segment(
-    predictor: Predictor, loaded: _Loaded, out: Path, outputs: Outputs, writer: ThreadPoolExecutor
-) -> "Future[Segmented]":
+def _segment(work: _Work, loaded: _Loaded, writer: ThreadPoolExecutor) -> "Future[Segmented]":
     """Segment what was loaded, and hand it over to be written."""
     case, volume = loaded.source.case, loaded.volume
+    predictor, out, outputs = work.predictor, work.out, work.outputs
     loaded.volume = None  # let go once it is written
     if volume is None:
         return _settled(Segmented(case, loaded.error, kept=loaded.kept))
@@ -132,7 +147,7 @@ def _segment(
         kept = None
         if outputs.probabilities:
             kept = stack.enter_context(on_disk(out, (len(predictor.class_names), *volume.shape)))
-        mask = predictor.segment(volume, kept)
+        mask = predictor.segment(volume, kept, partial(work.progress, case))
     except Exception as error:
         stack.close()
         return _settled(Segmented(case, _reason(loaded.source, error)))

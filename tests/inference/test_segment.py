@@ -103,10 +103,10 @@ def test_a_failure_of_any_kind_is_one_case(tmp_path: Path, monkeypatch: pytest.M
     predictor = tiny.predictor()
     segment = predictor.segment
 
-    def failing(volume, kept=None):  # type: ignore[no-untyped-def]
+    def failing(volume, *rest):  # type: ignore[no-untyped-def]
         if volume.path.name == "b.nii.gz":
             raise RuntimeError("a bug\nof two lines")
-        return segment(volume, kept)
+        return segment(volume, *rest)
 
     monkeypatch.setattr(predictor, "segment", failing)
     results = _run(tmp_path / "in", tmp_path / "out", predictor=predictor)
@@ -408,3 +408,13 @@ def test_a_disk_too_small_for_probabilities_is_one_case(tmp_path: Path, small_di
     results = _run(tmp_path / "in", small_disk, Outputs(probabilities=True))
     assert results["a"].error is None
     assert "no space left" in str(results["z"].error)
+
+
+def test_progress_adds_up(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "ab")
+    shares: dict[str, list[float]] = {"a": [], "b": []}
+    sources = find_sources([tmp_path / "in"])
+    list(segment_cases(tiny.predictor(), sources, tmp_path / "out", progress=lambda c, s: shares[c].append(s)))
+    for parts in shares.values():
+        assert len(parts) == 3  # twelve slices, four at a time
+        assert sum(parts) == pytest.approx(1)
