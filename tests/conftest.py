@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # before torch is loaded: threads of several workers would wait for each other
+# Before torch is loaded: the threads of several workers would wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).parents[2] / "shared"

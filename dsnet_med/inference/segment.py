@@ -76,8 +76,8 @@ def segment_cases(
     """Write the files of every source into `out`; one result per case.
 
     `progress` is told the case and each share of it that the network has done. labels.json says what the
-    classes are called, run.json which run made the masks, statistics.csv what is in them. Raises InputError when
-    the folder cannot be written, holds masks with other labels, or an input lies in it.
+    classes are called, run.json which run made the masks, statistics.csv what is in them. Raises InputError
+    when the folder cannot be written, holds masks with other labels, or an input lies in it.
     """
     require_writable(out)
     remove_partial(out)
