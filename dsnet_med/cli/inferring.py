@@ -16,7 +16,6 @@ from dsnet_med.errors import CasesFailedError, InputError
 if TYPE_CHECKING:
     from dsnet_med.inference import Predictor
 
-
 _BAR = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"  # parts of a case count: one takes minutes
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from dsnet_med.errors import InputError
 from dsnet_med.inference.sources import find_sources
 
+_READ = (".nii", ".nii.gz")
+
 
 def items(folder: str) -> list[dict[str, str]]:
     """The NIfTI files in a folder as MONAI data items; `infer` reads the other formats. Raises InputError."""
@@ -12,6 +14,3 @@ def items(folder: str) -> list[dict[str, str]]:
     if not files:
         raise InputError(f"{folder}: holds no .nii or .nii.gz file")
     return [{"image": str(file)} for file in files]
-
-
-_READ = (".nii", ".nii.gz")
