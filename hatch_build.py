@@ -46,7 +46,7 @@ def compile_kernel(root: Path, kernel: Path) -> Path:
     from setuptools import Distribution, Extension
 
     with tempfile.TemporaryDirectory() as scratch:
-        options = [] if os.name == "nt" else ["-O3", "-g0", "-fno-trapping-math"]
+        options = [] if os.name == "nt" else ["-O3", "-g0", "-fno-trapping-math", "-ffp-contract=off"]
         source = Path(scratch) / kernel.name
         shutil.copy(root / kernel, source)
         extension = Extension(kernel.stem, [str(source)], extra_compile_args=options)

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 
 from dsnet_med.errors import InputError
 
-_PARTIAL = re.compile(r"\.(\d+)\.partial\.")
+_PARTIAL = re.compile(r"\.(\d{1,10})\.partial\..+")
+_STAGING = re.compile(r"\.\d+\.partial\.[0-9a-f]{8}")
+_STARTED = time.time()
 _OUTPUT_ERRORS = {
     errno.ENOSPC: "no space left on the device; free some and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
@@ -23,6 +26,7 @@ _OUTPUT_ERRORS = {
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.ENOTDIR: "a file lies where a folder is wanted; choose another name",
     errno.EEXIST: "a file lies where a folder is wanted; choose another name",
+    errno.ENAMETOOLONG: "its name is too long for a file; give the input a shorter one",
 }
 
 
@@ -69,18 +73,20 @@ def staging(folder: Path) -> Iterator[Path]:
 def remove_partial(folder: Path) -> None:
     """Remove what killed runs left half-written in `folder`; what a live one is writing stays."""
     for leftover in folder.glob(".*.partial.*"):
-        written_by = _PARTIAL.match(leftover.name)
-        if written_by is None or _lives(int(written_by[1])):
+        written_by = _PARTIAL.fullmatch(leftover.name)
+        if written_by is None or _lives(int(written_by[1]), leftover):
             continue
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
+        if leftover.is_symlink() or not leftover.is_dir():
             leftover.unlink(missing_ok=True)
+        elif _STAGING.fullmatch(leftover.name):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _lives(process: int) -> bool:
-    """Whether another process has this number."""
-    if process == os.getpid():
+def _lives(process: int, leftover: Path) -> bool:
+    """Whether who wrote `leftover` still runs: this process, or one with this number."""
+    if process == os.getpid():  # or an earlier one of this number: a container's processes start anew at 1
+        with suppress(OSError):
+            return leftover.lstat().st_mtime >= _STARTED
         return False
     try:
         os.kill(process, 0)

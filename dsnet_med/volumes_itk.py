@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from dsnet_med.errors import InputError, SeveralVolumesError, one_line
 
 _AXES = re.compile(rb"NDims[^=\n]*=([^\n]*)")
-_DATA_FILE = re.compile(rb"^(data ?file *:|ElementDataFile *=)([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_DATA_FILE = {  # as ITK reads them
+    "nrrd": re.compile(rb"^[ \t]*data ?file[ \t]*:(?!=)([^\r\n]*)", re.IGNORECASE | re.MULTILINE),
+    "meta": re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:]([^\r\n]*)", re.IGNORECASE | re.MULTILINE),
+}
 _SPACE = re.compile(rb"^space( dimension)? *:", re.MULTILINE)
-_LONGEST_HEADER = 1 << 16
+_LONGEST_HEADER = 1 << 20
 _LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 
@@ -40,8 +43,8 @@ def data_file(path: Path) -> Path | None:
 
     Raises InputError for voxels spread over several files, or in one that is not there.
     """
-    found = _DATA_FILE.search(_header(path))
-    name = found[2].decode("utf-8", "surrogateescape").strip() if found else "LOCAL"
+    found = _DATA_FILE["nrrd" if _is_nrrd(path) else "meta"].search(_header(path))
+    name = found[1].decode("utf-8", "surrogateescape").strip() if found else "LOCAL"
     if name.upper() == "LOCAL":
         return None
     if name.upper().startswith("LIST") or "%" in name:
@@ -53,7 +56,11 @@ def data_file(path: Path) -> Path | None:
 
 def says_where(path: Path) -> bool:
     """Whether the header says in which space it counts; NRRD files may leave it out."""
-    return not path.name.lower().endswith((".nrrd", ".nhdr")) or _SPACE.search(_header(path)) is not None
+    return not _is_nrrd(path) or _SPACE.search(_header(path)) is not None
+
+
+def _is_nrrd(path: Path) -> bool:
+    return path.name.lower().endswith((".nrrd", ".nhdr"))
 
 
 def _header(path: Path) -> bytes:
@@ -62,7 +69,7 @@ def _header(path: Path) -> bytes:
             start = stream.read(_LONGEST_HEADER)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if path.name.lower().endswith((".nrrd", ".nhdr")):  # whose header ends with an empty line
+    if _is_nrrd(path):  # whose header ends with an empty line
         return re.split(rb"\r?\n\r?\n", start, maxsplit=1)[0]
     return start
 

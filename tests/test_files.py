@@ -17,6 +17,7 @@ from dsnet_med.files import (
     remove_partial,
     require_writable,
     sha256,
+    staging,
     write_json,
     write_text,
     written_whole,
@@ -187,3 +188,24 @@ def test_json_and_text_read_back(tmp_path):
 def test_sha256_is_that_of_the_bytes(tmp_path):
     (tmp_path / "volume").write_bytes(b"voxels" * 100_000)
     assert sha256(tmp_path / "volume") == hashlib.sha256(b"voxels" * 100_000).hexdigest()
+
+
+def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
+    with staging(tmp_path) as place:
+        (place / "a").write_text("being made")
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        numbers = (dead.pid, dead.pid, os.getpid())
+        gone = [
+            f".{number}.partial.0123abcd{end}" for number, end in zip(numbers, ("", ".gz", ""), strict=True)
+        ]
+        stays = [f".{os.getppid()}.partial.0123abcd.gz", ".x.partial.y", "1.partial.0123abcd"]
+        for name in gone + stays:
+            (tmp_path / name).write_text("x")
+        (tmp_path / f".{dead.pid}.partial.data").mkdir()  # not one that is made here
+        stays.append(f".{dead.pid}.partial.data")
+        os.utime(tmp_path / gone[2], (0, 0))  # of an earlier process with this one's number
+        remove_partial(tmp_path)
+        assert (place / "a").read_text() == "being made"
+        assert {path.name for path in tmp_path.iterdir()} == {*stays, place.name}
+    assert {path.name for path in tmp_path.iterdir()} == set(stays)

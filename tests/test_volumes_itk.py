@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk
 
 from dsnet_med.errors import InputError
-from dsnet_med.volumes import case_name, is_volume, read_image, read_labels, require_same_grid
+from dsnet_med.volumes import case_name, files_of, is_volume, read_image, read_labels, require_same_grid
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -87,3 +87,37 @@ def test_an_odd_number_of_axes_never_reaches_itk(axes, tmp_path):
     (tmp_path / "a.mha").write_bytes(head.encode() + b"ElementDataFile = LOCAL\n" + bytes(8))
     with pytest.raises(InputError, match="wanted 3"):
         read_image(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("a.mhd", "ElementDataFile = a.raw"),
+        ("a.mhd", "ElementDataFile\t= a.raw"),
+        ("a.mhd", "ElementDataFile: a.raw"),
+        ("a.mhd", "  ElementDataFile =a.raw\r"),
+        ("a.nhdr", "data file: a.raw"),
+        ("a.nhdr", "datafile:a.raw"),
+        ("a.nhdr", "data file:=b.raw\ndata file: a.raw"),
+        ("A.NHDR", "# a comment\n" * 9000 + "data file: a.raw"),
+    ],
+)
+def test_voxels_in_a_file_of_their_own_belong_to_the_volume(name, line, tmp_path):
+    (tmp_path / "a.raw").write_bytes(bytes(8))
+    (tmp_path / name).write_text(f"{line}\n")
+    assert files_of(tmp_path / name) == (tmp_path / name, tmp_path / "a.raw")
+    (tmp_path / "a.raw").unlink()
+    with pytest.raises(InputError, match="are not there"):
+        files_of(tmp_path / name)
+
+
+@pytest.mark.parametrize(("name", "line"), [("a.mha", "ElementDataFile = LOCAL"), ("a.nrrd", "encoding: raw")])
+def test_volumes_of_one_file(name, line, tmp_path):
+    (tmp_path / name).write_text(f"{line}\n")
+    assert files_of(tmp_path / name) == (tmp_path / name,)
+
+
+def test_voxels_in_many_files(tmp_path):
+    (tmp_path / "a.nhdr").write_text("data file: slice%03d.raw 1 9 1\n")
+    with pytest.raises(InputError, match="several files"):
+        files_of(tmp_path / "a.nhdr")

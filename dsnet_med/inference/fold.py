@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _TOLERANCE = 1e-3  # of a class' largest logit; folding rounds anew in single precision
+_NORMS = (nn.BatchNorm2d, BatchNormAct2d)  # and none of their descendants, which may do more
 Pair = tuple[str, str]
 
 
@@ -26,7 +28,17 @@ def folded(network: nn.Module, examples: Sequence[Tensor]) -> nn.Module:
     `examples` (B, C, H, W) are what it is tried on. Returns `network` itself where nothing can be folded, or
     where the two would disagree.
     """
-    pairs = _pairs(network, examples[0])
+    try:
+        lean = _lean(network, _pairs(network, examples[0]))
+        with torch.inference_mode():
+            agree = all(_agree(main_output(network(each)), main_output(lean(each))) for each in examples)
+    except Exception:  # a network that asks its norms for more than their output
+        return network
+    return lean if agree else network
+
+
+def _lean(network: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
+    """`network`, or a copy with these pairs folded where there are any."""
     if not pairs:
         return network
     lean = copy.deepcopy(network)
@@ -35,9 +47,7 @@ def folded(network: nn.Module, examples: Sequence[Tensor]) -> nn.Module:
         _replace(lean, conv, fuse_conv_bn_eval(cast(nn.Conv2d, first), cast(nn.BatchNorm2d, second)))
         rest = getattr(lean.get_submodule(norm), "act", None)  # timm's norms may carry their activation
         _replace(lean, norm, rest if isinstance(rest, nn.Module) else nn.Identity())
-    with torch.inference_mode():
-        agree = all(_agree(main_output(network(each)), main_output(lean(each))) for each in examples)
-    return lean if agree else network
+    return lean
 
 
 def main_output(output: Any) -> Tensor:
@@ -100,7 +110,7 @@ def _pairs(network: nn.Module, example: Tensor) -> list[Pair]:
     for name, module in network.named_modules():
         if type(module) is nn.Conv2d and not _hooked(module):
             handles.append(module.register_forward_hook(after_conv(name)))
-        elif isinstance(module, nn.BatchNorm2d) and not _hooked(module) and module.track_running_stats:
+        elif type(module) in _NORMS and not _hooked(module) and module.track_running_stats:
             handles.append(module.register_forward_pre_hook(before_norm(name)))
     try:
         with torch.no_grad(), reads:

@@ -10,8 +10,8 @@ from typing import Any
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate.folders import RUN_FACTS
 from dsnet_med.files import write_json, write_text
-from dsnet_med.inference.outputs import SIDECAR, read_sidecar
-from dsnet_med.inference.run_facts import agreed
+from dsnet_med.inference.outputs import FORMATS, SIDECAR, is_as_written, read_sidecar
+from dsnet_med.inference.run_facts import FACTS, agreed
 
 LABELS, STATISTICS = "labels.json", "statistics.csv"
 _HEAD = ["case", "label", "name", "voxels", "volume_ml", "mean_intensity"]
@@ -28,7 +28,7 @@ def claim(out: Path, class_names: Sequence[str], *, statistics: bool, overwrite:
     if not overwrite:
         _require(out / LABELS, _json(out / LABELS) in (None, labels), "names other classes")
         run = _json(out / RUN_FACTS)
-        _require(out / RUN_FACTS, run in (None, {}) or (isinstance(run, dict) and "method" in run), _FOREIGN)
+        _require(out / RUN_FACTS, run is None or (isinstance(run, dict) and run.keys() <= FACTS), _FOREIGN)
         if statistics:
             _require(out / STATISTICS, _first_line(out / STATISTICS) in (None, ",".join(_HEAD)), _FOREIGN)
     write_json(out / LABELS, labels)
@@ -73,14 +73,17 @@ def conclude(out: Path, *, statistics: bool) -> None:
 def _cases(out: Path) -> Iterator[dict[str, Any]]:
     """The sidecars in the folder whose files are there, by case."""
     for path in sorted(out.glob(f"*{SIDECAR}")):
-        sidecar = read_sidecar(out, path.name.removesuffix(SIDECAR))
-        if sidecar and all((out / f"{sidecar['case']}{ending}").is_file() for ending in sidecar["files"]):
+        case = path.name.removesuffix(SIDECAR)
+        sidecar = read_sidecar(out, case)
+        masks = [ending for ending in sidecar["files"] if ending in FORMATS.values()] if sidecar else []
+        if sidecar and masks and all(is_as_written(out, case, ending, sidecar) for ending in masks):
             yield sidecar
 
 
 def _rows(sidecar: Mapping[str, Any]) -> Iterator[list[Any]]:
     for label, name in list(sidecar["labels"].items())[1:]:
-        if organ := sidecar.get("statistics", {}).get(name):
+        organ = sidecar.get("statistics", {}).get(name)
+        if isinstance(organ, dict):
             yield [sidecar["case"], label, name, *organ.values()]
 
 

@@ -30,14 +30,20 @@ cdef void enlarge_rows(
         enlarge_row(logits + k * plane + y * length, left, right, share, rows + k * width, width)
 
 
+cdef inline float between(float upper, float lower, float down) noexcept nogil:
+    """`down` of the lower pixel, the rest of the upper one; one place, so that equal classes are equal."""
+    cdef float up = 1 - down
+    return up * upper + down * lower
+
+
 cdef void compare(
     const float *upper, const float *lower, float down, float k, float *best, float *winner, Py_ssize_t width
 ) noexcept nogil:
     """Where class `k`, between two rows, is above the best so far, it is the winner."""
     cdef Py_ssize_t x
-    cdef float up = 1 - down, value
+    cdef float value
     for x in range(width):
-        value = up * upper[x] + down * lower[x]
+        value = between(upper[x], lower[x], down)
         winner[x] = k if value > best[x] else winner[x]
         best[x] = value if value > best[x] else best[x]
 
@@ -83,7 +89,7 @@ def class_ids(
                 enlarge_rows(source, rows[1, y], classes, plane, length, left, right, &across[0], lower, width)
                 second = rows[1, y]
             for x in range(width):
-                best[x] = (1 - down[y]) * upper[x] + down[y] * lower[x]
+                best[x] = between(upper[x], lower[x], down[y])
                 winner[x] = 0
             for k in range(1, classes):
                 compare(upper + k * width, lower + k * width, down[y], <float>k, best, winner, width)

@@ -130,7 +130,7 @@ def _is_name(name: Any) -> bool:
 
 
 def _is_length(length: Any) -> bool:
-    return isinstance(length, int) and 0 < length <= _LARGEST
+    return type(length) is int and 0 < length <= _LARGEST
 
 
 def _one_of(kind: str, value: Any, known: tuple[str, ...]) -> str:
@@ -141,7 +141,7 @@ def _one_of(kind: str, value: Any, known: tuple[str, ...]) -> str:
 
 def _channels(path: Path, config: Mapping[str, Any]) -> int:
     channels = config.get("in_channels", 1)
-    if channels not in (1, 3):
+    if type(channels) is not int or channels not in (1, 3):
         raise InputError(f"{path}: in_channels is {channels!r}, wanted 1, or 3 for equal channels")
     return int(channels)
 

@@ -8,6 +8,7 @@ Nothing in the files depends on the time or the machine: the same run writes the
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ _OTHERS = {
     "model": "by another model",
     "settings": "with other settings",
 }
+_FORM = {"labels": dict, "input": dict, "model": list, "settings": dict, "files": dict}
 Identity = dict[str, Any]
 
 
@@ -87,11 +89,11 @@ def is_finished(out: Path, wanted: Identity, outputs: Outputs) -> bool:
     another input or other settings.
     """
     case = str(wanted["case"])
-    present = [ending for ending in _ALL if (out / f"{case}{ending}").exists()]
+    present = [ending for ending in _ALL if os.path.lexists(out / f"{case}{ending}")]
     sidecar = read_sidecar(out, case)
     if sidecar is None:
         for ending in [SIDECAR, *present]:
-            if (out / f"{case}{ending}").exists() and ending in (SIDECAR, *outputs.endings):
+            if os.path.lexists(out / f"{case}{ending}") and ending in (SIDECAR, *outputs.endings):
                 raise _refused(out / f"{case}{ending}", "and was not written by infer")
         return False
     if other := [name for name, value in wanted.items() if sidecar.get(name) != value]:
@@ -99,7 +101,7 @@ def is_finished(out: Path, wanted: Identity, outputs: Outputs) -> bool:
             raise _refused(out / f"{case}{vouched[0]}", _OTHERS[other[0]])
         return False
     for ending in present:
-        if ending in outputs.endings and sidecar["files"].get(ending) != sha256(out / f"{case}{ending}"):
+        if ending in outputs.endings and not is_as_written(out, case, ending, sidecar):
             raise _refused(out / f"{case}{ending}", "and was changed since, or not written by infer")
     complete = all(ending in present for ending in outputs.endings)
     return complete and (not outputs.statistics or "statistics" in sidecar)
@@ -110,18 +112,36 @@ def _refused(path: Path, why: str) -> InputError:
 
 
 def read_sidecar(out: Path, case: str) -> dict[str, Any] | None:
-    """A case's sidecar, or None where there is none that `write_case` wrote."""
+    """A case's sidecar, or None where there is none that `write_case` wrote for it."""
+    path = out / f"{case}{SIDECAR}"
     try:
-        sidecar = json.loads((out / f"{case}{SIDECAR}").read_text(encoding="utf-8"))
+        sidecar = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return None
-    return sidecar if isinstance(sidecar, dict) and isinstance(sidecar.get("files"), dict) else None
+    return sidecar if isinstance(sidecar, dict) and _is_ours(sidecar, case) else None
+
+
+def _is_ours(sidecar: dict[str, Any], case: str) -> bool:
+    """Whether a JSON file has the form of a case's sidecar; the names of its files become paths."""
+    if sidecar.get("case") != case or not all(
+        isinstance(sidecar.get(name), kind) for name, kind in _FORM.items()
+    ):
+        return False
+    known = all(ending in _ALL and isinstance(digest, str) for ending, digest in sidecar["files"].items())
+    return known and isinstance(sidecar.get("statistics", {}), dict)
+
+
+def is_as_written(out: Path, case: str, ending: str, sidecar: dict[str, Any]) -> bool:
+    """Whether a file of a case is the one that its sidecar vouches for."""
+    path = out / f"{case}{ending}"
+    return path.is_file() and sidecar["files"].get(ending) == sha256(path)
 
 
 def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, outputs: Outputs) -> None:
     """Make the files of one case and move them into `out`, the sidecar first. Raises InputError.
 
-    Of earlier files those of the same identity stay, and are vouched for; others that were written here go.
+    Of earlier files those of the same identity stay and are vouched for; those of another one, if they are as
+    they were written, go.
     """
     case = str(wanted["case"])
     with staging(out) as made:
@@ -129,16 +149,20 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
         earlier = read_sidecar(out, case) or {"files": {}}
         same = all(earlier.get(name) == value for name, value in wanted.items())
         files = {ending: sha256(made / f"{case}{ending}") for ending in outputs.endings}
-        kept = {ending: digest for ending, digest in earlier["files"].items() if ending not in files}
+        vouched = {
+            ending: digest
+            for ending, digest in earlier["files"].items()
+            if is_as_written(out, case, ending, earlier)
+        }
         sidecar = wanted | _found(mask, outputs, predictor)
         if same and "statistics" in earlier:
             sidecar.setdefault("statistics", earlier["statistics"])
-        sidecar["files"] = {**kept, **files} if same else files
+        all_files = {**vouched, **files} if same else files
+        sidecar["files"] = {ending: all_files[ending] for ending in _ALL if ending in all_files}
         write_json(made / f"{case}{SIDECAR}", sidecar)
         try:
-            if not same:
-                for ending in kept:
-                    (out / f"{case}{ending}").unlink(missing_ok=True)
+            for ending in () if same else vouched:  # first, so that no old file lies beside a new sidecar
+                (out / f"{case}{ending}").unlink(missing_ok=True)
             for ending in (SIDECAR, *outputs.endings):
                 (made / f"{case}{ending}").replace(out / f"{case}{ending}")
         except OSError as error:

@@ -147,7 +147,7 @@ class Predictor:
         if probabilities is not None:
             shares = [order.to_slices(each) for each in probabilities]
 
-        size = self.batch_size or self._suggested(slices.shape[1] * slices.shape[2], shares is not None)
+        size = self.batch_size or self._suggested(slices.shape[1] * slices.shape[2])
 
         def work(part: slice) -> None:
             decided, scores = self._decide(slices[part], scalings, shares is not None)
@@ -162,10 +162,13 @@ class Predictor:
             self.batch_size = fitted
         return ids
 
-    def _suggested(self, pixels: int, keep: bool) -> int:
-        """How many slices of so many pixels to work on at a time; logits of all classes weigh like images."""
+    def _suggested(self, pixels: int) -> int:
+        """How many slices of so many pixels to work on at a time; logits of all classes weigh like images.
+
+        Probabilities do not count: with another batch size the last bits, and so a mask, could differ.
+        """
         largest = max(pixels, *(one.size[0] * one.size[1] for one in self.members))
-        whole = keep or self.mirror or len(self.members) > 1 or any(one.fit == "window" for one in self.members)
+        whole = self.mirror or len(self.members) > 1 or any(one.fit == "window" for one in self.members)
         return first_guess(largest * (len(self.class_names) if whole else 1), self.device)
 
     @torch.inference_mode()

@@ -3,18 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_NAMES = ("recipe", "seed", "iterations", "width", "select_on", "device")
+_TITLE, _SELECTED = "method", "selected at iteration"
+FACTS = {_TITLE, *_NAMES, _SELECTED}
+
 
 def run_facts(title: str, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the summaries of one or several runs agree on, and all values in words where they do not.
 
     `title` is that of the method; without any summary the result is empty.
     """
-    names = ("recipe", "seed", "iterations", "width", "select_on", "device")
     if not any(summaries):
         return {}
-    facts = {name: agreed([summary.get(name) for summary in summaries]) for name in names}
+    facts = {name: agreed([summary.get(name) for summary in summaries]) for name in _NAMES}
     selected = agreed([_selected(summary.get("best")) for summary in summaries])
-    return {"method": title, **facts, "selected at iteration": selected}
+    return {_TITLE: title, **facts, _SELECTED: selected}
 
 
 def _selected(best: Any) -> Any:

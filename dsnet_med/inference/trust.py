@@ -31,13 +31,15 @@ def is_own(run: Path) -> bool:
         genuine = hmac.compare_digest(signature.encode(), _digest(listed, _key(make=False)).encode())
     except (OSError, ValueError):
         return False
-    return genuine and set(_lines(run)) <= set(listed.split("\n"))
+    linked = any(path.is_symlink() and path.is_dir() for path in (run / "scripts").rglob("*"))
+    return genuine and not linked and set(_lines(run)) <= set(listed.split("\n"))
 
 
 def executed_files(run: Path) -> list[Path]:
-    """The files of a model folder that say what is executed, or are."""
+    """The files of a model folder that say what is executed, or are; Python's own cache is not read."""
     configs = [run / "configs" / f"inference.{suffix}" for suffix in ("yaml", "json")]
-    return [path for path in (*configs, *sorted((run / "scripts").rglob("*"))) if path.is_file()]
+    scripts = [path for path in sorted((run / "scripts").rglob("*")) if "__pycache__" not in path.parts]
+    return [path for path in (*configs, *scripts) if path.is_file()]
 
 
 def _lines(run: Path) -> list[str]:

@@ -4,6 +4,7 @@ import ast
 import sys
 from collections.abc import Callable
 from hashlib import sha256
+from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -75,7 +76,8 @@ def _executed(file: Path) -> ModuleType:
     module = module_from_spec(spec)
     sys.modules[name] = module  # where dataclasses and pickles look for it
     try:
-        spec.loader.exec_module(module)
+        code = SourceFileLoader(name, str(file)).source_to_code(content, str(file))
+        exec(code, module.__dict__)  # noqa: S102 -- what was read, and not the bytecode that may lie beside it
     except (Exception, SystemExit) as error:  # whatever a stranger's file raises
         del sys.modules[name]
         raise InputError(f"{file} cannot be executed: {_reason(error)}") from error

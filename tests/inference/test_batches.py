@@ -72,8 +72,8 @@ def test_small_slices_come_in_larger_batches() -> None:
 def test_the_slices_size_and_the_classes_count() -> None:
     small, large = 28 * 22, 1024 * 1024
     plain, mirrored = tiny.predictor(batch_size=None), tiny.predictor(batch_size=None, mirror=True)
-    assert plain._suggested(small, keep=False) == 512 * 512 // (32 * 32)
-    assert plain._suggested(large, keep=False) == 1
-    assert plain._suggested(small, keep=True) == mirrored._suggested(small, keep=False) == 64
+    assert plain._suggested(small) == 512 * 512 // (32 * 32)
+    assert plain._suggested(large) == 1
+    assert mirrored._suggested(small) == 64
     window = tiny.predictor(tiny.member(fit="window"), batch_size=None)
-    assert window._suggested(small, keep=False) == 64
+    assert window._suggested(small) == 64

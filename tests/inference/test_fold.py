@@ -119,3 +119,29 @@ def test_a_plugin_between_convolution_and_norm_stays() -> None:
 def test_a_network_without_norms_is_left_alone() -> None:
     network = nn.Conv2d(1, 2, 3).eval()
     assert folded(network, [torch.rand(1, 1, 8, 8)]) is network
+
+
+class _Capped(nn.BatchNorm2d):
+    """A norm that does more."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).clamp(max=20)
+
+
+class _Curious(nn.Module):
+    """A network that reads its norm's numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x)) * torch.sign(self.norm.weight.sum())
+
+
+def test_norms_that_are_more_than_norms() -> None:
+    capped = _lively(nn.Sequential(nn.Conv2d(1, 4, 3), _Capped(4)))
+    for network in (capped, _lively(_Curious())):
+        assert folded(network, [torch.rand(1, 1, 8, 8)]) is network
+    training = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+    assert folded(training, [torch.rand(2, 1, 8, 8)]) is training

@@ -205,6 +205,12 @@ def test_ones_own_runs_need_no_word_until_they_change(tmp_path: Path, home: Path
         assert not is_own(moved)
     shutil.rmtree(moved)
     shutil.copytree(run, moved)
+    (moved / "scripts" / "__pycache__").mkdir()  # which Python may leave, and is not read
+    (moved / "scripts" / "__pycache__" / "mine.cpython-311.pyc").write_bytes(b"x")
+    assert is_own(moved)
+    (moved / "scripts" / "more").symlink_to(tmp_path)
+    assert not is_own(moved)
+    (moved / "scripts" / "more").unlink()
     (moved / "scripts" / "mine.py").unlink()  # nothing is left to be executed
     assert is_own(moved)
     with pytest.raises(InputError, match="no plug-in file at"):
@@ -232,6 +238,8 @@ def test_a_home_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.Mo
         ({"slice_axis": "sagittal"}, "unknown slice_axis"),
         ({"intensity": None}, "intensity"),
         ({"in_channels": 2}, "in_channels is 2"),
+        ({"in_channels": True}, "in_channels is True"),
+        ({"size": [True, 64]}, r"wanted \[rows, columns\]"),
         ({"slice_network": None}, "no slice_network"),
         ({"slice_network": {"_target_": "torch.nn.Linear", "wrong": 1}}, "cannot be built"),
         ({"slice_network": {"_target_": "dsnet_med.build_network", "method": "fnc"}}, "did you mean|cannot be"),

@@ -29,6 +29,8 @@ def test_the_first_of_equal_logits_wins() -> None:
     for form in (class_ids, by_class):
         assert form(logits).item() == 1
         assert form(torch.zeros(1, 5, 2, 2)).tolist() == [[[0, 0], [0, 0]]]
+        same = torch.randn(1, 1, 9, 11, generator=torch.Generator().manual_seed(0)).expand(1, 5, 9, 11)
+        assert not form(same, [(30, 40)]).any()
 
 
 @pytest.mark.parametrize(("classes", "wanted"), [(256, torch.uint8), (257, torch.int16)])

@@ -22,6 +22,7 @@ from dsnet_med.inference import Predictor
 from dsnet_med.inference.outputs import Outputs
 from dsnet_med.inference.segment import Choice, Segmented, segment_cases
 from dsnet_med.inference.sources import find_sources
+from dsnet_med.methods import build_network
 
 ALL = Outputs(("nifti",), probabilities=True, statistics=True, preview=True)
 
@@ -183,8 +184,8 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
     (tmp_path / "out" / f".{dead.pid}.partial.0a1b2c3d.gz").write_bytes(b"half")
-    (tmp_path / "out" / f".{dead.pid}.partial.77").mkdir()
-    (tmp_path / "out" / f".{dead.pid}.partial.77" / "a.nii.gz").write_bytes(b"half")
+    (tmp_path / "out" / f".{dead.pid}.partial.0a1b2c3d").mkdir()
+    (tmp_path / "out" / f".{dead.pid}.partial.0a1b2c3d" / "a.nii.gz").write_bytes(b"half")
     shutil.copy(tmp_path / "clean" / "a.json", tmp_path / "out")  # the first to be moved into place
     _run(tmp_path / "in", tmp_path / "out")
     assert _digests(tmp_path / "out") == _digests(tmp_path / "clean")
@@ -418,3 +419,109 @@ def test_progress_adds_up(tmp_path: Path) -> None:
     for parts in shares.values():
         assert len(parts) == 3  # twelve slices, four at a time
         assert sum(parts) == pytest.approx(1)
+
+
+def _vouching(case: str, **files: object) -> str:
+    """A sidecar of the right form for a case."""
+    form: dict[str, object] = {"labels": {}, "input": {}, "model": [], "settings": {}}
+    return json.dumps({"case": case, **form, "files": files})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _vouching("a", **{"_notes.txt": "x", "/../../victim.txt": "y"}),
+        _vouching("a", **{".nii.gz": 3}),
+        _vouching("b", **{".nii.gz": "x"}),
+        json.dumps({"files": {}, "my": "notes"}),
+        json.dumps({"case": "a", "files": {"raw": "x"}}),
+        "[" * 100_000,
+        "\ud800",
+    ],
+)
+def test_json_files_that_are_no_sidecars(content: str, tmp_path: Path) -> None:
+    """They are somebody's, and lead to no other file."""
+    tiny.write_images(tmp_path / "in", "a")
+    out = tmp_path / "out"
+    (out / "a").mkdir(parents=True)
+    (tmp_path / "victim.txt").write_text("mine")
+    (out / "a_notes.txt").write_text("mine")
+    for name in ("a", "dataset"):
+        (out / f"{name}.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    before = (out / "a.json").read_bytes()
+    assert "was not written by infer" in str(_run(tmp_path / "in", out, ALL)["a"].error)
+    assert (out / "a.json").read_bytes() == before
+    _run(tmp_path / "in", out, Outputs(statistics=True, overwrite=True))
+    assert (tmp_path / "victim.txt").read_text() == (out / "a_notes.txt").read_text() == "mine"
+    assert len(list(csv.DictReader((out / "statistics.csv").open()))) == 3
+
+
+def test_copies_of_sidecars_and_changed_masks_do_not_count(tmp_path: Path) -> None:
+    a, b = tiny.write_images(tmp_path / "in", "ab")
+    out, statistics = tmp_path / "out", Outputs(statistics=True)
+    _run(a, out, statistics)
+    shutil.copy(out / "a.json", out / "a_backup.json")
+    _run(a, out, statistics)
+    assert len(list(csv.DictReader((out / "statistics.csv").open()))) == 3
+    (out / "a.nii.gz").write_bytes(b"corrected by hand")
+    _run(b, out, statistics)
+    assert {row["case"] for row in csv.DictReader((out / "statistics.csv").open())} == {"b"}
+
+
+def test_what_is_not_a_file_in_the_folder(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "ab")
+    out = tmp_path / "out"
+    out.mkdir()
+    os.mkfifo(out / "pipe.json")
+    (out / "a.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")  # a mask that has not been fetched
+    results = _run(tmp_path / "in", out)
+    assert "was not written by infer" in str(results["a"].error)
+    assert (out / "a.nii.gz").is_symlink()
+    assert results["b"].error is None
+
+
+def test_a_hand_made_preview_survives_another_model(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    _run(tmp_path / "in", tmp_path / "out", Outputs(preview=True))
+    (tmp_path / "out" / "a.png").write_text("edited")
+    _run(tmp_path / "in", tmp_path / "out", Outputs(overwrite=True), _other())
+    assert (tmp_path / "out" / "a.png").read_text() == "edited"
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_stopped_while_overwriting(moved: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever has been moved into place, no old file lies beside a new sidecar."""
+    tiny.write_images(tmp_path / "in", "a")
+    out, both = tmp_path / "out", Outputs(preview=True)
+    _run(tmp_path / "in", out, both)
+    replace, done = Path.replace, []
+
+    def stopping(self: Path, target: Path) -> Path:
+        if target.parent == out and target.name.startswith("a."):
+            if len(done) == moved:
+                raise OSError(5, "stopped")
+            done.append(target)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", stopping)
+    assert _run(tmp_path / "in", out, Outputs(preview=True, overwrite=True), _other())["a"].error
+    monkeypatch.undo()
+    assert _run(tmp_path / "in", out, both, _other())["a"].error is None
+    _run(tmp_path / "in", tmp_path / "clean", both, _other())
+    assert _files(out) == _files(tmp_path / "clean")
+
+
+def test_names_too_long_to_write(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(*tiny.volume()), tmp_path / "in" / "a.nii")
+    name = "n" * 251
+    (tmp_path / "in" / "a.nii").rename(tmp_path / "in" / f"{name}.nii")
+    assert "its name is too long for a file" in str(_run(tmp_path / "in", tmp_path / "out")[name].error)
+
+
+def test_probabilities_take_batches_of_the_same_size() -> None:
+    voxels = np.random.default_rng(0).normal(50, 200, (64, 64, 40)).astype(np.float32)
+    network = build_network("fcn", num_classes=4, width=0.125, backbone={"layers": [1, 1, 1, 1]}).eval()
+    predictor = tiny.predictor(tiny.member(net=network), batch_size=None)
+    plain = predictor.predict(voxels, np.eye(4))
+    np.testing.assert_array_equal(plain, predictor.predict(voxels, np.eye(4), probabilities=True).voxels)
