@@ -56,6 +56,7 @@ def load(source: Source, volume_index: int | None = None, series: str | None = N
     if source.kind == "file":
         if series is not None:
             raise InputError(f"{source.where}: got --series {series} for a file; it picks among DICOM series")
+        files_of(source.where)  # what it refuses could change unseen: only its header would be looked at
         try:
             return read_image(source.where, volume_index)
         except SeveralVolumesError as error:

@@ -207,7 +207,7 @@ def test_voxels_in_several_files(tmp_path: Path) -> None:
     head = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndata file: LIST\na.raw\nb.raw\n"
     (tmp_path / "a.nhdr").write_text(head)
     (source,) = find_sources([tmp_path])
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="several files"):
         load(source)
 
 
