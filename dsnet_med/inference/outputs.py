@@ -97,8 +97,8 @@ def is_finished(out: Path, wanted: Identity, outputs: Outputs) -> bool:
                 raise _refused(out / f"{case}{ending}", "and was not written by infer")
         return False
     if other := [name for name, value in wanted.items() if sidecar.get(name) != value]:
-        if vouched := [ending for ending in present if ending in sidecar["files"]]:
-            raise _refused(out / f"{case}{vouched[0]}", _OTHERS[other[0]])
+        if there := [ending for ending in present if ending in (*sidecar["files"], *outputs.endings)]:
+            raise _refused(out / f"{case}{there[0]}", _OTHERS[other[0]])
         return False
     for ending in present:
         if ending in outputs.endings and not is_as_written(out, case, ending, sidecar):

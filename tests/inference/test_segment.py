@@ -525,3 +525,15 @@ def test_probabilities_take_batches_of_the_same_size() -> None:
     predictor = tiny.predictor(tiny.member(net=network), batch_size=None)
     plain = predictor.predict(voxels, np.eye(4))
     np.testing.assert_array_equal(plain, predictor.predict(voxels, np.eye(4), probabilities=True).voxels)
+
+
+def test_a_foreign_mask_beside_the_sidecar_of_another_model(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    _run(tmp_path / "in", tmp_path / "out", Outputs(preview=True), _other())
+    (tmp_path / "out" / "a.png").unlink()
+    (tmp_path / "out" / "a.nii.gz").write_bytes(b"drawn by hand")
+    assert "by another model" in str(_run(tmp_path / "in", tmp_path / "out")["a"].error)
+    sidecar = json.loads((tmp_path / "out" / "a.json").read_text())
+    (tmp_path / "out" / "a.json").write_text(json.dumps(sidecar | {"files": {}}))
+    assert _run(tmp_path / "in", tmp_path / "out")["a"].error
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == b"drawn by hand"
