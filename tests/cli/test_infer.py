@@ -1,7 +1,6 @@
 """`infer` as it is typed: exit codes, options, interruption."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from typed import BIN
+from typed import started
 
 import dsnet_med
 from dsnet_med.cli import guarded
@@ -196,16 +195,6 @@ def test_a_dicom_series_both_ways(run_folder: Path, shared: Path, tmp_path: Path
     assert nib.load(tmp_path / "torchio_ct17.nii.gz").shape == (88, 128, 17)
 
 
-def _start(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [str(BIN), "infer", *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
 def _many(images: Path, count: int) -> None:
     for number in range(count):
         shutil.copy(images / "a.nii.gz", images / f"case{number:03d}.nii.gz")
@@ -213,7 +202,7 @@ def _many(images: Path, count: int) -> None:
 
 def test_interrupted(run_folder: Path, images: Path, tmp_path: Path) -> None:
     _many(images, 300)
-    process = _start("--model", run_folder, images, "--out", tmp_path / "out", "--probabilities")
+    process = started("infer", "--model", run_folder, images, "--out", tmp_path / "out", "--probabilities")
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "out").glob("*.nii.gz"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -238,7 +227,7 @@ def test_killed_twenty_times(run_folder: Path, images: Path, tmp_path: Path) -> 
     random = np.random.default_rng(0)
     struck = 0
     for _ in range(20):
-        process = _start("--model", run_folder, images, "--out", tmp_path / "out", *options)
+        process = started("infer", "--model", run_folder, images, "--out", tmp_path / "out", *options)
         before = len(list((tmp_path / "out").glob("*"))) if (tmp_path / "out").is_dir() else 0
         deadline = time.monotonic() + 60
         while (

@@ -1,6 +1,7 @@
 """Typing `dsnet-med ...` as a user does."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,21 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
         text=True,
         check=False,
     )
+
+
+def started(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    """The command under way, in which Ctrl-C works, as it does not in what a shell runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here is ignored there
+    try:
+        return subprocess.Popen(
+            [str(BIN), *map(str, arguments)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int = 2) -> str:

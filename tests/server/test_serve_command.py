@@ -54,13 +54,17 @@ class Process:
 
 @contextmanager
 def served(run_folder: Path, temporary: Path, *arguments: str) -> Iterator[Process]:
-    process = subprocess.Popen(
-        command("--model", run_folder, "--port", "0", "--device", "cpu", *arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(temporary),
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here is ignored there
+    try:
+        process = subprocess.Popen(
+            command("--model", run_folder, "--port", "0", "--device", "cpu", *arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(temporary),
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         yield Process(process, temporary)
     finally:
