@@ -3,7 +3,7 @@
 `CASE.json`, the sidecar, names input, models and settings, and the hash of every other file of the case. All
 are made in a folder beside and then moved into place, the sidecar first. So a file that no sidecar vouches for
 is somebody's work and never replaced unasked, and a sidecar whose files are missing is a case to be done.
-Nothing in the files depends on the time or the machine: the same run writes the same bytes.
+Nothing in the files depends on the time: the same run on the same machine writes the same bytes.
 """
 
 import hashlib
