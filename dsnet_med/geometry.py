@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 T = TypeVar("T", bound=np.generic)
 SliceAxis = Literal["superior", "coarsest"]
+LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))  # from the world of DICOM and ITK to that of NIfTI
 
 # For slices S[k, row, column]: the RAS+ axis that each index runs along, and whether it runs with it.
 _SLICE_INDICES = ((2, +1), (1, -1), (0, -1))

@@ -2,6 +2,8 @@
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, SeveralVolumesError, one_line
+from dsnet_med.geometry import LPS_TO_RAS
 
 _AXES = re.compile(rb"NDims[^=\n]*=([^\n]*)")
 _DATA_FILE = {  # as ITK reads them
@@ -18,7 +21,6 @@ _DATA_FILE = {  # as ITK reads them
 }
 _SPACE = re.compile(rb"^space( dimension)? *:", re.MULTILINE)
 _LONGEST_HEADER = 1 << 20
-_LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 
 def read(path: Path, volume_index: int | None = None) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -29,13 +31,20 @@ def read(path: Path, volume_index: int | None = None) -> tuple[NDArray[Any], NDA
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     _require_axes(path)
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised below, in one line
-    try:
+    with reading(path):
         image = sitk.ReadImage(str(path))
+    return converted(path, image, volume_index)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """In here ITK says nothing, and what it cannot read of `path` becomes an InputError."""
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised, in one line
+    try:
+        yield
     except (RuntimeError, MemoryError) as error:
         reason = str(error).rsplit("itk::ERROR:", 1)[-1]
         raise InputError(f"{path}: not a readable volume ({one_line(reason, 160)}); export it again") from error
-    return converted(path, image, volume_index)
 
 
 def data_file(path: Path) -> Path | None:
@@ -126,4 +135,4 @@ def _affine(image: Any) -> NDArray[np.float64]:
     affine = np.eye(4)
     affine[:3, :3] = (np.reshape(image.GetDirection(), (axes, axes)) * image.GetSpacing())[:3, :3]
     affine[:3, 3] = image.GetOrigin()[:3]
-    return _LPS_TO_RAS @ affine
+    return np.asarray(LPS_TO_RAS @ affine)

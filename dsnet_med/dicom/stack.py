@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from dsnet_med.dicom.frames import Frame
 from dsnet_med.errors import InputError, SeveralVolumesError
+from dsnet_med.geometry import LPS_TO_RAS
 
-_LPS_TO_RAS = np.diag((-1.0, -1.0, 1.0, 1.0))
 _DIRECTION_TOLERANCE = 1e-3
 _SPACING_TOLERANCE = 1e-3  # of the spacing
 _STEP_TOLERANCE = 0.05  # of the distance between slices
@@ -218,4 +218,4 @@ def _affine(first: Frame, step: NDArray[np.float64]) -> NDArray[np.float64]:
     affine[:3, 1] = first.orientation[1] * between_rows
     affine[:3, 2] = step
     affine[:3, 3] = first.position
-    return np.asarray(_LPS_TO_RAS @ affine)
+    return np.asarray(LPS_TO_RAS @ affine)

@@ -10,6 +10,7 @@ from typing import Any
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate.folders import RUN_FACTS
 from dsnet_med.files import write_json, write_text
+from dsnet_med.inference.mask import labels_of
 from dsnet_med.inference.outputs import FORMATS, SIDECAR, is_as_written, read_sidecar
 from dsnet_med.inference.run_facts import FACTS, agreed
 
@@ -24,7 +25,7 @@ def claim(out: Path, class_names: Sequence[str], *, statistics: bool, overwrite:
     Raises InputError where it names other classes, and where one of the three files is not one of ours, unless
     they are to be overwritten.
     """
-    labels = {str(class_id): name for class_id, name in enumerate(class_names)}
+    labels = labels_of(class_names)
     if not overwrite:
         _require(out / LABELS, _json(out / LABELS) in (None, labels), "names other classes")
         run = _json(out / RUN_FACTS)

@@ -55,8 +55,8 @@ def gives_coarse(network: nn.Module) -> TypeGuard[Segmenter]:
     return type(network) is Segmenter and not network._forward_hooks and not network._forward_pre_hooks
 
 
-def compiled(network: nn.Module) -> nn.Module:
-    """`network`, compiled by torch when it is first run: tens of seconds, which pay on a GPU and many volumes.
+def compile_in_place(network: nn.Module) -> None:
+    """Let torch compile `network` when it is first run: tens of seconds, which pay on a GPU and many volumes.
 
     Where torch cannot compile (it needs a C++ compiler), the network runs as it is.
     """
@@ -65,4 +65,3 @@ def compiled(network: nn.Module) -> nn.Module:
         network.coarse = torch.compile(network.coarse)  # type: ignore[method-assign]
     else:
         network.compile()
-    return network

@@ -1,5 +1,6 @@
 """What a predictor gives: a label map in the grid of its input."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.volumes import Volume, write_labels
+
+
+def labels_of(class_names: Sequence[str]) -> dict[str, str]:
+    """The class names by class id, as JSON files and answers hold them."""
+    return {str(class_id): name for class_id, name in enumerate(class_names)}
 
 
 @dataclass(frozen=True)

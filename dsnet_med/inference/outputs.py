@@ -19,7 +19,7 @@ import dsnet_med
 from dsnet_med.dicom.read import DicomVolume
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.files import output_error, sha256, staging, write_json
-from dsnet_med.inference.mask import Mask
+from dsnet_med.inference.mask import Mask, labels_of
 from dsnet_med.inference.measures import measures
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.preview import write_preview
@@ -75,7 +75,7 @@ def identity(source: Source, predictor: Predictor, settings: dict[str, Any]) -> 
         digest.update(sha256(file).encode())
     return {
         "case": source.case,
-        "labels": {str(class_id): name for class_id, name in enumerate(predictor.class_names)},
+        "labels": labels_of(predictor.class_names),
         "input": {"files": len(source.files), "sha256": digest.hexdigest()},
         "model": list(predictor.fingerprints),
         "settings": settings,

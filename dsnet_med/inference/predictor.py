@@ -15,7 +15,7 @@ from dsnet_med.errors import InputError
 from dsnet_med.geometry import SliceAxis, SliceOrder
 from dsnet_med.inference.anatomy import contradictions
 from dsnet_med.inference.batches import first_guess, in_batches
-from dsnet_med.inference.hardware import choose_device, choose_precision, compiled
+from dsnet_med.inference.hardware import choose_device, choose_precision, compile_in_place
 from dsnet_med.inference.images import as_volume
 from dsnet_med.inference.mask import Mask
 from dsnet_med.inference.member import Member, mean_probabilities
@@ -75,9 +75,8 @@ class Predictor:
         _require_alike(models, runs)
         members = tuple(Member.of(model, wanted, numbers) for model in models)
         if compile_networks:
-            members = tuple(
-                Member(**{**vars(member), "network": compiled(member.network)}) for member in members
-            )
+            for member in members:
+                compile_in_place(member.network)
         return cls(
             members=members,
             slice_axis=models[0].slice_axis,

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from dsnet_med.networks.layers import resized
 
@@ -87,14 +86,3 @@ def _between(length: int, wanted: int) -> tuple[NDArray[np.int32], NDArray[np.fl
 def id_type(classes: int) -> torch.dtype:
     """The type that holds this many class ids."""
     return torch.uint8 if classes <= 256 else torch.int16
-
-
-def padded_to(images: Tensor, size: Size) -> tuple[Tensor, tuple[slice, slice]]:
-    """Images (B, C, H, W) with zeros around them up to at least `size`, and where they lie in the result."""
-    pads, places = [], []
-    for length, wanted in zip(images.shape[-2:], size, strict=True):
-        missing = max(wanted - length, 0)
-        pads.append((missing // 2, missing - missing // 2))
-        places.append(slice(missing // 2, missing // 2 + length))
-    (top, bottom), (left, right) = pads
-    return F.pad(images, (left, right, top, bottom)), (places[0], places[1])

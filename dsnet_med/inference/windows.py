@@ -9,8 +9,7 @@ from math import ceil
 
 import torch
 from torch import Tensor
-
-from dsnet_med.inference.running_max import padded_to
+from torch.nn import functional as F
 
 _SIGMA = 0.125  # in window lengths
 _LEAST_WEIGHT = 1e-3
@@ -37,6 +36,17 @@ def slide(
     if sums is None:
         raise ValueError(f"no window of {tuple(window)} fits images of shape {tuple(images.shape)}")
     return (sums / total)[:, :, rows, columns]
+
+
+def padded_to(images: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[slice, slice]]:
+    """Images (B, C, H, W) with zeros around them up to at least `size`, and where they lie in the result."""
+    pads, places = [], []
+    for length, wanted in zip(images.shape[-2:], size, strict=True):
+        missing = max(wanted - length, 0)
+        pads.append((missing // 2, missing - missing // 2))
+        places.append(slice(missing // 2, missing // 2 + length))
+    (top, bottom), (left, right) = pads
+    return F.pad(images, (left, right, top, bottom)), (places[0], places[1])
 
 
 def _places(size: Sequence[int], window: Sequence[int], overlap: float) -> Iterator[tuple[slice, slice]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.types import Send
 
+from dsnet_med.inference.mask import labels_of
 from dsnet_med.server.body import Body
 from dsnet_med.server.limits import Limits
 from dsnet_med.server.refusal import GoneError, Refused
@@ -70,11 +71,6 @@ async def _chunks(path: Path) -> AsyncIterator[bytes]:
 def labels_header(class_names: Sequence[str]) -> str:
     """The class names by class id as JSON, in ASCII."""
     return json.dumps(labels_of(class_names))
-
-
-def labels_of(class_names: Sequence[str]) -> dict[str, str]:
-    """The class names by class id."""
-    return {str(class_id): name for class_id, name in enumerate(class_names)}
 
 
 def notes_header(notes: Sequence[str]) -> str:

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from dsnet_med.archives import numbered, unpack
+from dsnet_med.dicom.series import is_dicom
 from dsnet_med.errors import InputError
 from dsnet_med.inference.sources import Source, find_sources
-from dsnet_med.server.dicom_files import require_bounded_dicom, without_directories
+from dsnet_med.server.dicom_files import require_bounded_dicom
 from dsnet_med.server.headers import require_bounded
 from dsnet_med.server.kinds import SUFFIXES, WANTED, Kind, kind_of
 from dsnet_med.server.limits import Limits
@@ -33,7 +34,7 @@ def _in_archive(upload: Path, limits: Limits) -> Source:
     upload.unlink()
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     kinds = {file: kind for file in files if (kind := kind_of(file)) not in (None, "zip")}
-    dicom = without_directories(file for file, kind in kinds.items() if kind == "dicom")
+    dicom = [file for file, kind in kinds.items() if kind == "dicom" and is_dicom(file)]  # and no DICOMDIR
     others = {file: kind for file, kind in kinds.items() if kind not in (None, "dicom")}
     if len(others) == 1 and not dicom:
         ((file, kind),) = others.items()

@@ -1,4 +1,4 @@
-"""DICOM files of an upload: which of them are images, and whether what they ask for is bounded."""
+"""DICOM files of an upload: whether what they ask for is bounded."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,14 +9,8 @@ from dsnet_med.server.headers import require_shape
 from dsnet_med.server.limits import Limits
 from dsnet_med.server.refusal import Refused
 
-_DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR, which most media hold beside the images
 _DEFLATED = "1.2.840.10008.1.2.1.99"  # unpacked whole in memory, whatever comes out
 _SIZES = ("Rows", "Columns", "NumberOfFrames")
-
-
-def without_directories(files: Iterable[Path]) -> list[Path]:
-    """The files that are no DICOMDIR. Raises InputError for a damaged one."""
-    return [file for file in files if _meta(file)[0] != _DIRECTORY]
 
 
 def require_bounded_dicom(files: Iterable[Path], limits: Limits) -> None:
@@ -25,7 +19,7 @@ def require_bounded_dicom(files: Iterable[Path], limits: Limits) -> None:
 
     pixels = 0
     for file in files:
-        if _meta(file)[1] == _DEFLATED:
+        if _syntax(file) == _DEFLATED:
             raise InputError(f"{file}: its header is compressed (deflated); send it uncompressed")
         with reading(file):
             head = dcmread(file, stop_before_pixels=True, specific_tags=list(_SIZES))
@@ -36,10 +30,9 @@ def require_bounded_dicom(files: Iterable[Path], limits: Limits) -> None:
             raise Refused(413, f"holds more than the {limits.most_voxels} pixels that are taken")
 
 
-def _meta(file: Path) -> tuple[str, str]:
-    """The kind of object and the transfer syntax of a DICOM file."""
+def _syntax(file: Path) -> str:
+    """The transfer syntax of a DICOM file."""
     from pydicom.filereader import read_file_meta_info  # noqa: PLC0415 -- as above
 
     with reading(file):
-        meta = read_file_meta_info(file)
-        return str(meta.get("MediaStorageSOPClassUID", "")), str(meta.get("TransferSyntaxUID", ""))
+        return str(read_file_meta_info(file).get("TransferSyntaxUID", ""))

@@ -96,12 +96,10 @@ def _require_own_voxels(path: Path) -> None:
 def _require_bounded_itk(path: Path, limits: Limits) -> None:
     import SimpleITK as sitk  # noqa: PLC0415 -- takes long to load, and few need it
 
+    from dsnet_med.volumes_itk import reading  # noqa: PLC0415 -- as above
+
     reader: Any = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised below, in one line
-    try:
+    with reading(path):
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        reason = str(error).rsplit("itk::ERROR:", 1)[-1]
-        raise InputError(f"{path}: not a readable volume ({one_line(reason, 160)}); export it again") from error
     require_shape((*reader.GetSize(), reader.GetNumberOfComponents()), limits)

@@ -12,7 +12,7 @@ from typing import Any
 import dsnet_med
 from dsnet_med.archives import remove
 from dsnet_med.inference import Predictor
-from dsnet_med.server.answers import labels_of
+from dsnet_med.inference.mask import labels_of
 from dsnet_med.server.body import Body
 from dsnet_med.server.job import Answer, Wanted, segmented
 from dsnet_med.server.limits import Limits

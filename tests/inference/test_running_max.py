@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from dsnet_med.inference import running_max
-from dsnet_med.inference.running_max import by_class, class_ids, padded_to, resized_in_turn
+from dsnet_med.inference.running_max import by_class, class_ids, resized_in_turn
+from dsnet_med.inference.windows import padded_to
 
 
 @given(
