@@ -11,8 +11,13 @@ if TYPE_CHECKING:
 
 
 def method_ids() -> list[str]:
-    """The ids of all rows: the names of the files in configs/methods."""
+    """The ids of all rows of the segmentation of organs: the names of the files in configs/methods."""
     return config_ids("method")
+
+
+def natural_method_ids() -> list[str]:
+    """The ids of the rows on natural images, <task>/<row>: the files in configs/natural/<task>/methods."""
+    return config_ids("natural method")
 
 
 def method_row(method: str) -> dict[str, Any]:
@@ -29,13 +34,16 @@ def build_network(
     width: float = 1.0,
     plugin: "str | Callable[[int], nn.Module] | None" = None,
     at: str | None = None,
-    **parts: Mapping[str, Any],
+    **parts: Any,
 ) -> "nn.Module":
     """The network of row `method`: (B, in_channels, H, W) -> logits (B, num_classes, H, W), in training too.
 
+    A natural row gives what its task wants: a `Classifier`, a `Segmenter` with an auxiliary head, or torchvision's
+    Faster R-CNN (`networks.detector`), which takes three channels.
     `pretrained` is True for ImageNet weights of the backbone, or a file that holds them; `width` multiplies all
     channels. `plugin` and `at` put a plug-in into the network, see `with_plugin`. Further arguments override
-    those of a part of the row, `backbone={"layers": [1, 1, 1, 1]}` or `head={"dropout": 0.0}`. Raises
+    those of a part of the row, `backbone={"layers": [1, 1, 1, 1]}` or `head={"dropout": 0.0}`, or a value of it,
+    `min_size=600` of a detector. Raises
     InputError for an unknown row or part, and when weights cannot be had or the plug-in does not fit.
     """
     from dsnet_med.networks.definition import build  # noqa: PLC0415 -- torch takes seconds to import
@@ -67,9 +75,13 @@ def with_plugin(
     )
 
 
-def _overridden(definition: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _overridden(definition: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
     known = [key for key in definition if not key.startswith("_")]
     for name in parts:
         if name not in known:
             raise unknown("part of a network", name, known)
-    return {**definition, **{name: {**definition[name], **changes} for name, changes in parts.items()}}
+    return {**definition, **{name: _changed(definition[name], changes) for name, changes in parts.items()}}
+
+
+def _changed(part: Any, changes: Any) -> Any:
+    return {**part, **changes} if isinstance(part, Mapping) else changes

@@ -26,14 +26,29 @@ def data_prep() -> Path:
 
 
 def config_ids(kind: str) -> list[str]:
-    """The names of the yaml files in configs/<kind>s; `kind` is "method" or "dataset"."""
-    return sorted(file.stem for file in (configs() / f"{kind}s").glob("*.yaml"))
+    """The names of the yaml files in configs/<kind>s; `kind` is "method", "dataset" or "natural method".
+
+    A natural method lies in a bundle of its task, configs/natural/<task>/methods, and is called <task>/<name>.
+    """
+    return sorted(_config_files(kind))
 
 
 def read_config(kind: str, name: str) -> dict[str, Any]:
-    """What configs/<kind>s/<name>.yaml holds; InputError, with the nearest name, when there is no such file."""
-    known = config_ids(kind)
-    if name not in known:
-        raise unknown(kind, name, known)
-    row: dict[str, Any] = yaml.safe_load((configs() / f"{kind}s" / f"{name}.yaml").read_text(encoding="utf-8"))
+    """What the yaml file of that name holds; InputError, with the nearest name, when there is no such file.
+
+    A "method" may be a natural one.
+    """
+    files = _config_files(kind)
+    if kind == "method":
+        files |= _config_files("natural method")
+    if name not in files:
+        raise unknown(kind, name, files)
+    row: dict[str, Any] = yaml.safe_load(files[name].read_text(encoding="utf-8"))
     return row
+
+
+def _config_files(kind: str) -> dict[str, Path]:
+    if kind == "natural method":
+        files = (configs() / "natural").glob("*/methods/*.yaml")
+        return {f"{file.parents[1].name}/{file.stem}": file for file in files}
+    return {file.stem: file for file in (configs() / f"{kind}s").glob("*.yaml")}

@@ -37,7 +37,7 @@ def from_reference(state_dict: Mapping[str, Any], method: str | nn.Module) -> di
     counters = {name for name in names.values() if name.endswith("num_batches_tracked")}
     _check_left_over(theirs.keys() - set(names.values()), "are unknown to this network")
     _check_left_over(set(names.values()) - counters - theirs.keys(), "are missing from the checkpoint")
-    return {key: _fit(theirs.get(name, torch.tensor(0)), ours[key], name) for key, name in names.items()}
+    return {key: fitted(theirs.get(name, torch.tensor(0)), ours[key], name) for key, name in names.items()}
 
 
 def reference_names(network: nn.Module) -> dict[str, str]:
@@ -122,7 +122,7 @@ def _check_left_over(names: Iterable[str], complaint: str) -> None:
         )
 
 
-def _fit(value: Tensor, ours: Tensor, name: str) -> Tensor:
+def fitted(value: Tensor, ours: Tensor, name: str) -> Tensor:
     """`value` without the trailing axes of size 1 that 1x1 convolutions have and linear layers do not."""
     if ours.is_floating_point() and not value.is_floating_point():
         raise InputError(f"'{name}' holds {value.dtype}, and {ours.dtype} is wanted")

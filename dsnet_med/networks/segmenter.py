@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from dsnet_med.errors import InputError
 from dsnet_med.networks.layers import becomes_a_graph, resized
 
+Head = Callable[[tuple[int, ...]], nn.Module]
+
 
 class Segmenter(nn.Module):
     """Images (B, C, H, W) -> logits (B, num_classes, H, W) at the images' size, in training too.
@@ -16,17 +18,23 @@ class Segmenter(nn.Module):
     `features_only=True` does: `feature_info.channels()` and `feature_info.reduction()`. `head` is called with
     the channels, one number per level, and returns a module from the feature maps to logits at any size, which
     are resized bilinearly (corners not aligned). A head may give a tuple in training, the main logits and then
-    auxiliary ones (DANet's does): so does the network then, and the loss counts each.
+    auxiliary ones (DANet's does): so does the network then, and the loss counts each. `auxiliary` is a second
+    head for training alone, whose logits come last.
 
     `forward` raises InputError for images smaller than the largest reduction of the backbone.
     """
 
-    reference_names: ClassVar[tuple[tuple[str, str], ...]] = ((r"head", "decode_head"),)
+    reference_names: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"head", "decode_head"),
+        (r"auxiliary", "auxiliary_head"),
+    )
 
-    def __init__(self, backbone: nn.Module, head: Callable[[tuple[int, ...]], nn.Module]) -> None:
+    def __init__(self, backbone: nn.Module, head: Head, auxiliary: Head | None = None) -> None:
         super().__init__()
+        channels = tuple(backbone.feature_info.channels())  # type: ignore[operator, union-attr]
         self.backbone = backbone
-        self.head = head(tuple(backbone.feature_info.channels()))  # type: ignore[operator, union-attr]
+        self.head = head(channels)
+        self.auxiliary = auxiliary(channels) if auxiliary else None
         self.smallest = int(max(backbone.feature_info.reduction()))  # type: ignore[operator, union-attr]
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -39,8 +47,11 @@ class Segmenter(nn.Module):
         """The logits (B, num_classes, H / stride, W / stride), or several, before they are resized."""
         if not becomes_a_graph():  # a traced graph must not carry the check
             self._check(images)
-        logits: Tensor | tuple[Tensor, ...] = self.head(self.backbone(images))
-        return logits
+        features = self.backbone(images)
+        logits: Tensor | tuple[Tensor, ...] = self.head(features)
+        if self.auxiliary is None or not self.training:
+            return logits
+        return (*(logits if isinstance(logits, tuple) else (logits,)), self.auxiliary(features))
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4:

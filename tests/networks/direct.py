@@ -7,6 +7,7 @@ from torch import nn
 from dsnet_med.methods import method_row
 from dsnet_med.networks import plugins
 from dsnet_med.networks.definition import build
+from dsnet_med.networks.plugins.frequency_channel import fcanet_layer
 
 TEXTBOOKS = {file.stem for file in (Path(__file__).parent / "textbook").glob("*.py")}
 
@@ -21,6 +22,8 @@ def _with_textbook_plugins(definition):
     if not isinstance(definition, dict):
         return definition
     changed = {key: _with_textbook_plugins(value) for key, value in definition.items()}
+    if changed.get("_target_") == f"{fcanet_layer.__module__}.{fcanet_layer.__name__}":
+        changed["_target_"] = "networks.textbook.frequency_channel.textbook_fcanet_layer"
     package, _, name = str(changed.get("_target_", "")).rpartition(".")
     if package == plugins.__name__:
         file = getattr(plugins, name).__module__.rpartition(".")[2]

@@ -159,12 +159,12 @@ def test_pretrained_from_a_file_sums_the_first_convolution(tmp_path, suffix):
 
 
 def test_pretrained_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="no file of pretrained weights at"):
+    with pytest.raises(InputError, match="no checkpoint at"):
         resnet(pretrained=tmp_path / "none.pth")
     with pytest.raises(InputError, match="fit width 1 and its own layers"):
         resnet(pretrained=True, width=0.5)
     (tmp_path / "bad.pth").write_bytes(b"no weights")
-    with pytest.raises(InputError, match="cannot be read as weights"):
+    with pytest.raises(InputError, match="it is damaged, or no PyTorch checkpoint"):
         resnet(pretrained=tmp_path / "bad.pth")
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""ResNets at output stride 8, from timm.
+"""ResNets from timm, at output stride 8 unless another is asked for.
 
 Papers: He et al. 2016, https://arxiv.org/abs/1512.03385; the deep stem: He et al. 2019,
 https://arxiv.org/abs/1812.01187; dilation: Chen et al. 2017, https://arxiv.org/abs/1706.05587. timm's
@@ -15,6 +15,7 @@ from torch import nn
 from dsnet_med.errors import InputError
 from dsnet_med.networks.attach import attach
 from dsnet_med.networks.backbones.pretrained import features_of
+from dsnet_med.networks.backbones.published import load_backbone
 from dsnet_med.networks.layers import scaled
 
 _STAGE_CHANNELS = (64, 128, 256, 512)
@@ -24,6 +25,7 @@ _STEM_WIDTH = 32
 def resnet(
     name: str = "resnet50c",
     *,
+    output_stride: int = 8,
     in_channels: int = 3,
     pretrained: bool | str | Path = False,
     width: float = 1.0,
@@ -39,18 +41,23 @@ def resnet(
     the channels at hand, is attached after every submodule that the glob `at` names: `layer4.*.act2` is "after
     conv2, its norm and ReLU, in every block of stage 4".
 
-    `pretrained` is True for timm's ImageNet weights, or a file that holds them (.safetensors or .pth); the
-    first convolution is summed over its inputs for one channel. Raises InputError when the weights cannot be
-    had, or when the network is not the one they were trained for.
+    `pretrained` is True for timm's ImageNet weights, or a file (.safetensors or .pth) of timm, of MMPretrain,
+    MMSegmentation or MMDetection, or of a run of ours; see `load_backbone`. The first convolution is summed over
+    its inputs for one channel. Raises InputError when the weights cannot be had, or when the network is not the
+    one they were trained for.
     """
     shape = _shape_options(width, stem_width, layers)
-    if pretrained and shape:
+    if pretrained is True and shape:
         raise InputError(
             f"pretrained weights of {name} fit width 1 and its own layers, not {shape}: use pretrained=False"
         )
-    levels = {"output_stride": 8, "out_indices": (1, 2, 3, 4)}
-    network = features_of(name, in_channels, pretrained, **levels, **shape)
-    return attach(network, plugin, at=at) if plugin else network
+    levels = {"output_stride": output_stride, "out_indices": (1, 2, 3, 4)}
+    network = features_of(name, in_channels, pretrained is True, **levels, **shape)
+    if plugin:
+        attach(network, plugin, at=at)
+    if not isinstance(pretrained, bool):
+        load_backbone(network, Path(pretrained), f"timm's {name}")
+    return network
 
 
 def _shape_options(width: float, stem_width: int | None, layers: Sequence[int] | None) -> dict[str, Any]:

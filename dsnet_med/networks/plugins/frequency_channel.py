@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from dsnet_med.errors import InputError, unknown
 
 _GRID = 7  # frequencies are multiples of those of a grid of this size
+_PRODUCT = 56 * 256  # FcaNet's size times its channels, the same in all four stages
 # Vertical and horizontal frequencies on a 7x7 grid, best first, from the paper's ranking of single frequencies.
 _TOP = (
     (0, 0, 6, 0, 0, 1, 1, 4, 5, 1, 3, 0, 0, 0, 3, 2, 4, 6, 3, 5, 5, 2, 6, 5, 5, 3, 3, 4, 2, 2, 6, 1),
@@ -77,6 +78,14 @@ class FrequencyChannel(nn.Module):
         squeezed = (pooled * self.cosines).sum((2, 3))  # (B, C)
         gate = torch.sigmoid(self.expand(F.relu(self.reduce(squeezed))))
         return x * gate[:, :, None, None]
+
+
+def fcanet_layer(channels: int, ratio: int = 16, frequencies: str = "top16", width: float = 1.0) -> FrequencyChannel:
+    """FcaNet's layer behind the third norm of a ResNet's block: 56x56 for the 256 channels of stage 1, 28x28 for
+    512, 14x14 for 1024, 7x7 for 2048, where `width` multiplies the channels.
+    """
+    size = max(round(_PRODUCT * width / channels), _GRID)
+    return FrequencyChannel(channels, size, size, ratio, frequencies)
 
 
 def _filters(channels: int, height: int, width: int, ranking: tuple[tuple[int, ...], ...]) -> Tensor:

@@ -48,3 +48,9 @@ class TextbookFrequencyChannel(nn.Module):
         pooled = x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size)
         gate = self.fc((pooled * self.dct_layer.weight).sum((2, 3)))
         return x * gate[:, :, None, None].expand_as(x)
+
+
+def textbook_fcanet_layer(channels: int, width: float = 1.0) -> TextbookFrequencyChannel:
+    """Behind the third norm of a ResNet-50's blocks."""
+    size = {64: 56, 128: 28, 256: 14, 512: 7}[round(channels / 4 / width)]
+    return TextbookFrequencyChannel(channels, size, size)

@@ -1,0 +1,111 @@
+"""A backbone's weights from files of other projects and of our own runs, plug-ins included."""
+
+import pytest
+import timm
+import torch
+
+from dsnet_med.errors import InputError
+from dsnet_med.methods import build_network
+from dsnet_med.networks.backbones import resnet
+from dsnet_med.networks.plugins import DSM, SE
+from dsnet_med.networks.reference import reference_names
+
+NARROW = {"width": 1 / 16, "backbone": {"layers": [1, 1, 1, 1]}}
+
+
+def small(row, **options):
+    classes = {"imagenet": 10, "cityscapes": 5, "coco": 4}[row.partition("/")[0]]
+    return build_network(row, in_channels=3, num_classes=classes, **(NARROW | options))
+
+
+def lively(network):
+    """`network` with weights that none of its kind starts with."""
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            if value.is_floating_point():
+                value.normal_().abs_()
+    return network
+
+
+def started_from(file, row):
+    return small(row, pretrained=file)
+
+
+def backbone_of(network):
+    return getattr(network.backbone, "body", network.backbone)
+
+
+def equal(one, other):
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("row", ["imagenet/fcanet50", "imagenet/dsnet50_a", "imagenet/resnet50"])
+@pytest.mark.parametrize("wrapped", ["", "state_dict"])
+def test_a_classifier_of_mmpretrain_starts_a_detector(tmp_path, row, wrapped):
+    trained = lively(small(row))
+    theirs = {name: trained.state_dict()[ours] for ours, name in reference_names(trained).items()}
+    assert "head.fc.weight" in theirs and "backbone.layer1.0.conv1.weight" in theirs
+    assert ("backbone.layer4.0.dsa.sk.bn.weight" in theirs) == (row == "imagenet/dsnet50_a")
+    assert ("backbone.layer4.0.att.fc.0.weight" in theirs) == (row == "imagenet/fcanet50")
+    torch.save({wrapped: theirs} if wrapped else theirs, tmp_path / "theirs.pth")
+    started = started_from(tmp_path / "theirs.pth", row.replace("imagenet", "coco"))
+    assert equal(backbone_of(started), trained.backbone)
+
+
+def test_a_segmenter_of_mmsegmentation_with_its_deep_stem(tmp_path):
+    trained = lively(small("cityscapes/dsnet50_a"))
+    theirs = {name: trained.state_dict()[ours] for ours, name in reference_names(trained).items()}
+    assert {"backbone.stem.0.weight", "auxiliary_head.convs.0.conv.weight", "decode_head.conv_seg.bias"} <= set(
+        theirs
+    )
+    for name in [name for name in theirs if ".dsa.conv_" in name and name.endswith("weight")]:
+        theirs[name] = theirs[name].reshape(*theirs[name].shape[:2], 1, 1)  # 1x1 convolutions there
+    torch.save(theirs, tmp_path / "theirs.pth")
+    assert equal(started_from(tmp_path / "theirs.pth", "cityscapes/dsnet50_a").backbone, trained.backbone)
+
+
+@pytest.mark.parametrize("source", ["imagenet", "coco"])
+def test_a_run_of_ours_on_another_task(tmp_path, source):
+    trained = lively(small(f"{source}/dsnet50_a"))
+    torch.save(trained.state_dict(), tmp_path / "model.pt")
+    target = "coco" if source == "imagenet" else "imagenet"
+    started = started_from(tmp_path / "model.pt", f"{target}/dsnet50_a")
+    assert equal(backbone_of(started), backbone_of(trained))
+
+
+def test_plain_weights_leave_the_plugins_as_they_start(tmp_path):
+    shape = {"layers": [1, 1, 1, 1], "width": 1 / 16}
+    plain = lively(resnet(**shape))
+    torch.save(plain.state_dict(), tmp_path / "plain.pth")
+    torch.manual_seed(0)
+    untouched = resnet(plugin=DSM, **shape)
+    torch.manual_seed(0)
+    network = resnet(plugin=DSM, pretrained=tmp_path / "plain.pth", **shape)
+    for name, value in network.state_dict().items():
+        expected = untouched.state_dict()[name] if "plugin" in name else plain.state_dict()[name]
+        assert torch.equal(value, expected), name
+
+
+def test_weights_of_another_plugin_are_not_dropped_in_silence(tmp_path):
+    shape = {"layers": [1, 1, 1, 1], "width": 1 / 16}
+    torch.save(resnet(plugin=SE, **shape).state_dict(), tmp_path / "se.pth")
+    with pytest.raises(InputError, match=r"se\.pth does not hold weights of timm's resnet50c: \d+ entries"):
+        resnet(plugin=DSM, pretrained=tmp_path / "se.pth", **shape)
+    with pytest.raises(InputError, match=r"entries are of no part of it, such as layer4\.0\.act2\.plugin"):
+        resnet(pretrained=tmp_path / "se.pth", **shape)
+
+
+def test_a_file_of_another_width_is_refused_in_one_line(tmp_path):
+    torch.save(resnet(layers=[1, 1, 1, 1], width=1 / 8).state_dict(), tmp_path / "wide.pth")
+    with pytest.raises(InputError, match=r"^[^\n]*size mismatch[^\n]*$"):
+        resnet(layers=[1, 1, 1, 1], width=1 / 16, pretrained=tmp_path / "wide.pth")
+
+
+def test_the_classifier_of_timm_and_one_channel(tmp_path):
+    state = timm.create_model("resnet50", channels=(4, 8, 16, 32), stem_width=2, layers=(1, 1, 1, 1)).state_dict()
+    torch.save(state, tmp_path / "timm.pth")
+    options = {"width": 1 / 16, "stem_width": 2, "layers": [1, 1, 1, 1], "pretrained": tmp_path / "timm.pth"}
+    grey = resnet("resnet50", output_stride=32, in_channels=1, **options)
+    torch.testing.assert_close(grey.conv1.weight, state["conv1.weight"].sum(1, keepdim=True))
+    torch.testing.assert_close(grey.layer2[0].conv2.weight, state["layer2.0.conv2.weight"])
