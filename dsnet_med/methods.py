@@ -38,13 +38,14 @@ def build_network(
 ) -> "nn.Module":
     """The network of row `method`: (B, in_channels, H, W) -> logits (B, num_classes, H, W), in training too.
 
-    A natural row gives what its task wants: a `Classifier`, a `Segmenter` with an auxiliary head, or torchvision's
-    Faster R-CNN (`networks.detector`), which takes three channels.
+    A row on natural images takes three channels and gives what its task wants: a `networks.Classifier`, a
+    `Segmenter` with an auxiliary head, or torchvision's Faster R-CNN (`networks.detector`).
+
     `pretrained` is True for ImageNet weights of the backbone, or a file that holds them; `width` multiplies all
     channels. `plugin` and `at` put a plug-in into the network, see `with_plugin`. Further arguments override
-    those of a part of the row, `backbone={"layers": [1, 1, 1, 1]}` or `head={"dropout": 0.0}`, or a value of it,
-    `min_size=600` of a detector. Raises
-    InputError for an unknown row or part, and when weights cannot be had or the plug-in does not fit.
+    those of a part of the row, `backbone={"layers": [1, 1, 1, 1]}` or `head={"dropout": 0.0}`, or one of its
+    values, a detector's `min_size=600`. Raises InputError for an unknown row or part, and when weights cannot
+    be had or the plug-in does not fit.
     """
     from dsnet_med.networks.definition import build  # noqa: PLC0415 -- torch takes seconds to import
 

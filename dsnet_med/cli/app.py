@@ -69,17 +69,22 @@ def datasets(as_json: AsJson = False) -> None:
 
 @app.command()
 def phantom(
-    dataset: Annotated[str, typer.Argument(help="synapse or acdc")],
+    dataset: Annotated[str, typer.Argument(help="synapse, acdc, imagenet, cityscapes or coco")],
     out: Out,
-    cases: Annotated[int, typer.Option(help="Number of volumes (synapse) or patients (acdc).", min=1)] = 6,
+    cases: Annotated[
+        int, typer.Option(help="Number of volumes (synapse), patients (acdc) or images to train on.", min=1)
+    ] = 6,
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
-    size: Annotated[str, typer.Option(help="Rows x columns x slices.", metavar="HxWxD")] = "96x96x24",
+    size: Annotated[
+        str | None,
+        typer.Option(help="Rows x columns x slices (96x96x24), of images rows x columns.", metavar="HxWxD"),
+    ] = None,
     oblique: Annotated[bool, typer.Option(help="Tilt the grid against the patient's axes.")] = False,
 ) -> None:
     """Make a synthetic data set in a real data set's raw layout."""
     from dsnet_med.cli import steps
 
-    steps.phantom(dataset, out, cases=cases, seed=seed, size=_size(size), oblique=oblique)
+    steps.phantom(dataset, out, cases=cases, seed=seed, size=size, oblique=oblique)
 
 
 @app.command()
@@ -327,11 +332,3 @@ def serve(
         max_mb=max_mb,
         queue=queue,
     )
-
-
-def _size(text: str) -> tuple[int, int, int]:
-    try:
-        rows, columns, slices = (int(part) for part in text.lower().split("x"))
-    except ValueError as error:
-        raise InputError(f"got --size {text}, wanted rows x columns x slices such as 96x96x24") from error
-    return rows, columns, slices

@@ -33,8 +33,8 @@ def monai_command(arguments: list[str]) -> None:
 def bundle_command(arguments: list[str]) -> None:
     """Hand `arguments` to `monai.bundle`.
 
-    For `run`, the configuration defaults to the one in ./configs that has the run id, and a run id or an
-    override that does not exist is an InputError, which MONAI itself would accept in silence.
+    For `run`, the configuration defaults to what ./configs has for the run id, and a run id or an override that
+    does not exist is an InputError, which MONAI itself would accept in silence.
     """
     if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments):
         arguments = ["run", *_checked(arguments[1:])]
@@ -50,7 +50,7 @@ def _checked(arguments: list[str]) -> list[str]:
     if "args_file" in options:
         return arguments
     if "config_file" not in options:
-        arguments = [*arguments, "--config_file", str(_configuration(run_id))]
+        arguments = [*arguments, "--config_file", str([str(file) for file in _configuration(run_id)])]
         _, options = _parsed(arguments)
     config = load(*_files(options["config_file"]))
     if run_id not in config:
@@ -74,7 +74,8 @@ def _parsed(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     return positional, options
 
 
-def _configuration(run_id: str) -> Path:
+def _configuration(run_id: str) -> list[Path]:
+    """The file in ./configs that has the run id; before evaluate.yaml, an overlay, also train.yaml."""
     found = [
         path
         for stem in _WORKFLOWS
@@ -85,7 +86,9 @@ def _configuration(run_id: str) -> Path:
         raise InputError("no configs/train.yaml here; change to a bundle folder or give --config_file")
     from dsnet_med.engine.compose import load
 
-    return next((path for path in found if run_id in load(path)), found[0])
+    file = next((path for path in found if run_id in load(path)), found[0])
+    under = [path for path in found if path.stem == "train"] if file.stem == "evaluate" else []
+    return [*under, file]
 
 
 def _files(text: str) -> list[Path]:

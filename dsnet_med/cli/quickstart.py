@@ -11,7 +11,7 @@ from dsnet_med.cli import inferring, scoring, steps
 from dsnet_med.errors import InputError
 from dsnet_med.files import require_writable, write_text
 
-CASES, SIZE, ITERATIONS = 14, (112, 112, 24), 850
+CASES, SIZE, ITERATIONS = 14, "112x112x24", 850
 
 # FCN+DSM narrow and shallow enough for two processor cores, with an optimiser that gets there in a minute.
 # The published protocol, which `train` follows unless told otherwise, takes 40 000 steps of SGD.

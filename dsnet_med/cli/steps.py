@@ -11,7 +11,8 @@ from tqdm import tqdm
 from dsnet_med.errors import InputError, unknown
 
 T = TypeVar("T")
-_PHANTOMS = ("synapse", "acdc")
+_PHANTOMS = ("synapse", "acdc", "imagenet", "cityscapes", "coco")
+_SIZES = {2: "HxW such as 96x128", 3: "HxWxD such as 96x96x24"}
 
 
 def bar(results: Iterable[T], total: int | None, title: str) -> Iterable[T]:
@@ -19,17 +20,40 @@ def bar(results: Iterable[T], total: int | None, title: str) -> Iterable[T]:
     return tqdm(results, total=total, desc=title, unit="case", ncols=100)
 
 
-def phantom(
-    dataset: str, out: Path, *, cases: int, seed: int, size: tuple[int, int, int], oblique: bool
-) -> None:
-    """Make a synthetic data set."""
-    from dsnet_med.prepare.phantom import make_acdc, make_synapse
-
+def phantom(dataset: str, out: Path, *, cases: int, seed: int, size: str | None, oblique: bool) -> None:
+    """Make a synthetic data set; `size` is the usual one unless given."""
     if dataset not in _PHANTOMS:
         raise unknown("phantom", dataset, _PHANTOMS)
-    make = make_synapse if dataset == "synapse" else make_acdc
-    made = list(bar(make(out, cases=cases, seed=seed, size=size, oblique=oblique), cases, "phantom"))
-    typer.echo(f"{len(made)} {dataset} phantoms in {out}")
+    volumes = dataset in ("synapse", "acdc")
+    shape: Mapping[str, Any] = {} if size is None else {"size": _size(size, 3 if volumes else 2)}
+    if oblique and not volumes:
+        raise InputError(f"got --oblique for {dataset}, which holds images: leave it out")
+    if volumes:
+        from dsnet_med.prepare.phantom import make_acdc, make_synapse
+
+        make = make_synapse if dataset == "synapse" else make_acdc
+        made = list(bar(make(out, cases=cases, seed=seed, oblique=oblique, **shape), cases, "phantom"))
+        typer.echo(f"{len(made)} {dataset} phantoms in {out}")
+        return
+    from dsnet_med.natural import phantom as natural
+
+    makers = {
+        "imagenet": natural.make_imagenet,
+        "cityscapes": natural.make_cityscapes,
+        "coco": natural.make_coco,
+    }
+    made = list(bar(makers[dataset](out, images=cases, seed=seed, **shape), None, "phantom"))
+    typer.echo(f"{len(made)} {dataset} images, {cases} of them to train on, in {out}")
+
+
+def _size(text: str, axes: int) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != axes:
+        raise InputError(f"got --size {text}, wanted {_SIZES[axes]}")
+    return sizes
 
 
 def preprocess(
@@ -103,10 +127,12 @@ def train(
 
     `plugin`, one of ours or file.py:Class, is put after every submodule that `at` names.
     """
-    from dsnet_med.methods import method_ids
+    from dsnet_med.methods import method_ids, natural_method_ids
 
+    if method in natural_method_ids():
+        return _train_natural(method, data, out, given, assignments, device, plugin)
     if method not in method_ids():
-        raise unknown("method", method, method_ids())
+        raise unknown("method", method, [*method_ids(), *natural_method_ids()])
     quiet_monai()
     from dsnet_med.engine.compose import parse_settings
     from dsnet_med.engine.plugged import Plugged
@@ -124,7 +150,48 @@ def train(
 def resume(out: Path, *, device: str) -> dict[str, Any]:
     """Go on with the run in a folder."""
     quiet_monai()
-    return _train(out, device, resume=True)
+    from dsnet_med.natural.run import is_natural
+
+    return (_run_natural if is_natural(out) else _train)(out, device, resume=True)
+
+
+def _train_natural(
+    method: str,
+    data: Path,
+    out: Path,
+    given: Mapping[str, Any],
+    assignments: Sequence[str],
+    device: str,
+    plugin: str | None,
+) -> dict[str, Any]:
+    """`train` for a method on natural images, whose store is the data set as published."""
+    refused = {"--plugin": plugin, "--select-on": given["select_on"] != "val"}
+    if names := [name for name, value in refused.items() if value]:
+        raise InputError(f"got {names[0]} for {method}, which has none: leave it out")
+    if given.get("iterations") and not method.startswith("cityscapes/"):
+        raise InputError(f"got --iterations for {method}, which trains by epochs: give --set epochs=1, say")
+    quiet_monai()
+    from dsnet_med.engine.compose import parse_settings
+    from dsnet_med.natural.run import prepare_run
+
+    settings = {name: value for name, value in given.items() if value is not None and name != "select_on"}
+    if "iterations" in settings:
+        settings["validate_every"] = max(100, settings["iterations"] // 10)
+    prepare_run(method, data, out, settings | parse_settings(assignments))
+    return _run_natural(out, device, resume=False)
+
+
+def _run_natural(out: Path, device: str, *, resume: bool) -> dict[str, Any]:
+    from dsnet_med.inference.hardware import choose_device
+    from dsnet_med.natural.run import train
+
+    summary = train(out, {"device": f"$torch.device('{choose_device(device)}')", "resume": resume})
+    (score, value), (_, iteration) = summary["best"].items()
+    typer.echo(
+        f"{summary['method']['title']}: best {score} {value:.3f} at iteration {iteration}, "
+        f"{summary['seconds']:.0f} s, in {out}"
+    )
+    return summary
 
 
 def _train(out: Path, device: str, *, resume: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from dsnet_med.methods import method_ids, method_row
+from dsnet_med.methods import method_ids, method_row, natural_method_ids
 from dsnet_med.prepare.recipe import Recipe, load_recipe, recipe_ids
 from dsnet_med.prepare.splits import SPLITS, SeededSplit
 
@@ -16,7 +16,7 @@ _RECIPE_COLUMNS = ("id", "title", "modality", "classes", "splits")
 
 def methods(as_json: bool) -> None:
     """Print the rows of the comparison."""
-    cards = [method_row(method)["method_card"] for method in method_ids()]
+    cards = [method_row(method)["method_card"] for method in (*method_ids(), *natural_method_ids())]
     if as_json:
         typer.echo(json.dumps(cards, indent=2))
         return

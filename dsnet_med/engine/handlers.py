@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
@@ -16,6 +16,13 @@ from dsnet_med.engine.loggers import Sink
 from dsnet_med.engine.metrics import CaseDice
 from dsnet_med.errors import InputError
 from dsnet_med.files import write_json, written_whole
+
+
+class Scored(Protocol):
+    """What gives the score of the last validation."""
+
+    def compute(self) -> float:
+        """The score."""
 
 
 class LossLog:
@@ -58,24 +65,35 @@ class ValidationLog:
 class Checkpoints:
     """Keep two files: model.pt, the weights with the best validation, and last.pt, all that it takes to go on.
 
-    Both are whole at every moment. model.pt holds the network's state dict alone.
+    Both are whole at every moment. model.pt holds the network's state dict alone. `metric` gives the score of
+    the last validation, called `score`; `writes` is False in all but one of several processes.
     """
 
     def __init__(
-        self, folder: str, network: nn.Module, optimizer: Any, lr_scheduler: Any, metric: CaseDice
+        self,
+        folder: str,
+        network: nn.Module,
+        optimizer: Any,
+        lr_scheduler: Any,
+        metric: Scored,
+        *,
+        score: str = "val_mean_dice",
+        writes: bool = True,
     ) -> None:
-        self.folder, self.metric = Path(folder), metric
+        self.folder, self.metric, self.score, self.writes = Path(folder), metric, score, writes
         self.parts = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-        self.best = {"val_mean_dice": -1.0, "iteration": 0}
+        self.best = {score: -inf, "iteration": 0}
 
     def attach(self, trainer: Engine) -> None:
         """Save after every epoch of `trainer`; comes after the handler that validates."""
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._save)
 
     def _save(self, trainer: Engine) -> None:
+        if not self.writes:
+            return
         score = self.metric.compute()
-        if score > self.best["val_mean_dice"]:
-            self.best = {"val_mean_dice": score, "iteration": trainer.state.iteration}
+        if score > self.best[self.score]:
+            self.best = {self.score: score, "iteration": trainer.state.iteration}
             save_state(self.folder / "model.pt", self.parts["network"].state_dict())
         state = {name: part.state_dict() for name, part in self.parts.items()}
         save_state(self.folder / "last.pt", state | {"iteration": trainer.state.iteration, "best": self.best})
@@ -103,7 +121,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 class Progress:
-    """A progress bar on stderr over all iterations: time left, loss, best validation Dice."""
+    """A progress bar on stderr over all iterations: time left, loss, best validation."""
 
     def __init__(self, iterations: int, checkpoints: Checkpoints) -> None:
         self.iterations, self.checkpoints = iterations, checkpoints
@@ -122,7 +140,7 @@ class Progress:
     def _advance(self, trainer: Engine) -> None:
         shown = {"loss": f"{trainer.state.output['loss'].item():.3f}"}
         if self.checkpoints.best["iteration"]:
-            shown["best val dice"] = f"{self.checkpoints.best['val_mean_dice']:.3f}"
+            shown["best"] = f"{self.checkpoints.best[self.checkpoints.score]:.3f}"
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()
 

@@ -32,8 +32,7 @@ def prepare_run(
     Raises InputError when a run in the folder has already begun to train, a setting does not exist, or the
     plug-in does not fit the network.
     """
-    if (run / "metrics.jsonl").exists() or (run / "models").exists():
-        raise InputError(f"{run} already holds a run; go on with --resume or choose another --out")
+    require_unused(run)
     train = compose_train(method, store, settings)
     if plugged:
         plugged.check(train)
@@ -42,13 +41,19 @@ def prepare_run(
     require_writable(run / "configs")
     if plugged:
         plugged.copy_into(run)
-    write_text(run / "configs" / "inference.yaml", _yaml(compose_inference(train, opened)))
+    write_yaml(run / "configs" / "inference.yaml", compose_inference(train, opened))
     if plugged:
         sign(run)  # its file will be executed
     for name in ("evaluate.yaml", "logging.conf"):
         shutil.copyfile(resources.configs() / name, run / "configs" / name)
     write_json(run / "configs" / "metadata.json", describe(train))
-    write_text(run / "configs" / "train.yaml", _yaml(train))  # last: its presence says that the run is prepared
+    write_yaml(run / "configs" / "train.yaml", train)  # last: its presence says that the run is prepared
+
+
+def require_unused(run: Path) -> None:
+    """Raise InputError when a run in the folder has already begun to train."""
+    if (run / "metrics.jsonl").exists() or (run / "models").exists():
+        raise InputError(f"{run} already holds a run; go on with --resume or choose another --out")
 
 
 def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,15 +61,24 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     `settings` change this call only (`resume`, `device`).
     """
+    started = time.monotonic()
+    workflow = run_workflow(run, settings)
+    return summarise(workflow, run, time.monotonic() - started)
+
+
+def run_workflow(run: Path, settings: Mapping[str, Any]) -> ConfigWorkflow:
+    """Run the training of a prepared run folder to its end; `settings` change this call only.
+
+    Raises InputError where the folder is not prepared or a setting is of the wrong kind.
+    """
     config = run / "configs" / "train.yaml"
     if not config.is_file():
         raise InputError(f"{run}: nothing to resume, it holds no configs/train.yaml; train without --resume")
-    started = time.monotonic()
     workflow = ConfigWorkflow(str(config), workflow_type="train", bundle_root=str(run), **settings)
     _build(workflow)
     workflow.run()
     workflow.finalize()
-    return summarise(workflow, run, time.monotonic() - started)
+    return workflow
 
 
 def _build(workflow: ConfigWorkflow) -> None:
@@ -101,14 +115,15 @@ def summarise(workflow: ConfigWorkflow, run: Path, seconds: float) -> dict[str, 
         "best": content("checkpoints").best,
         "seconds": round(seconds, 1),
         "device": str(content("device")),
-        "versions": {
-            "dsnet-med": dsnet_med.__version__,
-            "monai": monai.__version__,
-            "torch": torch.__version__,
-        },
+        "versions": versions(),
     }
     write_json(run / "summary.json", summary)
     return summary
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a run's numbers depend on."""
+    return {"dsnet-med": dsnet_med.__version__, "monai": monai.__version__, "torch": torch.__version__}
 
 
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,5 +136,6 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     return metadata | {"name": f"{card['id']}", "description": f"{card['title']}, trained by dsnet-med"}
 
 
-def _yaml(config: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(config), sort_keys=False, width=110, allow_unicode=True)
+def write_yaml(path: Path, config: Mapping[str, Any]) -> None:
+    """Write a configuration to `path`, whole or not at all."""
+    write_text(path, yaml.safe_dump(dict(config), sort_keys=False, width=110, allow_unicode=True))

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class Classifier(nn.Module):
     """Images (B, C, H, W) -> logits (B, num_classes).
 
-    `backbone` gives a list of feature maps, as for `Segmenter`; the last one is used. The linear layer starts at
-    N(0, 0.01), as MMPretrain's LinearClsHead does.
+    `backbone` gives a list of feature maps, as for `Segmenter`; the last one is used. The linear layer
+    starts at N(0, 0.01), as MMPretrain's LinearClsHead does.
     """
 
     reference_names: ClassVar[tuple[tuple[str, str], ...]] = ((r"fc", "head.fc"),)

@@ -1,9 +1,10 @@
 """Faster R-CNN with a feature pyramid, torchvision's, on any backbone that gives a list of feature maps.
 
-Papers: Ren et al. 2015, https://arxiv.org/abs/1506.01497; Lin et al. 2017, https://arxiv.org/abs/1612.03144. The
+Papers: Ren et al. 2015, https://arxiv.org/abs/1506.01497; Lin et al. 2017,
+https://arxiv.org/abs/1612.03144. The
 published rows are MMDetection's; anchors, assignment, sampling, thresholds and sizes here are theirs, and so is
-the box regression for the foreground classes alone. Departures, all torchvision's: smooth L1 (beta 1/9) for their
-L1, and RoIAlign with two samples per bin and corners not shifted by half a pixel.
+the box regression for the foreground classes alone. Departures, all torchvision's: smooth L1 (beta 1/9) for L1,
+and RoIAlign with two samples per bin and corners not shifted by half a pixel.
 """
 
 from collections import OrderedDict
@@ -67,7 +68,7 @@ class Pyramid(nn.Module):
     def __init__(self, backbone: nn.Module, out_channels: int, *, frozen: bool) -> None:
         super().__init__()
         self.body = backbone
-        channels: Sequence[int] = backbone.feature_info.channels()  # type: ignore[operator, union-attr, assignment]
+        channels: Sequence[int] = backbone.feature_info.channels()  # type: ignore[operator, union-attr]
         self.fpn = FeaturePyramidNetwork(list(channels), out_channels, LastLevelMaxPool())
         self.out_channels = out_channels
         self.frozen = frozen

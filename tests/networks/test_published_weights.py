@@ -103,7 +103,9 @@ def test_a_file_of_another_width_is_refused_in_one_line(tmp_path):
 
 
 def test_the_classifier_of_timm_and_one_channel(tmp_path):
-    state = timm.create_model("resnet50", channels=(4, 8, 16, 32), stem_width=2, layers=(1, 1, 1, 1)).state_dict()
+    state = timm.create_model(
+        "resnet50", channels=(4, 8, 16, 32), stem_width=2, layers=(1, 1, 1, 1)
+    ).state_dict()
     torch.save(state, tmp_path / "timm.pth")
     options = {"width": 1 / 16, "stem_width": 2, "layers": [1, 1, 1, 1], "pretrained": tmp_path / "timm.pth"}
     grey = resnet("resnet50", output_stride=32, in_channels=1, **options)

@@ -1,7 +1,7 @@
 """Weights of a ResNet and its plug-ins from a file, under whatever names it has.
 
-timm's and torchvision's files, those of MMPretrain, MMSegmentation and MMDetection, and the model.pt of a run of
-ours on another task: what they call the parts of one network differs, the parts do not.
+timm's and torchvision's files, those of MMPretrain, MMSegmentation and MMDetection, and the model.pt of a
+run of ours on another task: what they call the parts of one network differs, the parts do not.
 """
 
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ _OTHER_PARTS = ("fc.", "head.", "neck.")  # of a classifier without prefixes
 def load_backbone(network: nn.Module, file: Path, title: str) -> None:
     """Put the weights in `file` into `network`, a backbone that may have plug-ins.
 
-    A file without any weights of plug-ins leaves those as they start: ImageNet weights of the plain network are
-    like that. The first convolution is summed over its inputs for one channel, repeated for several. No code in
-    the file is run. Raises InputError, with the backbone's `title`, when the file cannot be read, lacks entries,
-    holds entries that the network has not, or such of other shapes.
+    A file without any weights of plug-ins leaves those as they start: ImageNet weights of the plain network
+    are like that. The first convolution is summed over its inputs for one channel, repeated for several. No
+    code in the file is run. Raises InputError, with the backbone's `title`, when the file cannot be read,
+    lacks entries, holds entries that the network has not, or such of other shapes.
     """
     weights = _renamed(_of_backbone(read_checkpoint(file)), network)
     ours = network.state_dict()

@@ -41,10 +41,10 @@ def resnet(
     the channels at hand, is attached after every submodule that the glob `at` names: `layer4.*.act2` is "after
     conv2, its norm and ReLU, in every block of stage 4".
 
-    `pretrained` is True for timm's ImageNet weights, or a file (.safetensors or .pth) of timm, of MMPretrain,
-    MMSegmentation or MMDetection, or of a run of ours; see `load_backbone`. The first convolution is summed over
-    its inputs for one channel. Raises InputError when the weights cannot be had, or when the network is not the
-    one they were trained for.
+    `pretrained` is True for timm's ImageNet weights, or a file (.safetensors or .pth) of timm, of
+    MMPretrain, MMSegmentation or MMDetection, or of a run of ours; see `load_backbone`. The first
+    convolution is summed over its inputs for one channel. Raises InputError when the weights cannot be had,
+    or when the network is not the one they were trained for.
     """
     shape = _shape_options(width, stem_width, layers)
     if pretrained is True and shape:

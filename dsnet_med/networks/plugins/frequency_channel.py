@@ -80,9 +80,11 @@ class FrequencyChannel(nn.Module):
         return x * gate[:, :, None, None]
 
 
-def fcanet_layer(channels: int, ratio: int = 16, frequencies: str = "top16", width: float = 1.0) -> FrequencyChannel:
-    """FcaNet's layer behind the third norm of a ResNet's block: 56x56 for the 256 channels of stage 1, 28x28 for
-    512, 14x14 for 1024, 7x7 for 2048, where `width` multiplies the channels.
+def fcanet_layer(
+    channels: int, ratio: int = 16, frequencies: str = "top16", width: float = 1.0
+) -> FrequencyChannel:
+    """FcaNet's layer behind the third norm of a ResNet's blocks: 56x56 for the 256 channels of stage 1, 28x28
+    for 512, 14x14 for 1024 and 7x7 for 2048, where `width` multiplies the channels.
     """
     size = max(round(_PRODUCT * width / channels), _GRID)
     return FrequencyChannel(channels, size, size, ratio, frequencies)

@@ -1,0 +1,1 @@
+"""What ImageNet, Cityscapes and COCO need beside torchvision's data sets and MONAI's engines."""

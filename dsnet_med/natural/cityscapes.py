@@ -1,0 +1,134 @@
+"""Cityscapes as published (leftImg8bit/, gtFine/): 19 classes, scored over the whole set.
+
+Data: Cordts et al. 2016, https://arxiv.org/abs/1604.01685. Label files hold ids 0 to 33, of which 19 are
+trained and scored; the others are ignored (255). torchvision knows the ids. Crops, losses and scores are
+those of MMSegmentation.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from ignite.metrics import Metric, MetricsLambda
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import datasets, tv_tensors
+from torchvision.transforms import v2
+
+from dsnet_med.engine.losses import cross_entropy
+from dsnet_med.errors import InputError, one_line
+from dsnet_med.files import written_whole
+from dsnet_med.natural.images import Transform, read_image, required
+
+IGNORED = 255
+_TRAINED = [each for each in datasets.Cityscapes.classes if 0 <= each.train_id < IGNORED]  # in their order
+CLASSES = [each.name for each in _TRAINED]
+IDS = np.array([each.id for each in _TRAINED], dtype=np.uint8)
+COLOURS = np.array([each.color for each in _TRAINED], dtype=np.uint8)
+
+
+class Streets(Dataset[dict[str, Tensor]]):
+    """Items {"image", "label"} of a split: what `transform` makes of the image and its train ids (H, W).
+
+    Raises InputError for another layout, an image without its labels, and files that cannot be read.
+    """
+
+    def __init__(self, dataset_dir: str, split: str, transform: Transform) -> None:
+        for folder in ("leftImg8bit", "gtFine"):
+            required(
+                Path(dataset_dir) / folder / split, "wanted leftImg8bit/ and gtFine/, as Cityscapes has them"
+            )
+        found = datasets.Cityscapes(dataset_dir, split, mode="fine", target_type="semantic")
+        self.samples = [(image, target[0]) for image, target in zip(found.images, found.targets, strict=True)]
+        self.transform = transform
+        if not self.samples:
+            raise InputError(f"{found.images_dir} holds no images: wanted <city>/<name>_leftImg8bit.png")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        image, target = self.samples[index]
+        transformed, mask = self.transform(read_image(image), tv_tensors.Mask(read_train_ids(target)))
+        return {"image": transformed, "label": mask.as_subclass(Tensor).long()}
+
+
+def read_train_ids(file: str) -> Tensor:
+    """The train ids (H, W) of a file of label ids: 0 to 18, or 255. Raises InputError."""
+    try:
+        with Image.open(file) as labels:
+            ids = np.asarray(labels)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{file} cannot be read as label ids: {one_line(error)}") from error
+    if ids.ndim != 2 or ids.dtype != np.uint8:
+        raise InputError(f"{file} holds no label ids: wanted one channel of 8 bits, _gtFine_labelIds.png")
+    table = np.full(256, IGNORED, dtype=np.uint8)
+    table[IDS] = np.arange(len(IDS))
+    return torch.from_numpy(table[ids])
+
+
+class VariedCrop:
+    """A random crop of image and mask, drawn again, ten times at most, while one class fills too much of it."""
+
+    def __init__(self, size: Sequence[int], largest_share: float = 0.75) -> None:
+        fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORED}
+        self.crop = v2.RandomCrop(list(size), pad_if_needed=True, fill=fill)
+        self.largest_share = largest_share
+
+    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        cropped: tuple[Tensor, Tensor] = self.crop(image, mask)
+        for _ in range(9):
+            labels = cropped[1]
+            counts = torch.bincount(labels[labels != IGNORED].flatten().long())
+            if (counts > 0).sum() > 1 and counts.max() < self.largest_share * counts.sum():
+                break
+            cropped = self.crop(image, mask)
+        return cropped
+
+
+def loss(outputs: Tensor | Sequence[Tensor], labels: Tensor, auxiliary_weight: float = 0.4) -> Tensor:
+    """Cross-entropy of logits (B, 19, H, W) and labels (B, H, W), and a weighted one of each auxiliary output.
+
+    Summed over the pixels that have a label and divided by the number of all.
+    """
+    main, *others = [outputs] if isinstance(outputs, Tensor) else outputs
+    entropies = [cross_entropy(each.float(), labels, IGNORED) for each in (main, *others)]
+    return entropies[0] + auxiliary_weight * sum(entropies[1:])
+
+
+def scores(confusion: Metric) -> MetricsLambda:
+    """`confusion_scores` of an ignite ConfusionMatrix, under these names among the metrics of an evaluator."""
+    return MetricsLambda(confusion_scores, confusion)
+
+
+def confusion_scores(confusion: Tensor) -> Mapping[str, float]:
+    """mIoU, mAcc and aAcc of a confusion matrix (true, predicted) of pixel counts over the whole set.
+
+    mIoU is the mean over the classes of intersection over union, mAcc that of the recall, aAcc the share of all
+    pixels that are right. A class that is neither there nor predicted has no IoU, one that is not there no
+    recall, and is left out of the mean, as in MMSegmentation.
+    """
+    matrix = confusion.double()
+    right, there, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    return {
+        "mIoU": (right / (there + predicted - right)).nanmean().item(),
+        "mAcc": (right / there).nanmean().item(),
+        "aAcc": (right.sum() / matrix.sum()).item(),
+    }
+
+
+def write_labels(logits: Tensor, file: str, place: Path) -> dict[str, str]:
+    """Write the label ids of an image as <name>.png, in its own grid, and over the image as <name>_colour.png.
+
+    `logits` are (19, H, W). Gives the two names.
+    """
+    classes = logits.argmax(0).cpu().numpy()
+    shown = Image.blend(read_image(file), Image.fromarray(COLOURS[classes]), 0.5)
+    pictures = {"labels": (Image.fromarray(IDS[classes]), ""), "colours": (shown, "_colour")}
+    paths = {what: place.with_name(f"{place.stem}{end}.png") for what, (_, end) in pictures.items()}
+    for what, (picture, _) in pictures.items():
+        with written_whole(paths[what]) as temporary:
+            picture.save(temporary)
+    return {what: path.name for what, path in paths.items()}

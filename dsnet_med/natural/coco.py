@@ -1,0 +1,248 @@
+"""COCO as published (train2017/, val2017/, annotations/): boxes, and AP by COCO's own evaluation.
+
+Data: Lin et al. 2014, https://arxiv.org/abs/1405.0312. Crowds are boxes around many objects: they are not
+trained on, and a detection inside one is neither right nor wrong. Images without a box to train on are left
+out of training, as in MMDetection; evaluation takes every image. The network's labels 1, 2, ... are the
+categories in the order of their ids.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.metrics import Metric
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor, distributed
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import draw_bounding_boxes
+
+from dsnet_med.errors import InputError, one_line
+from dsnet_med.files import written_whole
+from dsnet_med.natural.images import Transform, read_image, required
+
+SCORES = ("AP", "AP50", "AP75", "APS", "APM", "APL")  # the first of the evaluation's statistics
+_SMALLEST = 32  # pixels of the short side of an image to train on
+Item = dict[str, Any]
+
+
+def read_annotations(dataset_dir: str, split: str) -> COCO:
+    """What annotations/instances_<split>2017.json holds. Raises InputError."""
+    file = Path(dataset_dir) / "annotations" / f"instances_{split}2017.json"
+    required(file, "wanted annotations/ beside train2017/ and val2017/, as COCO has them")
+    try:
+        with redirect_stdout(io.StringIO()):
+            annotations = COCO(str(file))
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise InputError(f"{file} is no file of COCO annotations: {one_line(repr(error))}") from error
+    if not annotations.imgs or not annotations.cats:
+        raise InputError(f"{file} is no file of COCO annotations: it names no images or no categories")
+    return annotations
+
+
+def read_training(dataset_dir: str, split: str, validation: COCO) -> COCO:
+    """`read_annotations` for training; InputError where the categories are not those of `validation`."""
+    annotations = read_annotations(dataset_dir, split)
+    _check_categories(annotations, categories(validation), f"the split {split}")
+    return annotations
+
+
+def categories(annotations: COCO) -> list[str]:
+    """The names of the categories, in the order of their ids."""
+    return [annotations.cats[number]["name"] for number in sorted(annotations.cats)]
+
+
+def _check_categories(annotations: COCO, expected: Sequence[str], what: str) -> None:
+    if (found := categories(annotations)) != list(expected):
+        different = sorted(set(found) ^ set(expected)) or ["their order"]
+        raise InputError(f"the categories of {what} are others than the network's: {', '.join(different[:3])}")
+
+
+class Photographs(Dataset[Item]):
+    """Items {"image", "target"} of a split: what `transform` makes of an image and its target.
+
+    The target of training holds `boxes` (N, 4), x1 y1 x2 y2, and `labels` (N,); that of evaluation the
+    `image_id`. Raises InputError for missing folders, for training without a single box, and for files that
+    cannot be read.
+    """
+
+    def __init__(
+        self, dataset_dir: str, split: str, annotations: COCO, transform: Transform, *, training: bool
+    ):
+        self.folder = required(Path(dataset_dir) / f"{split}2017", "wanted the images there, as COCO has them")
+        self.annotations, self.transform, self.training = annotations, transform, training
+        self.labels = {number: label for label, number in enumerate(sorted(annotations.cats), start=1)}
+        self.ids = [number for number in sorted(annotations.imgs) if not training or self._trainable(number)]
+        if not self.ids:
+            raise InputError(
+                f"the annotations of {self.folder} hold no box to train on: all are crowds or none"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Item:
+        number = self.ids[index]
+        image = read_image(self.folder / self.annotations.imgs[number]["file_name"])
+        target = self._target(number, image.size) if self.training else {"image_id": number}
+        transformed, target = self.transform(image, target)
+        return {"image": transformed, "target": target}
+
+    def _trainable(self, number: int) -> bool:
+        image = self.annotations.imgs[number]
+        return min(image["width"], image["height"]) >= _SMALLEST and len(self._objects(number)) > 0
+
+    def _objects(self, number: int) -> list[Mapping[str, Any]]:
+        """The objects to train on: no crowds, and a box of at least a pixel inside the image."""
+        image = self.annotations.imgs[number]
+        right, bottom = image["width"], image["height"]
+        return [
+            each
+            for each in self.annotations.imgToAnns[number]
+            if not each.get("iscrowd") and _is_box(_corners(each["bbox"], right, bottom))
+        ]
+
+    def _target(self, number: int, size: tuple[int, int]) -> Item:
+        width, height = size
+        objects = self._objects(number)
+        boxes = torch.tensor([_corners(each["bbox"], width, height) for each in objects], dtype=torch.float32)
+        return {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+            "labels": torch.tensor([self.labels[each["category_id"]] for each in objects]),
+        }
+
+
+def _corners(box: Sequence[float], width: int, height: int) -> tuple[float, float, float, float]:
+    """x y width height, as COCO has it, cut to the image: x1 y1 x2 y2."""
+    left, top, across, down = box
+    return max(left, 0), max(top, 0), min(left + across, width), min(top + down, height)
+
+
+def _is_box(corners: Sequence[float]) -> bool:
+    left, top, right, bottom = corners
+    return right - left >= 1 and bottom - top >= 1
+
+
+def collate(items: Sequence[Item]) -> dict[str, list[Any]]:
+    """Images of several sizes and their targets, as lists."""
+    return {name: [item[name] for item in items] for name in items[0]}
+
+
+def prepare_training(
+    batch: Mapping[str, list[Any]], device: torch.device, *_: Any, **__: Any
+) -> tuple[Any, ...]:
+    """What MONAI's trainer hands to the network: images and targets; the loss needs nothing more."""
+    targets = [{name: value.to(device) for name, value in target.items()} for target in batch["target"]]
+    return _on(device, batch["image"]), None, (targets,), {}
+
+
+def prepare_evaluation(
+    batch: Mapping[str, list[Any]], device: torch.device, *_: Any, **__: Any
+) -> tuple[Any, ...]:
+    """What MONAI's evaluator hands to the network, images, and to the metric, targets."""
+    return _on(device, batch["image"]), batch.get("target")
+
+
+def _on(device: torch.device, images: Sequence[Tensor]) -> list[Tensor]:
+    return [image.to(device) for image in images]
+
+
+def loss(losses: Mapping[str, Tensor], _: None) -> Tensor:
+    """The sum of Faster R-CNN's four losses."""
+    return torch.stack(list(losses.values())).sum()
+
+
+class AveragePrecision(Metric):
+    """`SCORES` over all images of `annotations`; NaN for a size of object that none of them holds.
+
+    Takes pairs of the detections of a batch, as Faster R-CNN gives them, and its targets with `image_id`.
+    Raises InputError where the categories are not called `class_names`.
+    """
+
+    def __init__(self, annotations: COCO, class_names: Sequence[str], output_transform: Any) -> None:
+        _check_categories(annotations, class_names, "the validation set")
+        self.annotations = annotations
+        self.numbers = sorted(annotations.cats)
+        super().__init__(output_transform)
+
+    def reset(self) -> None:
+        """Forget all detections."""
+        self.results: list[Item] = []
+        self.scores: dict[str, float] | None = None
+
+    def update(self, output: tuple[Sequence[Mapping[str, Tensor]], Sequence[Item]]) -> None:
+        """Take the detections of a batch."""
+        for detections, target in zip(*output, strict=True):
+            rows = zip(*(detections[name].tolist() for name in ("boxes", "labels", "scores")), strict=True)
+            self.results += [
+                {
+                    "image_id": target["image_id"],
+                    "category_id": self.numbers[label - 1],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "score": score,
+                }
+                for (left, top, right, bottom), label, score in rows
+            ]
+
+    def compute(self) -> dict[str, float]:
+        """The scores by name, evaluated when first asked for: it takes a minute for all of COCO."""
+        if self.scores is None:
+            self.scores = evaluate_boxes(self.annotations, _gathered(self.results))
+        return self.scores
+
+
+def evaluate_boxes(annotations: COCO, results: list[Item]) -> dict[str, float]:
+    """`SCORES` of `results` in COCO's own form (image_id, category_id, bbox, score) by COCO's evaluation."""
+    with redirect_stdout(io.StringIO()):
+        detected = annotations.loadRes(results) if results else _nothing(annotations)
+        evaluation = COCOeval(annotations, detected, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    values = (float(value) for value in evaluation.stats)
+    return {name: value if value >= 0 else float("nan") for name, value in zip(SCORES, values, strict=False)}
+
+
+def _nothing(annotations: COCO) -> COCO:
+    """No detections, which COCO's own reader cannot read."""
+    nothing = COCO()
+    nothing.dataset = {**annotations.dataset, "annotations": []}
+    nothing.createIndex()
+    return nothing
+
+
+def _gathered(results: list[Item]) -> list[Item]:
+    """Those of all processes."""
+    if not distributed.is_initialized():
+        return results
+    parts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, results)
+    return [each for part in parts for each in part]
+
+
+def write_boxes(
+    detections: Mapping[str, Tensor], file: str, place: Path, names: Sequence[str], shown_from: float = 0.5
+) -> list[Item]:
+    """Draw the detections of at least `shown_from` over the image, as <name>_boxes.jpg; gives all of them.
+
+    Each has a category, a score and a bbox, x y width height in pixels as COCO's.
+    """
+    boxes, labels, scores = (detections[name].cpu() for name in ("boxes", "labels", "scores"))
+    found = [names[label - 1] for label in labels.tolist()]
+    drawn = [i for i, score in enumerate(scores.tolist()) if score >= shown_from]
+    image = pil_to_tensor(read_image(file))
+    if drawn:
+        titles = [f"{found[i]} {scores[i]:.2f}" for i in drawn]
+        image = draw_bounding_boxes(image, boxes[drawn], titles, colors="red", width=2)
+    with written_whole(place.with_name(f"{place.stem}_boxes.jpg")) as temporary:
+        to_pil_image(image).save(temporary)
+    sizes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+    return [
+        {"category": name, "score": round(score, 4), "bbox": [round(number, 2) for number in box]}
+        for name, score, box in zip(found, scores.tolist(), sizes, strict=True)
+    ]

@@ -1,0 +1,78 @@
+"""One process or, under torchrun, several: each takes its share of the images, the gradients are averaged."""
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Sampler
+
+
+def start() -> None:
+    """Join the processes that torchrun has started; nothing where it has not."""
+    if world_size() > 1 and not distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(_local_rank())
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def stop() -> None:
+    """Leave the other processes."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and shows progress."""
+    return rank() == 0
+
+
+def device() -> torch.device:
+    """This process's GPU, or the CPU where there is none."""
+    return torch.device("cuda", _local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def parallel(network: nn.Module, *, sync_norm: bool = False) -> nn.Module:
+    """What to train: `network` itself, or in several processes a wrapper that averages its gradients.
+
+    `sync_norm` makes batch norms see the batches of all GPUs (SyncBN); there is no such norm on a CPU.
+    """
+    if world_size() == 1:
+        return network
+    if sync_norm and next(network.parameters()).is_cuda:
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # in place, below the network itself
+    return DistributedDataParallel(network)
+
+
+class Share(Sampler[int]):
+    """This process's part of what `sampler` draws, which must draw the same in every process.
+
+    All parts are equally long where `even`, as training wants: what is left over is left out.
+    """
+
+    def __init__(self, sampler: Sampler[int], *, even: bool = True) -> None:
+        self.sampler, self.even = sampler, even
+
+    def __iter__(self) -> Iterator[int]:
+        count = len(self) * world_size() if self.even else None
+        return islice(iter(self.sampler), rank(), count, world_size())
+
+    def __len__(self) -> int:
+        total = len(self.sampler)  # type: ignore[arg-type]
+        return total // world_size() if self.even else len(range(rank(), total, world_size()))
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))

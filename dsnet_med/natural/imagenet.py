@@ -1,0 +1,97 @@
+"""ImageNet as published (train/<class>/*.JPEG, val/), and classifications of other images.
+
+Data: Russakovsky et al. 2015, https://arxiv.org/abs/1409.0575. The validation images lie in a folder per
+class, as the training ones, or flat in val/ with a list of their labels: `val.txt` (file and class, the form
+of MMPretrain's meta/val.txt) or the `LOC_val_solution.csv` of the Kaggle release. A class is named by its
+WordNet id, or counted from 0 in their order.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.metrics import Metric, TopKCategoricalAccuracy
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+from dsnet_med.errors import InputError
+from dsnet_med.natural.images import required
+
+_LISTS = ("val.txt", "meta/val.txt", "LOC_val_solution.csv")
+_TRAIN = "wanted a folder per class in train/, as ImageNet has it"
+Sample = tuple[str, int]
+
+
+def find_classes(dataset_dir: str) -> list[str]:
+    """The names of the classes in their order: the folders in train/. InputError where there are none."""
+    folder = required(Path(dataset_dir) / "train", _TRAIN)
+    if names := sorted(each.name for each in folder.iterdir() if each.is_dir()):
+        return names
+    raise InputError(f"{folder} holds no folders: {_TRAIN}")
+
+
+def train_samples(dataset_dir: str, classes: Sequence[str]) -> list[Sample]:
+    """The training images with the index of their class. Raises InputError where there are none."""
+    return _in_class_folders(Path(dataset_dir) / "train", classes)
+
+
+def val_samples(dataset_dir: str, classes: Sequence[str]) -> list[Sample]:
+    """The validation images with the index of their class.
+
+    Raises InputError for a layout that is neither of the two, classes that training has not, and listed images
+    that are missing.
+    """
+    root = Path(dataset_dir)
+    folder = required(root / "val", "wanted the validation images there, in a folder per class or flat")
+    if any(each.is_dir() for each in folder.iterdir()):
+        return _in_class_folders(folder, classes)
+    lists = [root / name for name in _LISTS if (root / name).is_file()]
+    if not lists:
+        raise InputError(f"{folder} has no folder per class, and {root} no list of labels: wanted {_LISTS[0]}")
+    return _listed(lists[0], folder, classes)
+
+
+def _in_class_folders(folder: Path, classes: Sequence[str]) -> list[Sample]:
+    indices = {name: index for index, name in enumerate(classes)}
+    if unknown := sorted({each.name for each in folder.iterdir() if each.is_dir()} - indices.keys()):
+        raise InputError(f"{folder} holds {len(unknown)} classes that train/ has not, such as {unknown[0]}")
+    samples: list[Sample] = make_dataset(str(folder), indices, IMG_EXTENSIONS, allow_empty=True)
+    if not samples:
+        raise InputError(f"{folder} holds no images in its folders: wanted .JPEG files")
+    return samples
+
+
+def _listed(file: Path, folder: Path, classes: Sequence[str]) -> list[Sample]:
+    indices = {name: index for index, name in enumerate(classes)}
+    indices |= {str(index): index for index in range(len(classes))}
+    images = {image.stem: str(image) for image in sorted(folder.iterdir())}
+    samples = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        words = re.split(r"[,\s]+", line.strip())
+        if len(words) < 2 or words[0] == "ImageId":  # Kaggle's heading
+            continue
+        name, label = Path(words[0]).stem, words[1]
+        if name not in images or label not in indices:
+            lacking = (
+                f"no image {words[0]} in {folder}" if name not in images else f"no class '{label}' in train/"
+            )
+            raise InputError(f"{file}, line {number}: {lacking}")
+        samples.append((images[name], indices[label]))
+    if not samples:
+        raise InputError(f"{file} lists nothing: wanted lines of an image's name and its class")
+    return samples
+
+
+def top_classes(
+    logits: Tensor, _file: str, _place: Path, classes: Sequence[str], count: int = 5
+) -> dict[str, float]:
+    """The `count` likeliest classes of an image, with their probabilities, from its logits (classes,)."""
+    probabilities, indices = logits.softmax(0).topk(min(count, len(classes)))
+    pairs = zip(indices.tolist(), probabilities.tolist(), strict=True)
+    return {classes[index]: round(value, 6) for index, value in pairs}
+
+
+def topk(count: int, num_classes: int, output_transform: Callable[..., Any]) -> Metric:
+    """The share of images whose class is among the `count` likeliest, or among all where those are fewer."""
+    return TopKCategoricalAccuracy(min(count, num_classes), output_transform)

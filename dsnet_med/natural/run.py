@@ -1,0 +1,74 @@
+"""A training run on natural images: its folder is the bundle of its task with every choice written out."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dsnet_med import resources
+from dsnet_med.engine.compose import load, override
+from dsnet_med.engine.loggers import require_known
+from dsnet_med.engine.train import require_unused, run_workflow, versions, write_yaml
+from dsnet_med.errors import InputError
+from dsnet_med.files import require_writable, write_json
+from dsnet_med.methods import method_row
+
+_SHARED = ("method", "width", "size", "min_size", "max_size")  # what inference has to know of training
+
+
+def prepare_run(method: str, data: Path, run: Path, settings: Mapping[str, Any]) -> None:
+    """Make `run` a copy of the bundle of the task of `method` that trains it on `data`.
+
+    Raises InputError when a run in the folder has already begun to train, `data` is no folder, or a setting
+    does not exist.
+    """
+    require_unused(run)
+    if not data.is_dir():
+        raise InputError(f"no data set at {data}: give the folder that holds it as published")
+    source = resources.configs() / "natural" / method.partition("/")[0] / "configs"
+    card = method_row(method)["method_card"]
+    train, inference = load(source / "train.yaml"), load(source / "inference.yaml")
+    for name, value in {"method": method, "dataset_dir": str(data.resolve()), **settings}.items():
+        override(train, name, value)
+    require_known(train["loggers"])
+    inference |= {name: train[name] for name in _SHARED if name in inference}
+    require_writable(run / "configs")
+    for name in ("evaluate.yaml", "logging.conf", "metadata.json"):
+        shutil.copyfile(source / name, run / "configs" / name)
+    write_yaml(run / "configs" / "inference.yaml", inference)
+    write_yaml(run / "configs" / "train.yaml", {"method_card": card, **train})  # last: the run is prepared
+
+
+def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train a prepared run folder and return its summary, also written to summary.json.
+
+    `settings` change this call only (`resume`, `device`).
+    """
+    started = time.monotonic()
+    workflow = run_workflow(run, settings)
+    content = workflow.parser.get_parsed_content
+    network = content("network")
+    summary = {
+        "method": workflow.parser["method_card"],
+        "dataset": content("dataset_dir"),
+        "seed": content("seed"),
+        "iterations": content("epochs") * content("epoch_length"),
+        "batch_size": content("batch_size"),
+        "width": content("width"),
+        "pretrained": content("pretrained"),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "scores": content("validated").latest(),
+        "best": content("checkpoints").best,
+        "seconds": round(time.monotonic() - started, 1),
+        "device": str(content("device")),
+        "versions": versions(),
+    }
+    write_json(run / "summary.json", summary)
+    return summary
+
+
+def is_natural(run: Path) -> bool:
+    """Whether a run folder is one of natural images; False where there is none."""
+    config = run / "configs" / "train.yaml"
+    return config.is_file() and "/" in str(load(config).get("method", ""))
