@@ -12,7 +12,7 @@ from dsnet_med.errors import InputError, unknown
 
 T = TypeVar("T")
 _PHANTOMS = ("synapse", "acdc", "imagenet", "cityscapes", "coco")
-_SIZES = {2: "HxW such as 96x128", 3: "HxWxD such as 96x96x24"}
+_SIZES = {2: "rows x columns such as 96x128", 3: "rows x columns x slices such as 96x96x24"}
 
 
 def bar(results: Iterable[T], total: int | None, title: str) -> Iterable[T]:

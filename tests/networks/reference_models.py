@@ -1,0 +1,38 @@
+"""Whole models of the reference: their weights, which are made from names, their input and their outputs."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Full:
+    """The models in the folder golden/full beside the checkout."""
+
+    def __init__(self, folder: Path) -> None:
+        spec = importlib.util.spec_from_file_location("params_by_name", folder / "params_by_name.py")
+        self.arrays = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.arrays)
+        self.folder, self.states = folder, {}
+
+    def state(self, method: str) -> dict[str, Tensor]:
+        """The state dict of a row's model."""
+        if method not in self.states:
+            shapes = json.loads((self.folder / f"{method}.json").read_text())["state"]
+            self.states[method] = {name: self.array(name, tuple(shape)) for name, shape in shapes.items()}
+        return dict(self.states[method])
+
+    def array(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The weights called `name`."""
+        return torch.from_numpy(np.asarray(self.arrays.array_for(name, shape, seed=1)))
+
+    def image(self, shape: tuple[int, ...]) -> Tensor:
+        """The input."""
+        return torch.from_numpy(self.arrays.image(1, shape))
+
+    def output(self, method: str) -> Tensor:
+        """A row's logits, where they are stored."""
+        return torch.from_numpy(np.load(self.folder / f"{method}.npz")["a"])
