@@ -102,6 +102,25 @@ def test_a_file_of_another_width_is_refused_in_one_line(tmp_path):
         resnet(layers=[1, 1, 1, 1], width=1 / 16, pretrained=tmp_path / "wide.pth")
 
 
+def test_weights_of_timm_s_hub_by_name(monkeypatch):
+    asked = []
+
+    def offline(repository, *args, **kwargs):
+        asked.append(repository)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
+    with pytest.raises(InputError, match=r"cannot fetch the ImageNet weights of resnet50\.tv_in1k"):
+        resnet("resnet50", output_stride=32, pretrained="resnet50.tv_in1k")
+    assert asked == ["timm/resnet50.tv_in1k"]
+    with pytest.raises(InputError, match=r"unknown weights of timm's resnet50 'resnet50\.tv': did you mean"):
+        resnet("resnet50", pretrained="resnet50.tv")
+    with pytest.raises(InputError, match=r"no checkpoint at resnet50\.pth"):
+        resnet("resnet50", pretrained="resnet50.pth")
+    with pytest.raises(InputError, match="fit width 1"):
+        resnet("resnet50", width=0.5, pretrained="resnet50.tv_in1k")
+
+
 def test_the_classifier_of_timm_and_one_channel(tmp_path):
     state = timm.create_model(
         "resnet50", channels=(4, 8, 16, 32), stem_width=2, layers=(1, 1, 1, 1)

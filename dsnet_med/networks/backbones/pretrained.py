@@ -9,7 +9,9 @@ import timm
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, one_line, unknown
+
+_FILES = (".pth", ".pt", ".bin", ".safetensors")
 
 
 def features_of(name: str, in_channels: int, pretrained: bool | str | Path, **options: Any) -> nn.Module:
@@ -35,6 +37,23 @@ def features_of(name: str, in_channels: int, pretrained: bool | str | Path, **op
         # which timm would start at random
         raise _unavailable(name, pretrained, f"{len(missing)} entries are missing, such as {min(missing)}")
     return network
+
+
+def hub_name(name: str, pretrained: bool | str | Path) -> str | None:
+    """What timm calls the weights of its network `name` that are asked for, or None for a file.
+
+    True stands for timm's choice, "resnet50.tv_in1k" for those of that tag. Raises InputError for a tag that
+    timm has not.
+    """
+    if isinstance(pretrained, bool):
+        return name
+    text = str(pretrained)
+    if not text.startswith(f"{name}.") or Path(text).is_file() or Path(text).suffix in _FILES:
+        return None
+    known = timm.list_pretrained(f"{name}.*")
+    if text not in known:
+        raise unknown(f"weights of timm's {name}", text, known)
+    return text
 
 
 def _plain_names(weights: Mapping[str, Tensor]) -> set[str]:

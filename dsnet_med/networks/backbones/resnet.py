@@ -14,7 +14,7 @@ from torch import nn
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.attach import attach
-from dsnet_med.networks.backbones.pretrained import features_of
+from dsnet_med.networks.backbones.pretrained import features_of, hub_name
 from dsnet_med.networks.backbones.published import load_backbone
 from dsnet_med.networks.layers import scaled
 
@@ -41,22 +41,22 @@ def resnet(
     the channels at hand, is attached after every submodule that the glob `at` names: `layer4.*.act2` is "after
     conv2, its norm and ReLU, in every block of stage 4".
 
-    `pretrained` is True for timm's ImageNet weights, or a file (.safetensors or .pth) of timm, of
-    MMPretrain, MMSegmentation or MMDetection, or of a run of ours; see `load_backbone`. The first
-    convolution is summed over its inputs for one channel. Raises InputError when the weights cannot be had,
-    or when the network is not the one they were trained for.
+    `pretrained` is True for timm's ImageNet weights, a name of theirs ("resnet50.tv_in1k"), or a file
+    (.safetensors or .pth) of timm, of MMPretrain, MMSegmentation or MMDetection, or of a run of ours; see
+    `load_backbone`. The first convolution is summed over its inputs for one channel. Raises InputError when
+    the weights cannot be had, or when the network is not the one they were trained for.
     """
-    shape = _shape_options(width, stem_width, layers)
-    if pretrained is True and shape:
+    shape, hub = _shape_options(width, stem_width, layers), hub_name(name, pretrained)
+    if hub and pretrained and shape:
         raise InputError(
             f"pretrained weights of {name} fit width 1 and its own layers, not {shape}: use pretrained=False"
         )
     levels = {"output_stride": output_stride, "out_indices": (1, 2, 3, 4)}
-    network = features_of(name, in_channels, pretrained is True, **levels, **shape)
+    network = features_of(hub or name, in_channels, bool(hub and pretrained), **levels, **shape)
     if plugin:
         attach(network, plugin, at=at)
-    if not isinstance(pretrained, bool):
-        load_backbone(network, Path(pretrained), f"timm's {name}")
+    if not hub:
+        load_backbone(network, Path(str(pretrained)), f"timm's {name}")
     return network
 
 
