@@ -47,8 +47,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
     reason = f"{type(error).__name__}: {str(error)[:500]} (DSNET_MED_DEBUG=1 shows where)"
     explained = reason, SOME_FAILED
     match error:
-        case InputError():
-            explained = str(error), BAD_INPUT
+        case InputError():  # that of a data loader's worker has its traceback before it
+            explained = str(error).rpartition("\ndsnet_med.errors.InputError: ")[2], BAD_INPUT
         case click.exceptions.Exit():
             explained = "", error.exit_code
         case click.ClickException():

@@ -3,11 +3,14 @@
 import os
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
+
+from dsnet_med.errors import InputError
 
 
 def start() -> None:
@@ -47,13 +50,39 @@ def device() -> torch.device:
 def parallel(network: nn.Module, *, sync_norm: bool = False) -> nn.Module:
     """What to train: `network` itself, or in several processes a wrapper that averages its gradients.
 
-    `sync_norm` makes batch norms see the batches of all GPUs (SyncBN); there is no such norm on a CPU.
+    `sync_norm` is `synchronise_norms` on GPUs; there is no such norm on a CPU.
     """
     if world_size() == 1:
         return network
     if sync_norm and next(network.parameters()).is_cuda:
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # in place, below the network itself
+        synchronise_norms(network)
     return DistributedDataParallel(network)
+
+
+def synchronise_norms(network: nn.Module) -> None:
+    """Make the batch norms of feature maps in `network` see the batches of all processes (SyncBN).
+
+    That of DSM's selective kernel stays as it is: it is a plain one in the reference, too.
+    """
+    for module in list(network.modules()):
+        for name, norm in list(module.named_children()):
+            if isinstance(norm, nn.BatchNorm2d):
+                synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+                synchronised._forward_hooks.update(
+                    norm._forward_hooks
+                )  # which run a plug-in; PyTorch drops them
+                setattr(module, name, synchronised)
+
+
+def epoch_length(loader: DataLoader[Any]) -> int:
+    """The batches of an epoch; InputError where the images do not fill one."""
+    if not len(loader):
+        images: int = len(loader.dataset)  # type: ignore[arg-type]
+        batch = f"a batch of {loader.batch_size}" + (
+            f" in each of {world_size()} processes" * (world_size() > 1)
+        )
+        raise InputError(f"{images} images to train on do not make {batch}: give a smaller batch_size")
+    return len(loader)
 
 
 class Share(Sampler[int]):

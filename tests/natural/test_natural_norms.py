@@ -1,0 +1,33 @@
+"""Batch norms over several processes: what they replace, and what they must leave."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from dsnet_med.errors import InputError
+from dsnet_med.methods import build_network
+from dsnet_med.natural.distributed import epoch_length, synchronise_norms
+
+
+@pytest.mark.parametrize("row", ["resnet50", "fcanet50", "dsnet50_a"])
+def test_synchronised_norms_keep_plugins_names_and_results(row):
+    torch.manual_seed(0)
+    network = build_network(f"cityscapes/{row}", in_channels=3, num_classes=4, width=1 / 16).eval()
+    image, state = torch.rand(1, 3, 64, 64), network.state_dict()
+    before, parameters = network(image), [id(each) for each in network.parameters()]
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    synchronise_norms(network)
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in network.modules()) == norms > 50
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    kept = sum(isinstance(module, nn.BatchNorm1d) for module in network.modules())
+    assert kept == (3 if row == "dsnet50_a" else 0)
+    assert list(network.state_dict()) == list(state)
+    assert [id(each) for each in network.parameters()] == parameters  # an optimiser may hold them already
+    torch.testing.assert_close(network(image), before)
+
+
+def test_an_epoch_without_a_batch_is_refused():
+    assert epoch_length(DataLoader(range(9), batch_size=4, drop_last=True)) == 2
+    with pytest.raises(InputError, match="3 images to train on do not make a batch of 4: give a smaller"):
+        epoch_length(DataLoader(range(3), batch_size=4, drop_last=True))
