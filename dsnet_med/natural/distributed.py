@@ -68,9 +68,8 @@ def synchronise_norms(network: nn.Module) -> None:
         for name, norm in list(module.named_children()):
             if isinstance(norm, nn.BatchNorm2d):
                 synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(norm)
-                synchronised._forward_hooks.update(
-                    norm._forward_hooks
-                )  # which run a plug-in; PyTorch drops them
+                # They run the plug-ins that follow a norm, and PyTorch drops them.
+                synchronised._forward_hooks.update(norm._forward_hooks)
                 setattr(module, name, synchronised)
 
 
