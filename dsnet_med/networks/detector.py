@@ -10,6 +10,7 @@ and RoIAlign with two samples per bin and corners not shifted by half a pixel.
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,11 @@ class Pyramid(nn.Module):
 
     `frozen` keeps the backbone's stem and first stage, and the statistics of all its batch norms.
     """
+
+    without_reference_names: ClassVar[str] = (
+        "the published weights of a detector are not translated, only those of its backbone: give the file as "
+        "pretrained"
+    )
 
     def __init__(self, backbone: nn.Module, out_channels: int, *, frozen: bool) -> None:
         super().__init__()

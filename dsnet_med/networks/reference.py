@@ -29,8 +29,12 @@ def from_reference(state_dict: Mapping[str, Any], method: str | nn.Module) -> di
     `state_dict` may be a whole checkpoint with the weights under "state_dict", and its names may start with
     "module.". `method` is a row's id, or one of our networks where it is a variant of a row (other depth).
     Raises InputError, naming a few, for entries left over on either side; batch counters may be missing.
+    Also for a detector, whose parts have no names here but for the backbone.
     """
     network = _skeleton(method) if isinstance(method, str) else method
+    for module in network.modules():
+        if reason := getattr(module, "without_reference_names", None):
+            raise InputError(reason)
     theirs = _weights(state_dict)
     ours = network.state_dict()
     names = reference_names(network)

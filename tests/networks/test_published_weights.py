@@ -8,7 +8,7 @@ from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network
 from dsnet_med.networks.backbones import resnet
 from dsnet_med.networks.plugins import DSM, SE
-from dsnet_med.networks.reference import reference_names
+from dsnet_med.networks.reference import from_reference, reference_names
 
 NARROW = {"width": 1 / 16, "backbone": {"layers": [1, 1, 1, 1]}}
 
@@ -72,6 +72,13 @@ def test_a_run_of_ours_on_another_task(tmp_path, source):
     target = "coco" if source == "imagenet" else "imagenet"
     started = started_from(tmp_path / "model.pt", f"{target}/dsnet50_a")
     assert equal(backbone_of(started), backbone_of(trained))
+
+
+def test_the_rest_of_a_detector_is_not_translated():
+    network = small("coco/resnet50")
+    for method in ("coco/resnet50", network):
+        with pytest.raises(InputError, match="of a detector are not translated, only those of its backbone"):
+            from_reference(network.state_dict(), method)
 
 
 def test_plain_weights_leave_the_plugins_as_they_start(tmp_path):
