@@ -28,22 +28,16 @@ def phantom(dataset: str, out: Path, *, cases: int, seed: int, size: str | None,
     shape: Mapping[str, Any] = {} if size is None else {"size": _size(size, 3 if volumes else 2)}
     if oblique and not volumes:
         raise InputError(f"got --oblique for {dataset}, which holds images: leave it out")
-    if volumes:
-        from dsnet_med.prepare.phantom import make_acdc, make_synapse
+    if not volumes:
+        from dsnet_med.cli import natural
 
-        make = make_synapse if dataset == "synapse" else make_acdc
-        made = list(bar(make(out, cases=cases, seed=seed, oblique=oblique, **shape), cases, "phantom"))
-        typer.echo(f"{len(made)} {dataset} phantoms in {out}")
+        natural.phantom(dataset, out, cases, seed, shape)
         return
-    from dsnet_med.natural import phantom as natural
+    from dsnet_med.prepare.phantom import make_acdc, make_synapse
 
-    makers = {
-        "imagenet": natural.make_imagenet,
-        "cityscapes": natural.make_cityscapes,
-        "coco": natural.make_coco,
-    }
-    made = list(bar(makers[dataset](out, images=cases, seed=seed, **shape), None, "phantom"))
-    typer.echo(f"{len(made)} {dataset} images, {cases} of them to train on, in {out}")
+    make = make_synapse if dataset == "synapse" else make_acdc
+    made = list(bar(make(out, cases=cases, seed=seed, oblique=oblique, **shape), cases, "phantom"))
+    typer.echo(f"{len(made)} {dataset} phantoms in {out}")
 
 
 def _size(text: str, axes: int) -> tuple[int, ...]:
@@ -130,68 +124,38 @@ def train(
     from dsnet_med.methods import method_ids, natural_method_ids
 
     if method in natural_method_ids():
-        return _train_natural(method, data, out, given, assignments, device, plugin)
+        from dsnet_med.cli import natural
+
+        return natural.train(method, data, out, given, assignments, device, plugin)
     if method not in method_ids():
         raise unknown("method", method, [*method_ids(), *natural_method_ids()])
     quiet_monai()
-    from dsnet_med.engine.compose import parse_settings
     from dsnet_med.engine.plugged import Plugged
     from dsnet_med.engine.train import prepare_run
     from dsnet_med.networks.attach import DEFAULT_PLACE
 
     plugged = Plugged(plugin, at or DEFAULT_PLACE) if plugin else None
+    prepare_run(method, data, out, run_settings(given, assignments), plugged)
+    return _train(out, device, resume=False)
+
+
+def run_settings(given: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """What the options say, and over it `id=value` texts."""
+    from dsnet_med.engine.compose import parse_settings
+
     settings = {name: value for name, value in given.items() if value is not None}
     if "iterations" in settings:
         settings["validate_every"] = max(100, settings["iterations"] // 10)
-    prepare_run(method, data, out, settings | parse_settings(assignments), plugged)
-    return _train(out, device, resume=False)
+    return settings | parserun_settings(assignments)
 
 
 def resume(out: Path, *, device: str) -> dict[str, Any]:
     """Go on with the run in a folder."""
     quiet_monai()
+    from dsnet_med.cli import natural
     from dsnet_med.natural.run import is_natural
 
-    return (_run_natural if is_natural(out) else _train)(out, device, resume=True)
-
-
-def _train_natural(
-    method: str,
-    data: Path,
-    out: Path,
-    given: Mapping[str, Any],
-    assignments: Sequence[str],
-    device: str,
-    plugin: str | None,
-) -> dict[str, Any]:
-    """`train` for a method on natural images, whose store is the data set as published."""
-    refused = {"--plugin": plugin, "--select-on": given["select_on"] != "val"}
-    if names := [name for name, value in refused.items() if value]:
-        raise InputError(f"got {names[0]} for {method}, which has none: leave it out")
-    if given.get("iterations") and not method.startswith("cityscapes/"):
-        raise InputError(f"got --iterations for {method}, which trains by epochs: give --set epochs=1, say")
-    quiet_monai()
-    from dsnet_med.engine.compose import parse_settings
-    from dsnet_med.natural.run import prepare_run
-
-    settings = {name: value for name, value in given.items() if value is not None and name != "select_on"}
-    if "iterations" in settings:
-        settings["validate_every"] = max(100, settings["iterations"] // 10)
-    prepare_run(method, data, out, settings | parse_settings(assignments))
-    return _run_natural(out, device, resume=False)
-
-
-def _run_natural(out: Path, device: str, *, resume: bool) -> dict[str, Any]:
-    from dsnet_med.inference.hardware import choose_device
-    from dsnet_med.natural.run import train
-
-    summary = train(out, {"device": f"$torch.device('{choose_device(device)}')", "resume": resume})
-    (score, value), (_, iteration) = summary["best"].items()
-    typer.echo(
-        f"{summary['method']['title']}: best {score} {value:.3f} at iteration {iteration}, "
-        f"{summary['seconds']:.0f} s, in {out}"
-    )
-    return summary
+    return (natural.run if is_natural(out) else _train)(out, device, resume=True)
 
 
 def _train(out: Path, device: str, *, resume: bool) -> dict[str, Any]:
