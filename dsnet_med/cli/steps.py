@@ -146,7 +146,7 @@ def run_settings(given: Mapping[str, Any], assignments: Sequence[str]) -> dict[s
     settings = {name: value for name, value in given.items() if value is not None}
     if "iterations" in settings:
         settings["validate_every"] = max(100, settings["iterations"] // 10)
-    return settings | parserun_settings(assignments)
+    return settings | parse_settings(assignments)
 
 
 def resume(out: Path, *, device: str) -> dict[str, Any]:
