@@ -120,15 +120,15 @@ def confusion_scores(confusion: Tensor) -> Mapping[str, float]:
 
 
 def write_labels(logits: Tensor, file: str, place: Path) -> dict[str, str]:
-    """Write the label ids of an image as <name>.png, in its own grid, and over the image as <name>_colour.png.
+    """Write the label ids of an image as <name>.png, in its own grid, and over the image as <name>.jpg.
 
     `logits` are (19, H, W). Gives the two names.
     """
     classes = logits.argmax(0).cpu().numpy()
     shown = Image.blend(read_image(file), Image.fromarray(COLOURS[classes]), 0.5)
-    pictures = {"labels": (Image.fromarray(IDS[classes]), ""), "colours": (shown, "_colour")}
-    paths = {what: place.with_name(f"{place.stem}{end}.png") for what, (_, end) in pictures.items()}
-    for what, (picture, _) in pictures.items():
-        with written_whole(paths[what]) as temporary:
+    pictures = {place.with_suffix(".png"): Image.fromarray(IDS[classes]), place.with_suffix(".jpg"): shown}
+    for path, picture in pictures.items():
+        with written_whole(path) as temporary:
             picture.save(temporary)
-    return {what: path.name for what, path in paths.items()}
+    labels, colours = (path.name for path in pictures)
+    return {"labels": labels, "colours": colours}

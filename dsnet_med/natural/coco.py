@@ -228,7 +228,7 @@ def _gathered(results: list[Item]) -> list[Item]:
 def write_boxes(
     detections: Mapping[str, Tensor], file: str, place: Path, names: Sequence[str], shown_from: float = 0.5
 ) -> list[Item]:
-    """Draw the detections of at least `shown_from` over the image, as <name>_boxes.jpg; gives all of them.
+    """Draw the detections of at least `shown_from` over the image, as <name>.jpg; gives all of them.
 
     Each has a category, a score and a bbox, x y width height in pixels as COCO's.
     """
@@ -239,7 +239,7 @@ def write_boxes(
     if drawn:
         titles = [f"{found[i]} {scores[i]:.2f}" for i in drawn]
         image = draw_bounding_boxes(image, boxes[drawn], titles, colors="red", width=2)
-    with written_whole(place.with_name(f"{place.stem}_boxes.jpg")) as temporary:
+    with written_whole(place.with_suffix(".jpg")) as temporary:
         to_pil_image(image).save(temporary)
     sizes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
     return [

@@ -69,9 +69,9 @@ def _listed(file: Path, folder: Path, classes: Sequence[str]) -> list[Sample]:
     samples = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         words = re.split(r"[,\s]+", line.strip())
-        if len(words) < 2 or words[0] == "ImageId":  # Kaggle's heading
+        if words[0] in ("", "ImageId"):  # Kaggle's heading
             continue
-        name, label = Path(words[0]).stem, words[1]
+        name, label = Path(words[0]).stem, words[1] if len(words) > 1 else ""
         if name not in images or label not in indices:
             lacking = (
                 f"no image {words[0]} in {folder}" if name not in images else f"no class '{label}' in train/"

@@ -26,6 +26,7 @@ class Predictions:
         self.source, self.out, self.write = Path(dataset_dir), Path(output_dir), write
         if self.out.resolve().is_relative_to(self.source.resolve()):
             raise InputError(f"got --output_dir {output_dir}, inside {dataset_dir}: choose a folder outside it")
+        self.taken: set[Path] = set()
         self.records: dict[str, Any] = {}
         self.failures: dict[str, str] = {}
 
@@ -44,8 +45,12 @@ class Predictions:
                 self.records[str(name)] = self.write(prediction, file, self._place(name))
 
     def _place(self, name: Path) -> Path:
-        taken = name.with_suffix("") in (Path(other).with_suffix("") for other in self.records)
-        return self.out / (name.with_name(f"{name.name}.png") if taken else name)
+        stem, number = name.stem, 1
+        while name.with_name(stem) in self.taken:
+            stem = name.name if number == 1 else f"{name.name}_{number}"
+            number += 1
+        self.taken.add(name.with_name(stem))
+        return self.out / name.with_name(f"{stem}{name.suffix}")
 
     def _finish(self, _: Engine) -> None:
         write_json(self.out / "predictions.json", {"predictions": self.records, "failed": self.failures})

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from ignite.metrics import ConfusionMatrix
 from monai.handlers import from_engine
 from pycocotools.coco import COCO
@@ -291,10 +291,18 @@ def test_a_network_of_other_categories_is_not_scored(tmp_path, names):
 
 def test_scores_are_kept_logged_and_written_without_those_that_are_not_defined(tmp_path):
     evaluator, trainer = Engine(lambda *_: None), Engine(lambda *_: None)
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def validate():
+        evaluator.run([0])
+
+    @evaluator.on(Events.EPOCH_COMPLETED)
+    def measure():
+        evaluator.state.metrics = {"AP": 1 / 3, "APS": math.nan, "other": 1.0}
+
     sent = []
     scores = Scores(evaluator, ["AP", "APS"], [lambda iteration, values: sent.append((iteration, values))])
     scores.attach(trainer)
-    evaluator.state.metrics = {"AP": 1 / 3, "APS": math.nan, "other": 1.0}
     trainer.run([0, 1], max_epochs=1)
     assert scores.latest() == {"AP": 0.333333, "APS": None}
     assert sent == [(2, {"val_AP": 0.333333, "val_APS": None})]

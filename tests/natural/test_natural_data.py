@@ -1,0 +1,635 @@
+"""Natural images on disk are read as published, refused in one line where they are not, and written back."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from dsnet_med.errors import CasesFailedError, InputError
+from dsnet_med.natural import cityscapes, coco, imagenet
+from dsnet_med.natural.classes import read_classes, write_classes
+from dsnet_med.natural.images import LabelledImages, UnlabelledImages, find_images, read_image
+from dsnet_med.natural.phantom import make_cityscapes, make_coco, make_imagenet
+from dsnet_med.natural.predictions import Predictions
+
+TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+
+def refused(call, *arguments, **named):
+    """The message of the InputError, which is one line."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **named)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- ImageNet
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("imagenet")
+    list(make_imagenet(folder / "folders", images=24, seed=1, size=(40, 48), classes=6))
+    list(make_imagenet(folder / "flat", images=24, seed=1, size=(40, 48), classes=6, flat_val=True))
+    return folder
+
+
+@pytest.fixture
+def flat(photographs, tmp_path):
+    return shutil.copytree(photographs / "flat", tmp_path / "flat")
+
+
+def pairs(folder, classes=None):
+    found = imagenet.val_samples(str(folder), classes or imagenet.find_classes(str(folder)))
+    return {(Path(file).name, label) for file, label in found}
+
+
+def listed(folder, form):
+    """Write the list of a flat val/ in one of the three forms."""
+    classes = imagenet.find_classes(str(folder))
+    rows = [line.split() for line in (folder / "val.txt").read_text().splitlines()]
+    (folder / "val.txt").unlink()
+    if form == "wnid":
+        (folder / "val.txt").write_text("".join(f"{file} {classes[int(index)]}\n" for file, index in rows))
+    elif form == "meta":
+        (folder / "meta").mkdir()
+        (folder / "meta" / "val.txt").write_text("".join(f"{file} {index}\n" for file, index in rows))
+    else:
+        boxes = " 85 1 499 272 "
+        lines = [f"{Path(file).stem},{classes[int(index)]}{boxes}\n" for file, index in rows]
+        (folder / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(lines))
+
+
+def test_class_folders_are_read_in_the_order_of_their_names(photographs):
+    root = photographs / "folders"
+    classes = imagenet.find_classes(str(root))
+    assert classes == sorted(each.name for each in (root / "train").iterdir()) and len(classes) == 6
+    for split, read in (("train", imagenet.train_samples), ("val", imagenet.val_samples)):
+        wanted = {(str(f), classes.index(f.parent.name)) for f in (root / split).glob("*/*.JPEG")}
+        assert wanted and set(read(str(root), classes)) == wanted
+
+
+@pytest.mark.parametrize("form", ["index", "wnid", "meta", "kaggle"])
+def test_a_flat_validation_set_is_that_in_class_folders(photographs, flat, form):
+    if form != "index":
+        listed(flat, form)
+    assert pairs(flat) == pairs(photographs / "folders")
+    assert len({label for _, label in pairs(flat)}) == 6
+
+
+def test_a_validation_set_of_some_classes_keeps_their_indices(photographs, tmp_path):
+    root = shutil.copytree(photographs / "folders", tmp_path / "some")
+    everything = pairs(root)
+    gone = sorted((root / "val").iterdir())[0]
+    files = {each.name for each in gone.iterdir()}
+    shutil.rmtree(gone)
+    assert pairs(root) == {pair for pair in everything if pair[0] not in files}
+    assert {label for _, label in pairs(root)} == {1, 2, 3, 4, 5}
+
+
+def test_validation_classes_that_training_has_not_are_refused(photographs, tmp_path):
+    root = shutil.copytree(photographs / "folders", tmp_path / "more")
+    (root / "val" / "n09999999").mkdir()
+    message = refused(pairs, root)
+    assert "1 classes that train/ has not, such as n09999999" in message and str(root / "val") in message
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("ILSVRC2012_val_00000001.JPEG 6", "no class '6' in train/"),
+        ("ILSVRC2012_val_00000001.JPEG n09999999", "no class 'n09999999' in train/"),
+        ("ILSVRC2012_val_00000001.JPEG -1", "no class '-1' in train/"),
+        ("ILSVRC2012_val_00009999.JPEG 0", "no image ILSVRC2012_val_00009999.JPEG in"),
+    ],
+)
+def test_a_wrong_line_of_the_list_is_named(flat, line, wanted):
+    lines = (flat / "val.txt").read_text().splitlines()
+    (flat / "val.txt").write_text("\n".join([*lines[:2], line, *lines[3:]]))
+    message = refused(pairs, flat)
+    assert message.startswith(f"{flat / 'val.txt'}, line 3: ") and wanted in message
+
+
+def test_a_line_without_a_class_is_not_passed_over(flat):
+    """An image that is silently left out would change the scores."""
+    lines = (flat / "val.txt").read_text().splitlines()
+    (flat / "val.txt").write_text("\n".join([*lines[:2], lines[2].split()[0], *lines[3:], ""]))
+    assert f"{flat / 'val.txt'}, line 3" in refused(pairs, flat)
+
+
+def test_layouts_that_lack_something_are_refused(flat, tmp_path):
+    (flat / "val.txt").unlink()
+    assert "no list of labels" in refused(pairs, flat)
+    (flat / "val.txt").write_text("\n\n")
+    assert "lists nothing" in refused(pairs, flat)
+    shutil.rmtree(flat / "val")
+    assert f"{flat / 'val'} is missing" in refused(pairs, flat)
+    for each in (flat / "train").glob("*/*"):
+        each.unlink()
+    classes = imagenet.find_classes(str(flat))
+    assert "holds no images" in refused(imagenet.train_samples, str(flat), classes)
+    assert "train is missing" in refused(imagenet.find_classes, str(tmp_path))
+    (tmp_path / "train").mkdir()
+    assert "holds no folders" in refused(imagenet.find_classes, str(tmp_path))
+
+
+def test_every_image_has_three_channels(photographs):
+    root = str(photographs / "folders")
+    samples = imagenet.train_samples(root, imagenet.find_classes(root))
+    modes = set()
+    for index, item in enumerate(LabelledImages(samples, TENSOR)):
+        with Image.open(samples[index][0]) as image:
+            modes.add(image.mode)
+            size = image.size[::-1]
+        assert item["image"].shape == (3, *size) and item["label"] == samples[index][1]
+        if index == len(samples) - 1:
+            break
+    assert modes == {"RGB", "L", "CMYK"}
+
+
+# ---------------------------------------------------------------- Cityscapes
+
+PUBLISHED = {
+    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14,
+    28: 15, 31: 16, 32: 17, 33: 18,
+}  # fmt: skip
+NAMES = (
+    "road sidewalk building wall fence pole traffic_light traffic_sign vegetation terrain sky person rider car "
+    "truck bus train motorcycle bicycle"
+)
+
+
+@pytest.fixture
+def streets(tmp_path):
+    list(make_cityscapes(tmp_path / "streets", images=2, seed=0, size=(64, 96)))
+    return tmp_path / "streets"
+
+
+def test_label_ids_become_the_published_train_ids(tmp_path):
+    ids = np.arange(256, dtype=np.uint8).reshape(16, 16)  # 0 to 33; the licence plate's -1 is 255
+    Image.fromarray(ids).save(tmp_path / "ids.png")
+    found = cityscapes.read_train_ids(str(tmp_path / "ids.png")).flatten().tolist()
+    assert found == [PUBLISHED.get(number, 255) for number in range(256)]
+    assert [name.replace(" ", "_") for name in cityscapes.CLASSES] == NAMES.split()
+
+
+def test_items_are_images_and_train_ids(streets):
+    def transform(image, mask):
+        return TENSOR(image), mask
+
+    items = cityscapes.Streets(str(streets), "train", transform)
+    assert len(items) == 2
+    for (image, target), item in zip(items.samples, (items[0], items[1]), strict=True):
+        assert Path(image).name.split("_left")[0] == Path(target).name.split("_gt")[0]
+        ids = np.asarray(Image.open(target))
+        assert item["image"].shape == (3, *ids.shape)
+        assert item["label"].dtype == torch.int64 and type(item["label"]) is torch.Tensor
+        assert item["label"].tolist() == [
+            [PUBLISHED.get(number, 255) for number in row] for row in ids.tolist()
+        ]
+
+
+def test_streets_that_lack_something_are_refused(streets, tmp_path):
+    items = cityscapes.Streets(str(streets), "train", lambda *both: both)
+    target = Path(items.samples[0][1])
+    Image.new("RGB", (96, 64)).save(target)
+    assert f"{target} holds no label ids" in refused(items.__getitem__, 0)
+    target.write_bytes(b"no image")
+    assert f"{target} cannot be read as label ids" in refused(items.__getitem__, 0)
+    target.unlink()
+    assert f"{target} cannot be read as label ids" in refused(items.__getitem__, 0)
+    for folder in ("gtFine", "leftImg8bit"):
+        shutil.move(streets / folder / "val", tmp_path / folder)
+        message = refused(cityscapes.Streets, str(streets), "val", None)
+        assert str(streets / folder / "val") in message and "is missing" in message
+    for folder in ("gtFine", "leftImg8bit"):
+        (streets / folder / "val").mkdir()
+    assert "holds no images" in refused(cityscapes.Streets, str(streets), "val", None)
+
+
+@pytest.mark.parametrize("size", [(40, 50), (20, 60), (60, 20), (30, 30), (96, 64)])
+def test_crops_have_their_size_and_image_and_mask_stay_together(size):
+    torch.manual_seed(0)
+    mask = torch.randint(0, 19, (40, 50), dtype=torch.uint8)
+    image = (10 * mask + 10)[None].repeat(3, 1, 1)  # never black
+    places = set()
+    for _ in range(20):
+        cropped, labels = cityscapes.VariedCrop(size)(tv_tensors.Image(image), tv_tensors.Mask(mask))
+        assert cropped.shape == (3, *size) and labels.shape == size
+        padding = labels == 255
+        assert (cropped[:, padding] == 0).all()
+        assert (cropped[:, ~padding] == 10 * labels[~padding] + 10).all()
+        assert (~padding).sum() == min(size[0], 40) * min(size[1], 50)
+        places.add(labels.numpy().tobytes())
+    assert len(places) > 1 or size == (40, 50)
+
+
+def test_a_crop_of_nearly_one_class_is_drawn_again():
+    """Of 193 places 31 leave less than 3/4 to either class: 16 %, and with ten draws 83 %."""
+    mask = torch.zeros((64, 256), dtype=torch.uint8)
+    mask[:, 192:] = 1
+    image = mask[None].repeat(3, 1, 1)
+    shares = {}
+    for crop in (cityscapes.VariedCrop([64, 64]), cityscapes.VariedCrop([64, 64]).crop):
+        torch.manual_seed(0)
+        drawn = [crop(tv_tensors.Image(image), tv_tensors.Mask(mask))[1].float().mean() for _ in range(300)]
+        shares[type(crop).__name__] = sum(0.25 < share < 0.75 for share in drawn) / 300
+    assert 0.75 < shares["VariedCrop"] < 0.91 and 0.1 < shares["RandomCrop"] < 0.23
+
+
+def test_what_is_ignored_does_not_count_as_a_class():
+    """Two classes at 8 : 2 beside as much that is ignored: the crop is too uniform, however often drawn."""
+    mask = torch.full((10, 20), 255, dtype=torch.uint8)
+    mask[:, :8], mask[:, 8:10] = 0, 1
+    draws = []
+    crop = cityscapes.VariedCrop([10, 20])
+    inner, crop.crop = crop.crop, lambda *both: draws.append(0) or inner(*both)
+    crop(tv_tensors.Image(mask[None]), tv_tensors.Mask(mask))
+    assert len(draws) == 10
+    mask[:, 7] = 1  # 7 : 3
+    draws.clear()
+    crop(tv_tensors.Image(mask[None]), tv_tensors.Mask(mask))
+    assert len(draws) == 1
+
+
+# ---------------------------------------------------------------- COCO
+
+
+@pytest.fixture(params=["phantom", "coco_open"])
+def boxed(request, tmp_path):
+    """A data set in COCO's layout."""
+    if request.param == "coco_open":
+        return request.getfixturevalue("shared") / "data" / "natural" / "coco_open"
+    list(make_coco(tmp_path, images=12, seed=3))
+    return tmp_path
+
+
+def items_of(folder, *, training, split="train", transform=None):
+    annotations = coco.read_annotations(str(folder), split)
+    transform = transform or v2.Compose([v2.ToImage()])
+    return coco.Photographs(str(folder), split, annotations, transform, training=training)
+
+
+def content(folder, split="train"):
+    return json.loads((folder / "annotations" / f"instances_{split}2017.json").read_text())
+
+
+def test_boxes_and_labels_are_those_of_the_file(boxed):
+    read, items = content(boxed), items_of(boxed, training=True)
+    numbers = sorted(each["id"] for each in read["categories"])
+    assert numbers[0] == 1 and numbers[-1] == 90 and len(numbers) == 80  # with gaps
+    seen = set()
+    for index, number in enumerate(items.ids):
+        (image,) = [each for each in read["images"] if each["id"] == number]
+        item = items[index]
+        assert item["image"].shape == (3, image["height"], image["width"])
+        rows = []
+        for each in read["annotations"]:
+            if each["image_id"] == number and not each["iscrowd"]:
+                left, top, width, height = each["bbox"]
+                rows.append((left, top, left + width, top + height, 1 + numbers.index(each["category_id"])))
+        found = torch.cat([item["target"]["boxes"], item["target"]["labels"][:, None]], dim=1)
+        np.testing.assert_allclose(sorted(found.tolist()), sorted(rows), atol=0.02)
+        assert item["target"]["labels"].dtype == torch.int64
+        seen.add(number)
+    there = {each["image_id"] for each in read["annotations"] if not each["iscrowd"]}
+    assert seen == there and len(items) == len(there)
+
+
+def test_images_without_a_box_are_evaluated_and_not_trained_on(boxed):
+    read = content(boxed)
+    everything = {each["id"] for each in read["images"]}
+    trained, evaluated = items_of(boxed, training=True), items_of(boxed, training=False)
+    assert set(evaluated.ids) == everything and len(evaluated) == len(everything)
+    assert evaluated[0]["target"] == {"image_id": evaluated.ids[0]}
+    boxless = everything - {each["image_id"] for each in read["annotations"] if not each["iscrowd"]}
+    assert set(trained.ids) == everything - boxless
+    assert boxless or boxed.name == "coco_open"
+    assert any(each["iscrowd"] for each in read["annotations"])  # and the boxes above are without
+
+
+def edited(folder, change, split="train"):
+    """The data set after `change` of what its annotations hold."""
+    read = content(folder, split)
+    change(read)
+    (folder / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(read))
+
+
+@pytest.fixture
+def phantom(tmp_path):
+    list(make_coco(tmp_path, images=8, seed=3))
+    return tmp_path
+
+
+def test_an_image_of_crowds_alone_is_not_trained_on(phantom):
+    before = items_of(phantom, training=True)
+    first = before.ids[0]
+    edited(phantom, lambda read: [a.update(iscrowd=1) for a in read["annotations"] if a["image_id"] == first])
+    assert items_of(phantom, training=True).ids == before.ids[1:]
+    edited(phantom, lambda read: [a.update(iscrowd=1) for a in read["annotations"]])
+    assert "no box to train on" in refused(items_of, phantom, training=True)
+    assert len(items_of(phantom, training=False)) == 8
+
+
+def test_boxes_end_at_the_image_and_those_of_no_extent_are_left_out(phantom):
+    number = items_of(phantom, training=True).ids[0]
+    (image,) = [each for each in content(phantom)["images"] if each["id"] == number]
+    width, height = image["width"], image["height"]
+    boxes = [[-5, -7, 20, 30], [width - 10, height - 20, 50, 50], [5, 5, 0, 10], [5, 5, 10, 0.5],
+             [width + 1, 3, 10, 10], [1, 2, 3, 4]]  # fmt: skip
+
+    def change(read):
+        like = next(each for each in read["annotations"] if each["image_id"] == number)
+        others = [each for each in read["annotations"] if each["image_id"] != number]
+        own = [{**like, "id": 10**9 + k, "bbox": box, "iscrowd": 0} for k, box in enumerate(boxes)]
+        read["annotations"] = others + own
+
+    edited(phantom, change)
+    target = items_of(phantom, training=True)[0]["target"]
+    wanted = [[0, 0, 15, 23], [width - 10, height - 20, width, height], [1, 2, 4, 6]]
+    assert target["boxes"].tolist() == wanted and len(target["labels"]) == 3
+
+
+def test_a_flipped_item_mirrors_its_boxes(phantom):
+    plain = items_of(phantom, training=True)
+    mirrored = items_of(
+        phantom, training=True, transform=v2.Compose([v2.RandomHorizontalFlip(p=1.0), v2.ToImage()])
+    )
+    for index in range(len(plain)):
+        one, other = plain[index], mirrored[index]
+        width = one["image"].shape[2]
+        left, top, right, bottom = one["target"]["boxes"].as_subclass(torch.Tensor).T
+        wanted = torch.stack([width - right, top, width - left, bottom], dim=1)
+        torch.testing.assert_close(other["target"]["boxes"].as_subclass(torch.Tensor), wanted)
+        assert torch.equal(other["image"].as_subclass(torch.Tensor), one["image"].flip(2))
+        assert torch.equal(other["target"]["labels"], one["target"]["labels"])
+
+
+def test_categories_are_named_in_the_order_of_their_ids(phantom):
+    edited(phantom, lambda read: read["categories"].reverse())
+    names = coco.categories(coco.read_annotations(str(phantom), "train"))
+    assert names[:12] == [
+        "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+        "fire hydrant", "stop sign",
+    ]  # fmt: skip
+    assert len(names) == 80 and names[-1] == "toothbrush"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "null", "7", "{}", "\udcff", '{"images": [], "annotations": [], "categories": []}',
+        '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "id": 1, "caption": "A dog."}]}',
+        '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "segments_info": []}],'
+        ' "categories": [{"id": 1, "name": "dog"}]}',
+        '{"images": 3, "annotations": [], "categories": [{"id": 1, "name": "dog"}]}',
+    ],
+)  # fmt: skip
+def test_other_files_than_annotations_of_boxes_are_refused(tmp_path, text):
+    file = tmp_path / "annotations" / "instances_val2017.json"
+    assert f"{file} is missing" in refused(coco.read_annotations, str(tmp_path), "val")
+    file.parent.mkdir()
+    file.write_bytes(text.encode(errors="surrogateescape"))
+    assert f"{file} is no file of COCO annotations" in refused(coco.read_annotations, str(tmp_path), "val")
+
+
+def test_categories_that_differ_between_training_and_validation_are_refused(phantom):
+    validation = coco.read_annotations(str(phantom), "val")
+    coco.read_training(str(phantom), "train", validation)
+    edited(phantom, lambda read: read["categories"][3].update(name="moped"))
+    message = refused(coco.read_training, str(phantom), "train", validation)
+    assert "the split train" in message and "moped" in message and "motorcycle" in message
+    edited(phantom, lambda read: read["categories"][3].update(name="motorcycle", id=500))  # the last now
+    assert "their order" in refused(coco.read_training, str(phantom), "train", validation)
+
+
+def test_missing_and_damaged_photographs_are_refused(phantom):
+    items = items_of(phantom, training=False)
+    file = phantom / "train2017" / f"{items.ids[0]:012d}.jpg"
+    file.write_bytes(file.read_bytes()[:500])
+    assert f"{file} cannot be read as an image" in refused(items.__getitem__, 0)
+    shutil.rmtree(phantom / "train2017")
+    assert "train2017 is missing" in refused(items_of, phantom, training=False)
+
+
+def test_batches_are_lists_of_images_of_any_size(phantom):
+    items = items_of(phantom, training=True, transform=TENSOR)
+    batch = next(iter(DataLoader(items, batch_size=3, collate_fn=coco.collate)))
+    images, nothing, (targets,), named = coco.prepare_training(batch, torch.device("cpu"), False)
+    assert [tuple(each.shape) for each in images] == [tuple(items[k]["image"].shape) for k in range(3)]
+    assert len({each.shape for each in images}) == 3 and nothing is None and named == {}
+    assert [set(each) for each in targets] == [{"boxes", "labels"}] * 3
+    batch = coco.collate([{"image": images[0], "path": "a.jpg"}])
+    assert coco.prepare_evaluation(batch, torch.device("cpu"))[1] is None
+
+
+# ---------------------------------------------------------------- inference
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two images of one stem, one below, and four that cannot be used."""
+    place = tmp_path / "images"
+    (place / "below").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size in (
+        ("a.jpg", (40, 50)),
+        ("a.png", (33, 64)),
+        ("below/b.PNG", (48, 32)),
+        ("tiny.png", (8, 90)),
+    ):
+        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(place / name)
+    (place / "empty.jpg").write_bytes(b"")
+    (place / "text.png").write_text("no image")
+    (place / "cut.jpg").write_bytes((place / "a.jpg").read_bytes()[:700])
+    (place / "notes.txt").write_text("no image either")
+    return place
+
+
+BAD = ("cut.jpg", "empty.jpg", "text.png", "tiny.png")
+
+
+def test_every_image_file_is_found(folder, tmp_path):
+    names = [str(Path(file).relative_to(folder)) for file in find_images(str(folder))]
+    assert names == sorted(["a.jpg", "a.png", "below/b.PNG", *BAD])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("none")
+    assert f"no images in {tmp_path / 'other'}" in refused(find_images, str(tmp_path / "other"))
+    assert "no images in" in refused(find_images, str(tmp_path / "absent"))
+
+
+def test_images_that_cannot_be_read_are_items_that_say_why(folder):
+    items = UnlabelledImages(find_images(str(folder)), TENSOR)
+    failed = {}
+    for index in range(len(items)):
+        item = items[index]
+        if item["error"]:
+            failed[Path(item["path"]).name] = item["error"]
+            assert item["image"].shape == (3, 32, 32) and not item["image"].any()
+        else:
+            assert torch.equal(item["image"], TENSOR(read_image(item["path"])))
+    assert set(failed) == set(BAD)
+    assert "90x8 pixels and needs 32" in failed["tiny.png"]
+    assert all("cannot be read as an image" in failed[name] for name in BAD[:3])
+    assert not any("\n" in reason for reason in failed.values())
+
+
+def predict(folder, out, write, batch_size=1):
+    """Run `Predictions` over a folder with a network that gives the mean of every image."""
+    items = UnlabelledImages(find_images(str(folder)), TENSOR)
+    loader = DataLoader(items, batch_size=batch_size, collate_fn=coco.collate)
+    evaluator = Engine(lambda _, batch: {"pred": [image.mean((1, 2)) for image in batch["image"]]})
+    Predictions(str(folder), str(out), write).attach(evaluator)
+    evaluator.run(loader)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_failed_images_are_listed_after_all_others_are_written(folder, tmp_path, batch_size):
+    def write(prediction, file, place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.with_suffix(".txt").write_text(Path(file).name)
+        return {"mean": prediction.mean().item(), "file": place.with_suffix(".txt").name}
+
+    with pytest.raises(CasesFailedError) as caught:
+        predict(folder, tmp_path / "out", write, batch_size)
+    assert set(caught.value.failures) == set(BAD)
+    said = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert said["failed"] == caught.value.failures
+    assert set(said["predictions"]) == {"a.jpg", "a.png", "below/b.PNG"}
+    for name, record in said["predictions"].items():
+        assert record["mean"] == pytest.approx(TENSOR(read_image(folder / name)).mean().item())
+        assert (tmp_path / "out" / name).with_name(record["file"]).read_text() == Path(name).name
+    files = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.txt")}
+    assert files == {"a.txt", "a.png.txt", "below/b.txt"}
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        ("a.bmp", "a.jpg", "a.png"),
+        ("a.bmp", "a.jpg", "a.jpg.png", "a.png", "a.png.jpg"),
+        ("a.png", "a_colour.png"),
+    ],
+    ids=" ".join,
+)
+def test_no_image_overwrites_the_files_of_another(tmp_path, images):
+    for name in images:
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (32, 40)).save(tmp_path / "images" / name)
+    written = []
+
+    def write(_, file, place):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        names = cityscapes.write_labels(torch.rand(19, 40, 32), file, place)
+        written.extend(names.values())
+        return names
+
+    predict(tmp_path / "images", tmp_path / "out", write)
+    assert sorted(set(written)) == sorted(written) and len(written) == 2 * len(images)
+
+
+def test_many_images_take_no_longer_each_than_few(tmp_path):
+    predictions = Predictions(str(tmp_path / "in"), str(tmp_path / "out"), lambda *_: None)
+    evaluator = Engine(lambda *_: None)
+    evaluator.state.batch = {
+        "path": [str(tmp_path / "in" / f"{k}.jpg") for k in range(2000)],
+        "error": [""] * 2000,
+    }
+    evaluator.state.output = {"pred": [None] * 2000}
+    started = time.process_time()
+    predictions._take(evaluator)
+    assert len(predictions.records) == 2000
+    assert time.process_time() - started < 1  # comparing each with all others takes much more
+
+
+@pytest.mark.parametrize("inside", [".", "below", "new/deep"])
+def test_outputs_do_not_lie_among_the_images(folder, inside):
+    message = refused(Predictions, str(folder), str(folder / inside), None)
+    assert "choose a folder outside it" in message
+    Predictions(str(folder), str(folder.parent / "images-out"), None)
+
+
+def test_labels_are_written_as_ids_in_the_images_own_grid(tmp_path):
+    classes = torch.randint(0, 19, (40, 56))
+    classes[0, :19] = torch.arange(19)
+    classes[16:, 16:] = 0
+    Image.new("RGB", (56, 40), (100, 100, 100)).save(tmp_path / "street.png")
+    logits = torch.nn.functional.one_hot(classes, 19).permute(2, 0, 1).float()
+    (tmp_path / "out").mkdir()
+    names = cityscapes.write_labels(logits, str(tmp_path / "street.png"), tmp_path / "out" / "street.png")
+    assert names == {"labels": "street.png", "colours": "street.jpg"}
+    with Image.open(tmp_path / "out" / "street.png") as labels:
+        assert labels.size == (56, 40) and labels.mode == "L"
+        ids = np.asarray(labels)
+    backward = {train: number for number, train in PUBLISHED.items()}
+    assert ids.tolist() == [[backward[each] for each in row] for row in classes.tolist()]
+    assert torch.equal(cityscapes.read_train_ids(str(tmp_path / "out" / "street.png")).long(), classes)
+    with Image.open(tmp_path / "out" / "street.jpg") as colours:
+        assert colours.size == (56, 40)
+        assert colours.getpixel((40, 30)) == pytest.approx(
+            (114, 82, 114), abs=4
+        )  # half grey, half road; a JPEG
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["street.jpg", "street.png"]
+
+
+def test_boxes_are_all_listed_and_the_likely_ones_drawn(tmp_path):
+    Image.new("RGB", (120, 100), (90, 90, 90)).save(tmp_path / "a.png")
+    found = {
+        "boxes": torch.tensor([[10.0, 40.0, 50.5, 90.0], [70.0, 40.0, 110.0, 80.0]]),
+        "labels": torch.tensor([2, 1]),
+        "scores": torch.tensor([0.5, 0.49]),
+    }
+    said = coco.write_boxes(found, str(tmp_path / "a.png"), tmp_path / "out" / "a.png", ["cat", "dog"])
+    assert said == [
+        {"category": "dog", "score": 0.5, "bbox": [10.0, 40.0, 40.5, 50.0]},
+        {"category": "cat", "score": 0.49, "bbox": [70.0, 40.0, 40.0, 40.0]},
+    ]
+
+    def red(name):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert picture.size == (120, 100)
+            pixels = np.asarray(picture).astype(int)
+        return (pixels[..., 0] - pixels[..., 1]) > 100
+
+    drawn = red("a.jpg")
+    assert drawn[60:70, 9:13].any(axis=1).all() and drawn[88:92, 20:40].any(axis=0).all()
+    assert not drawn[:, 65:].any()
+    every = {"names": ["cat", "dog"], "shown_from": 0.4}
+    coco.write_boxes(found, str(tmp_path / "a.png"), tmp_path / "out" / "b.png", **every)
+    assert red("b.jpg")[:, 65:].any()
+    every["shown_from"] = 0.6
+    assert len(coco.write_boxes(found, str(tmp_path / "a.png"), tmp_path / "out" / "c.png", **every)) == 2
+    assert not red("c.jpg").any()
+    nothing = {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "scores": torch.zeros(0),
+    }
+    assert coco.write_boxes(nothing, str(tmp_path / "a.png"), tmp_path / "out" / "d.png", ["cat"]) == []
+    assert not red("d.jpg").any()
+
+
+# ---------------------------------------------------------------- classes.json
+
+
+def test_names_of_classes_are_read_as_written(tmp_path):
+    names = ["n01440764", "hot dog", "Ampel – größer"]
+    write_classes(str(tmp_path / "models"), names)
+    assert read_classes(str(tmp_path / "models")) == names
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "{}", "[]", "[1, 2]", '"name"', '["a", null]', "\udcff"])
+def test_absent_and_damaged_names_are_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / "classes.json").write_bytes(text.encode(errors="surrogateescape"))
+    message = refused(read_classes, str(tmp_path))
+    assert str(tmp_path / "classes.json") in message and "--model_dir" in message
