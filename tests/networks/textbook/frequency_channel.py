@@ -1,6 +1,7 @@
 """FcaNet's layer as its authors' reads: every filter filled entry by entry, under its names."""
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class TextbookFrequencyChannel(nn.Module):
     def __init__(self, channels: int, height=7, width=7, ratio=16, frequencies="top16") -> None:
         super().__init__()
         self.dct_layer = nn.Module()
-        self.dct_layer.register_buffer("weight", self.filters(channels, height, width, frequencies))
+        self.dct_layer.register_buffer("weight", self.filters(channels, height, width, frequencies).clone())
         hidden = max(channels // ratio, 1)
         self.fc = nn.Sequential(
             nn.Linear(channels, hidden, bias=False),
@@ -28,6 +29,7 @@ class TextbookFrequencyChannel(nn.Module):
         )
 
     @staticmethod
+    @cache
     def filters(channels: int, height: int, width: int, frequencies: str) -> Tensor:
         values = torch.zeros(channels, height, width, dtype=torch.float64, device="cpu").tolist()
         count = int(frequencies[3:])
@@ -41,7 +43,7 @@ class TextbookFrequencyChannel(nn.Module):
                     across = math.cos(math.pi * v * (column + 0.5) / width) / math.sqrt(width)
                     scale = (math.sqrt(2) if u else 1) * (math.sqrt(2) if v else 1)
                     values[channel][row][column] = down * across * scale
-        return torch.tensor(values, dtype=torch.float32)
+        return torch.tensor(values, dtype=torch.float32, device="cpu")
 
     def forward(self, x: Tensor) -> Tensor:
         size = self.dct_layer.weight.shape[1:]
