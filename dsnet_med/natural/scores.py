@@ -1,7 +1,7 @@
 """What an evaluation on natural images gives: kept for the choice of the checkpoint, logged and written."""
 
 from collections.abc import Sequence
-from math import isfinite
+from math import isfinite, nan
 from operator import itemgetter
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def part(metric: Metric, name: str) -> MetricsLambda:
 class Scores:
     """The metrics called `names` of the last run of `evaluator`; the first is the one that checkpoints go by.
 
-    Attached to a trainer behind the handler that validates, it sends them to the sinks after every epoch.
+    Attached to a trainer behind the handler that validates, it sends them to the sinks after each validation.
     """
 
     def __init__(self, evaluator: Engine, names: Sequence[str], sinks: Sequence[Sink] = ()) -> None:
@@ -37,8 +37,9 @@ class Scores:
         return -1.0 if value is None else value
 
     def latest(self) -> dict[str, float | None]:
-        """Every metric by name; None where the images have nothing that it could be of."""
-        found = {name: float(self.evaluator.state.metrics[name]) for name in self.names}
+        """Every metric by name; None where there is nothing that it could be of, or was no run yet."""
+        metrics = self.evaluator.state.metrics
+        found = {name: float(metrics.get(name, nan)) for name in self.names}
         return {name: round(value, 6) if isfinite(value) else None for name, value in found.items()}
 
     def write(self, path: str) -> None:
@@ -47,5 +48,7 @@ class Scores:
             write_json(Path(path), self.latest())
 
     def _send(self, trainer: Engine) -> None:
+        if self.evaluator.state.epoch != trainer.state.epoch:  # there was no validation after this one
+            return
         for sink in self.sinks:
             sink(trainer.state.iteration, {f"val_{name}": value for name, value in self.latest().items()})

@@ -184,7 +184,7 @@ class SelectiveKernel(nn.Module):
 
     def weights(self, channel: Tensor, spatial: Tensor) -> Tensor:
         """The weights of both paths, (B, 2, C), which sum to 1 over the paths."""
-        if self.training and len(channel) == 1 and isinstance(self.norm, nn.BatchNorm1d):
+        if self.norm.training and len(channel) == 1 and isinstance(self.norm, nn.BatchNorm1d):
             raise InputError(
                 "DSM got a batch of one in training, where the batch norm of its selective kernel sees one "
                 'value per channel: use a batch of at least 2, or norm="group"'

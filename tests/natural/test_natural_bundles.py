@@ -1,0 +1,517 @@
+"""The three bundles on natural images: they train, go on, evaluate and infer, by the published recipes."""
+
+import json
+import shutil
+from math import isfinite
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.properties import InferProperties, TrainProperties
+from monai.handlers import LrScheduleHandler
+from PIL import Image, ImageDraw
+from torch import nn
+from torchvision.ops import box_iou
+
+from dsnet_med import build_network, resources
+from dsnet_med.engine.compose import load
+from dsnet_med.engine.handlers import Checkpoints
+from dsnet_med.errors import InputError
+from dsnet_med.methods import natural_method_ids
+from dsnet_med.natural import cityscapes, coco
+from dsnet_med.natural.images import read_image
+from dsnet_med.natural.phantom import make_cityscapes, make_coco, make_imagenet
+from dsnet_med.natural.run import is_natural, prepare_run, train
+from dsnet_med.networks.backbones import resnet
+from dsnet_med.networks.detector import faster_rcnn
+from dsnet_med.networks.plugins import DSM
+
+TASKS = ("cityscapes", "coco", "imagenet")
+BUNDLES = resources.configs() / "natural"
+SMALL = {"width": 0.0625, "workers": 0, "train#handlers#3#every": 1}
+TINY = {  # one step and a validation
+    "imagenet": {**SMALL, "size": 32, "batch_size": 8, "epochs": 1, "epoch_length": 1},
+    "cityscapes": {**SMALL, "crop": [64, 64], "scale": [64, 128], "iterations": 1, "validate_every": 1},
+    "coco": {**SMALL, "min_size": 64, "max_size": 96, "epochs": 1, "epoch_length": 1, "warmup": 1},
+}
+KEY = {"imagenet": "top1", "cityscapes": "mIoU", "coco": "AP"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads wait for each other where cores are few, and small networks gain nothing from them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with a phantom of each task."""
+    folder = tmp_path_factory.mktemp("data")
+    list(make_imagenet(folder / "imagenet", images=16, seed=0, size=(48, 48), classes=2))
+    list(make_cityscapes(folder / "cityscapes", images=4, seed=0, size=(64, 128)))
+    list(make_coco(folder / "coco", images=8, seed=0, size=(96, 112)))
+    return folder
+
+
+def rectangles(folder):
+    """Two images with a red and a blue rectangle in COCO's layout; what is where, as (label, corners)."""
+    rng = np.random.default_rng(0)
+    (folder / "train2017").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    places = {5: ((10, 12, 44, 40), (70, 50, 36, 40)), 8: ((80, 8, 40, 36), (14, 48, 36, 44))}
+    images, annotations = [], []
+    for number, boxes in places.items():
+        image = Image.fromarray(rng.integers(90, 120, (96, 128, 3), dtype=np.uint8))
+        for category, colour, (x, y, w, h) in zip((4, 9), ((220, 30, 30), (30, 60, 230)), boxes, strict=True):
+            ImageDraw.Draw(image).rectangle((x, y, x + w - 1, y + h - 1), fill=colour)
+            annotations.append({"id": 10 * number + category, "image_id": number, "category_id": category,
+                                "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})  # fmt: skip
+        image.save(folder / "train2017" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 128, "height": 96})
+    categories = [{"id": 9, "name": "blue"}, {"id": 4, "name": "red"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+
+
+LEARN = {
+    "imagenet": {**TINY["imagenet"], "batch_size": 16, "epochs": 20, "learning_rate": 0.02},
+    "cityscapes": {
+        **TINY["cityscapes"], "batch_size": 4, "iterations": 60, "validate_every": 30, "learning_rate": 0.05
+    },
+    "coco": {
+        **TINY["coco"], "width": 0.125, "min_size": 96, "max_size": 192, "batch_size": 2, "val_split": "train",
+        "epochs": 2, "epoch_length": 60, "warmup": 20, "milestones": [80, 105],
+        "optimizer": {"_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": 0.003},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def finished(request, data, tmp_path_factory):
+    """A run of each task that has learnt something; COCO's over-fits two images of two rectangles each."""
+    task, folder = request.param, tmp_path_factory.mktemp(request.param)
+    source = data / task
+    if task == "coco":
+        source = folder / "rectangles"
+        rectangles(source)
+    prepare_run(f"{task}/resnet50", source, folder / "run", LEARN[task])
+    summary = train(folder / "run", {})
+    return SimpleNamespace(task=task, source=source, folder=folder / "run", summary=summary)
+
+
+def lines_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def copied(finished, tmp_path):
+    """A copy of the run, so that what a test does to it is gone afterwards."""
+    return shutil.copytree(finished.folder, tmp_path / "run")
+
+
+def workflow_of(run, names, kind, **settings):
+    files = [str(run / "configs" / f"{name}.yaml") for name in names]
+    return ConfigWorkflow(files, workflow_type=kind, logging_file=False, bundle_root=str(run), **settings)
+
+
+def finish(workflow):
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return workflow.parser
+
+
+# ---------------------------------------------------------------- the folders
+
+
+def test_there_are_three_bundles_with_eleven_methods():
+    assert sorted(each.name for each in BUNDLES.iterdir() if each.is_dir()) == list(TASKS)
+    for task in TASKS:
+        names = {each.name for each in (BUNDLES / task / "configs").iterdir()}
+        assert names == {"train.yaml", "evaluate.yaml", "inference.yaml", "metadata.json", "logging.conf"}
+    methods = sorted(f"{file.parent.parent.name}/{file.stem}" for file in BUNDLES.glob("*/methods/*.yaml"))
+    assert methods == sorted(natural_method_ids()) and len(methods) == 11
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("name", "wanted", "run_ids"),
+    [("train", TrainProperties, {"run", "training"}), ("inference", InferProperties, {"run", "inference"})],
+)
+def test_bundles_have_the_properties_that_monai_requires(task, name, wanted, run_ids, data):
+    source = data / task if name == "train" else data / "cityscapes" / "leftImg8bit"
+    settings = {"dataset_dir": str(source), "width": 0.0625, "workers": 0, "batch_size": 2}
+    if name == "inference":
+        settings |= {"class_names": ["a", "b"]}  # there is no run to read them from
+    workflow = workflow_of(BUNDLES / task, [name], name, **settings)
+    workflow.initialize()
+    assert set(workflow.properties) >= set(wanted)
+    assert workflow.check_properties() == []
+    assert run_ids <= set(workflow.parser.config)
+    workflow.parser.config.pop("device")
+    workflow.parser.parse(reset=True)
+    with pytest.raises(KeyError, match="Property 'device'"):  # it would say so
+        workflow.check_properties()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_part_of_the_bundles_can_be_built(task, data, tmp_path):
+    """MONAI builds what is asked for only: a part that nothing asks for may be wrong for long."""
+    settings = {name: value for name, value in TINY[task].items() if "#" not in name}
+    common = {"dataset_dir": str(data / task), "model_dir": str(tmp_path), "facts": {}, "sinks": []}
+    workflow = workflow_of(BUNDLES / task, ["train"], "train", **common, **settings)
+    workflow.initialize()
+    skipped = {"imports", "initialize", "run", "training", "finalize"}
+    for name in set(workflow.parser.config) - skipped:
+        workflow.parser.get_parsed_content(name)
+    metadata = json.loads((BUNDLES / task / "configs" / "metadata.json").read_text())
+    assert metadata["network_data_format"]["inputs"]["image"]["num_channels"] == 3
+
+
+# ---------------------------------------------------------------- a run
+
+
+def test_the_loss_falls_and_everything_is_left_behind(finished):
+    lines = lines_of(finished.folder)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == finished.summary["iterations"] == lines[-1]["iteration"]
+    part = len(losses) // 5
+    assert np.mean(losses[-part:]) < 0.85 * np.mean(losses[:part])
+    summary = json.loads((finished.folder / "summary.json").read_text())
+    assert summary == finished.summary and summary["method"]["id"] == f"{finished.task}/resnet50"
+    validations = [line for line in lines if f"val_{KEY[finished.task]}" in line]
+    assert len(validations) == finished.summary["iterations"] / validations[0]["iteration"] > 1
+    assert {name: validations[-1][f"val_{name}"] for name in summary["scores"]} == summary["scores"]
+    best = max(validations, key=lambda line: line[f"val_{KEY[finished.task]}"])
+    assert best[f"val_{KEY[finished.task]}"] > 0.01
+    assert summary["best"] == {
+        KEY[finished.task]: best[f"val_{KEY[finished.task]}"], "iteration": best["iteration"]
+    }  # fmt: skip
+    weights = torch.load(finished.folder / "models" / "model.pt", weights_only=True)
+    assert (
+        sum(weights[name].numel() for name in weights if not name.endswith(("_mean", "_var", "_tracked")))
+        == (summary["parameters"])
+    )
+    assert not list(finished.folder.rglob("*partial*"))
+    assert is_natural(finished.folder) and not is_natural(finished.folder / "absent")
+
+
+def test_evaluating_gives_the_best_validation(finished, tmp_path):
+    run = copied(finished, tmp_path)
+    finish(workflow_of(run, ["train", "evaluate"], "train"))
+    scores = json.loads((run / "scores.json").read_text())
+    best = finished.summary["best"]["iteration"]
+    (line,) = [each for each in lines_of(run) if each["iteration"] == best and "loss" not in each]
+    assert scores == {name.removeprefix("val_"): line[name] for name in line if name != "iteration"}
+    assert (run / "metrics.jsonl").read_bytes() == (finished.folder / "metrics.jsonl").read_bytes()
+    shutil.rmtree(run / "models")
+    with pytest.raises(RuntimeError) as caught:
+        finish(workflow_of(run, ["train", "evaluate"], "train"))
+    assert "classes.json cannot be read" in str(caught.value.__cause__)
+
+
+def test_evaluating_takes_the_file_of_weights(finished, tmp_path):
+    run = copied(finished, tmp_path)
+    weights = torch.load(run / "models" / "model.pt", weights_only=True)
+    for name, value in weights.items():
+        if value.is_floating_point() and not name.endswith("running_var"):
+            value.zero_()
+    torch.save(weights, run / "models" / "model.pt")
+    finish(workflow_of(run, ["train", "evaluate"], "train"))
+    scores = json.loads((run / "scores.json").read_text())
+    assert scores[KEY[finished.task]] < finished.summary["best"][KEY[finished.task]]
+
+
+def images_of(finished, folder):
+    (folder / "below").mkdir(parents=True)
+    file = next(finished.source.rglob("val/**/*.*" if finished.task != "coco" else "train2017/5.png"))
+    shutil.copy(file, folder / "below" / f"one{file.suffix}")
+    Image.new("RGB", (70, 50)).save(folder / "two.png")
+    return file
+
+
+def test_inference_writes_predictions_and_files(finished, tmp_path):
+    run, images, out = copied(finished, tmp_path), tmp_path / "images", tmp_path / "out"
+    first = images_of(finished, images)
+    finish(workflow_of(run, ["inference"], "inference", dataset_dir=str(images), output_dir=str(out), workers=0,
+                       batch_size=1))  # fmt: skip
+    said = json.loads((out / "predictions.json").read_text())
+    assert set(said["predictions"]) == {f"below/one{first.suffix}", "two.png"} and said["failed"] == {}
+    one = said["predictions"][f"below/one{first.suffix}"]
+    files = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()} - {"predictions.json"}
+    if finished.task == "imagenet":
+        classes = json.loads((run / "models" / "classes.json").read_text())
+        assert set(one) == set(classes) and sum(one.values()) == pytest.approx(1, abs=1e-5)
+        assert list(one.values()) == sorted(one.values(), reverse=True)
+        if finished.summary["scores"]["top1"] == 1:
+            assert next(iter(one)) == first.parent.name
+        assert files == set()
+    elif finished.task == "cityscapes":
+        assert one == {"labels": "one.png", "colours": "one.jpg"}
+        assert files == {"below/one.png", "below/one.jpg", "two.png", "two.jpg"}
+        with Image.open(out / "two.png") as labels:
+            assert labels.size == (70, 50)
+        network = build_network("cityscapes/resnet50", in_channels=3, num_classes=19, width=0.0625).eval()
+        network.load_state_dict(torch.load(run / "models" / "model.pt", weights_only=True))
+        pixels = np.array(read_image(first), dtype=np.float32) / 255
+        pixels = (pixels - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+        with torch.no_grad():
+            (logits,) = network(torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)[None])
+        wanted = cityscapes.IDS[logits.argmax(0).numpy()]
+        assert (np.asarray(Image.open(out / "below" / "one.png")) == wanted).mean() > 0.999
+        print(np.unique(wanted, return_counts=True))
+        assert len(np.unique(wanted)) > 2
+    else:
+        assert files == {"below/one.jpg", "two.jpg"}
+        found = {each["category"]: each["bbox"] for each in one if each["score"] > 0.5}
+        assert found["red"] == pytest.approx([10, 12, 44, 40], abs=5)
+        assert found["blue"] == pytest.approx([70, 50, 36, 40], abs=5)
+
+
+def test_the_detector_finds_what_it_has_learnt_by_heart(finished):
+    if finished.task != "coco":
+        return
+    assert finished.summary["scores"]["AP50"] > 0.9
+    network = build_network(
+        "coco/resnet50", in_channels=3, num_classes=2, width=0.125, min_size=96, max_size=192
+    )
+    network.load_state_dict(torch.load(finished.folder / "models" / "model.pt", weights_only=True))
+    content = json.loads((finished.source / "annotations" / "instances_train2017.json").read_text())
+    for image in content["images"]:
+        picture = read_image(finished.source / "train2017" / image["file_name"])
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+        with torch.no_grad():
+            (found,) = network.eval()([pixels])
+        likely = found["scores"] > 0.5
+        assert likely.sum() == 2
+        for each in content["annotations"]:
+            if each["image_id"] == image["id"]:
+                x, y, w, h = each["bbox"]
+                right = found["labels"] == {4: 1, 9: 2}[each["category_id"]]
+                overlaps = box_iou(torch.tensor([[x, y, x + w, y + h]]), found["boxes"][right & likely])
+                assert overlaps.shape == (1, 1) and overlaps.item() > 0.5
+
+
+@pytest.mark.parametrize("method", natural_method_ids())
+def test_every_method_trains(method, data, tmp_path):
+    task = method.partition("/")[0]
+    prepare_run(method, data / task, tmp_path, TINY[task])
+    summary = train(tmp_path, {})
+    assert summary["method"]["id"] == method and summary["iterations"] == 1
+    assert summary["best"]["iteration"] == 1
+    (loss,) = [line["loss"] for line in lines_of(tmp_path) if "loss" in line]
+    assert isfinite(loss) and loss > 0
+    state = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
+    trained = [each["momentum_buffer"] for each in state["optimizer"]["state"].values()]
+    assert len(trained) == len(
+        state["optimizer"]["param_groups"][0]["params"]
+    )  # every parameter has a gradient
+
+
+def test_real_images_train_and_are_evaluated(shared, tmp_path):
+    settings = {**TINY["coco"], "epoch_length": 2, "train_split": "train", "val_split": "train"}
+    prepare_run("coco/dsnet50_a", shared / "data" / "natural" / "coco_open", tmp_path, settings)
+    summary = train(tmp_path, {})
+    assert summary["iterations"] == 2 and set(summary["scores"]) == set(coco.SCORES)
+    losses = [line["loss"] for line in lines_of(tmp_path) if "loss" in line]
+    assert len(losses) == 2 and all(map(isfinite, losses))
+    finish(workflow_of(tmp_path, ["train", "evaluate"], "train"))
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores == summary["scores"]
+    assert all(value is None or 0 <= value <= 1 for value in scores.values())
+    assert None not in scores.values()  # these images have objects of every size
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_goes_on_where_it_stopped(task, data, tmp_path, monkeypatch):
+    name, first, raised = ("iterations", 2, 4) if task == "cityscapes" else ("epochs", 1, 2)
+    settings = {**TINY[task], name: first, "epoch_length": 2, "batch_size": 4}
+    prepare_run(f"{task}/resnet50", data / task, tmp_path, settings)
+    train(tmp_path, {})
+    stopped = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
+    assert stopped["iteration"] == 2
+    with pytest.raises((RuntimeError, InputError)) as caught:
+        train(tmp_path, {"resume": True})
+    assert "has done all 2 iterations" in str(caught.value.__cause__ or caught.value)
+    config = tmp_path / "configs" / "train.yaml"
+    text = config.read_text()
+    assert text.count(f"\n{name}: {first}\n") == 1
+    config.write_text(text.replace(f"\n{name}: {first}\n", f"\n{name}: {raised}\n"))
+    loaded = {}
+    resume = Checkpoints.resume
+
+    def watched(self, trainer):
+        resume(self, trainer)
+        loaded.update({name: part.state_dict() for name, part in self.parts.items()})
+        loaded["network"] = {name: value.clone() for name, value in loaded["network"].items()}
+        buffers = loaded["optimizer"]["state"]
+        loaded["momentum"] = {key: value["momentum_buffer"].clone() for key, value in buffers.items()}
+
+    monkeypatch.setattr(Checkpoints, "resume", watched)
+    summary = train(tmp_path, {"resume": True})
+    assert summary["iterations"] == 4
+    assert all(torch.equal(value, stopped["network"][name]) for name, value in loaded["network"].items())
+    wanted = stopped["optimizer"]["state"]
+    assert loaded["momentum"].keys() == wanted.keys() and wanted
+    assert all(torch.equal(each, wanted[key]["momentum_buffer"]) for key, each in loaded["momentum"].items())
+    ended = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
+    assert ended["iteration"] == 4
+    assert any(not torch.equal(value, stopped["network"][name]) for name, value in ended["network"].items())
+    assert [line["iteration"] for line in lines_of(tmp_path) if "loss" in line] == [1, 2, 3, 4]
+
+
+def test_validations_may_be_some_epochs_apart(data, tmp_path):
+    settings = {**TINY["imagenet"], "epochs": 4, "val_interval": 2}
+    prepare_run("imagenet/resnet50", data / "imagenet", tmp_path, settings)
+    assert train(tmp_path, {})["best"]["iteration"] in (2, 4)
+    assert [line["iteration"] for line in lines_of(tmp_path) if "val_top1" in line] == [2, 4]
+    assert torch.load(tmp_path / "models" / "last.pt", weights_only=True)["iteration"] == 4
+
+
+def test_inference_knows_what_training_was_told(data, tmp_path):
+    prepare_run("coco/dsnet50_b", data / "coco", tmp_path, TINY["coco"])
+    inference = load(tmp_path / "configs" / "inference.yaml")
+    assert {name: inference[name] for name in ("method", "width", "min_size", "max_size")} == {
+        "method": "coco/dsnet50_b", "width": 0.0625, "min_size": 64, "max_size": 96
+    }  # fmt: skip
+    (tmp_path / "models").mkdir()
+    with pytest.raises(InputError, match="already holds a run"):
+        prepare_run("coco/dsnet50_b", data / "coco", tmp_path, TINY["coco"])
+    with pytest.raises(InputError, match="unknown setting"):
+        prepare_run("coco/dsnet50_b", data / "coco", tmp_path / "other", {"min_siz": 3})
+    with pytest.raises(InputError, match="no data set at"):
+        prepare_run("coco/dsnet50_b", data / "absent", tmp_path / "other", {})
+
+
+# ---------------------------------------------------------------- the recipes
+
+
+def rates(task, count, **settings):
+    """The learning rate of the first `count` iterations by the bundle's own optimiser and schedule."""
+    parser = ConfigParser(load(BUNDLES / task / "configs" / "train.yaml"))
+    parser.update({"network": "$torch.nn.Linear(1, 1)", **settings})
+    optimizer = parser.get_parsed_content("optimizer")
+    handlers = parser.config["train"]["handlers"]
+    (handler,) = [each for each in handlers if "monai.handlers.LrScheduleHandler" in str(each)]
+    assert handler["epoch_level"] is False
+    found = []
+
+    def step(engine, _):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+
+    engine = Engine(step)
+    schedule = parser.get_parsed_content("lr_scheduler")
+    LrScheduleHandler(schedule, print_lr=False, epoch_level=False).attach(engine)
+    engine.run(range(count), epoch_length=count)
+    return found
+
+
+def test_learning_rates_of_imagenet():
+    found = rates("imagenet", 1000, epoch_length=10, batch_size=64)
+    # 0.1 for 256 images, a tenth of it from the epochs 30, 60 and 90 on, of 10 iterations each
+    wanted = {
+        0: 0.025,
+        299: 0.025,
+        300: 0.0025,
+        599: 0.0025,
+        600: 0.00025,
+        899: 0.00025,
+        900: 0.000025,
+        999: 0.000025,
+    }
+    assert {k: found[k] for k in wanted} == pytest.approx(wanted, rel=1e-9)
+    assert load(BUNDLES / "imagenet" / "configs" / "train.yaml")["epochs"] == 100
+
+
+def test_learning_rates_of_coco():
+    found = rates("coco", 1200, epoch_length=100, batch_size=16)
+    # 0.02 for 16 images; from a thousandth of it in a line over 500 iterations: at 250 it is half way, 0.5005
+    wanted = {
+        0: 0.00002,
+        1: 0.02 * (0.001 + 0.999 / 500),
+        250: 0.01001,
+        499: 0.02 * (1 - 0.999 / 500),
+        500: 0.02,
+    }
+    wanted |= {799: 0.02, 800: 0.002, 1099: 0.002, 1100: 0.0002, 1199: 0.0002}  # after 8 epochs and after 11
+    assert {k: found[k] for k in wanted} == pytest.approx(wanted, rel=1e-9)
+    assert load(BUNDLES / "coco" / "configs" / "train.yaml")["epochs"] == 12
+    assert rates("coco", 1, epoch_length=100)[0] == pytest.approx(0.0025 * 0.001)  # for two images, as shipped
+
+
+def test_learning_rates_of_cityscapes():
+    found = rates("cityscapes", 40000)
+    # (0.01 - 0.0001) (1 - t / 39999)^0.9 + 0.0001: a third of the way 0.0099 * (2/3)^0.9 = 0.0099 * 0.694251
+    wanted = {0: 0.01, 13333: 0.00697309, 39999: 0.0001}
+    assert {k: found[k] for k in wanted} == pytest.approx(wanted, rel=1e-5)
+    assert found[20000] == pytest.approx(0.0099 * 0.5**0.9 + 0.0001, rel=1e-4)
+    assert found == sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_optimisers_are_those_of_the_recipes(task):
+    parser = ConfigParser(load(BUNDLES / task / "configs" / "train.yaml"))
+    parser.update({"network": "$torch.nn.Linear(1, 1)", "epoch_length": 1})
+    (group,) = parser.get_parsed_content("optimizer").param_groups
+    assert group["momentum"] == 0.9 and not group["nesterov"]
+    assert group["weight_decay"] == (0.0005 if task == "cityscapes" else 0.0001)
+
+
+# ---------------------------------------------------------------- the pretrained detector
+
+
+def test_a_pretrained_detector_keeps_its_stem_first_stage_and_norms():
+    torch.manual_seed(0)
+    backbone = resnet(
+        name="resnet50", output_stride=32, in_channels=3, pretrained=False, width=0.0625, at="layer*.*.act1",
+        plugin=lambda channels: DSM(channels, ratio=4),
+    )  # fmt: skip
+    network = faster_rcnn(backbone, 3, pretrained=True, width=0.0625, min_size=64, max_size=96).train()
+    for name, each in network.named_parameters():
+        if name.endswith("bn3.weight"):  # they start at zero, and nothing before them would have a gradient
+            nn.init.constant_(each, 0.5)
+    frozen = {name for name, each in network.named_parameters() if not each.requires_grad}
+    fixed = ("backbone.body.conv1.", "backbone.body.bn1.", "backbone.body.layer1.")
+    assert frozen == {name for name, _ in network.named_parameters() if name.startswith(fixed)}
+    assert any("plugin" in name for name in frozen)
+    norms = [
+        each for each in network.backbone.body.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)
+    ]
+    assert len(norms) > 53 and not any(each.training for each in norms)  # those of the plug-ins as well
+    assert network.training and network.backbone.fpn.training and network.backbone.body.layer2.training
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD([each for each in network.parameters() if each.requires_grad], lr=0.1)
+    target = {"boxes": torch.tensor([[5.0, 5.0, 40.0, 50.0]]), "labels": torch.tensor([2])}
+    coco.loss(network([torch.rand(3, 64, 80), torch.rand(3, 60, 70)], [target] * 2), None).backward()
+    optimizer.step()
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    trained = {name for name, each in network.named_parameters() if each.grad is not None and each.grad.any()}
+    assert not any(name.startswith(fixed) or "running" in name for name in changed)
+    assert changed <= trained  # a small gradient may be lost in rounding
+    plugged = {name for name, _ in network.named_parameters() if "plugin" in name} - frozen
+    assert plugged and len(plugged & changed) > 0.5 * len(plugged)
+    assert not network.eval().backbone.fpn.training
+
+
+def test_a_pretrained_detector_trains_on_one_image_at_a_time():
+    """Its norms, DSM's among them, stay in evaluation, and need no second image."""
+    backbone = resnet(
+        name="resnet50", output_stride=32, in_channels=3, pretrained=False, width=0.0625, at="layer4.*.act2",
+        plugin=lambda channels: DSM(channels, ratio=2, bias=True),
+    )  # fmt: skip
+    network = faster_rcnn(backbone, 3, pretrained=True, width=0.0625, min_size=64, max_size=96).train()
+    target = {"boxes": torch.tensor([[5.0, 5.0, 40.0, 50.0]]), "labels": torch.tensor([2])}
+    assert isfinite(coco.loss(network([torch.rand(3, 64, 80)], [target]), None).item())
+
+
+def test_a_detector_from_nothing_trains_all_of_it():
+    network = build_network("coco/resnet50", in_channels=3, num_classes=3, width=0.0625).train()
+    assert all(each.requires_grad for each in network.parameters())
+    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm2d)]
+    assert norms and all(each.training for each in norms)
