@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
@@ -57,6 +58,26 @@ def parallel(network: nn.Module, *, sync_norm: bool = False) -> nn.Module:
     if sync_norm and next(network.parameters()).is_cuda:
         synchronise_norms(network)
     return DistributedDataParallel(network)
+
+
+class SharedBuffers:
+    """Give all processes the running statistics of the first before an evaluator runs: they evaluate one
+    network.
+
+    Training shares weights alone: each process has followed its own batches.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def attach(self, evaluator: Engine) -> None:
+        """Listen to `evaluator`."""
+        evaluator.add_event_handler(Events.STARTED, self._share)
+
+    def _share(self, _: Engine) -> None:
+        if distributed.is_initialized():
+            for buffer in self.network.buffers():
+                distributed.broadcast(buffer, 0)
 
 
 def synchronise_norms(network: nn.Module) -> None:
