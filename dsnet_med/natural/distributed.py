@@ -108,11 +108,15 @@ def epoch_length(loader: DataLoader[Any]) -> int:
 class Share(Sampler[int]):
     """This process's part of what `sampler` draws, which must draw the same in every process.
 
-    All parts are equally long where `even`, as training wants: what is left over is left out.
+    All parts are equally long where `even`, as training wants: what is left over is left out. Raises InputError
+    where a process would have no part: the others would wait for it for ever.
     """
 
     def __init__(self, sampler: Sampler[int], *, even: bool = True) -> None:
         self.sampler, self.even = sampler, even
+        total: int = len(sampler)  # type: ignore[arg-type]
+        if total < world_size():
+            raise InputError(f"{total} images for {world_size()} processes: start at most {total}")
 
     def __iter__(self) -> Iterator[int]:
         count = len(self) * world_size() if self.even else None

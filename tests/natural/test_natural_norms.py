@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 
 from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network
-from dsnet_med.natural.distributed import epoch_length, synchronise_norms
+from dsnet_med.natural.distributed import Share, epoch_length, synchronise_norms
 
 
 @pytest.mark.parametrize("row", ["resnet50", "fcanet50", "dsnet50_a"])
@@ -28,6 +28,13 @@ def test_synchronised_norms_keep_plugins_names_and_results(row):
     assert list(network.state_dict()) == list(state)
     assert [id(each) for each in network.parameters()] == parameters  # an optimiser may hold them already
     torch.testing.assert_close(network(image), before, rtol=1e-5, atol=1e-6 * before.std().item())
+
+
+def test_a_process_without_an_image_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(InputError, match="3 images for 4 processes: start at most 3"):
+        Share(SequentialSampler(range(3)), even=False)
+    assert len(Share(SequentialSampler(range(5)), even=False)) == 2
 
 
 def test_an_epoch_without_a_batch_is_refused():
