@@ -37,7 +37,7 @@ def parts(sampler, processes, *, even):
     return drawn
 
 
-@given(st.integers(1, 40), st.integers(1, 9), st.booleans(), st.booleans())
+@given(st.integers(9, 40), st.integers(1, 9), st.booleans(), st.booleans())
 def test_parts_are_disjoint_and_cover_all(total, processes, even, shuffled):
     def sampler():
         if not shuffled:
