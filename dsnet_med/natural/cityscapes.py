@@ -50,8 +50,13 @@ class Streets(Dataset[dict[str, Tensor]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        image, target = self.samples[index]
-        transformed, mask = self.transform(read_image(image), tv_tensors.Mask(read_train_ids(target)))
+        file, target = self.samples[index]
+        image, ids = read_image(file), read_train_ids(target)
+        if image.size != (ids.shape[1], ids.shape[0]):
+            raise InputError(
+                f"{target} has other sizes than {file}: wanted a label for every pixel of the image"
+            )
+        transformed, mask = self.transform(image, tv_tensors.Mask(ids))
         return {"image": transformed, "label": mask.as_subclass(Tensor).long()}
 
 

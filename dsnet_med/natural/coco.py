@@ -42,6 +42,9 @@ def read_annotations(dataset_dir: str, split: str) -> COCO:
         raise InputError(f"{file} is no file of COCO annotations: {one_line(repr(error))}") from error
     if not annotations.imgs or not annotations.cats:
         raise InputError(f"{file} is no file of COCO annotations: it names no images or no categories")
+    for number, each in annotations.anns.items():
+        if each.get("category_id") not in annotations.cats or len(each.get("bbox", ())) != 4:
+            raise InputError(f"{file}: annotation {number} has no bbox, or a category_id that is not listed")
     return annotations
 
 

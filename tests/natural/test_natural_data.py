@@ -633,3 +633,25 @@ def test_absent_and_damaged_names_are_refused(tmp_path, text):
         (tmp_path / "classes.json").write_bytes(text.encode(errors="surrogateescape"))
     message = refused(read_classes, str(tmp_path))
     assert str(tmp_path / "classes.json") in message and "--model_dir" in message
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [{"bbox": [1, 2, 3, 4], "category_id": 9}, {"bbox": [1, 2, 3], "category_id": 1}, {"category_id": 1}],
+)
+def test_an_annotation_without_a_box_or_a_category_is_refused(tmp_path, annotation):
+    content = {
+        "images": [{"id": 1}],
+        "annotations": [{"image_id": 1, "id": 5, **annotation}],
+        "categories": [{"id": 1, "name": "dog"}],
+    }
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    assert "annotation 5 has no bbox, or a category_id" in refused(coco.read_annotations, str(tmp_path), "val")
+
+
+def test_labels_of_another_size_than_their_image_are_refused(tmp_path):
+    list(make_cityscapes(tmp_path, images=1, seed=0))
+    streets = cityscapes.Streets(str(tmp_path), "train", lambda image, mask: (image, mask))
+    Image.new("L", (20, 10)).save(streets.samples[0][1])
+    assert "has other sizes than" in refused(streets.__getitem__, 0)
