@@ -1,0 +1,74 @@
+"""The commands on natural images, from a data set to scores, as they are typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dsnet_med.cli import bundle, guarded
+from dsnet_med.cli.app import app
+from dsnet_med.errors import InputError
+
+TINY = ("width=0.0625", "workers=0", "min_size=64", "max_size=96", "batch_size=2")
+
+
+def typed(*arguments):
+    app([str(each) for each in arguments], standalone_mode=False)
+
+
+@pytest.fixture
+def trained(tmp_path, capsys):
+    typed("phantom", "coco", "--out", tmp_path / "coco", "--cases", "6", "--size", "64x96")
+    assert "7 coco images, 6 of them to train on" in capsys.readouterr().out
+    settings = [word for value in (*TINY, "epochs=1") for word in ("--set", value)]
+    typed(
+        *("train", "--method", "coco/dsnet50_b", "--data", tmp_path / "coco", "--out", tmp_path / "run"),
+        *settings,
+    )
+    assert "Faster R-CNN, DSNet50-B: best AP 0.000 at iteration" in capsys.readouterr().out
+    return tmp_path / "run"
+
+
+def test_a_run_is_a_bundle_that_can_be_resumed_and_evaluated(trained, monkeypatch, capsys):
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["method"]["id"] == "coco/dsnet50_b" and summary["device"] == "cpu"
+    assert guarded(lambda: typed("train", "--out", trained, "--resume", "--device", "cpu")) == 2
+    assert "has done all 2 iterations" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(InputError, match="already holds a run"):
+        typed("train", "--method", "coco/resnet50", "--data", trained, "--out", trained)
+    config = yaml.safe_load((trained / "configs" / "train.yaml").read_text())
+    (trained / "configs" / "train.yaml").write_text(yaml.safe_dump({**config, "epochs": 2}, sort_keys=False))
+    typed("train", "--out", trained, "--resume", "--device", "cpu")
+    assert json.loads((trained / "summary.json").read_text())["iterations"] == 2 * summary["iterations"]
+    monkeypatch.chdir(trained)
+    assert bundle._checked(["evaluating"])[1:] == [
+        "--config_file",
+        "['configs/train.yaml', 'configs/evaluate.yaml']",
+    ]
+    assert bundle._checked(["training"])[1:] == ["--config_file", "['configs/train.yaml']"]
+    with pytest.raises(InputError, match="unknown setting 'epoch': did you mean 'epochs'"):
+        bundle._checked(["training", "--epoch", "3"])
+    with pytest.raises(InputError, match="unknown run id 'trainin'"):
+        bundle._checked(["trainin"])
+
+
+@pytest.mark.parametrize("dataset", ["imagenet", "cityscapes"])
+def test_phantoms_of_the_other_tasks(tmp_path, capsys, dataset):
+    typed("phantom", dataset, "--out", tmp_path, "--cases", "8", "--size", "48x64")
+    assert f"of them to train on, in {tmp_path}" in capsys.readouterr().out
+    assert len(list(Path(tmp_path).rglob("*.JPEG" if dataset == "imagenet" else "*_leftImg8bit.png"))) > 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["imagenet", "--size", "48x64x3"], "got --size 48x64x3, wanted rows x columns"),
+        (["coco", "--size", "48"], "got --size 48, wanted rows x columns"),
+        (["coco", "--oblique"], "got --oblique for coco, which holds images"),
+        (["cifar"], "unknown phantom 'cifar'"),
+    ],
+)
+def test_phantoms_that_cannot_be(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        typed("phantom", *arguments, "--out", tmp_path)
