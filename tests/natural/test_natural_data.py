@@ -16,10 +16,10 @@ from torchvision.transforms import v2
 
 from dsnet_med.errors import CasesFailedError, InputError
 from dsnet_med.natural import cityscapes, coco, imagenet
-from dsnet_med.natural.classes import read_classes, write_classes
 from dsnet_med.natural.images import LabelledImages, UnlabelledImages, find_images, read_image
 from dsnet_med.natural.phantom import make_cityscapes, make_coco, make_imagenet
 from dsnet_med.natural.predictions import Predictions
+from dsnet_med.natural.trained import read_classes, weights, write_classes
 
 TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
@@ -655,3 +655,9 @@ def test_labels_of_another_size_than_their_image_are_refused(tmp_path):
     streets = cityscapes.Streets(str(tmp_path), "train", lambda image, mask: (image, mask))
     Image.new("L", (20, 10)).save(streets.samples[0][1])
     assert "has other sizes than" in refused(streets.__getitem__, 0)
+
+
+def test_weights_that_are_not_there_are_said_to_be_missing(tmp_path):
+    assert f"no {tmp_path / 'model.pt'}: give the models folder of" in refused(weights, str(tmp_path))
+    (tmp_path / "model.pt").write_bytes(b"")
+    assert weights(str(tmp_path)) == str(tmp_path / "model.pt")

@@ -1,4 +1,4 @@
-"""The names of the classes of a trained network, in the file beside its weights."""
+"""What a training run leaves in its models folder: weights, and the names of the classes."""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from dsnet_med.errors import InputError
 from dsnet_med.files import write_json
 
 _FILE = "classes.json"
+_WANTED = "give the models folder of a training run, --model_dir"
 
 
 def write_classes(model_dir: str, names: Sequence[str]) -> None:
@@ -21,11 +22,15 @@ def read_classes(model_dir: str) -> list[str]:
     try:
         names = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{file} cannot be read: give the models folder of a training run, --model_dir"
-        ) from error
+        raise InputError(f"{file} cannot be read: {_WANTED}") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(
-            f"{file} holds no list of names: give the models folder of a training run, --model_dir"
-        )
+        raise InputError(f"{file} holds no list of names: {_WANTED}")
     return names
+
+
+def weights(model_dir: str) -> str:
+    """The file of the best weights; InputError where there is none."""
+    file = Path(model_dir) / "model.pt"
+    if not file.is_file():
+        raise InputError(f"no {file}: {_WANTED}")
+    return str(file)
