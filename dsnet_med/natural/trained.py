@@ -16,9 +16,14 @@ def write_classes(model_dir: str, names: Sequence[str]) -> None:
     write_json(Path(model_dir) / _FILE, list(names))
 
 
-def read_classes(model_dir: str) -> list[str]:
-    """The names in the order of the network's outputs; InputError where they are not."""
+def read_classes(model_dir: str, published: int) -> list[str]:
+    """The names in the order of the network's outputs; before any training "0" to those of the `published` set.
+
+    Raises InputError where the file is there and holds no names.
+    """
     file = Path(model_dir) / _FILE
+    if not file.exists():  # a bundle whose network can be built, and which is yet to be trained
+        return [str(index) for index in range(published)]
     try:
         names = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -28,9 +33,8 @@ def read_classes(model_dir: str) -> list[str]:
     return names
 
 
-def weights(model_dir: str) -> str:
-    """The file of the best weights; InputError where there is none."""
-    file = Path(model_dir) / "model.pt"
-    if not file.is_file():
-        raise InputError(f"no {file}: {_WANTED}")
-    return str(file)
+def require_weights(model_dir: str) -> None:
+    """Raise InputError where the best weights or the names of their classes are missing."""
+    for file in (Path(model_dir) / "model.pt", Path(model_dir) / _FILE):
+        if not file.is_file():
+            raise InputError(f"no {file}: {_WANTED}")

@@ -212,7 +212,7 @@ def test_evaluating_gives_the_best_validation(finished, tmp_path):
     shutil.rmtree(run / "models")
     with pytest.raises(RuntimeError) as caught:
         finish(workflow_of(run, ["train", "evaluate"], "train"))
-    assert "classes.json cannot be read" in str(caught.value.__cause__)
+    assert "model.pt: give the models folder" in str(caught.value.__cause__)
 
 
 def test_evaluating_takes_the_file_of_weights(finished, tmp_path):
