@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dsnet_med.errors import unknown
+from dsnet_med.errors import InputError, unknown
 from dsnet_med.resources import config_ids, read_config
 
 if TYPE_CHECKING:
@@ -18,6 +18,13 @@ def method_ids() -> list[str]:
 def natural_method_ids() -> list[str]:
     """The ids of the rows on natural images, <task>/<row>: the files in configs/natural/<task>/methods."""
     return config_ids("natural method")
+
+
+def require_task(method: str, task: str) -> None:
+    """Raise InputError unless `method` is a row of `task`: imagenet, cityscapes or coco."""
+    rows = [each for each in natural_method_ids() if each.startswith(f"{task}/")]
+    if method not in rows:
+        raise InputError(f"got the method {method} in the bundle of {task}: wanted one of {', '.join(rows)}")
 
 
 def method_row(method: str) -> dict[str, Any]:

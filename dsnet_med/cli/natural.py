@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from dsnet_med.cli.steps import bar, quiet_monai, run_settings
+from dsnet_med.cli.steps import bar, quiet_monai, run_settings, validated_ten_times
 from dsnet_med.errors import InputError
 
 
@@ -32,12 +32,11 @@ def train(
     refused = {"--plugin": plugin, "--select-on": given["select_on"] != "val"}
     if names := [name for name, value in refused.items() if value]:
         raise InputError(f"got {names[0]} for {method}, which has none: leave it out")
-    if given.get("iterations") and not method.startswith("cityscapes/"):
-        raise InputError(f"got --iterations for {method}, which trains by epochs: give --set epochs=1, say")
     quiet_monai()
     from dsnet_med.natural.run import prepare_run
 
-    settings = run_settings(given, assignments)
+    by_epochs = not method.startswith("cityscapes/")  # validated after each
+    settings = run_settings(given if by_epochs else validated_ten_times(given), assignments)
     del settings["select_on"]  # there is one set to validate on
     prepare_run(method, data, out, settings)
     return run(out, device, resume=False)

@@ -135,7 +135,7 @@ def train(
     from dsnet_med.networks.attach import DEFAULT_PLACE
 
     plugged = Plugged(plugin, at or DEFAULT_PLACE) if plugin else None
-    prepare_run(method, data, out, run_settings(given, assignments), plugged)
+    prepare_run(method, data, out, run_settings(validated_ten_times(given), assignments), plugged)
     return _train(out, device, resume=False)
 
 
@@ -144,9 +144,13 @@ def run_settings(given: Mapping[str, Any], assignments: Sequence[str]) -> dict[s
     from dsnet_med.engine.compose import parse_settings
 
     settings = {name: value for name, value in given.items() if value is not None}
-    if "iterations" in settings:
-        settings["validate_every"] = max(100, settings["iterations"] // 10)
     return settings | parse_settings(assignments)
+
+
+def validated_ten_times(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given`, and with a number of iterations how often such a run is validated."""
+    iterations = given.get("iterations")
+    return {"validate_every": max(100, iterations // 10), **given} if iterations else dict(given)
 
 
 def resume(out: Path, *, device: str) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def synchronise_norms(network: nn.Module) -> None:
                 setattr(module, name, synchronised)
 
 
-def epoch_length(loader: DataLoader[Any]) -> int:
+def steps_per_epoch(loader: DataLoader[Any]) -> int:
     """The batches of an epoch; InputError where the images do not fill one."""
     if not len(loader):
         images: int = len(loader.dataset)  # type: ignore[arg-type]

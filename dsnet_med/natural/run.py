@@ -53,7 +53,7 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         "method": workflow.parser["method_card"],
         "dataset": content("dataset_dir"),
         "seed": content("seed"),
-        "iterations": content("epochs") * content("epoch_length"),
+        "iterations": content("iterations"),
         "batch_size": content("batch_size"),
         "width": content("width"),
         "pretrained": content("pretrained"),

@@ -33,9 +33,9 @@ TASKS = ("cityscapes", "coco", "imagenet")
 BUNDLES = resources.configs() / "natural"
 SMALL = {"width": 0.0625, "workers": 0, "train#handlers#3#every": 1}
 TINY = {  # one step and a validation
-    "imagenet": {**SMALL, "size": 32, "batch_size": 8, "epochs": 1, "epoch_length": 1},
+    "imagenet": {**SMALL, "size": 32, "batch_size": 8, "iterations": 1},
     "cityscapes": {**SMALL, "crop": [64, 64], "scale": [64, 128], "iterations": 1, "validate_every": 1},
-    "coco": {**SMALL, "min_size": 64, "max_size": 96, "epochs": 1, "epoch_length": 1, "warmup": 1},
+    "coco": {**SMALL, "min_size": 64, "max_size": 96, "iterations": 1, "warmup": 1},
 }
 KEY = {"imagenet": "top1", "cityscapes": "mIoU", "coco": "AP"}
 
@@ -80,13 +80,13 @@ def rectangles(folder):
 
 
 LEARN = {
-    "imagenet": {**TINY["imagenet"], "batch_size": 16, "epochs": 20, "learning_rate": 0.02},
+    "imagenet": {**TINY["imagenet"], "batch_size": 16, "iterations": 20, "learning_rate": 0.02},
     "cityscapes": {
         **TINY["cityscapes"], "batch_size": 4, "iterations": 60, "validate_every": 30, "learning_rate": 0.05
     },
     "coco": {
         **TINY["coco"], "width": 0.125, "min_size": 96, "max_size": 192, "batch_size": 2, "val_split": "train",
-        "epochs": 2, "epoch_length": 60, "warmup": 20, "milestones": [80, 105],
+        "iterations": 120, "epoch_length": 60, "warmup": 20, "milestones": [80, 105],
         "optimizer": {"_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": 0.003},
     },
 }  # fmt: skip
@@ -313,7 +313,7 @@ def test_every_method_trains(method, data, tmp_path):
 
 
 def test_real_images_train_and_are_evaluated(shared, tmp_path):
-    settings = {**TINY["coco"], "epoch_length": 2, "train_split": "train", "val_split": "train"}
+    settings = {**TINY["coco"], "iterations": 2, "train_split": "train", "val_split": "train"}
     prepare_run("coco/dsnet50_a", shared / "data" / "natural" / "coco_open", tmp_path, settings)
     summary = train(tmp_path, {})
     assert summary["iterations"] == 2 and set(summary["scores"]) == set(coco.SCORES)
@@ -328,8 +328,7 @@ def test_real_images_train_and_are_evaluated(shared, tmp_path):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_run_goes_on_where_it_stopped(task, data, tmp_path, monkeypatch):
-    name, first, raised = ("iterations", 2, 4) if task == "cityscapes" else ("epochs", 1, 2)
-    settings = {**TINY[task], name: first, "epoch_length": 2, "batch_size": 4}
+    settings = {**TINY[task], "iterations": 2, "epoch_length": 2, "batch_size": 4}
     prepare_run(f"{task}/resnet50", data / task, tmp_path, settings)
     train(tmp_path, {})
     stopped = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
@@ -339,8 +338,8 @@ def test_a_run_goes_on_where_it_stopped(task, data, tmp_path, monkeypatch):
     assert "has done all 2 iterations" in str(caught.value.__cause__ or caught.value)
     config = tmp_path / "configs" / "train.yaml"
     text = config.read_text()
-    assert text.count(f"\n{name}: {first}\n") == 1
-    config.write_text(text.replace(f"\n{name}: {first}\n", f"\n{name}: {raised}\n"))
+    assert text.count("\niterations: 2\n") == 1
+    config.write_text(text.replace("\niterations: 2\n", "\niterations: 4\n"))
     loaded = {}
     resume = Checkpoints.resume
 
@@ -365,7 +364,7 @@ def test_a_run_goes_on_where_it_stopped(task, data, tmp_path, monkeypatch):
 
 
 def test_validations_may_be_some_epochs_apart(data, tmp_path):
-    settings = {**TINY["imagenet"], "epochs": 4, "val_interval": 2}
+    settings = {**TINY["imagenet"], "iterations": 4, "epoch_length": 1, "val_interval": 2}
     prepare_run("imagenet/resnet50", data / "imagenet", tmp_path, settings)
     assert train(tmp_path, {})["best"]["iteration"] in (2, 4)
     assert [line["iteration"] for line in lines_of(tmp_path) if "val_top1" in line] == [2, 4]
@@ -412,7 +411,7 @@ def rates(task, count, **settings):
 
 
 def test_learning_rates_of_imagenet():
-    found = rates("imagenet", 1000, epoch_length=10, batch_size=64)
+    found = rates("imagenet", 1000, steps_per_epoch=10, batch_size=64)
     # 0.1 for 256 images, a tenth of it from the epochs 30, 60 and 90 on, of 10 iterations each
     wanted = {
         0: 0.025,
@@ -429,7 +428,7 @@ def test_learning_rates_of_imagenet():
 
 
 def test_learning_rates_of_coco():
-    found = rates("coco", 1200, epoch_length=100, batch_size=16)
+    found = rates("coco", 1200, steps_per_epoch=100, batch_size=16)
     # 0.02 for 16 images; from a thousandth of it in a line over 500 iterations: at 250 it is half way, 0.5005
     wanted = {
         0: 0.00002,
@@ -441,7 +440,37 @@ def test_learning_rates_of_coco():
     wanted |= {799: 0.02, 800: 0.002, 1099: 0.002, 1100: 0.0002, 1199: 0.0002}  # after 8 epochs and after 11
     assert {k: found[k] for k in wanted} == pytest.approx(wanted, rel=1e-9)
     assert load(BUNDLES / "coco" / "configs" / "train.yaml")["epochs"] == 12
-    assert rates("coco", 1, epoch_length=100)[0] == pytest.approx(0.0025 * 0.001)  # for two images, as shipped
+    assert rates("coco", 1, steps_per_epoch=100)[0] == pytest.approx(
+        0.0025 * 0.001
+    )  # for two images, as shipped
+
+
+@pytest.mark.parametrize("task", ["coco", "imagenet"])
+@pytest.mark.parametrize(
+    ("settings", "iterations", "epoch_length", "max_epochs"),
+    [({"epochs": 3}, 21, 7, 3), ({"iterations": 5}, 5, 5, 1), ({"iterations": 20}, 20, 5, 4)],
+)
+def test_epochs_or_iterations(task, settings, iterations, epoch_length, max_epochs):
+    parser = ConfigParser(load(BUNDLES / task / "configs" / "train.yaml"))
+    parser.update({"steps_per_epoch": 7, **settings})
+    assert parser.get_parsed_content("iterations") == iterations
+    assert parser.get_parsed_content("epoch_length") == epoch_length
+    assert parser.get_parsed_content("train#trainer#max_epochs") == max_epochs
+
+
+@pytest.mark.parametrize("kind", ["train", "inference"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_bundle_refuses_the_rows_of_others(task, kind, data):
+    config = BUNDLES / task / "configs" / f"{kind}.yaml"
+    for other in {f"{each}/resnet50" for each in TASKS} - {f"{task}/resnet50"} | {"fcn"}:
+        workflow = ConfigWorkflow(
+            str(config), workflow_type=kind, logging_file=False, bundle_root=".", method=other,
+            dataset_dir=str(data / task),
+        )  # fmt: skip
+        with pytest.raises((RuntimeError, InputError)) as caught:
+            finish(workflow)
+        message = str(caught.value.__cause__ or caught.value)
+        assert f"got the method {other} in the bundle of {task}: wanted one of {task}/" in message
 
 
 def test_learning_rates_of_cityscapes():
@@ -456,7 +485,7 @@ def test_learning_rates_of_cityscapes():
 @pytest.mark.parametrize("task", TASKS)
 def test_optimisers_are_those_of_the_recipes(task):
     parser = ConfigParser(load(BUNDLES / task / "configs" / "train.yaml"))
-    parser.update({"network": "$torch.nn.Linear(1, 1)", "epoch_length": 1})
+    parser.update({"network": "$torch.nn.Linear(1, 1)", "steps_per_epoch": 1})
     (group,) = parser.get_parsed_content("optimizer").param_groups
     assert group["momentum"] == 0.9 and not group["nesterov"]
     assert group["weight_decay"] == (0.0005 if task == "cityscapes" else 0.0001)

@@ -21,9 +21,10 @@ def typed(*arguments):
 def trained(tmp_path, capsys):
     typed("phantom", "coco", "--out", tmp_path / "coco", "--cases", "6", "--size", "64x96")
     assert "7 coco images, 6 of them to train on" in capsys.readouterr().out
-    settings = [word for value in (*TINY, "epochs=1") for word in ("--set", value)]
+    settings = [word for value in TINY for word in ("--set", value)]
     typed(
         *("train", "--method", "coco/dsnet50_b", "--data", tmp_path / "coco", "--out", tmp_path / "run"),
+        *("--iterations", 2),
         *settings,
     )
     assert "Faster R-CNN, DSNet50-B: best AP 0.000 at iteration" in capsys.readouterr().out
@@ -38,7 +39,9 @@ def test_a_run_is_a_bundle_that_can_be_resumed_and_evaluated(trained, monkeypatc
     with pytest.raises(InputError, match="already holds a run"):
         typed("train", "--method", "coco/resnet50", "--data", trained, "--out", trained)
     config = yaml.safe_load((trained / "configs" / "train.yaml").read_text())
-    (trained / "configs" / "train.yaml").write_text(yaml.safe_dump({**config, "epochs": 2}, sort_keys=False))
+    (trained / "configs" / "train.yaml").write_text(
+        yaml.safe_dump({**config, "iterations": 4}, sort_keys=False)
+    )
     typed("train", "--out", trained, "--resume", "--device", "cpu")
     assert json.loads((trained / "summary.json").read_text())["iterations"] == 2 * summary["iterations"]
     monkeypatch.chdir(trained)

@@ -169,7 +169,6 @@ def test_a_value_of_a_row_can_be_changed():
         (["--method", "imagenet/dsnet50", "--data", "."], "did you mean 'imagenet/dsnet50_"),
         (["--method", "coco/resnet50", "--data", "absent"], "no data set at absent"),
         (["--method", "coco/resnet50", "--data", ".", "--plugin", "SE"], "got --plugin for coco/resnet50"),
-        (["--method", "coco/resnet50", "--data", ".", "--iterations", "5"], "give --set epochs=1"),
         (["--method", "coco/resnet50", "--data", ".", "--set", "epoch=1"], "did you mean 'epochs'"),
         (["--method", "coco/resnet50", "--data", "."], "annotations/instances_val2017.json is missing"),
         (["--method", "imagenet/resnet50", "--data", "."], "train is missing"),

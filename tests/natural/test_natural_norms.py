@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network
-from dsnet_med.natural.distributed import Share, epoch_length, synchronise_norms
+from dsnet_med.natural.distributed import Share, steps_per_epoch, synchronise_norms
 
 
 @pytest.mark.parametrize("row", ["resnet50", "fcanet50", "dsnet50_a"])
@@ -38,6 +38,6 @@ def test_a_process_without_an_image_is_refused(monkeypatch):
 
 
 def test_an_epoch_without_a_batch_is_refused():
-    assert epoch_length(DataLoader(range(9), batch_size=4, drop_last=True)) == 2
+    assert steps_per_epoch(DataLoader(range(9), batch_size=4, drop_last=True)) == 2
     with pytest.raises(InputError, match="3 images to train on do not make a batch of 4: give a smaller"):
-        epoch_length(DataLoader(range(3), batch_size=4, drop_last=True))
+        steps_per_epoch(DataLoader(range(3), batch_size=4, drop_last=True))
