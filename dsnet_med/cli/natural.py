@@ -49,8 +49,9 @@ def run(out: Path, device: str, *, resume: bool) -> dict[str, Any]:
 
     summary = train(out, {"device": f"$torch.device('{choose_device(device)}')", "resume": resume})
     (score, value), (_, iteration) = summary["best"].items()
+    best = f"{value:.3f}" if value >= 0 else "not defined"
     typer.echo(
-        f"{summary['method']['title']}: best {score} {value:.3f} at iteration {iteration}, "
+        f"{summary['method']['title']}: best {score} {best} at iteration {iteration}, "
         f"{summary['seconds']:.0f} s, in {out}"
     )
     return summary

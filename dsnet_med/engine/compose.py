@@ -30,7 +30,7 @@ def compose_train(method: str, store: Path, settings: Mapping[str, Any]) -> dict
     config = load(*(file for part in parts if (file := resources.configs() / part).is_file()))
     config["dataset_dir"] = str(store.resolve())
     config["class_names"], config["num_classes"] = list(opened.classes), len(opened.classes)
-    for name, value in settings.items():
+    for name, value in from_anywhere(settings).items():
         override(config, name, value)
     split_cases(str(store), str(config["select_on"]))  # refuse now what would stop the run later
     require_known(config["loggers"])
@@ -73,6 +73,13 @@ def override(config: dict[str, Any], name: str, value: Any) -> None:
             raise InputError(f"setting '{name}': '{key}' is a single value, which has no parts")
         else:
             node = node[index]
+
+
+def from_anywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with the whole path of a file of pretrained weights, so that a run can go on in any folder."""
+    file = settings.get("pretrained")
+    whole = {"pretrained": str(Path(file).resolve())} if isinstance(file, str) and Path(file).is_file() else {}
+    return {**settings, **whole}
 
 
 def _parts(node: Any) -> list[str]:

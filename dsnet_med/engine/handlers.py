@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dsnet_med.engine.loggers import Sink
 from dsnet_med.engine.metrics import CaseDice
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import write_json, written_whole
 
 
@@ -103,7 +103,7 @@ class Checkpoints:
         path = self.folder / "last.pt"
         if not path.is_file():
             raise InputError(f"nothing to resume: {path} does not exist; train without --resume")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _read_state(path)
         iteration, total = state["iteration"], trainer.state.epoch_length * trainer.state.max_epochs
         if iteration >= total:
             raise InputError(f"nothing to resume: {self.folder.parent} has done all {total} iterations")
@@ -112,6 +112,14 @@ class Checkpoints:
         lengths = {"epoch_length": trainer.state.epoch_length, "max_epochs": trainer.state.max_epochs}
         trainer.load_state_dict({"iteration": iteration, **lengths})
         self.best = state["best"]
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # as many kinds as there are ways to damage a file
+        raise InputError(f"nothing to resume: {path} cannot be read ({one_line(error)}); train anew") from error
+    return state
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,10 @@ def prepare_run(
         sign(run)  # its file will be executed
     for name in ("evaluate.yaml", "logging.conf"):
         shutil.copyfile(resources.configs() / name, run / "configs" / name)
-    write_json(run / "configs" / "metadata.json", describe(train))
+    write_json(
+        run / "configs" / "metadata.json",
+        describe(resources.configs() / "metadata.json", train["method_card"], train["class_names"]),
+    )
     write_yaml(run / "configs" / "train.yaml", train)  # last: its presence says that the run is prepared
 
 
@@ -126,14 +129,13 @@ def versions() -> dict[str, str]:
     return {"dsnet-med": dsnet_med.__version__, "monai": monai.__version__, "torch": torch.__version__}
 
 
-def describe(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The bundle's metadata.json for the classes of a composed train.yaml."""
-    metadata: dict[str, Any] = json.loads((resources.configs() / "metadata.json").read_text(encoding="utf-8"))
-    channels = {str(i): name for i, name in enumerate(config["class_names"])}
+def describe(template: Path, card: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """The metadata.json in `template` for the row of this method card and for these classes."""
+    metadata: dict[str, Any] = json.loads(template.read_text(encoding="utf-8"))
     output = metadata["network_data_format"]["outputs"]["pred"]
-    output |= {"num_channels": len(channels), "channel_def": channels}
-    card = config["method_card"]
-    return metadata | {"name": f"{card['id']}", "description": f"{card['title']}, trained by dsnet-med"}
+    if output["format"] != "boxes":  # but a channel of logits for each class
+        output |= {"num_channels": len(class_names), "channel_def": dict(enumerate(class_names))}
+    return metadata | {"name": str(card["id"]), "description": f"{card['title']}, trained by dsnet-med"}
 
 
 def write_yaml(path: Path, config: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from dsnet_med.engine.losses import cross_entropy
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
-from dsnet_med.natural.images import Transform, read_image, required
+from dsnet_med.natural.images import Transform, is_image, read_image, required, required_folder, subfolders
 
 IGNORED = 255
 _TRAINED = [each for each in datasets.Cityscapes.classes if 0 <= each.train_id < IGNORED]  # in their order
@@ -36,15 +36,22 @@ class Streets(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, dataset_dir: str, split: str, transform: Transform) -> None:
-        for folder in ("leftImg8bit", "gtFine"):
-            required(
-                Path(dataset_dir) / folder / split, "wanted leftImg8bit/ and gtFine/, as Cityscapes has them"
+        images, labels = (
+            required_folder(
+                Path(dataset_dir) / name / split, "wanted leftImg8bit/ and gtFine/, as Cityscapes has them"
             )
-        found = datasets.Cityscapes(dataset_dir, split, mode="fine", target_type="semantic")
-        self.samples = [(image, target[0]) for image, target in zip(found.images, found.targets, strict=True)]
+            for name in ("leftImg8bit", "gtFine")
+        )
+        found = [
+            file
+            for city in subfolders(images)
+            for file in sorted(city.glob("*_leftImg8bit.png"))
+            if is_image(file)
+        ]
+        if not found:
+            raise InputError(f"{images} holds no images: wanted <city>/<name>_leftImg8bit.png")
+        self.samples = [(str(file), str(_label_file(file, labels))) for file in found]
         self.transform = transform
-        if not self.samples:
-            raise InputError(f"{found.images_dir} holds no images: wanted <city>/<name>_leftImg8bit.png")
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -58,6 +65,11 @@ class Streets(Dataset[dict[str, Tensor]]):
             )
         transformed, mask = self.transform(image, tv_tensors.Mask(ids))
         return {"image": transformed, "label": mask.as_subclass(Tensor).long()}
+
+
+def _label_file(image: Path, labels: Path) -> Path:
+    name = image.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png")
+    return required(labels / image.parent.name / name, f"wanted the label ids of {image.name}")
 
 
 def read_train_ids(file: str) -> Tensor:

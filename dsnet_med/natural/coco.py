@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from ignite.metrics import Metric
+from PIL.Image import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, distributed
@@ -22,48 +23,14 @@ from torchvision import tv_tensors
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError
 from dsnet_med.files import written_whole
-from dsnet_med.natural.images import Transform, read_image, required
+from dsnet_med.natural.coco_annotations import check_categories
+from dsnet_med.natural.images import Transform, read_image, required_folder
 
 SCORES = ("AP", "AP50", "AP75", "APS", "APM", "APL")  # the first of the evaluation's statistics
 _SMALLEST = 32  # pixels of the short side of an image to train on
 Item = dict[str, Any]
-
-
-def read_annotations(dataset_dir: str, split: str) -> COCO:
-    """What annotations/instances_<split>2017.json holds. Raises InputError."""
-    file = Path(dataset_dir) / "annotations" / f"instances_{split}2017.json"
-    required(file, "wanted annotations/ beside train2017/ and val2017/, as COCO has them")
-    try:
-        with redirect_stdout(io.StringIO()):
-            annotations = COCO(str(file))
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise InputError(f"{file} is no file of COCO annotations: {one_line(repr(error))}") from error
-    if not annotations.imgs or not annotations.cats:
-        raise InputError(f"{file} is no file of COCO annotations: it names no images or no categories")
-    for number, each in annotations.anns.items():
-        if each.get("category_id") not in annotations.cats or len(each.get("bbox", ())) != 4:
-            raise InputError(f"{file}: annotation {number} has no bbox, or a category_id that is not listed")
-    return annotations
-
-
-def read_training(dataset_dir: str, split: str, validation: COCO) -> COCO:
-    """`read_annotations` for training; InputError where the categories are not those of `validation`."""
-    annotations = read_annotations(dataset_dir, split)
-    _check_categories(annotations, categories(validation), f"the split {split}")
-    return annotations
-
-
-def categories(annotations: COCO) -> list[str]:
-    """The names of the categories, in the order of their ids."""
-    return [annotations.cats[number]["name"] for number in sorted(annotations.cats)]
-
-
-def _check_categories(annotations: COCO, expected: Sequence[str], what: str) -> None:
-    if (found := categories(annotations)) != list(expected):
-        different = sorted(set(found) ^ set(expected)) or ["their order"]
-        raise InputError(f"the categories of {what} are others than the network's: {', '.join(different[:3])}")
 
 
 class Photographs(Dataset[Item]):
@@ -77,7 +44,9 @@ class Photographs(Dataset[Item]):
     def __init__(
         self, dataset_dir: str, split: str, annotations: COCO, transform: Transform, *, training: bool
     ):
-        self.folder = required(Path(dataset_dir) / f"{split}2017", "wanted the images there, as COCO has them")
+        self.folder = required_folder(
+            Path(dataset_dir) / f"{split}2017", "wanted the images there, as COCO has them"
+        )
         self.annotations, self.transform, self.training = annotations, transform, training
         self.labels = {number: label for label, number in enumerate(sorted(annotations.cats), start=1)}
         self.ids = [number for number in sorted(annotations.imgs) if not training or self._trainable(number)]
@@ -91,27 +60,38 @@ class Photographs(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         number = self.ids[index]
-        image = read_image(self.folder / self.annotations.imgs[number]["file_name"])
-        target = self._target(number, image.size) if self.training else {"image_id": number}
+        image = self._image(number)
+        target = self._target(number) if self.training else {"image_id": number}
         transformed, target = self.transform(image, target)
         return {"image": transformed, "target": target}
 
-    def _trainable(self, number: int) -> bool:
+    def _image(self, number: int) -> Image:
+        file, size = self.folder / self.annotations.imgs[number]["file_name"], self._size(number)
+        if (image := read_image(file)).size != size:
+            raise InputError(
+                f"{file} has {image.size[0]}x{image.size[1]} pixels, by its annotations {size[0]}x{size[1]}: "
+                "wanted the image that was annotated"
+            )
+        return image
+
+    def _size(self, number: int) -> tuple[int, int]:
         image = self.annotations.imgs[number]
-        return min(image["width"], image["height"]) >= _SMALLEST and len(self._objects(number)) > 0
+        return image["width"], image["height"]
+
+    def _trainable(self, number: int) -> bool:
+        return min(self._size(number)) >= _SMALLEST and len(self._objects(number)) > 0
 
     def _objects(self, number: int) -> list[Mapping[str, Any]]:
         """The objects to train on: no crowds, and a box of at least a pixel inside the image."""
-        image = self.annotations.imgs[number]
-        right, bottom = image["width"], image["height"]
+        size = self._size(number)
         return [
             each
             for each in self.annotations.imgToAnns[number]
-            if not each.get("iscrowd") and _is_box(_corners(each["bbox"], right, bottom))
+            if not each["iscrowd"] and _is_box(_corners(each["bbox"], *size))
         ]
 
-    def _target(self, number: int, size: tuple[int, int]) -> Item:
-        width, height = size
+    def _target(self, number: int) -> Item:
+        width, height = self._size(number)
         objects = self._objects(number)
         boxes = torch.tensor([_corners(each["bbox"], width, height) for each in objects], dtype=torch.float32)
         return {
@@ -164,11 +144,15 @@ class AveragePrecision(Metric):
     """`SCORES` over all images of `annotations`; NaN for a size of object that none of them holds.
 
     Takes pairs of the detections of a batch, as Faster R-CNN gives them, and its targets with `image_id`.
-    Raises InputError where the categories are not called `class_names`.
+    Raises InputError where the categories are not called `class_names`, or there is no object to find.
     """
 
     def __init__(self, annotations: COCO, class_names: Sequence[str], output_transform: Any) -> None:
-        _check_categories(annotations, class_names, "the validation set")
+        check_categories(annotations, class_names, "the validation set")
+        if all(each["iscrowd"] for each in annotations.anns.values()):
+            raise InputError(
+                "the annotations of the validation set hold no object to find: all are crowds or none"
+            )
         self.annotations = annotations
         self.numbers = sorted(annotations.cats)
         super().__init__(output_transform)

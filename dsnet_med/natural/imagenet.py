@@ -13,10 +13,10 @@ from typing import Any
 
 from ignite.metrics import Metric, TopKCategoricalAccuracy
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import make_dataset
 
-from dsnet_med.errors import InputError
-from dsnet_med.natural.images import required
+from dsnet_med.errors import InputError, one_line
+from dsnet_med.natural.images import is_image, required_folder, subfolders
 
 _LISTS = ("val.txt", "meta/val.txt", "LOC_val_solution.csv")
 _TRAIN = "wanted a folder per class in train/, as ImageNet has it"
@@ -25,26 +25,30 @@ Sample = tuple[str, int]
 
 def find_classes(dataset_dir: str) -> list[str]:
     """The names of the classes in their order: the folders in train/. InputError where there are none."""
-    folder = required(Path(dataset_dir) / "train", _TRAIN)
-    if names := sorted(each.name for each in folder.iterdir() if each.is_dir()):
+    folder = required_folder(Path(dataset_dir) / "train", _TRAIN)
+    if names := [each.name for each in subfolders(folder)]:
         return names
     raise InputError(f"{folder} holds no folders: {_TRAIN}")
 
 
 def train_samples(dataset_dir: str, classes: Sequence[str]) -> list[Sample]:
-    """The training images with the index of their class. Raises InputError where there are none."""
-    return _in_class_folders(Path(dataset_dir) / "train", classes)
+    """The training images with the index of their class. Raises InputError for a class without any."""
+    folder = Path(dataset_dir) / "train"
+    samples = _in_class_folders(folder, classes)
+    if empty := sorted(set(range(len(classes))) - {index for _, index in samples}):
+        raise InputError(f"{folder / classes[empty[0]]} holds no images: wanted .JPEG files, or no such folder")
+    return samples
 
 
 def val_samples(dataset_dir: str, classes: Sequence[str]) -> list[Sample]:
     """The validation images with the index of their class.
 
-    Raises InputError for a layout that is neither of the two, classes that training has not, and listed images
-    that are missing.
+    Raises InputError for a layout that is neither of the two, classes that training has not, and a list that
+    does not name every image once.
     """
     root = Path(dataset_dir)
-    folder = required(root / "val", "wanted the validation images there, in a folder per class or flat")
-    if any(each.is_dir() for each in folder.iterdir()):
+    folder = required_folder(root / "val", "wanted the validation images there, in a folder per class or flat")
+    if subfolders(folder):
         return _in_class_folders(folder, classes)
     lists = [root / name for name in _LISTS if (root / name).is_file()]
     if not lists:
@@ -54,9 +58,9 @@ def val_samples(dataset_dir: str, classes: Sequence[str]) -> list[Sample]:
 
 def _in_class_folders(folder: Path, classes: Sequence[str]) -> list[Sample]:
     indices = {name: index for index, name in enumerate(classes)}
-    if unknown := sorted({each.name for each in folder.iterdir() if each.is_dir()} - indices.keys()):
+    if unknown := sorted({each.name for each in subfolders(folder)} - indices.keys()):
         raise InputError(f"{folder} holds {len(unknown)} classes that train/ has not, such as {unknown[0]}")
-    samples: list[Sample] = make_dataset(str(folder), indices, IMG_EXTENSIONS, allow_empty=True)
+    samples: list[Sample] = make_dataset(str(folder), indices, is_valid_file=is_image, allow_empty=True)
     if not samples:
         raise InputError(f"{folder} holds no images in its folders: wanted .JPEG files")
     return samples
@@ -64,23 +68,34 @@ def _in_class_folders(folder: Path, classes: Sequence[str]) -> list[Sample]:
 
 def _listed(file: Path, folder: Path, classes: Sequence[str]) -> list[Sample]:
     indices = {name: index for index, name in enumerate(classes)}
-    indices |= {str(index): index for index in range(len(classes))}
-    images = {image.stem: str(image) for image in sorted(folder.iterdir())}
-    samples = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    if not any(name.isdecimal() for name in classes):  # a number is a place, unless it is a name
+        indices |= {str(index): index for index in range(len(classes))}
+    images = {image.stem: str(image) for image in sorted(folder.iterdir()) if is_image(image)}
+    if not images:
+        raise InputError(f"{folder} holds no images: wanted .JPEG files")
+    samples: dict[str, Sample] = {}
+    for number, line in enumerate(_lines(file), start=1):
         words = re.split(r"[,\s]+", line.strip())
         if words[0] in ("", "ImageId"):  # Kaggle's heading
             continue
         name, label = Path(words[0]).stem, words[1] if len(words) > 1 else ""
-        if name not in images or label not in indices:
-            lacking = (
-                f"no image {words[0]} in {folder}" if name not in images else f"no class '{label}' in train/"
-            )
-            raise InputError(f"{file}, line {number}: {lacking}")
-        samples.append((images[name], indices[label]))
-    if not samples:
-        raise InputError(f"{file} lists nothing: wanted lines of an image's name and its class")
-    return samples
+        if problem := (
+            (f"no image {words[0]} in {folder}" if name not in images else "")
+            or (f"no class '{label}' in train/" if label not in indices else "")
+            or (f"{words[0]} for the second time" if name in samples else "")
+        ):
+            raise InputError(f"{file}, line {number}: {problem}")
+        samples[name] = (images[name], indices[label])
+    if missing := sorted(images.keys() - samples.keys()):
+        raise InputError(f"{file} lists {len(samples)} of {len(images)} images: {missing[0]} is not among them")
+    return list(samples.values())
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read as a list of labels: {one_line(error)}") from error
 
 
 def top_classes(

@@ -11,6 +11,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from dsnet_med.errors import InputError, one_line
 
 _SMALLEST = 32  # pixels of a side, the largest reduction of a backbone
+_LONGEST = 50  # times the short side: a network that shrinks images would leave nothing of that
+_EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 Transform = Callable[..., Any]
 
 
@@ -43,28 +45,43 @@ class UnlabelledImages(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, error = Image.new("RGB", (_SMALLEST, _SMALLEST)), ""
         try:
-            image = _large_enough(read_image(self.files[index]))
+            image = _usable(read_image(self.files[index]))
         except InputError as reason:
             error = str(reason)
         return {"image": self.transform(image), "path": self.files[index], "error": error}
 
 
 def read_image(file: str | Path) -> Image.Image:
-    """The image in a file, in RGB; InputError where there is none."""
+    """The image in a file, in RGB; InputError where there is none, or one of other values than 8 bits."""
     try:
         with Image.open(file) as image:
-            return image.convert("RGB")
+            if image.mode in _EIGHT_BITS:
+                return image.convert("RGB")
+            mode = image.mode
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{file} cannot be read as an image: {one_line(error)}") from error
+    raise InputError(f"{file} holds pixels of the kind {mode}: wanted 8 bits for each colour")
 
 
 def find_images(folder: str) -> list[str]:
     """The image files in `folder` and below, sorted; InputError where there are none."""
-    found = (file for file in Path(folder).rglob("*") if file.is_file())
-    files = sorted(str(file) for file in found if file.suffix.lower() in IMG_EXTENSIONS)
+    if not Path(folder).is_dir():
+        raise InputError(f"got {folder}, which is no folder: wanted one that holds images")
+    files = sorted(str(file) for file in Path(folder).rglob("*") if file.is_file() and is_image(file))
     if not files:
         raise InputError(f"no images in {folder}: wanted files such as .jpg or .png, there or in folders below")
     return files
+
+
+def is_image(file: str | Path) -> bool:
+    """Whether a file is called as images are, and is not hidden (as the ._ files of macOS)."""
+    path = Path(file)
+    return path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in `folder` that are not hidden, sorted."""
+    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
 
 
 def required(path: Path, what: str) -> Path:
@@ -74,7 +91,18 @@ def required(path: Path, what: str) -> Path:
     return path
 
 
-def _large_enough(image: Image.Image) -> Image.Image:
-    if min(image.size) < _SMALLEST:
-        raise InputError(f"the image has {image.size[0]}x{image.size[1]} pixels and needs {_SMALLEST} a side")
+def required_folder(path: Path, what: str) -> Path:
+    """`required`, and InputError for a file."""
+    if required(path, what).is_file():
+        raise InputError(f"{path} is a file: {what}")
+    return path
+
+
+def _usable(image: Image.Image) -> Image.Image:
+    short, long = sorted(image.size)
+    if short < _SMALLEST or long > _LONGEST * short:
+        raise InputError(
+            f"the image has {image.size[0]}x{image.size[1]} pixels: wanted sides of {_SMALLEST} at least, and "
+            f"none longer than {_LONGEST} times the other"
+        )
     return image

@@ -17,9 +17,9 @@ class Predictions:
 
     `write(prediction, file, place)` may write files that are named as `place` with other suffixes, and gives
     what predictions.json is to say of the image. Of images that differ in their suffix alone the second
-    keeps its suffix in the name. An image that could not be read is listed there as failed, and
-    CasesFailedError is raised at the end, when all the others are finished. Raises InputError for an output
-    folder inside that of the images.
+    keeps its suffix in the name. An image that could not be read, or whose files could not be
+    written, is listed there as failed, and CasesFailedError is raised at the end, when all the others are
+    finished. Raises InputError for an output folder inside that of the images.
     """
 
     def __init__(self, dataset_dir: str, output_dir: str, write: Write) -> None:
@@ -41,8 +41,11 @@ class Predictions:
             name = Path(file).relative_to(self.source)
             if error:
                 self.failures[str(name)] = error
-            else:
+                continue
+            try:
                 self.records[str(name)] = self.write(prediction, file, self._place(name))
+            except InputError as reason:  # a picture that its format cannot hold
+                self.failures[str(name)] = str(reason)
 
     def _place(self, name: Path) -> Path:
         stem, number = name.stem, 1

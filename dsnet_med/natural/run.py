@@ -2,14 +2,14 @@
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dsnet_med import resources
-from dsnet_med.engine.compose import load, override
+from dsnet_med.engine.compose import from_anywhere, load, override
 from dsnet_med.engine.loggers import require_known
-from dsnet_med.engine.train import require_unused, run_workflow, versions, write_yaml
+from dsnet_med.engine.train import describe, require_unused, run_workflow, versions, write_yaml
 from dsnet_med.errors import InputError
 from dsnet_med.files import require_writable, write_json
 from dsnet_med.methods import method_row
@@ -29,7 +29,11 @@ def prepare_run(method: str, data: Path, run: Path, settings: Mapping[str, Any])
     source = resources.configs() / "natural" / method.partition("/")[0] / "configs"
     card = method_row(method)["method_card"]
     train, inference = load(source / "train.yaml"), load(source / "inference.yaml")
-    for name, value in {"method": method, "dataset_dir": str(data.resolve()), **settings}.items():
+    for name, value in {
+        "method": method,
+        "dataset_dir": str(data.resolve()),
+        **from_anywhere(settings),
+    }.items():
         override(train, name, value)
     require_known(train["loggers"])
     inference |= {name: train[name] for name in _SHARED if name in inference}
@@ -65,7 +69,17 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         "versions": versions(),
     }
     write_json(run / "summary.json", summary)
+    _describe(run, summary["method"], content("class_names"), workflow.parser.get("size"))
     return summary
+
+
+def _describe(run: Path, card: Mapping[str, Any], class_names: Sequence[str], size: int | None) -> None:
+    """Write into metadata.json what is known once the data were read: the classes, and the size of images."""
+    file = run / "configs" / "metadata.json"
+    metadata = describe(file, card, class_names) | {"label_classes": f"{len(class_names)} classes"}
+    if size:
+        metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] = [size, size]
+    write_json(file, metadata)
 
 
 def is_natural(run: Path) -> bool:

@@ -4,8 +4,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from dsnet_med.errors import InputError
 from dsnet_med.files import write_json
+from dsnet_med.networks.checkpoint import read_checkpoint
 
 _FILE = "classes.json"
 _WANTED = "give the models folder of a training run, --model_dir"
@@ -33,8 +36,18 @@ def read_classes(model_dir: str, published: int) -> list[str]:
     return names
 
 
-def require_weights(model_dir: str) -> None:
-    """Raise InputError where the best weights or the names of their classes are missing."""
-    for file in (Path(model_dir) / "model.pt", Path(model_dir) / _FILE):
+def load_weights(network: nn.Module, model_dir: str) -> None:
+    """Load the best weights into `network`.
+
+    Raises InputError where they or the names of their classes are missing, or belong to another network.
+    """
+    best, names = Path(model_dir) / "model.pt", Path(model_dir) / _FILE
+    for file in (best, names):
         if not file.is_file():
             raise InputError(f"no {file}: {_WANTED}")
+    try:
+        network.load_state_dict(read_checkpoint(best))
+    except RuntimeError as error:  # names or shapes
+        raise InputError(
+            f"{best} holds the weights of another network: give the --method and --width of the training"
+        ) from error

@@ -13,8 +13,10 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.bundle.properties import InferProperties, TrainProperties
+from monai.engines import SupervisedTrainer
 from narrow import NARROW
 
+from dsnet_med.engine.compose import from_anywhere
 from dsnet_med.engine.train import prepare_run, train
 from dsnet_med.errors import InputError
 from dsnet_med.inference import Predictor
@@ -118,6 +120,42 @@ def test_a_stopped_run_goes_on(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as refused:
         train(tmp_path / "run", {"resume": True})
     assert "has done all 6 iterations" in str(refused.value.__cause__)
+    assert torch.initial_seed() == 3  # it does not draw again what it has drawn
+    last.write_bytes(last.read_bytes()[:200])
+    with pytest.raises((RuntimeError, InputError)) as refused:
+        train(tmp_path / "run", {"resume": True})
+    assert "nothing to resume" in str(refused.value.__cause__ or refused.value)
+
+
+def test_a_stopped_run_sees_other_slices_than_before(run: Path, tmp_path: Path, monkeypatch) -> None:
+    """A resumed run draws its slices and augmentations from the seed and the iteration where it goes on."""
+    shutil.copytree(run, tmp_path / "run")
+    last = tmp_path / "run" / "models" / "last.pt"
+    seen: list[float] = []
+    step = SupervisedTrainer._iteration
+
+    def watched(trainer, engine, batch):
+        seen.append(batch["image"].sum().item())
+        return step(trainer, engine, batch)
+
+    monkeypatch.setattr(SupervisedTrainer, "_iteration", watched)
+    workflow = ConfigWorkflow(
+        str(run / "configs" / "train.yaml"), workflow_type="train", bundle_root=str(tmp_path / "fresh")
+    )
+    workflow.initialize()
+    workflow.run()
+    torch.save({**torch.load(last, weights_only=True), "iteration": 3}, last)
+    train(tmp_path / "run", {"resume": True})
+    assert len(seen) == 9 and not set(seen[:3]) & set(seen[6:])
+
+
+def test_weights_to_start_from_are_found_from_any_folder(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    whole = {"pretrained": str(tmp_path / "weights.pth"), "seed": 1}
+    assert from_anywhere({"pretrained": "weights.pth", "seed": 1}) == whole
+    for other in ({"pretrained": True}, {"pretrained": "resnet50.tv_in1k"}, {}):
+        assert from_anywhere(other) == other
 
 
 def test_a_folder_with_a_run_is_not_overwritten(run: Path, store: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The three bundles on natural images: they train, go on, evaluate and infer, by the published recipes."""
 
+import colorsys
 import json
 import shutil
 from math import isfinite
@@ -11,10 +12,13 @@ import torch
 from ignite.engine import Engine
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.properties import InferProperties, TrainProperties
+from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler
 from PIL import Image, ImageDraw
 from torch import nn
+from torchvision import tv_tensors
 from torchvision.ops import box_iou
+from torchvision.transforms import v2
 
 from dsnet_med import build_network, resources
 from dsnet_med.engine.compose import load
@@ -34,7 +38,7 @@ BUNDLES = resources.configs() / "natural"
 SMALL = {"width": 0.0625, "workers": 0, "train#handlers#3#every": 1}
 TINY = {  # one step and a validation
     "imagenet": {**SMALL, "size": 32, "batch_size": 8, "iterations": 1},
-    "cityscapes": {**SMALL, "crop": [64, 64], "scale": [64, 128], "iterations": 1, "validate_every": 1},
+    "cityscapes": {**SMALL, "crop": [64, 64], "short_side": [48, 96], "iterations": 1, "validate_every": 1},
     "coco": {**SMALL, "min_size": 64, "max_size": 96, "iterations": 1, "warmup": 1},
 }
 KEY = {"imagenet": "top1", "cityscapes": "mIoU", "coco": "AP"}
@@ -192,6 +196,15 @@ def test_the_loss_falls_and_everything_is_left_behind(finished):
     assert summary["best"] == {
         KEY[finished.task]: best[f"val_{KEY[finished.task]}"], "iteration": best["iteration"]
     }  # fmt: skip
+    metadata = json.loads((finished.folder / "configs" / "metadata.json").read_text())
+    names = json.loads((finished.folder / "models" / "classes.json").read_text())
+    assert metadata["name"] == f"{finished.task}/resnet50"
+    assert metadata["label_classes"] == f"{len(names)} classes"
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    channels = ["box: x1, y1, x2, y2 in pixels"] if finished.task == "coco" else names
+    assert pred["num_channels"] == len(channels) and list(pred["channel_def"].values()) == channels
+    shape = metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    assert shape == ([32, 32] if finished.task == "imagenet" else ["*", "*"])
     weights = torch.load(finished.folder / "models" / "model.pt", weights_only=True)
     assert (
         sum(weights[name].numel() for name in weights if not name.endswith(("_mean", "_var", "_tracked")))
@@ -363,6 +376,27 @@ def test_a_run_goes_on_where_it_stopped(task, data, tmp_path, monkeypatch):
     assert [line["iteration"] for line in lines_of(tmp_path) if "loss" in line] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_resumed_run_sees_other_images_and_augmentations(task, data, tmp_path, monkeypatch):
+    """Than before: it draws from the seed and the iteration where it goes on, not from the first again."""
+    settings = {**TINY[task], "iterations": 4, "epoch_length": 2, "batch_size": 2}
+    prepare_run(f"{task}/resnet50", data / task, tmp_path, settings)
+    seen = []
+    step = SupervisedTrainer._iteration
+
+    def watched(trainer, engine, batch):
+        seen.append([image.sum().item() for image in batch["image"]])
+        return step(trainer, engine, batch)
+
+    monkeypatch.setattr(SupervisedTrainer, "_iteration", watched)
+    train(tmp_path, {})
+    config = tmp_path / "configs" / "train.yaml"
+    config.write_text(config.read_text().replace("\niterations: 4\n", "\niterations: 8\n"))
+    parser = finish(workflow_of(tmp_path, ["train"], "train", resume=True))
+    assert len(seen) == 8 and all(first != second for first, second in zip(seen[:4], seen[4:], strict=True))
+    assert parser.get_parsed_content("order").initial_seed() == torch.initial_seed() == 4
+
+
 def test_validations_may_be_some_epochs_apart(data, tmp_path):
     settings = {**TINY["imagenet"], "iterations": 4, "epoch_length": 1, "val_interval": 2}
     prepare_run("imagenet/resnet50", data / "imagenet", tmp_path, settings)
@@ -429,12 +463,13 @@ def test_learning_rates_of_imagenet():
 
 def test_learning_rates_of_coco():
     found = rates("coco", 1200, steps_per_epoch=100, batch_size=16)
-    # 0.02 for 16 images; from a thousandth of it in a line over 500 iterations: at 250 it is half way, 0.5005
+    # 0.02 for 16 images; from a thousandth of it in a line, which the 500th iteration ends
     wanted = {
         0: 0.00002,
-        1: 0.02 * (0.001 + 0.999 / 500),
-        250: 0.01001,
-        499: 0.02 * (1 - 0.999 / 500),
+        1: 0.02 * (0.001 + 0.999 / 499),
+        250: 0.02 * (0.001 + 0.999 * 250 / 499),
+        498: 0.02 * (1 - 0.999 / 499),
+        499: 0.02,
         500: 0.02,
     }
     wanted |= {799: 0.02, 800: 0.002, 1099: 0.002, 1100: 0.0002, 1199: 0.0002}  # after 8 epochs and after 11
@@ -480,6 +515,43 @@ def test_learning_rates_of_cityscapes():
     assert {k: found[k] for k in wanted} == pytest.approx(wanted, rel=1e-5)
     assert found[20000] == pytest.approx(0.0099 * 0.5**0.9 + 0.0001, rel=1e-4)
     assert found == sorted(found, reverse=True)
+
+
+def cityscapes_transforms(first, last):
+    """Those between two of the training of Cityscapes, by their places."""
+    parser = ConfigParser(load(BUNDLES / "cityscapes" / "configs" / "train.yaml"))
+    return parser.get_parsed_content("train#preprocessing").transforms[first:last]
+
+
+def test_cityscapes_is_scaled_by_a_half_to_two():
+    torch.manual_seed(0)
+    to_image, scale = cityscapes_transforms(0, 2)
+    image = to_image(Image.new("RGB", (2048, 1024)))
+    mask = tv_tensors.Mask(torch.arange(2).repeat(1024, 1024).mul(18).byte())
+    factors = []
+    for _ in range(30):
+        scaled, labels = scale(image, mask)
+        height, width = scaled.shape[1:]
+        assert labels.shape == (height, width) and width == 2 * height
+        assert set(labels.unique().tolist()) == {0, 18}  # no classes between
+        factors.append(height / 1024)
+    assert 0.5 <= min(factors) < 0.65 and 1.8 < max(factors) <= 2
+    # equally likely everywhere between: of 30 draws each third of the range has some
+    assert min(np.histogram(factors, bins=3, range=(0.5, 2))[0]) >= 4
+
+
+def test_cityscapes_colours_vary_as_in_the_recipe():
+    torch.manual_seed(0)
+    distort = v2.Compose(cityscapes_transforms(4, 8))
+    red = tv_tensors.Image(torch.tensor([200, 60, 60], dtype=torch.uint8).reshape(3, 1, 1).expand(3, 4, 4))
+    found = [distort(red)[:, 0, 0].numpy() / 255 for _ in range(400)]
+    hues = [(colorsys.rgb_to_hsv(*each)[0] + 0.5) % 1 - 0.5 for each in found]
+    assert 0.09 < max(hues) <= 0.11 and -0.11 <= min(hues) < -0.09  # 18 of OpenCV's 180
+    assert all(each.argmax() == 0 for each in found)  # channels keep their places
+    same = sum(np.array_equal(each * 255, [200, 60, 60]) for each in found)
+    assert 400 / 16 * 0.5 < same < 400 / 16 * 2  # each of the four with probability 1/2
+    mask = tv_tensors.Mask(torch.arange(16).reshape(4, 4))
+    assert torch.equal(distort(red, mask)[1], mask)
 
 
 @pytest.mark.parametrize("task", TASKS)

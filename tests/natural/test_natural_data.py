@@ -15,11 +15,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from dsnet_med.errors import CasesFailedError, InputError
-from dsnet_med.natural import cityscapes, coco, imagenet
+from dsnet_med.natural import cityscapes, coco, coco_annotations, imagenet
 from dsnet_med.natural.images import LabelledImages, UnlabelledImages, find_images, read_image
 from dsnet_med.natural.phantom import make_cityscapes, make_coco, make_imagenet
 from dsnet_med.natural.predictions import Predictions
-from dsnet_med.natural.trained import read_classes, require_weights, write_classes
+from dsnet_med.natural.trained import load_weights, read_classes, write_classes
 
 TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
@@ -130,7 +130,12 @@ def test_layouts_that_lack_something_are_refused(flat, tmp_path):
     (flat / "val.txt").unlink()
     assert "no list of labels" in refused(pairs, flat)
     (flat / "val.txt").write_text("\n\n")
-    assert "lists nothing" in refused(pairs, flat)
+    assert "lists 0 of 6 images" in refused(pairs, flat)
+    (flat / "val.txt").write_bytes(b"\xff\xfe")
+    assert f"{flat / 'val.txt'} cannot be read as a list" in refused(pairs, flat)
+    for each in (flat / "val").iterdir():
+        each.unlink()
+    assert "val holds no images" in refused(pairs, flat)
     shutil.rmtree(flat / "val")
     assert f"{flat / 'val'} is missing" in refused(pairs, flat)
     for each in (flat / "train").glob("*/*"):
@@ -274,7 +279,7 @@ def boxed(request, tmp_path):
 
 
 def items_of(folder, *, training, split="train", transform=None):
-    annotations = coco.read_annotations(str(folder), split)
+    annotations = coco_annotations.read_annotations(str(folder), split)
     transform = transform or v2.Compose([v2.ToImage()])
     return coco.Photographs(str(folder), split, annotations, transform, training=training)
 
@@ -376,7 +381,7 @@ def test_a_flipped_item_mirrors_its_boxes(phantom):
 
 def test_categories_are_named_in_the_order_of_their_ids(phantom):
     edited(phantom, lambda read: read["categories"].reverse())
-    names = coco.categories(coco.read_annotations(str(phantom), "train"))
+    names = coco_annotations.categories(coco_annotations.read_annotations(str(phantom), "train"))
     assert names[:12] == [
         "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
         "fire hydrant", "stop sign",
@@ -396,20 +401,22 @@ def test_categories_are_named_in_the_order_of_their_ids(phantom):
 )  # fmt: skip
 def test_other_files_than_annotations_of_boxes_are_refused(tmp_path, text):
     file = tmp_path / "annotations" / "instances_val2017.json"
-    assert f"{file} is missing" in refused(coco.read_annotations, str(tmp_path), "val")
+    assert f"{file} is missing" in refused(coco_annotations.read_annotations, str(tmp_path), "val")
     file.parent.mkdir()
     file.write_bytes(text.encode(errors="surrogateescape"))
-    assert f"{file} is no file of COCO annotations" in refused(coco.read_annotations, str(tmp_path), "val")
+    assert f"{file} is no file of COCO annotations" in refused(
+        coco_annotations.read_annotations, str(tmp_path), "val"
+    )
 
 
 def test_categories_that_differ_between_training_and_validation_are_refused(phantom):
-    validation = coco.read_annotations(str(phantom), "val")
-    coco.read_training(str(phantom), "train", validation)
+    validation = coco_annotations.read_annotations(str(phantom), "val")
+    coco_annotations.read_training(str(phantom), "train", validation)
     edited(phantom, lambda read: read["categories"][3].update(name="moped"))
-    message = refused(coco.read_training, str(phantom), "train", validation)
+    message = refused(coco_annotations.read_training, str(phantom), "train", validation)
     assert "the split train" in message and "moped" in message and "motorcycle" in message
     edited(phantom, lambda read: read["categories"][3].update(name="motorcycle", id=500))  # the last now
-    assert "their order" in refused(coco.read_training, str(phantom), "train", validation)
+    assert "their order" in refused(coco_annotations.read_training, str(phantom), "train", validation)
 
 
 def test_missing_and_damaged_photographs_are_refused(phantom):
@@ -464,7 +471,10 @@ def test_every_image_file_is_found(folder, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("none")
     assert f"no images in {tmp_path / 'other'}" in refused(find_images, str(tmp_path / "other"))
-    assert "no images in" in refused(find_images, str(tmp_path / "absent"))
+    assert "absent, which is no folder" in refused(find_images, str(tmp_path / "absent"))
+    assert "notes.txt, which is no folder" in refused(find_images, str(tmp_path / "other" / "notes.txt"))
+    (folder / "._a.jpg").write_bytes(b"")  # what macOS leaves on other file systems
+    assert len(find_images(str(folder))) == len(names)
 
 
 def test_images_that_cannot_be_read_are_items_that_say_why(folder):
@@ -478,7 +488,7 @@ def test_images_that_cannot_be_read_are_items_that_say_why(folder):
         else:
             assert torch.equal(item["image"], TENSOR(read_image(item["path"])))
     assert set(failed) == set(BAD)
-    assert "90x8 pixels and needs 32" in failed["tiny.png"]
+    assert "90x8 pixels: wanted sides of 32 at least" in failed["tiny.png"]
     assert all("cannot be read as an image" in failed[name] for name in BAD[:3])
     assert not any("\n" in reason for reason in failed.values())
 
@@ -634,19 +644,32 @@ def test_damaged_names_are_refused(tmp_path, text):
     assert str(tmp_path / "classes.json") in message and "--model_dir" in message
 
 
-@pytest.mark.parametrize(
-    "annotation",
-    [{"bbox": [1, 2, 3, 4], "category_id": 9}, {"bbox": [1, 2, 3], "category_id": 1}, {"category_id": 1}],
-)
-def test_an_annotation_without_a_box_or_a_category_is_refused(tmp_path, annotation):
+def annotations_of(folder, mark=b"", **changes):
+    """What is read from a file of one image and one category, with `changes`."""
     content = {
-        "images": [{"id": 1}],
-        "annotations": [{"image_id": 1, "id": 5, **annotation}],
+        "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 48}],
+        "annotations": [{"id": 5, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
         "categories": [{"id": 1, "name": "dog"}],
-    }
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
-    assert "annotation 5 has no bbox, or a category_id" in refused(coco.read_annotations, str(tmp_path), "val")
+    } | changes
+    (folder / "annotations").mkdir(exist_ok=True)
+    (folder / "annotations" / "instances_val2017.json").write_bytes(mark + json.dumps(content).encode())
+    return coco_annotations.read_annotations(str(folder), "val")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "said"),
+    [
+        ({"bbox": [1, 2, 3, 4], "category_id": 9}, "annotation 5 has the category_id 9, which is not listed"),
+        ({"bbox": [1, 2, 3, 4], "category_id": 1, "image_id": 2}, "annotation 5 has the image_id 2, which is"),
+        ({"bbox": [1, 2, 3], "category_id": 1}, "annotations 0 bbox: List should have at least 4 items"),
+        ({"bbox": None, "category_id": 1}, "annotations 0 bbox: Input should be a valid array"),
+        ({"bbox": [1, 2, float("nan"), 4], "category_id": 1}, "annotations 0 bbox 2: Input should be a finite"),
+        ({"category_id": 1}, "annotations 0 bbox: Field required"),
+        ({"bbox": [1, 2, 3, 4]}, "annotations 0 category_id: Field required"),
+    ],
+)
+def test_an_annotation_without_a_box_or_a_category_is_refused(tmp_path, annotation, said):
+    assert said in refused(annotations_of, tmp_path, annotations=[{"image_id": 1, "id": 5, **annotation}])
 
 
 def test_labels_of_another_size_than_their_image_are_refused(tmp_path):
@@ -657,10 +680,153 @@ def test_labels_of_another_size_than_their_image_are_refused(tmp_path):
 
 
 def test_weights_that_are_not_there_are_said_to_be_missing(tmp_path):
-    assert f"no {tmp_path / 'model.pt'}: give the models folder of" in refused(require_weights, str(tmp_path))
+    network = torch.nn.Linear(2, 3)
+    missing = refused(load_weights, network, str(tmp_path))
+    assert f"no {tmp_path / 'model.pt'}: give the models folder of" in missing
     (tmp_path / "model.pt").write_bytes(b"")
-    assert f"no {tmp_path / 'classes.json'}: give the models" in refused(require_weights, str(tmp_path))
+    missing = refused(load_weights, network, str(tmp_path))
+    assert f"no {tmp_path / 'classes.json'}: give the models" in missing
     assert read_classes(str(tmp_path), 3) == ["0", "1", "2"]
     write_classes(str(tmp_path), ["a", "b"])
-    require_weights(str(tmp_path))
     assert read_classes(str(tmp_path), 3) == ["a", "b"]
+    assert "model.pt" in refused(load_weights, network, str(tmp_path))  # holds nothing
+    torch.save(torch.nn.Linear(2, 4).state_dict(), tmp_path / "model.pt")
+    assert "holds the weights of another network: give the --method and --width" in refused(
+        load_weights, network, str(tmp_path)
+    )
+    trained = torch.nn.Linear(2, 3)
+    torch.save(trained.state_dict(), tmp_path / "model.pt")
+    load_weights(network, str(tmp_path))
+    assert torch.equal(network.weight, trained.weight)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ({"width": None}, "images 0 width: Input should be a valid integer"),
+        ({"height": 0}, "images 0 height: Input should be greater than 0"),
+        ({"file_name": None}, "images 0 file_name: Input should be a valid string"),
+    ],
+)
+def test_an_image_without_a_size_or_a_file_is_refused(tmp_path, image, said):
+    whole = {"id": 1, "file_name": "1.png", "width": 64, "height": 48}
+    assert said in refused(annotations_of, tmp_path, images=[{**whole, **image}])
+    assert "2 of the images have the id 1" in refused(annotations_of, tmp_path, images=[whole, whole])
+
+
+def test_what_an_annotation_may_lack_is_filled_in(tmp_path):
+    box = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    rows = [{**box, "id": 0}, {**box, "id": 7, "area": 5, "iscrowd": 1}, {**box, "id": 3, "area": None}]
+    read = annotations_of(tmp_path, mark=b"\xef\xbb\xbf", annotations=rows)
+    assert sorted(read.anns) == [1, 2, 3]
+    assert [(each["area"], each["iscrowd"]) for each in read.anns.values()] == [(12, 0), (5, 1), (12, 0)]
+    twice = [{**box, "id": 2}, {**box, "id": 2}]
+    assert "2 of the annotations have the id 2" in refused(annotations_of, tmp_path, annotations=twice)
+
+
+def test_an_object_of_id_0_is_found_like_any_other(tmp_path):
+    """COCO's own evaluation takes its id for "no object"."""
+    boxes = {number: [10 * number, 5, 8, 20] for number in range(3)}
+    rows = [{"id": n, "image_id": 1, "category_id": 1, "bbox": box} for n, box in boxes.items()]
+    annotations = annotations_of(tmp_path, annotations=rows)
+    found = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 1 - n / 10} for n, box in boxes.items()]
+    assert coco.evaluate_boxes(annotations, found)["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("crowd", [True, False])
+def test_a_validation_set_without_objects_is_refused(tmp_path, crowd):
+    row = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 1}
+    annotations = annotations_of(tmp_path, annotations=[row] * crowd)
+    assert "no object to find" in refused(coco.AveragePrecision, annotations, ["dog"], None)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_photograph_of_another_size_than_annotated_is_refused(phantom, training):
+    edited(phantom, lambda read: [each.update(width=each["width"] * 10) for each in read["images"]])
+    items = items_of(phantom, training=training)
+    assert "pixels, by its annotations" in refused(items.__getitem__, 0)
+
+
+def test_what_lies_beside_the_validation_images_is_passed_over(photographs, flat):
+    wanted = pairs(flat)
+    for name in ("ILSVRC2012_val_00000001.xml", "._ILSVRC2012_val_00000001.JPEG", ".DS_Store"):
+        (flat / "val" / name).write_text("")
+    for folder in (flat / "val", flat / "train"):
+        (folder / ".ipynb_checkpoints").mkdir()
+    assert len(imagenet.find_classes(str(flat))) == 6
+    assert pairs(flat) == wanted
+    text = (flat / "val.txt").read_text()
+    (flat / "val.txt").write_text("\ufeff" + text)
+    assert pairs(flat) == wanted
+    first = text.splitlines()[0]
+    (flat / "val.txt").write_text(text + first)
+    assert "line 7: ILSVRC2012_val_00000001.JPEG for the second time" in refused(pairs, flat)
+    (flat / "val.txt").write_text(text.replace(first, ""))
+    assert "lists 5 of 6 images: ILSVRC2012_val_00000001 is not among them" in refused(pairs, flat)
+
+
+def test_numbers_that_are_names_of_classes_are_names(flat):
+    """As text 10 comes before 2: the place of the folder 10 is 1."""
+    for index, folder in enumerate(sorted((flat / "train").iterdir())):
+        folder.rename(folder.with_name(str((10, 1, 2, 3, 4, 5)[index])))
+    names = [line.split()[0] for line in (flat / "val.txt").read_text().splitlines()]
+    labels = dict(zip(names, (1, 10, 2, 3, 4, 5), strict=True))
+    (flat / "val.txt").write_text("".join(f"{name} {label}\n" for name, label in labels.items()))
+    assert dict(pairs(flat)) == dict(zip(names, range(6), strict=True))
+    (flat / "val.txt").write_text("".join(f"{name} 0\n" for name in names))
+    assert "no class '0' in train/" in refused(pairs, flat)
+
+
+def test_a_class_without_images_is_refused(flat):
+    (flat / "train" / "n99999999").mkdir()
+    message = refused(imagenet.train_samples, str(flat), imagenet.find_classes(str(flat)))
+    assert f"{flat / 'train' / 'n99999999'} holds no images" in message
+    shutil.rmtree(flat / "val")
+    (flat / "val").write_text("")
+    assert "val is a file" in refused(pairs, flat)
+
+
+def test_files_beside_the_streets_are_passed_over(tmp_path):
+    list(make_cityscapes(tmp_path, images=2, seed=0))
+    wanted = cityscapes.Streets(str(tmp_path), "train", None).samples
+    assert len(wanted) == 2
+    split = tmp_path / "leftImg8bit" / "train"
+    city = Path(wanted[0][0]).parent
+    (split / ".DS_Store").write_text("")
+    for name in ("license.txt", "._x_leftImg8bit.png"):
+        (city / name).write_text("")
+    assert cityscapes.Streets(str(tmp_path), "train", None).samples == wanted
+    Path(wanted[0][1]).unlink()
+    message = refused(cityscapes.Streets, str(tmp_path), "train", None)
+    assert "_gtFine_labelIds.png is missing" in message
+    for each in split.iterdir():
+        if each.is_dir():
+            shutil.rmtree(each)
+    (split / "a_leftImg8bit.png").write_text("")  # without a city
+    assert "<city>/<name>_leftImg8bit.png" in refused(cityscapes.Streets, str(tmp_path), "train", None)
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int32", "float32"])
+def test_images_of_more_than_8_bits_are_refused(tmp_path, kind):
+    """Pillow would cut their values at 255."""
+    Image.fromarray(np.full((40, 40), 1, dtype=kind)).save(tmp_path / "a.tif")
+    assert "wanted 8 bits for each colour" in refused(read_image, tmp_path / "a.tif")
+
+
+def test_an_image_too_long_to_be_seen_is_an_item_that_says_so(tmp_path):
+    Image.new("RGB", (1700, 33)).save(tmp_path / "a.png")
+    items = UnlabelledImages(find_images(str(tmp_path)), TENSOR)
+    assert "1700x33 pixels: wanted sides of 32 at least, and none longer than 50" in items[0]["error"]
+
+
+def test_files_that_cannot_be_written_do_not_stop_the_other_images(folder, tmp_path):
+    def write(prediction, file, place):
+        if "b.PNG" in file:
+            raise InputError(f"cannot write {place}")
+        return 1
+
+    with pytest.raises(CasesFailedError):
+        predict(folder, tmp_path / "out", write)
+    said = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert set(said["predictions"]) == {"a.jpg", "a.png"}
+    assert said["failed"]["below/b.PNG"].startswith("cannot write")

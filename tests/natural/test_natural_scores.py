@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
 from dsnet_med.errors import InputError
-from dsnet_med.natural import cityscapes, coco, imagenet
+from dsnet_med.natural import cityscapes, coco, coco_annotations, imagenet
 from dsnet_med.natural.phantom import make_coco
 from dsnet_med.natural.scores import Scores, part
 
@@ -152,7 +152,7 @@ def document(annotations, images=(8, 21)):
 def read(folder, content):
     (folder / "annotations").mkdir(exist_ok=True)
     (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
-    return coco.read_annotations(str(folder), "val")
+    return coco_annotations.read_annotations(str(folder), "val")
 
 
 def detections(*rows):
@@ -163,7 +163,7 @@ def detections(*rows):
 
 def scored(annotations, by_image):
     """`AveragePrecision` of detections by image, in batches of one image."""
-    metric = coco.AveragePrecision(annotations, coco.categories(annotations), CHOSEN)
+    metric = coco.AveragePrecision(annotations, coco_annotations.categories(annotations), CHOSEN)
     engine = Engine(lambda _, batch: {"pred": batch[0], "label": batch[1]})
     metric.attach(engine, "all")
     engine.run([([found], [{"image_id": number}]) for number, found in by_image.items()])
@@ -240,7 +240,7 @@ def test_average_precision_is_that_of_faster_coco_eval(tmp_path, seed):
             step()
     wanted = dict(zip(coco.SCORES, theirs.stats, strict=False))
     assert 0.02 < wanted["AP"] < wanted["AP50"] < 0.98
-    annotations = coco.read_annotations(str(tmp_path), "train")
+    annotations = coco_annotations.read_annotations(str(tmp_path), "train")
     found = scored(annotations, {number: detections(*rows) for number, rows in by_image.items()})
     assert found == pytest.approx(wanted, abs=1e-4)  # boxes pass through 32 bits
 

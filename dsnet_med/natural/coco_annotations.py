@@ -1,0 +1,140 @@
+"""The files of COCO's annotations (annotations/instances_<split>2017.json), read and checked.
+
+Format: https://cocodataset.org/#format-data. Of an object its box, `area` and `iscrowd` are used; without the
+latter two it has the area of its box and is no crowd.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, NotRequired
+
+from pycocotools.coco import COCO
+from pydantic import Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from dsnet_med.errors import InputError, one_line
+from dsnet_med.natural.images import required
+
+_MARK = b"\xef\xbb\xbf"  # that some editors put before UTF-8
+
+
+class _Image(TypedDict):
+    id: int
+    file_name: str
+    width: PositiveInt
+    height: PositiveInt
+
+
+class _Object(TypedDict):
+    id: int
+    image_id: int
+    category_id: int
+    bbox: Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)]
+    area: NotRequired[FiniteFloat | None]
+    iscrowd: NotRequired[int | None]
+
+
+class _Category(TypedDict):
+    id: int
+    name: str
+
+
+class _Content(TypedDict):
+    images: Annotated[list[_Image], Field(min_length=1)]
+    annotations: list[_Object]
+    categories: Annotated[list[_Category], Field(min_length=1)]
+
+
+def read_annotations(dataset_dir: str, split: str) -> COCO:
+    """What annotations/instances_<split>2017.json holds.
+
+    Raises InputError for a file that is missing, has another form, or names an object's image or category that
+    it does not list.
+    """
+    file = Path(dataset_dir) / "annotations" / f"instances_{split}2017.json"
+    required(file, "wanted annotations/ beside train2017/ and val2017/, as COCO has them")
+    try:
+        content = TypeAdapter(_Content).validate_json(file.read_bytes().removeprefix(_MARK))
+    except (OSError, ValidationError) as error:
+        raise _refused(file, _reason(error)) from error
+    if problem := _problem(content):
+        raise _refused(file, problem)
+    annotations = COCO()
+    annotations.dataset = {
+        **content,
+        "annotations": [_whole(*each) for each in enumerate(content["annotations"], 1)],
+    }
+    with redirect_stdout(io.StringIO()):
+        annotations.createIndex()
+    return annotations
+
+
+def read_training(dataset_dir: str, split: str, validation: COCO) -> COCO:
+    """`read_annotations` for training; InputError where the categories are not those of `validation`."""
+    annotations = read_annotations(dataset_dir, split)
+    check_categories(annotations, categories(validation), f"the split {split}")
+    return annotations
+
+
+def categories(annotations: COCO) -> list[str]:
+    """The names of the categories, in the order of their ids."""
+    return [annotations.cats[number]["name"] for number in sorted(annotations.cats)]
+
+
+def check_categories(annotations: COCO, expected: Sequence[str], what: str) -> None:
+    """Raise InputError where the categories of `what` are not called `expected`."""
+    if (found := categories(annotations)) != list(expected):
+        different = sorted(set(found) ^ set(expected)) or ["their order"]
+        raise InputError(f"the categories of {what} are others than the network's: {', '.join(different[:3])}")
+
+
+def _whole(number: int, each: _Object) -> dict[str, object]:
+    """With all that COCO's evaluation reads, and another id: it takes an object of id 0 for none."""
+    area, (_, _, across, down) = each.get("area"), each["bbox"]
+    return {
+        **each,
+        "id": number,
+        "area": across * down if area is None else area,
+        "iscrowd": each.get("iscrowd") or 0,
+    }
+
+
+def _problem(content: _Content) -> str | None:
+    """What contradicts itself in a file of the right form."""
+    images, kinds = _ids(content["images"]), _ids(content["categories"])
+    for name, ids in {
+        "images": images,
+        "categories": kinds,
+        "annotations": _ids(content["annotations"]),
+    }.items():
+        number, times = ids.most_common(1)[0] if ids else (0, 0)
+        if times > 1:
+            return f"{times} of the {name} have the id {number}"
+    for each in content["annotations"]:
+        for name, number, known in (
+            ("image", each["image_id"], images),
+            ("category", each["category_id"], kinds),
+        ):
+            if number not in known:
+                return f"annotation {each['id']} has the {name}_id {number}, which is not listed"
+    return None
+
+
+def _ids(records: Iterable[_Image | _Object | _Category]) -> Counter[int]:
+    return Counter(each["id"] for each in records)
+
+
+def _reason(error: OSError | ValidationError) -> str:
+    """The first complaint, after the place that it is about."""
+    if isinstance(error, OSError):
+        return one_line(error)
+    first = error.errors(include_url=False)[0]
+    place = " ".join(str(part) for part in first["loc"])
+    return f"{place}: {one_line(first['msg'])}" if place else one_line(first["msg"])
+
+
+def _refused(file: Path, reason: str) -> InputError:
+    return InputError(f"{file} is no file of COCO annotations of boxes: {reason}")
