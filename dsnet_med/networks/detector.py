@@ -5,7 +5,7 @@ https://arxiv.org/abs/1612.03144.
 The published rows are MMDetection's; sizes and ratios of anchors, sampling, thresholds and numbers of boxes
 here are theirs, and so is the box regression for the foreground classes alone. Departures, all torchvision's:
 smooth L1 (beta 1/9) for L1; RoIAlign with two samples per bin and corners not shifted by half a pixel; anchors
-rounded to whole pixels, and on the smallest map spaced by the image over the map (61 to 64 pixels) instead of 64;
+rounded to whole pixels, and on the smallest map spaced by the image over the map (61 to 64 pixels), not by 64;
 the best anchor of an object is trained on however little they overlap, where MMDetection wants an IoU of 0.3.
 """
 

@@ -113,6 +113,7 @@ def test_a_stopped_run_goes_on(run: Path, tmp_path: Path) -> None:
     assert state["iteration"] == 6
     torch.save({**state, "iteration": 3}, last)
     summary = train(tmp_path / "run", {"resume": True})
+    assert torch.initial_seed() == 3  # it does not draw again what it has drawn
     assert torch.load(last, weights_only=True)["iteration"] == 6
     assert summary["best"]["val_mean_dice"] >= state["best"]["val_mean_dice"]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -120,7 +121,6 @@ def test_a_stopped_run_goes_on(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as refused:
         train(tmp_path / "run", {"resume": True})
     assert "has done all 6 iterations" in str(refused.value.__cause__)
-    assert torch.initial_seed() == 3  # it does not draw again what it has drawn
     last.write_bytes(last.read_bytes()[:200])
     with pytest.raises((RuntimeError, InputError)) as refused:
         train(tmp_path / "run", {"resume": True})
