@@ -105,21 +105,16 @@ def _whole(number: int, each: _Object) -> dict[str, object]:
 def _problem(content: _Content) -> str | None:
     """What contradicts itself in a file of the right form."""
     images, kinds = _ids(content["images"]), _ids(content["categories"])
-    for name, ids in {
-        "images": images,
-        "categories": kinds,
-        "annotations": _ids(content["annotations"]),
-    }.items():
+    counted = {"images": images, "categories": kinds, "annotations": _ids(content["annotations"])}
+    for name, ids in counted.items():
         number, times = ids.most_common(1)[0] if ids else (0, 0)
         if times > 1:
             return f"{times} of the {name} have the id {number}"
     for each in content["annotations"]:
-        for name, number, known in (
-            ("image", each["image_id"], images),
-            ("category", each["category_id"], kinds),
-        ):
-            if number not in known:
-                return f"annotation {each['id']} has the {name}_id {number}, which is not listed"
+        if each["image_id"] not in images:
+            return f"annotation {each['id']} has the image_id {each['image_id']}, which is not listed"
+        if each["category_id"] not in kinds:
+            return f"annotation {each['id']} has the category_id {each['category_id']}, which is not listed"
     return None
 
 
