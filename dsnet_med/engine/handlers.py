@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from dsnet_med.engine.loggers import Sink
 from dsnet_med.engine.metrics import CaseDice
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError
 from dsnet_med.files import write_json, written_whole
+from dsnet_med.networks.checkpoint import read_pickle
 
 
 class Scored(Protocol):
@@ -103,7 +104,10 @@ class Checkpoints:
         path = self.folder / "last.pt"
         if not path.is_file():
             raise InputError(f"nothing to resume: {path} does not exist; train without --resume")
-        state = _read_state(path)
+        try:
+            state = read_pickle(path)
+        except InputError as error:
+            raise InputError(f"nothing to resume: {error}") from error
         iteration, total = state["iteration"], trainer.state.epoch_length * trainer.state.max_epochs
         if iteration >= total:
             raise InputError(f"nothing to resume: {self.folder.parent} has done all {total} iterations")
@@ -112,14 +116,6 @@ class Checkpoints:
         lengths = {"epoch_length": trainer.state.epoch_length, "max_epochs": trainer.state.max_epochs}
         trainer.load_state_dict({"iteration": iteration, **lengths})
         self.best = state["best"]
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # as many kinds as there are ways to damage a file
-        raise InputError(f"nothing to resume: {path} cannot be read ({one_line(error)}); train anew") from error
-    return state
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

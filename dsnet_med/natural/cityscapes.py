@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from dsnet_med.engine.losses import cross_entropy
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
-from dsnet_med.natural.images import Transform, is_image, read_image, required, required_folder, subfolders
+from dsnet_med.natural.images import Transform, read_image, required, required_folder, subfolders
 
 IGNORED = 255
 _TRAINED = [each for each in datasets.Cityscapes.classes if 0 <= each.train_id < IGNORED]  # in their order
@@ -42,12 +42,7 @@ class Streets(Dataset[dict[str, Tensor]]):
             )
             for name in ("leftImg8bit", "gtFine")
         )
-        found = [
-            file
-            for city in subfolders(images)
-            for file in sorted(city.glob("*_leftImg8bit.png"))
-            if is_image(file)
-        ]
+        found = [file for city in subfolders(images) for file in sorted(city.glob("[!.]*_leftImg8bit.png"))]
         if not found:
             raise InputError(f"{images} holds no images: wanted <city>/<name>_leftImg8bit.png")
         self.samples = [(str(file), str(_label_file(file, labels))) for file in found]

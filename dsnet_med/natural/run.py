@@ -29,11 +29,8 @@ def prepare_run(method: str, data: Path, run: Path, settings: Mapping[str, Any])
     source = resources.configs() / "natural" / method.partition("/")[0] / "configs"
     card = method_row(method)["method_card"]
     train, inference = load(source / "train.yaml"), load(source / "inference.yaml")
-    for name, value in {
-        "method": method,
-        "dataset_dir": str(data.resolve()),
-        **from_anywhere(settings),
-    }.items():
+    choices = {"method": method, "dataset_dir": str(data.resolve()), **from_anywhere(settings)}
+    for name, value in choices.items():
         override(train, name, value)
     require_known(train["loggers"])
     inference |= {name: train[name] for name in _SHARED if name in inference}
@@ -69,7 +66,9 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         "versions": versions(),
     }
     write_json(run / "summary.json", summary)
-    _describe(run, summary["method"], content("class_names"), workflow.parser.get("size"))
+    _describe(
+        run, summary["method"], content("class_names"), content("size") if "size" in workflow.parser else None
+    )
     return summary
 
 

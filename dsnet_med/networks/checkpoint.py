@@ -45,7 +45,7 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
     """
     if not file.is_file():
         raise InputError(f"no checkpoint at {file}: give an existing .pth or .safetensors file")
-    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    content = _read_safetensors(file) if file.suffix == ".safetensors" else read_pickle(file)
     weights = weights_in(content, str(file))
     if empty := [name for name, value in weights.items() if value.is_meta]:
         raise InputError(f"{file} holds no values for '{empty[0]}': it was saved from the meta device")
@@ -87,7 +87,8 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _read_pickle(file: Path) -> Any:
+def read_pickle(file: Path) -> Any:
+    """What PyTorch saved to a file, on the CPU. Raises InputError for one that is damaged or would run code."""
     names = _unusual(file)
     if refused := [name for name in names if not name.startswith(_IGNORED)]:
         raise _holds_code(file, ", ".join(refused[:3]))
