@@ -94,7 +94,16 @@ def _lives(process: int, leftover: Path) -> bool:
         return True
     except (OSError, OverflowError):
         return False
-    return True
+    return not _is_zombie(process)
+
+
+def _is_zombie(process: int) -> bool:
+    """Whether a process has ended and its parent has not noticed; only Linux tells."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_bytes()
+    except OSError:
+        return False
+    return status.rpartition(b")")[2].split()[:1] == [b"Z"]  # after its name, which may hold anything
 
 
 def write_text(path: Path, text: str) -> None:

@@ -209,3 +209,20 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
         assert (place / "a").read_text() == "being made"
         assert {path.name for path in tmp_path.iterdir()} == {*stays, place.name}
     assert {path.name for path in tmp_path.iterdir()} == set(stays)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="only Linux tells the state of a process there"
+)
+def test_what_a_killed_process_wrote_is_removed_before_its_parent_has_noticed(tmp_path):
+    """Until then it is a zombie, which still has its number."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    try:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # ended, and not yet taken away
+        left = tmp_path / f".{child.pid}.partial.0123abcd.bin"
+        left.write_bytes(b"half")
+        os.kill(child.pid, 0)  # a number in use
+        remove_partial(tmp_path)
+        assert not left.exists()
+    finally:
+        child.wait()
