@@ -1,43 +1,55 @@
 """Compiles the kernels (.pyx) while the package is built; without a C compiler they are left out.
 
 Runs for wheels and for editable installs. `DSNET_MED_KERNEL=require` makes a failure an error, `=skip` builds
-the package of Python files alone.
+the package of Python files alone; `=try` is the default.
 """
 
 import os
 import shutil
 import tempfile
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+_WANTED = ("try", "require", "skip")
 SOURCES = (Path("dsnet_med/evaluate/kernel.pyx"), Path("dsnet_med/inference/kernel.pyx"))
 
 
 class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
     """Puts each compiled module beside its source, and into the wheel."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 -- hatchling's signature
-        wanted = os.environ.get("DSNET_MED_KERNEL", "try")
-        if self.target_name != "wheel" or wanted == "skip":
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if self.target_name != "wheel":
             return
+        root, wanted = Path(self.root), os.environ.get("DSNET_MED_KERNEL", "try")
+        if wanted not in _WANTED:
+            raise ValueError(f"got DSNET_MED_KERNEL={wanted}, wanted one of {', '.join(_WANTED)}")
+        modules = []
         try:
-            modules = [compile_kernel(Path(self.root), source) for source in SOURCES]
+            if wanted != "skip":
+                modules = [compile_kernel(root, source) for source in SOURCES]
         except (Exception, SystemExit) as error:  # whatever a compiler can do wrong
             if wanted == "require":
                 raise
-            for source in SOURCES:
-                for suffix in (".so", ".pyd"):
-                    for old in Path(self.root, source.parent).glob(f"{source.stem}*{suffix}"):
-                        old.unlink()  # made from an earlier source, perhaps
             self.app.display_warning(
                 f"scores and masks will take the slower ways of SciPy and torch: no kernel compiled ({error})"
             )
+        if not modules:
+            if version == "editable":  # the checkout is what is imported
+                remove_kernels(root)
             return
         build_data["artifacts"] += [module.as_posix() for module in modules]
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
+
+
+def remove_kernels(root: Path) -> None:
+    """Remove what an earlier build compiled for this Python, which would be taken all the same."""
+    for source in SOURCES:
+        for suffix in EXTENSION_SUFFIXES:
+            (root / source).with_suffix(suffix).unlink(missing_ok=True)
 
 
 def compile_kernel(root: Path, kernel: Path) -> Path:

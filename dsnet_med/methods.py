@@ -72,7 +72,7 @@ def with_plugin(
     that "layer4.*.act2", the default, works. Raises InputError when nothing has such a name or the plug-in does
     not fit.
     """
-    from dsnet_med.networks.attach import DEFAULT_PLACE, attach, matching  # noqa: PLC0415
+    from dsnet_med.networks.attaching import DEFAULT_PLACE, attach, matching  # noqa: PLC0415
     from dsnet_med.networks.plugin_file import load_plugin  # noqa: PLC0415
 
     factory = load_plugin(plugin) if isinstance(plugin, str) else plugin

@@ -1,5 +1,6 @@
 """The commands of `dsnet-med` and their options; what they do is in steps.py."""
 
+import platform
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,9 +46,11 @@ RemoveSmaller = Annotated[float, typer.Option(help="Drop pieces of organs below 
 
 
 @app.callback(invoke_without_command=True)
-def top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def top(version: Annotated[bool, typer.Option("--version", help="Print the version, and what it runs on.")] = False) -> None:
     if version:
-        typer.echo(f"dsnet-med {dsnet_med.__version__}")
+        from dsnet_med.cli.environment import kernels
+
+        typer.echo(f"dsnet-med {dsnet_med.__version__}\nPython {platform.python_version()}, {kernels()}")
         raise typer.Exit
 
 

@@ -132,7 +132,7 @@ def train(
     quiet_monai()
     from dsnet_med.engine.plugged import Plugged
     from dsnet_med.engine.train import prepare_run
-    from dsnet_med.networks.attach import DEFAULT_PLACE
+    from dsnet_med.networks.attaching import DEFAULT_PLACE
 
     plugged = Plugged(plugin, at or DEFAULT_PLACE) if plugin else None
     prepare_run(method, data, out, run_settings(validated_ten_times(given), assignments), plugged)

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import yaml
@@ -14,6 +13,7 @@ from dsnet_med.engine.data import open_store, slice_size, split_cases
 from dsnet_med.engine.loggers import require_known
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.methods import method_ids
+from dsnet_med.networks.definition import locate
 from dsnet_med.prepare.store import Store
 
 
@@ -85,9 +85,15 @@ def from_anywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _parts(node: Any) -> list[str]:
     if isinstance(node, list):
         return [str(i) for i in range(len(node))]
-    target = locate(str(node.get("_target_", "")))
-    arguments = inspect.signature(target).parameters if callable(target) else {}
-    return [*node, *(name for name in arguments if name not in node)]
+    return [*node, *(name for name in _arguments(str(node.get("_target_", ""))) if name not in node)]
+
+
+def _arguments(target: str) -> list[str]:
+    """What the function or class called `target` takes; nothing where that cannot be told."""
+    try:
+        return list(inspect.signature(locate(target)).parameters)
+    except (ImportError, AttributeError, TypeError, ValueError):  # MONAI's short names; compiled functions
+        return []
 
 
 def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:

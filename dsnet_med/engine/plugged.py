@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
 from dsnet_med.methods import with_plugin
-from dsnet_med.networks.attach import DEFAULT_PLACE
+from dsnet_med.networks.attaching import DEFAULT_PLACE
 from dsnet_med.networks.plugin_file import file_of, is_file
 
 

@@ -1,6 +1,6 @@
 """Encoder-decoder networks from parts that are handed in: backbones, plug-ins, heads. PyTorch and timm only."""
 
-from dsnet_med.networks.attach import attach
+from dsnet_med.networks.attaching import attach
 from dsnet_med.networks.classifier import Classifier
 from dsnet_med.networks.contract import check_plugin
 from dsnet_med.networks.reference import from_reference

@@ -20,6 +20,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
 
+_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # under which checkpoints hold weights
 _IGNORED = ("mmengine.", "mmcv.", "numpy.", "_codecs.encode", "builtins.getattr")
 
 
@@ -40,8 +41,8 @@ class _StandIn:
 def read_checkpoint(file: Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors file or a checkpoint saved by PyTorch, on the CPU. No code in it is run.
 
-    Raises InputError for a file that is absent or damaged, holds no state dict, at the top or under
-    "state_dict", or holds Python objects that could only be made by running code.
+    Raises InputError for a file that is absent or damaged, holds no state dict, at the top or under one of the
+    usual names (see `weights_in`), or holds Python objects that could only be made by running code.
     """
     if not file.is_file():
         raise InputError(f"no checkpoint at {file}: give an existing .pth or .safetensors file")
@@ -53,11 +54,14 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
 
 
 def weights_in(content: Any, where: str) -> dict[str, Tensor]:
-    """The dense tensors by name in `content`, at its top or under "state_dict".
+    """The dense tensors by name in `content`, at its top or under "state_dict" or "model".
 
-    Raises InputError, which says `where` the content came from, for anything else.
+    Where timm's training kept averaged weights as well, "state_dict_ema" or "model_ema", those are taken, as timm
+    does. Raises InputError, which says `where` the content came from, for anything else.
     """
-    weights: Any = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    weights: Any = content
+    if isinstance(content, Mapping):
+        weights = next((content[key] for key in _KEYS if content.get(key) is not None), content)
     if (
         not isinstance(weights, Mapping)
         or not all(isinstance(name, str) for name in weights)

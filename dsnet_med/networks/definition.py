@@ -24,7 +24,7 @@ def build(definition: Any, values: Mapping[str, Any]) -> Any:
     built = {key: build(item, values) for key, item in definition.items() if key not in ("_target_", "_mode_")}
     if "_target_" not in definition:
         return built
-    target = _locate(definition["_target_"])
+    target = locate(definition["_target_"])
     return partial(target, **built) if definition.get("_mode_") == "callable" else target(**built)
 
 
@@ -34,6 +34,11 @@ def _value(name: str, values: Mapping[str, Any]) -> Any:
     return values[name]
 
 
-def _locate(target: str) -> Any:
+def locate(target: str) -> Any:
+    """What "package.module.name" names; raises ImportError, AttributeError or ValueError where there is none.
+
+    `pydoc.locate` and `pkgutil.resolve_name` are not used: where a package has a function and a module of one
+    name, which of the two they give depends on Python's version.
+    """
     module, _, name = target.rpartition(".")
     return getattr(import_module(module), name)

@@ -17,7 +17,7 @@ import yaml
 from typed import run, started
 
 import dsnet_med
-from dsnet_med.cli import guarded
+from dsnet_med.cli.guard import guarded
 from dsnet_med.cli.app import app
 from dsnet_med.methods import build_network
 

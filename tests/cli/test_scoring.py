@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typed import refused, run
 
-from dsnet_med.cli import INTERRUPTED, guarded
+from dsnet_med.cli.guard import INTERRUPTED, guarded
 from dsnet_med.cli.scoring import short_names
 from dsnet_med.errors import InputError
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dsnet_med.cli import bundle, guarded
+from dsnet_med.cli import bundle
+from dsnet_med.cli.guard import guarded
 from dsnet_med.cli.app import app
 from dsnet_med.errors import InputError
 

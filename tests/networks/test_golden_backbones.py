@@ -13,8 +13,8 @@ from torch import nn
 from dsnet_med.errors import InputError
 from dsnet_med.networks import from_reference
 from dsnet_med.networks.backbones import mscan
-from dsnet_med.networks.backbones.convnext import ConvNeXt
-from dsnet_med.networks.backbones.mscan import MSCAN, SIZES, Block
+from dsnet_med.networks.backbones.convnexts import ConvNeXt
+from dsnet_med.networks.backbones.mscans import MSCAN, SIZES, Block
 from dsnet_med.networks.heads import MultiScaleHead, UPerHead, light_ham_head
 from dsnet_med.networks.layers import group_norm
 from dsnet_med.networks.plugins import DSM, Hamburger

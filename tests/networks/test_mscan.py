@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.backbones import mscan
-from dsnet_med.networks.backbones.mscan import Block
+from dsnet_med.networks.backbones.mscans import Block
 
 SHALLOW = {"width": 0.125, "layers": [1, 1, 2, 1]}
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import load_state_dict
+from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError, one_line, unknown
+from dsnet_med.networks.checkpoint import read_checkpoint
 
 _FILES = (".pth", ".pt", ".bin", ".safetensors")
 
@@ -64,10 +65,7 @@ def _plain_names(weights: Mapping[str, Tensor]) -> set[str]:
 def _read(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise InputError(f"no file of pretrained weights at {file}: pass an existing file, or True or False")
-    try:
-        weights: dict[str, Tensor] = load_state_dict(str(file))
-    except Exception as error:  # as many kinds as there are ways to damage a file
-        raise InputError(f"{file} cannot be read as weights: {one_line(str(error))}") from error
+    weights: dict[str, Tensor] = clean_state_dict(read_checkpoint(file))  # timm's reader may run code in it
     return weights
 
 

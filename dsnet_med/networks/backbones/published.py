@@ -7,7 +7,6 @@ run of ours on another task: what they call the parts of one network differs, th
 from collections.abc import Mapping
 from pathlib import Path
 
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError, one_line
@@ -59,8 +58,13 @@ def _renamed(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Ten
 
 
 def _fit_first_convolution(weights: dict[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    """As timm's `adapt_input_conv`, which in most of its versions takes the file's channels to be three."""
     first = next(iter(ours))
-    weights[first] = adapt_input_conv(ours[first].shape[1], weights[first], base_chans=weights[first].shape[1])
+    weight, given, wanted = weights[first].float(), weights[first].shape[1], ours[first].shape[1]
+    if wanted == 1:
+        weights[first] = weight.sum(1, keepdim=True)
+    elif wanted != given:
+        weights[first] = weight.repeat(1, -(-wanted // given), 1, 1)[:, :wanted] * (given / wanted)
 
 
 def _in_plugin(name: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from dsnet_med.errors import InputError
-from dsnet_med.networks.attach import attach
+from dsnet_med.networks.attaching import attach
 from dsnet_med.networks.backbones.pretrained import features_of, hub_name
 from dsnet_med.networks.backbones.published import load_backbone
 from dsnet_med.networks.layers import scaled

@@ -1,0 +1,61 @@
+"""What dsnet-med runs on: whether the libraries are those that it works with, and whether it has its kernels.
+
+The ranges are read from the package's own metadata, so that pyproject.toml alone says them, and torch's exact
+version from that of torchvision, whose operators load into that one only.
+"""
+
+from collections.abc import Iterator
+from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import module_from_spec
+
+from dsnet_med.errors import InputError
+from dsnet_med.resources import PACKAGE
+
+_KERNELS = {"evaluate": "scores", "inference": "masks"}  # package: what its kernel makes
+
+
+def require_libraries() -> None:
+    """Raise InputError, in one line, for the first library that is absent or outside its range."""
+    for wanted_by in ("dsnet-med", "torchvision"):
+        for complaint in _complaints(wanted_by):
+            raise InputError(f"{complaint}; `pip install .` in a checkout, or `uv sync`, installs what fits")
+
+
+def _complaints(package: str) -> Iterator[str]:
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
+    try:
+        wanted = [Requirement(line) for line in requires(package) or ()]
+    except PackageNotFoundError:  # read from a folder that was never installed
+        return
+    for each in wanted:
+        if each.marker and not each.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            here = version(each.name)
+        except PackageNotFoundError:
+            yield f"{each.name} is not installed, and {package} wants {each}"
+            continue
+        # Vendors count their own builds as before the release: 2.8.0a0+nv25.6 has the parts of 2.8.
+        if not each.specifier.contains(Version(here).base_version):
+            yield f"{each.name} {here} is installed, and {package} wants {each}"
+
+
+def kernels() -> str:
+    """Which of the kernels are in use, in words; what is not compiled SciPy and torch do, with the same values."""
+    found = [made for package, made in _KERNELS.items() if _is_compiled(package)]
+    missing = [made for made in _KERNELS.values() if made not in found]
+    words = [f"compiled kernels for {' and '.join(found)}"] if found else []
+    words += [f"no compiled kernel for {' and '.join(missing)} (slower, same values)"] if missing else []
+    return ", ".join(words)
+
+
+def _is_compiled(package: str) -> bool:
+    """Whether a package's kernel is there and loads, without loading the package, which may bring torch."""
+    spec = PathFinder.find_spec(f"dsnet_med.{package}.kernel", [str(PACKAGE / package)])
+    try:
+        return spec is not None and module_from_spec(spec) is not None
+    except ImportError:  # made for another Python
+        return False

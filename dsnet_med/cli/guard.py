@@ -1,0 +1,82 @@
+"""From a command to its exit code: what went wrong becomes one line on stderr."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dsnet_med.cli.environment import require_libraries
+from dsnet_med.errors import CasesFailedError, InputError, root_cause
+
+BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
+_INTERRUPTED = "interrupted; whatever was written is whole"
+
+
+def run_dsnet_med(arguments: Sequence[str]) -> int:
+    """`dsnet-med ...`"""
+
+    def command() -> Any:
+        if "--help" not in arguments:  # which waits for nothing
+            require_libraries()
+        from dsnet_med.cli.app import app
+
+        return app(list(arguments), standalone_mode=False)
+
+    return guarded(command)
+
+
+def run_monai(arguments: Sequence[str]) -> int:
+    """`monai bundle ...`"""
+
+    def command() -> None:
+        require_libraries()
+        from dsnet_med.cli.bundle import monai_command
+
+        monai_command(list(arguments))
+
+    return guarded(command)
+
+
+def guarded(command: Callable[[], Any]) -> int:
+    """Run a command; say what went wrong in one line on stderr and return the exit code."""
+    if os.environ.get("DSNET_MED_DEBUG") == "1":
+        return int(command() or 0)
+    try:
+        code = int(command() or 0)
+        if code == INTERRUPTED:  # typer has caught Ctrl-C itself
+            sys.stderr.write(f"\ndsnet-med: {_INTERRUPTED}\n")
+        return code
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = _explained(root_cause(error))
+    if message:
+        sys.stderr.write(f"dsnet-med: {' '.join(message.split())}\n")
+    return code
+
+
+def _explained(error: BaseException) -> tuple[str, int]:
+    import click
+
+    reason = f"{type(error).__name__}: {str(error)[:500]} (DSNET_MED_DEBUG=1 shows where)"
+    explained = reason, SOME_FAILED
+    match error:
+        case InputError():  # that of a data loader's worker has its traceback before it
+            explained = str(error).rpartition("\ndsnet_med.errors.InputError: ")[2], BAD_INPUT
+        case click.exceptions.Exit():
+            explained = "", error.exit_code
+        case click.ClickException():
+            explained = error.format_message(), BAD_INPUT
+        case CasesFailedError():
+            explained = f"{len(error.failures)} failed: {error}", SOME_FAILED
+        case KeyboardInterrupt() | click.Abort():
+            explained = _INTERRUPTED, INTERRUPTED
+        case BrokenPipeError():
+            explained = "", 0
+        case _ if _is_installation(error):
+            words = f"a library cannot be loaded ({error}): install it anew, torch and torchvision together"
+            explained = words, BAD_INPUT
+    return explained
+
+
+def _is_installation(error: BaseException) -> bool:
+    """Whether a library is damaged, or torchvision was built for another torch, which it finds out late."""
+    return isinstance(error, ImportError) or "operator torchvision::" in str(error)
