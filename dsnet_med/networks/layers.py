@@ -21,6 +21,21 @@ def kaiming(layer: Layer, mode: Literal["fan_in", "fan_out"] = "fan_in") -> Laye
     return layer
 
 
+def for_channels(weight: Tensor, wanted: int) -> Tensor:
+    """The weights (out, C, ...) of a first convolution for images of `wanted` channels.
+
+    Summed for one channel, else repeated and scaled, as timm's `adapt_input_conv` does, which in most of its
+    versions takes C to be three.
+    """
+    given = weight.shape[1]
+    if wanted == given:
+        return weight
+    if wanted == 1:
+        return weight.float().sum(1, keepdim=True)
+    repeats = [1, -(-wanted // given), *(1 for _ in weight.shape[2:])]
+    return weight.repeat(repeats)[:, :wanted] * (given / wanted)
+
+
 def becomes_a_graph() -> bool:
     """Whether the code is being compiled, exported or traced: no place for kernels and gradients of our own."""
     return torch.compiler.is_compiling() or is_traced()

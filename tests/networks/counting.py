@@ -82,6 +82,8 @@ def counted(network: nn.Module, run: Callable[[], object]) -> int:
         torch.ops.aten.mean: lambda image, *_args, **_kwargs: 2 * prod(image),
         torch.ops.aten._adaptive_avg_pool2d: lambda image, *_args, **_kwargs: 2 * prod(image),
     }
-    with FlopCounterMode(display=False, custom_mapping=resizing) as counter, torch.no_grad():
+    # Older counters take an operation apart unless its overload is named, too.
+    overloads = {each.vec: formula for each, formula in resizing.items() if hasattr(each, "vec")}
+    with FlopCounterMode(display=False, custom_mapping=resizing | overloads) as counter, torch.no_grad():
         run()
     return counter.get_total_flops() // 2 + extra

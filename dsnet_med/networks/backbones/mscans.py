@@ -11,13 +11,13 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from timm.layers import DropPath, LayerNorm2d
-from timm.models import FeatureInfo, adapt_input_conv
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, one_line, unknown
 from dsnet_med.networks.checkpoint import read_checkpoint
-from dsnet_med.networks.layers import scaled
+from dsnet_med.networks.layers import for_channels, scaled
 
 _MLP_RATIOS = (8, 8, 4, 4)
 _STRIPS = (7, 11, 21)
@@ -242,8 +242,7 @@ def _published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fit_first_convolution(weights: dict[str, Tensor], network: MSCAN) -> None:
-    """Sum the first convolution over the colours for one channel, repeat it for several, as timm does."""
     name = "patch_embed1.proj.0.weight"
     wanted = network.stages[0].embed[0].in_channels  # type: ignore[union-attr, index]
     if name in weights:
-        weights[name] = adapt_input_conv(wanted, weights[name], base_chans=weights[name].shape[1])
+        weights[name] = for_channels(weights[name], wanted)

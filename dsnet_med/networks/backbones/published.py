@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.networks.checkpoint import read_checkpoint
+from dsnet_med.networks.layers import for_channels
 from dsnet_med.networks.reference import fitted, reference_names
 
 _PREFIXES = ("module.", "backbone.", "body.")  # of what surrounds a backbone, the outermost first
@@ -34,7 +35,8 @@ def load_backbone(network: nn.Module, file: Path, title: str) -> None:
         raise _other(file, title, f"{len(missing)} entries are missing, such as {missing[0]}")
     if unknown := sorted(weights.keys() - ours.keys()):
         raise _other(file, title, f"{len(unknown)} entries are of no part of it, such as {unknown[0]}")
-    _fit_first_convolution(weights, ours)
+    first = next(iter(ours))
+    weights[first] = for_channels(weights[first], ours[first].shape[1])
     try:
         network.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # other shapes
@@ -55,16 +57,6 @@ def _renamed(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Ten
     names = {theirs: name for name, theirs in reference_names(network).items()}
     renamed = {name if name in ours else names.get(name, name): value for name, value in weights.items()}
     return {name: fitted(value, ours[name], name) if name in ours else value for name, value in renamed.items()}
-
-
-def _fit_first_convolution(weights: dict[str, Tensor], ours: Mapping[str, Tensor]) -> None:
-    """As timm's `adapt_input_conv`, which in most of its versions takes the file's channels to be three."""
-    first = next(iter(ours))
-    weight, given, wanted = weights[first].float(), weights[first].shape[1], ours[first].shape[1]
-    if wanted == 1:
-        weights[first] = weight.sum(1, keepdim=True)
-    elif wanted != given:
-        weights[first] = weight.repeat(1, -(-wanted // given), 1, 1)[:, :wanted] * (given / wanted)
 
 
 def _in_plugin(name: str) -> bool:
