@@ -16,6 +16,7 @@ import yaml
 
 import dsnet_med
 from dsnet_med import resources
+from dsnet_med.cli import PYTHONS
 
 ROOT = Path(__file__).parents[1]
 CI = ROOT / ".ci"
@@ -69,6 +70,59 @@ def test_a_layer_loads_nothing_heavier_than_it_may(packages, forbidden):
     names = modules_of(*packages)
     assert len(names) >= len(packages)
     assert not loaded_by("import " + ", ".join(names)) & forbidden
+
+
+def names_given_by(package: Path) -> set[str]:
+    """The names in a package's __init__.py, those that a string asks for too, but no module imported as such."""
+    given, modules = set(), set()
+    for node in ast.walk(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                given.add(name)
+            case ast.ImportFrom(module=module, names=names) if str(module).split(".")[-1] == package.name:
+                modules |= {alias.name for alias in names if alias.asname is None}
+            case ast.ImportFrom(names=names):
+                given |= {alias.asname or alias.name for alias in names}
+            case ast.Constant(value=str(text)):  # __all__, and names that a module's __getattr__ gives
+                given.add(text)
+    return given - modules
+
+
+def clashes(root: Path) -> list[str]:
+    """The names of packages under `root` that are both a module there and something else."""
+    return [
+        f"{package.name}.{name}"
+        for package in sorted(path.parent for path in root.rglob("__init__.py"))
+        for name in sorted(names_given_by(package))
+        if any((package / place).is_file() for place in (f"{name}.py", f"{name}/__init__.py"))
+    ]
+
+
+def test_no_public_name_is_a_module_s_name_too():
+    """Which of the two `pydoc.locate` gives, and so MONAI for a `_target_`, depends on Python's version."""
+    assert clashes(ROOT / "dsnet_med") == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from a.b.dice import dice",
+        "from a.b.overlap import overlap_of as dice",
+        "def dice(): ...",
+        "class dice: ...",
+        "dice = 1",
+        "__all__ = ['dice']",
+        "def __getattr__(name):\n    if name == 'dice':\n        return 1",
+    ],
+)
+def test_a_name_that_is_a_module_s_too_is_seen(tmp_path, source):
+    package = tmp_path / "a" / "b"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "dice.py").write_text("")
+    assert clashes(tmp_path) == []
+    (package / "__init__.py").write_text(source)
+    assert clashes(tmp_path) == ["b.dice"]
 
 
 # ---------------------------------------------------------------- source
@@ -127,10 +181,39 @@ def test_every_dependency_is_pinned_to_the_version_that_was_tested():
 
 
 def test_the_readme_shows_the_two_commands():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "pip install uv && uv run dsnet-med quickstart" in text
-    done = run("readme_command.py", "README.md", "Run the tests")
-    assert done.stdout.strip() == "pip install uv && uv run --extra dev pytest"
+    setup = "pip install --upgrade --target .uv uv && .uv/bin/uv run"  # --target: not managed by the system
+    for heading, command in (("Try it", "dsnet-med quickstart"), ("Run the tests", "--extra dev pytest")):
+        assert run("readme_command.py", "README.md", heading).stdout.strip() == f"{setup} {command}"
+
+
+def test_the_supported_pythons_are_the_same_everywhere():
+    versions = ["{}.{}".format(*version) for version in PYTHONS]
+    classified = [line.rpartition(":: ")[2] for line in PROJECT["project"]["classifiers"] if ":: 3." in line]
+    assert classified == versions
+    above = "{}.{}".format(PYTHONS[-1][0], PYTHONS[-1][1] + 1)
+    assert PROJECT["project"]["requires-python"] == f">={versions[0]},<{above}"
+    words = f"Python {', '.join(versions[:-1])} or {versions[-1]}"
+    for document in ("README.md", "CONTRIBUTING.md"):
+        assert words in (ROOT / document).read_text(encoding="utf-8"), document
+
+
+def test_an_old_python_can_read_what_tells_it_that_it_is_too_old():
+    for name in ("dsnet_med/__init__.py", "dsnet_med/cli/__init__.py"):
+        ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 7))
+
+
+def test_nothing_that_only_posix_has_is_imported_by_a_module():
+    """Functions may: they say what they do without."""
+    posix = {"crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+    found = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in SOURCES
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (*(alias.name for alias in node.names), getattr(node, "module", ""))
+        if name in posix
+    ]
+    assert found == []
 
 
 def test_links_between_documents_lead_somewhere():

@@ -284,11 +284,14 @@ def import_checkpoint(
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("quickstart"),
+    iterations: Annotated[
+        int | None, typer.Option(help="Optimiser steps: fewer are quicker and segment worse.", min=2)
+    ] = None,
 ) -> None:
     """From nothing to a scored segmentation of synthetic volumes, in about three minutes."""
-    from dsnet_med.cli.quickstart import quickstart as run
+    from dsnet_med.cli import quickstart
 
-    run(out)
+    quickstart.quickstart(out, iterations or quickstart.ITERATIONS)
 
 
 @app.command(

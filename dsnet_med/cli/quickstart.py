@@ -19,7 +19,6 @@ SETTINGS = [
     "width=0.125",
     "network_def#backbone#layers=[1, 1, 1, 1]",
     "batch_size=4",
-    "validate_every=425",
     'optimizer={_target_: torch.optim.AdamW, params: "$@network.parameters()", lr: 0.005, fused: true}',
     "train#augmentation#rotate_prob=0.25",
     "train#augmentation#flip_prob=0.0",
@@ -27,16 +26,15 @@ SETTINGS = [
 ]
 
 
-def quickstart(out: Path) -> None:
+def quickstart(out: Path, iterations: int = ITERATIONS) -> None:
     """Make phantoms, prepare them, train, segment the test cases and score them. Raises InputError."""
     started = time.monotonic()
     raw, store, run, masks = folders = [out / name for name in ("raw", "store", "run", "predictions")]
     _clear(out, folders)
     steps.phantom("synapse", raw, cases=CASES, seed=0, size=SIZE, oblique=False)
     steps.preprocess("synapse", raw, store, workers=2)
-    steps.train(
-        "fcn_dsm", store, run, given={"seed": 0, "iterations": ITERATIONS}, assignments=SETTINGS, device="auto"
-    )
+    length = {"iterations": iterations, "validate_every": iterations // 2}
+    steps.train("fcn_dsm", store, run, given={"seed": 0, **length}, assignments=SETTINGS, device="auto")
     folder = raw / "RawData" / "Training"
     inferring.infer([run], held_out_images(store, raw), masks)
     scoring.evaluate(

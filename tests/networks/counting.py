@@ -82,8 +82,10 @@ def counted(network: nn.Module, run: Callable[[], object]) -> int:
         torch.ops.aten.mean: lambda image, *_args, **_kwargs: 2 * prod(image),
         torch.ops.aten._adaptive_avg_pool2d: lambda image, *_args, **_kwargs: 2 * prod(image),
     }
-    # Older counters take an operation apart unless its overload is named, too.
-    overloads = {each.vec: formula for each, formula in resizing.items() if hasattr(each, "vec")}
+    # Older counters take an operation apart unless its overloads are named, too.
+    overloads = {
+        getattr(each, name): formula for each, formula in resizing.items() for name in each.overloads()
+    }
     with FlopCounterMode(display=False, custom_mapping=resizing | overloads) as counter, torch.no_grad():
         run()
     return counter.get_total_flops() // 2 + extra
