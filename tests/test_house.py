@@ -73,7 +73,7 @@ def test_a_layer_loads_nothing_heavier_than_it_may(packages, forbidden):
 
 
 def names_given_by(package: Path) -> set[str]:
-    """The names in a package's __init__.py, those that a string asks for too, but no module imported as such."""
+    """The names in a package's __init__.py, and those that a string there spells; no module imported as such."""
     given, modules = set(), set()
     for node in ast.walk(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))):
         match node:
@@ -190,7 +190,7 @@ def test_the_supported_pythons_are_the_same_everywhere():
     versions = ["{}.{}".format(*version) for version in PYTHONS]
     classified = [line.rpartition(":: ")[2] for line in PROJECT["project"]["classifiers"] if ":: 3." in line]
     assert classified == versions
-    above = "{}.{}".format(PYTHONS[-1][0], PYTHONS[-1][1] + 1)
+    above = f"{PYTHONS[-1][0]}.{PYTHONS[-1][1] + 1}"
     assert PROJECT["project"]["requires-python"] == f">={versions[0]},<{above}"
     words = f"Python {', '.join(versions[:-1])} or {versions[-1]}"
     for document in ("README.md", "CONTRIBUTING.md"):

@@ -46,7 +46,9 @@ RemoveSmaller = Annotated[float, typer.Option(help="Drop pieces of organs below 
 
 
 @app.callback(invoke_without_command=True)
-def top(version: Annotated[bool, typer.Option("--version", help="Print the version, and what it runs on.")] = False) -> None:
+def top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version, and what it runs on.")] = False,
+) -> None:
     if version:
         from dsnet_med.cli.environment import kernels
 

@@ -19,7 +19,7 @@ def require_libraries() -> None:
     """Raise InputError, in one line, for the first library that is absent or outside its range."""
     for wanted_by in ("dsnet-med", "torchvision"):
         for complaint in _complaints(wanted_by):
-            raise InputError(f"{complaint}; `pip install .` in a checkout, or `uv sync`, installs what fits")
+            raise InputError(f"{complaint}: `pip install .` in a checkout installs what fits")
 
 
 def _complaints(package: str) -> Iterator[str]:

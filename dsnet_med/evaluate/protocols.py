@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike
 
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.evaluate.conventions import Presence
-from dsnet_med.evaluate.overlap import dice_of_counts
 from dsnet_med.evaluate.measure import Measure, measure_case
+from dsnet_med.evaluate.overlap import dice_of_counts
 from dsnet_med.evaluate.surface import HausdorffRule
 
 Unit = Literal["mm", "voxels"]

@@ -56,8 +56,8 @@ def read_checkpoint(file: Path) -> dict[str, Tensor]:
 def weights_in(content: Any, where: str) -> dict[str, Tensor]:
     """The dense tensors by name in `content`, at its top or under "state_dict" or "model".
 
-    Where timm's training kept averaged weights as well, "state_dict_ema" or "model_ema", those are taken, as timm
-    does. Raises InputError, which says `where` the content came from, for anything else.
+    Where timm's training kept averaged weights as well, "state_dict_ema" or "model_ema", those are taken, as
+    timm does. Raises InputError, which says `where` the content came from, for anything else.
     """
     weights: Any = content
     if isinstance(content, Mapping):

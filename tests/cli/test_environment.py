@@ -69,7 +69,9 @@ def test_torchvision_of_another_torch_is_named(monkeypatch):
         environment.require_libraries()
 
 
-@pytest.mark.parametrize("here", ["2.99.0", "2.99.0+cpu", "2.99.0a0+34c6371d24.nv25.8", "3.0.0.dev20260101+cu130"])
+@pytest.mark.parametrize(
+    "here", ["2.99.0", "2.99.0+cpu", "2.99.0a0+34c6371d24.nv25.8", "3.0.0.dev20260101+cu130"]
+)
 def test_builds_of_vendors_and_nightly_ones_are_taken(here, monkeypatch):
     monkeypatch.setattr(environment, "requires", {"dsnet-med": ["torch>=2.99"]}.get)
     monkeypatch.setattr(environment, "version", installed({"torch": here}))

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dsnet_med.cli.guard import guarded
 from dsnet_med.cli.app import app
+from dsnet_med.cli.guard import guarded
 from dsnet_med.cli.importing import import_checkpoint
 from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network, method_ids

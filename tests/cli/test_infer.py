@@ -17,8 +17,8 @@ import yaml
 from typed import run, started
 
 import dsnet_med
-from dsnet_med.cli.guard import guarded
 from dsnet_med.cli.app import app
+from dsnet_med.cli.guard import guarded
 from dsnet_med.methods import build_network
 
 ORGANS = ["background", "aorta", "gallbladder", "left_kidney", "right_kidney", "liver"]

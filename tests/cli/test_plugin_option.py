@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
-from dsnet_med.cli.guard import guarded
 from dsnet_med.cli.app import app
+from dsnet_med.cli.guard import guarded
 from dsnet_med.engine.plugged import Plugged
 from dsnet_med.engine.train import prepare_run, train
 from dsnet_med.errors import InputError

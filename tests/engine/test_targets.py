@@ -1,4 +1,4 @@
-"""What configurations name, found as MONAI finds it: `pydoc.locate`, whose answer depends on Python's version."""
+"""What configurations name, found by `pydoc.locate` as MONAI does, whose answer depends on Python's version."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from dsnet_med.cli import bundle
-from dsnet_med.cli.guard import guarded
 from dsnet_med.cli.app import app
+from dsnet_med.cli.guard import guarded
 from dsnet_med.errors import InputError
 
 TINY = ("width=0.0625", "workers=0", "min_size=64", "max_size=96", "batch_size=2")
