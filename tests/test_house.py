@@ -73,7 +73,7 @@ def test_a_layer_loads_nothing_heavier_than_it_may(packages, forbidden):
 
 
 def names_given_by(package: Path) -> set[str]:
-    """The names in a package's __init__.py, and those that a string there spells; no module imported as such."""
+    """The names that a package's __init__.py gives or spells in a string; no module imported as such."""
     given, modules = set(), set()
     for node in ast.walk(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))):
         match node:

@@ -44,7 +44,7 @@ def _complaints(package: str) -> Iterator[str]:
 
 
 def kernels() -> str:
-    """Which of the kernels are in use, in words; what is not compiled SciPy and torch do, with the same values."""
+    """Which kernels are in use, in words; what is not compiled, SciPy and torch do, with the same values."""
     found = [made for package, made in _KERNELS.items() if _is_compiled(package)]
     missing = [made for made in _KERNELS.values() if made not in found]
     words = [f"compiled kernels for {' and '.join(found)}"] if found else []
