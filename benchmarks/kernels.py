@@ -3,8 +3,8 @@
     python benchmarks/kernels.py [--cases 4] [--size 512x512x148] [--slices 12] [--repeats 3] [--json FILE]
 
 Evaluation: pairs of CT label maps with eight organs. Inference: one volume of 512x512 slices by FCN-R50 at
-full width and at a sixteenth of it, random weights, nine classes. Both forms give the same scores and masks, which is
-checked; starting Python is part of the time, as a user waits for it.
+full width and at a sixteenth of it, random weights, nine classes. It is checked that both forms give the same
+scores and masks; starting Python is part of the time, as a user waits for it.
 """
 
 import argparse

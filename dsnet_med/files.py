@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -88,6 +89,8 @@ def _lives(process: int, leftover: Path) -> bool:
         with suppress(OSError):
             return leftover.lstat().st_mtime >= _STARTED
         return False
+    if sys.platform == "win32":  # where os.kill(process, 0) sends it Ctrl-C
+        return True
     try:
         os.kill(process, 0)
     except PermissionError:

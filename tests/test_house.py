@@ -202,6 +202,28 @@ def test_an_old_python_can_read_what_tells_it_that_it_is_too_old():
         ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 7))
 
 
+def test_what_can_run_code_is_read_by_no_library_s_default():
+    """Defaults change between versions: PyTorch's and timm's readers ran code in older ones."""
+    wanted = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False"}
+    never = {
+        "yaml.load",
+        "yaml.unsafe_load",
+        "yaml.full_load",
+        "pickle.load",
+        "pickle.loads",
+        "load_state_dict",
+    }
+    calls = [
+        (f"{path.relative_to(ROOT)}:{node.lineno}", ast.unparse(node.func), ast.unparse(node))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    assert sum(called == "torch.load" for _, called, _ in calls) > 1
+    wrong = [place for place, called, text in calls if called in never or wanted.get(called, "") not in text]
+    assert wrong == []
+
+
 def test_nothing_that_only_posix_has_is_imported_by_a_module():
     """Functions may: they say what they do without."""
     posix = {"crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}

@@ -1,12 +1,17 @@
 """A backbone's weights from files of other projects and of our own runs, plug-ins included."""
 
+import os
+
 import pytest
 import timm
 import torch
+from timm.models import adapt_input_conv
+from torch.nn.functional import conv2d
 
 from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network
-from dsnet_med.networks.backbones import resnet
+from dsnet_med.networks.backbones import convnext, mscan, resnet
+from dsnet_med.networks.layers import for_channels
 from dsnet_med.networks.plugins import DSM, SE
 from dsnet_med.networks.reference import from_reference, reference_names
 
@@ -38,6 +43,60 @@ def backbone_of(network):
 def equal(one, other):
     ours, theirs = one.state_dict(), other.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+class Trap:
+    """What runs `mkdir trapped` where a file of weights is unpickled without care."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder / "trapped"),)
+
+
+@pytest.mark.parametrize("backbone", [resnet, convnext, mscan])
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "extra"])
+@pytest.mark.parametrize("name", ["trap.pth", "trap.pt", "trap.bin"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_no_code_in_a_file_is_run(tmp_path, backbone, key, name, zipped):
+    weights = {"stem.0.weight": torch.zeros(2)}
+    content = Trap(tmp_path) if key is None else {"state_dict": weights, key: Trap(tmp_path)}
+    torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match=r"holds Python objects \(posix\.mkdir\) that could only be made by"):
+        backbone(pretrained=tmp_path / name)
+    assert not (tmp_path / "trapped").exists()
+    if zipped:  # the trap is one
+        torch.load(tmp_path / name, weights_only=False)
+        assert (tmp_path / "trapped").is_dir()
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "state_dict_ema"])
+def test_weights_under_the_names_of_training_scripts(tmp_path, key):
+    trained = lively(convnext("convnext_tiny")).features
+    weights = {
+        name.replace("stages_", "stages.").replace("stem_", "stem."): x
+        for name, x in trained.state_dict().items()
+    }
+    others = {"state_dict": {"other": torch.zeros(1)}} if key.endswith("_ema") else {}
+    torch.save(
+        {"epoch": 7, "optimizer": {}, **others, key: {f"module.{n}": x for n, x in weights.items()}},
+        tmp_path / "w.pth",
+    )
+    assert equal(convnext("convnext_tiny", pretrained=tmp_path / "w.pth").features, trained)
+
+
+def test_the_first_convolution_for_other_numbers_of_channels():
+    """As timm does for files of three channels; what one image of equal channels gives stays the same."""
+    weight = torch.randn(4, 3, 5, 5)
+    for wanted in range(1, 8):
+        assert torch.equal(for_channels(weight, wanted), adapt_input_conv(wanted, weight))
+    grey, image = torch.randn(4, 1, 5, 5), torch.randn(1, 1, 9, 9)
+    for wanted in (1, 2, 3, 5):
+        fitted = for_channels(grey, wanted)
+        assert fitted.shape == (4, wanted, 5, 5)
+        torch.testing.assert_close(conv2d(image.expand(-1, wanted, -1, -1), fitted), conv2d(image, grey))
+    assert for_channels(weight.half(), 1).dtype == torch.float32
 
 
 @pytest.mark.parametrize("row", ["imagenet/fcanet50", "imagenet/dsnet50_a", "imagenet/resnet50"])
