@@ -1,7 +1,7 @@
 """What dsnet-med runs on: whether the libraries are those that it works with, and whether it has its kernels.
 
-The ranges are read from the package's own metadata, so that pyproject.toml alone says them, and torch's exact
-version from that of torchvision, whose operators load into that one only.
+The ranges are read from the package's own metadata, so that pyproject.toml alone says them; that of torch also
+from torchvision's, which is built for some versions of it only.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,10 @@ _KERNELS = {"evaluate": "scores", "inference": "masks"}  # package: what its ker
 
 
 def require_libraries() -> None:
-    """Raise InputError, in one line, for the first library that is absent or outside its range."""
+    """Raise InputError, in one line, for the first library that is outside its range.
+
+    One that is not listed as installed is passed over: distributions other than PyPI's have names of their own.
+    """
     for wanted_by in ("dsnet-med", "torchvision"):
         for complaint in _complaints(wanted_by):
             raise InputError(f"{complaint}: `pip install .` in a checkout installs what fits")
@@ -24,7 +27,7 @@ def require_libraries() -> None:
 
 def _complaints(package: str) -> Iterator[str]:
     from packaging.requirements import Requirement
-    from packaging.version import Version
+    from packaging.version import InvalidVersion, Version
 
     try:
         wanted = [Requirement(line) for line in requires(package) or ()]
@@ -35,11 +38,11 @@ def _complaints(package: str) -> Iterator[str]:
             continue
         try:
             here = version(each.name)
-        except PackageNotFoundError:
-            yield f"{each.name} is not installed, and {package} wants {each}"
+            # Vendors count their own builds as before the release: 2.8.0a0+nv25.6 has the parts of 2.8.
+            fits = each.specifier.contains(Version(here).base_version)
+        except (PackageNotFoundError, InvalidVersion):
             continue
-        # Vendors count their own builds as before the release: 2.8.0a0+nv25.6 has the parts of 2.8.
-        if not each.specifier.contains(Version(here).base_version):
+        if not fits:
             yield f"{each.name} {here} is installed, and {package} wants {each}"
 
 

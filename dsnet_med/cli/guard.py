@@ -54,10 +54,13 @@ def guarded(command: Callable[[], Any]) -> int:
 
 
 def _explained(error: BaseException) -> tuple[str, int]:
+    where = "(DSNET_MED_DEBUG=1 shows where)"
+    if _is_installation(error):
+        advice = "install what is missing or damaged anew, torch and torchvision together"
+        return f"a library cannot be loaded: {error}; {advice} {where}", BAD_INPUT
     import click
 
-    reason = f"{type(error).__name__}: {str(error)[:500]} (DSNET_MED_DEBUG=1 shows where)"
-    explained = reason, SOME_FAILED
+    explained = f"{type(error).__name__}: {str(error)[:500]} {where}", SOME_FAILED
     match error:
         case InputError():  # that of a data loader's worker has its traceback before it
             explained = str(error).rpartition("\ndsnet_med.errors.InputError: ")[2], BAD_INPUT
@@ -71,12 +74,9 @@ def _explained(error: BaseException) -> tuple[str, int]:
             explained = _INTERRUPTED, INTERRUPTED
         case BrokenPipeError():
             explained = "", 0
-        case _ if _is_installation(error):
-            words = f"a library cannot be loaded ({error}): install it anew, torch and torchvision together"
-            explained = words, BAD_INPUT
     return explained
 
 
 def _is_installation(error: BaseException) -> bool:
-    """Whether a library is damaged, or torchvision was built for another torch, which it finds out late."""
+    """Whether a library is missing or damaged, or torchvision was built for another torch."""
     return isinstance(error, ImportError) or "operator torchvision::" in str(error)
