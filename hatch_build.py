@@ -23,7 +23,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel":
             return
-        root, wanted = Path(self.root), os.environ.get("DSNET_MED_KERNEL", "try")
+        root, wanted = Path(self.root), os.environ.get("DSNET_MED_KERNEL") or "try"
         if wanted not in _WANTED:
             raise ValueError(f"got DSNET_MED_KERNEL={wanted}, wanted one of {', '.join(_WANTED)}")
         modules = []

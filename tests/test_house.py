@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -34,6 +35,8 @@ def run(script: str, *arguments: str | Path, cwd: Path = ROOT) -> subprocess.Com
 
 def repository(folder: Path, files: dict[str, str]) -> Path:
     """A git repository with these files tracked."""
+    if shutil.which("git") is None:
+        pytest.skip("needs the program git, which the checks of CI call")
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import module_from_spec
+from pathlib import Path
 
 from dsnet_med.errors import InputError
-from dsnet_med.resources import PACKAGE
 
 _KERNELS = {"evaluate": "scores", "inference": "masks"}  # package: what its kernel makes
 
@@ -39,7 +39,8 @@ def _complaints(package: str) -> Iterator[str]:
         try:
             here = version(each.name)
             # Vendors count their own builds as before the release: 2.8.0a0+nv25.6 has the parts of 2.8.
-            fits = each.specifier.contains(Version(here).base_version)
+            builds = (here, Version(here).base_version)
+            fits = any(each.specifier.contains(build, prereleases=True) for build in builds)
         except (PackageNotFoundError, InvalidVersion):
             continue
         if not fits:
@@ -57,7 +58,7 @@ def kernels() -> str:
 
 def _is_compiled(package: str) -> bool:
     """Whether a package's kernel is there and loads, without loading the package, which may bring torch."""
-    spec = PathFinder.find_spec(f"dsnet_med.{package}.kernel", [str(PACKAGE / package)])
+    spec = PathFinder.find_spec(f"dsnet_med.{package}.kernel", [str(Path(__file__).parents[1] / package)])
     try:
         return spec is not None and module_from_spec(spec) is not None
     except ImportError:  # made for another Python

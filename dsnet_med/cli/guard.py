@@ -79,4 +79,6 @@ def _explained(error: BaseException) -> tuple[str, int]:
 
 def _is_installation(error: BaseException) -> bool:
     """Whether a library is missing or damaged, or torchvision was built for another torch."""
+    if isinstance(error, ModuleNotFoundError) and error.name is None:  # MONAI's, for a `_target_` that is none
+        return False
     return isinstance(error, ImportError) or "operator torchvision::" in str(error)

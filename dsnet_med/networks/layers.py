@@ -27,8 +27,8 @@ def for_channels(weight: Tensor, wanted: int) -> Tensor:
     Summed for one channel, else repeated and scaled, as timm's `adapt_input_conv` does, which in most of its
     versions takes C to be three.
     """
-    given = weight.shape[1]
-    if wanted == given:
+    given = weight.shape[1] if weight.ndim > 1 else 0
+    if given in (0, wanted):  # nothing to fit; what is no convolution, loading it refuses
         return weight
     if wanted == 1:
         return weight.float().sum(1, keepdim=True)

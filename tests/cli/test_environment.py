@@ -72,7 +72,9 @@ def test_torchvision_of_another_torch_is_named(monkeypatch):
     "here", ["2.99.0", "2.99.0+cpu", "2.99.0a0+34c6371d24.nv25.8", "3.0.0.dev20260101+cu130"]
 )
 def test_builds_of_vendors_and_nightly_ones_are_taken(here, monkeypatch):
-    monkeypatch.setattr(environment, "requires", {"dsnet-med": ["torch>=2.99"]}.get)
+    public = here.partition("+")[0]
+    wanted = {"dsnet-med": ["torch>=2.99"], "torchvision": [f"torch=={public}"]}
+    monkeypatch.setattr(environment, "requires", wanted.get)
     monkeypatch.setattr(environment, "version", installed({"torch": here}))
     environment.require_libraries()
 
@@ -106,7 +108,7 @@ def test_commands_ask_first_and_help_does_not_wait(tmp_path):
     "error",
     [
         ImportError("libcudart.so.12: cannot open shared object file"),
-        ModuleNotFoundError("No module named 'typer'"),
+        ModuleNotFoundError("No module named 'typer'", name="typer"),
         RuntimeError("operator torchvision::nms does not exist"),
     ],
 )
@@ -118,6 +120,22 @@ def test_a_library_that_cannot_be_loaded_is_one_line(error, capsys):
     line = capsys.readouterr().err
     assert line.startswith(f"dsnet-med: a library cannot be loaded: {error}; install what is missing")
     assert line.count("\n") == 1
+
+
+def test_a_target_that_does_not_exist_is_no_fault_of_the_installation(capsys):
+    def fail():
+        raise ModuleNotFoundError("Cannot locate class or function path: 'torch.optim.AdamX'.")
+
+    assert guarded(fail) == 1
+    assert "a library cannot be loaded" not in capsys.readouterr().err
+
+
+def test_a_broken_library_is_one_line_when_typed(tmp_path):
+    (tmp_path / "yaml.py").write_text("raise ImportError('damaged')")
+    for command in (["--version"], ["methods"]):
+        done = run(*command, PYTHONPATH=str(tmp_path))
+        assert "Traceback" not in done.stderr
+    assert "a library cannot be loaded: damaged" in refused(done)
 
 
 def test_the_version_says_which_kernels_are_in_use():

@@ -69,7 +69,7 @@ def test_no_code_in_a_file_is_run(tmp_path, backbone, key, name, zipped):
     weights = {"stem.0.weight": torch.zeros(2)}
     content = Trap(tmp_path) if key is None else {"state_dict": weights, key: Trap(tmp_path)}
     torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(InputError, match=r"holds Python objects \(posix\.mkdir\) that could only be made by"):
+    with pytest.raises(InputError, match=r"holds Python objects \(\w+\.mkdir\) that could only be made by"):
         backbone(pretrained=tmp_path / name)
     assert not (tmp_path / "trapped").exists()
     if zipped:  # the trap is one
