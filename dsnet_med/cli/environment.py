@@ -7,19 +7,26 @@ from torchvision's, which is built for some versions of it only.
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import module_from_spec
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 
 from dsnet_med.errors import InputError
 
+_IMPORTED = ("torch", "torchvision", "timm", "monai", "ignite")  # without which nothing can be trained
 _KERNELS = {"evaluate": "scores", "inference": "masks"}  # package: what its kernel makes
 
 
 def require_libraries() -> None:
-    """Raise InputError, in one line, for the first library that is outside its range.
+    """Raise InputError, in one line, for the first library that is outside its range, or missing.
 
-    One that is not listed as installed is passed over: distributions other than PyPI's have names of their own.
+    Of those that are not listed as installed only the main ones are asked for, by their modules: distributions
+    other than PyPI's have names of their own.
     """
+    for module in _IMPORTED:
+        if find_spec(module) is None:
+            raise InputError(
+                f"{module} is not installed: `pip install .` in a checkout installs what is needed"
+            )
     for wanted_by in ("dsnet-med", "torchvision"):
         for complaint in _complaints(wanted_by):
             raise InputError(f"{complaint}: `pip install .` in a checkout installs what fits")

@@ -85,6 +85,13 @@ def test_a_library_that_is_listed_otherwise_is_no_reason_to_stop(here, monkeypat
     environment.require_libraries()
 
 
+@pytest.mark.parametrize("module", ["torch", "monai", "ignite"])
+def test_a_missing_library_is_told_at_once(module, monkeypatch):
+    monkeypatch.setattr(environment, "find_spec", lambda name: None if name == module else object())
+    with pytest.raises(InputError, match=f"^{module} is not installed"):
+        environment.require_libraries()
+
+
 def test_without_metadata_nothing_is_checked(monkeypatch):
     def nothing(name):
         raise PackageNotFoundError(name)
