@@ -27,9 +27,8 @@ from label_maps import LABELS, SPACING_MM, make_folders, size_of
 from dsnet_med.methods import build_network
 
 KERNELS = ("dsnet_med.evaluate.kernel", "dsnet_med.inference.kernel")
-WITHOUT = "".join(
-    f"sys.modules['{name}'] = None; " for name in KERNELS
-)  # an import fails, as where there is none
+# What is None there cannot be imported, as where it was never compiled.
+WITHOUT = "".join(f"sys.modules['{name}'] = None; " for name in KERNELS)
 FORMS = {"compiled": "", "without a C compiler": WITHOUT}
 WIDTHS = {"FCN-R50": 1.0, "FCN-R50, a sixteenth of the width": 1 / 16}
 
@@ -60,16 +59,16 @@ def main() -> None:
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """The median seconds of each command in each form; the forms take turns."""
     seconds: dict[str, dict[str, list[float]]] = {}
+    outs = {form: folder / form.replace(" ", "_") for form in FORMS}
     for name, arguments in commands(folder, options).items():
         seconds[name] = {form: [] for form in FORMS}
         for turn in range(options.repeats + 1):
             for form, before in FORMS.items():
-                out = folder / form.replace(" ", "_")
-                shutil.rmtree(out, ignore_errors=True)
-                took = run(before, [*arguments, "--out", str(out)])
+                shutil.rmtree(outs[form], ignore_errors=True)
+                took = run(before, [*arguments, "--out", str(outs[form])])
                 if turn:  # the first warms the file cache
                     seconds[name][form].append(took)
-        check_same(*(folder / form.replace(" ", "_") for form in FORMS))
+        check_same(*outs.values())
     return {
         name: {form: statistics.median(each) for form, each in forms.items()} for name, forms in seconds.items()
     }
