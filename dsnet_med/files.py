@@ -1,5 +1,6 @@
 """Files that are whole or absent: temporary names, renames, hashes."""
 
+import codecs
 import errno
 import hashlib
 import json
@@ -107,6 +108,23 @@ def _is_zombie(process: int) -> bool:
     except OSError:
         return False
     return status.rpartition(b")")[2].split()[:1] == [b"Z"]  # after its name, which may hold anything
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file somebody wrote: UTF-8, with a byte order mark or not, or UTF-16 with one.
+
+    Raises InputError.
+    """
+    try:
+        content = path.read_bytes()
+        utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if utf16 else "utf-8-sig").replace("\r\n", "\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: is no text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

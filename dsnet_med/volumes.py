@@ -157,7 +157,7 @@ def read_labels(path: Path, memory: Memory | None = None) -> Volume:
         dtype = _label_type(voxels)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
-    return Volume(path, volume.shape, volume.affine, volume.header, voxels.astype(dtype, copy=False))
+    return replace(volume, voxels=voxels.astype(dtype, copy=False))
 
 
 def require_same_grid(image: Grid, label: Grid) -> None:

@@ -20,6 +20,7 @@ _DATA_FILE = {  # as ITK reads them
     "meta": re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:]([^\r\n]*)", re.IGNORECASE | re.MULTILINE),
 }
 _SPACE = re.compile(rb"^space( dimension)? *:", re.MULTILINE)
+_SEGMENT = re.compile(rb"^(Segment\d+_(?:Name|LabelValue)):=(.*)$", re.MULTILINE)
 _LONGEST_HEADER = 1 << 20
 
 
@@ -61,6 +62,21 @@ def data_file(path: Path) -> Path | None:
     if not (voxels := path.parent / name).is_file():
         raise InputError(f"{path}: its voxels, {one_line(name)}, are not there")
     return voxels
+
+
+def segment_names(path: Path) -> dict[int, str]:
+    """What 3D Slicer's segmentation file (.seg.nrrd) calls its values; nothing for other files."""
+    said = {key.decode(): _text(value) for key, value in _SEGMENT.findall(_header(path))}
+    values = {key[:-11]: value for key, value in said.items() if key.endswith("_LabelValue")}
+    return {
+        int(value): said[f"{segment}_Name"]
+        for segment, value in values.items()
+        if value.isdecimal() and f"{segment}_Name" in said
+    }
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace").strip()
 
 
 def says_where(path: Path) -> bool:

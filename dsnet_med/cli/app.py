@@ -234,7 +234,7 @@ def evaluate(
         list[Path], typer.Option(help="A folder of label maps to score; two or more are compared.")
     ],
     reference: Annotated[Path, typer.Option(help="Label maps to score them against.")],
-    labels: Annotated[str, typer.Option(help="A recipe, or a JSON file of class ids and names.")],
+    labels: Annotated[str, typer.Option(help="A recipe, or a labels.json of values and names.")],
     out: Out,
     protocol: Annotated[list[str] | None, typer.Option(help="strict, transunet, ...; may be repeated.")] = None,
     images: Annotated[
@@ -247,13 +247,35 @@ def evaluate(
     resample: Annotated[
         bool, typer.Option("--resample", help="Bring predictions onto their references' grids.")
     ] = False,
+    drop_outside: Annotated[
+        bool, typer.Option("--drop-outside", help="With --resample: let what lies outside the grid go.")
+    ] = False,
     nsd_tolerance: Annotated[float, typer.Option(help="Millimetres within which surfaces agree.")] = 1.0,
+    missing: Annotated[
+        str, typer.Option(help="References without a prediction: refuse, zero (all missed) or ignore.")
+    ] = "refuse",
+    cases: Annotated[
+        Path | None,
+        typer.Option(help="The cases that count: one a line, or a store's manifest.json (its test cases)."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that lie in --out.")] = False,
 ) -> None:
     """Score label maps: Dice and HD95 per organ, as cases.csv, summary.json and report.html."""
     from dsnet_med.cli import scoring
+    from dsnet_med.evaluate.folders import missing_rule
 
-    options = scoring.Options(tuple(protocol or ["strict"]), workers, scheduler, resample, nsd_tolerance)
-    scoring.evaluate(prediction, reference, labels, out, images=images, options=options)
+    options = scoring.Options(
+        protocols=tuple(protocol or ["strict"]),
+        workers=workers,
+        scheduler=scheduler,
+        resample=resample,
+        drop_outside=drop_outside,
+        nsd_tolerance_mm=nsd_tolerance,
+        missing=missing_rule(missing),
+    )
+    scoring.evaluate(
+        prediction, reference, labels, out, images=images, options=options, cases=cases, overwrite=overwrite
+    )
 
 
 @app.command()

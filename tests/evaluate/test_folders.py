@@ -11,8 +11,9 @@ import pytest
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import score_case
-from dsnet_med.evaluate.folders import Pair, _stored_bytes, evaluate_pairs, pair_folders, workers_for
+from dsnet_med.evaluate.folders import _stored_bytes, evaluate_pairs, workers_for
 from dsnet_med.evaluate.measure import measure_case
+from dsnet_med.evaluate.pairing import Pair, pair_folders
 from dsnet_med.evaluate.report import write_results
 from dsnet_med.evaluate.summary import COLUMNS, cases_csv, summarise
 from dsnet_med.volumes import case_name, read_labels
@@ -53,13 +54,13 @@ def folders(tmp_path):
 
 
 def evaluate(prediction, reference, protocols=("strict",), workers=1, **options):
-    pairs, missing, failures = pair_folders(prediction, reference)
+    pairs, missing, failures, *_ = pair_folders(prediction, reference)
     scores = list(evaluate_pairs(pairs, NAMES, protocols=protocols, workers=workers, **options))
     return scores, summarise(scores, NAMES, protocols, missing=missing, failures=failures)
 
 
 def test_pairing(folders):
-    pairs, missing, failures = pair_folders(*folders)
+    pairs, missing, failures, *_ = pair_folders(*folders)
     assert [pair.case for pair in pairs] == ["a", "b", "cut", "shape", "stray"]
     assert pairs[0] == Pair("a", folders[0] / "a.nii.gz", folders[1] / "a.nii.gz")
     assert missing == ["alone"]
@@ -75,20 +76,20 @@ def test_pairing_by_names_of_the_data_set(tmp_path):
     def reference_case(path):
         return case_name(path)[5:] if path.name.startswith("label") else None
 
-    pairs, missing, failures = pair_folders(tmp_path / "p", tmp_path / "r", reference_case=reference_case)
+    pairs, missing, failures, *_ = pair_folders(tmp_path / "p", tmp_path / "r", reference_case=reference_case)
     assert ([pair.case for pair in pairs], missing, failures) == (["0001"], [], {})
 
 
 def test_two_files_of_one_case_fail_that_case(folders):
     write(folders[0] / "a.nii", ball())
-    pairs, missing, failures = pair_folders(*folders)
+    pairs, missing, failures, *_ = pair_folders(*folders)
     assert "a" not in [pair.case for pair in pairs]
     assert "a" not in missing
     assert "two files" in failures["a"]
 
 
 def test_two_single_files(folders):
-    pairs, missing, failures = pair_folders(folders[0] / "a.nii.gz", folders[1] / "b.nii.gz")
+    pairs, missing, failures, *_ = pair_folders(folders[0] / "a.nii.gz", folders[1] / "b.nii.gz")
     assert ([pair.case for pair in pairs], missing, failures) == (["a"], [], {})
     assert next(evaluate_pairs(pairs, NAMES)).error is None
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.folders import evaluate_pairs, pair_folders
+from dsnet_med.evaluate.folders import evaluate_pairs
+from dsnet_med.evaluate.pairing import pair_folders
 from dsnet_med.evaluate.report import write_results
 from dsnet_med.evaluate.summary import summarise
 from dsnet_med.evaluate.verify import count_numbers, differences, read_claim, score_again
@@ -31,7 +32,7 @@ def evaluated(folder, protocols=("strict",), reference_map=None, resample=False,
         save(folder / "r" / f"{case}.nii.gz", reference * (10 if reference_map else 1))
     for role in "pr":
         (folder / role / "bad.nii.gz").write_bytes(b"no volume")
-    pairs, missing, failures = pair_folders(folder / "p", folder / "r")
+    pairs, missing, failures, *_ = pair_folders(folder / "p", folder / "r")
     scores = list(
         evaluate_pairs(
             pairs,
@@ -207,7 +208,7 @@ def test_a_file_name_that_is_no_text(tmp_path):
     evaluated(tmp_path)
     for role in "pr":
         (tmp_path / role / "a.nii.gz").rename(tmp_path / role / "a\udcff.nii.gz")
-    pairs, missing, failures = pair_folders(tmp_path / "p", tmp_path / "r")
+    pairs, missing, failures, *_ = pair_folders(tmp_path / "p", tmp_path / "r")
     scores = list(evaluate_pairs(pairs, NAMES))
     summary = summarise(scores, NAMES, missing=missing, failures=failures)
     write_results(tmp_path / "odd", scores, summary, NAMES)
