@@ -39,9 +39,10 @@ class Metric:
     def of(cls, spacing_mm: GridSpacing, ndim: int) -> "Metric":
         """Of one number per axis, or a matrix (ndim, ndim) of steps. Raises InputError."""
         given = _numbers(spacing_mm, ndim)
-        sizes = given if given.ndim == 1 else np.sqrt(np.sum(given**2, axis=0))
         # Squares of distances must neither overflow nor vanish.
-        if not ((sizes >= 1e-9) & (sizes <= 1e9)).all():
+        in_range = bool((np.abs(given) <= 1e9).all())
+        sizes = np.sqrt(np.sum(given**2, axis=0)) if in_range and given.ndim == 2 else given
+        if not (in_range and (sizes >= 1e-9).all()):
             numbers = tuple(given.tolist())
             raise InputError(f"spacing_mm is {numbers}, wanted finite numbers above 0; correct the header")
         spacing = tuple(sizes.tolist())
