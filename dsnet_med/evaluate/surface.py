@@ -24,8 +24,9 @@ from dsnet_med.evaluate.passes import Distances, Places
 HausdorffRule = Literal["pooled", "max"]
 
 RULES: tuple[HausdorffRule, ...] = get_args(HausdorffRule)
-# Spacings such as 0.3 have no exact binary form: a surface exactly at the tolerance must not fall outside it.
-_ROUNDING_MM = 1e-9
+# Spacings such as 0.3 have no exact binary form, and headers keep seven digits: a surface exactly at the
+# tolerance must not fall outside it.
+_ROUNDING_MM, _ROUNDING = 1e-9, 1e-6
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class SurfaceDistances:
 
     def within(self, tolerance_mm: float) -> float:
         """The share of border voxels at most `tolerance_mm` from the other surface, 0 to 1."""
-        return float((self.pooled() <= tolerance_mm + _ROUNDING_MM).mean())
+        limit = tolerance_mm + max(_ROUNDING_MM, _ROUNDING * tolerance_mm)
+        return float((self.pooled() <= limit).mean())
 
 
 def hd95(
