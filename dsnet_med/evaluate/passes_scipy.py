@@ -1,4 +1,7 @@
-"""The passes in NumPy and SciPy: what the compiled ones are tested against, and used where those are absent."""
+"""The passes in NumPy and SciPy: what the compiled ones are tested against, and used where those are absent.
+
+Distances on sheared grids are taken here alone, whichever form runs.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
