@@ -30,7 +30,7 @@ from dsnet_med.evaluate.measure import Measure, measure_case
 
 Mask = NDArray[np.bool_]
 Peer = Callable[[Mask, Mask], float]
-# The same steps along the axes, but those from slice to slice lean by 20 degrees: a grid that has no spacing for distances.
+# Steps as long, but those from slice to slice lean by 20 degrees.
 TILTED = np.diag(SPACING_MM)
 TILTED[1:, 2] = SPACING_MM[2] * np.sin(np.deg2rad(20)), SPACING_MM[2] * np.cos(np.deg2rad(20))
 
