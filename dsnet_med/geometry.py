@@ -63,7 +63,10 @@ class SliceOrder:
         return np.transpose(slices[self._flips()], np.argsort(self.axes))
 
     def spacing_mm(self, affine: NDArray[np.float64]) -> tuple[float, float, float]:
-        """Distances in millimetres between slices, rows and columns."""
+        """The lengths in millimetres of a step from slice to slice, row to row and column to column.
+
+        On a sheared grid planes lie closer together than the step between them is long.
+        """
         sizes = voxel_sizes(affine)
         return float(sizes[self.axes[0]]), float(sizes[self.axes[1]]), float(sizes[self.axes[2]])
 
@@ -72,7 +75,11 @@ class SliceOrder:
 
 
 def spacing_mm(affine: NDArray[np.float64]) -> tuple[float, ...]:
-    """Voxel sizes in millimetres along the three array axes."""
+    """The lengths in millimetres of a step along each of the three array axes.
+
+    They tell volumes and distances only where the axes are at right angles, which a tilted gantry's are not:
+    Grid.voxel_mm3 and evaluate/metric.py hold for any grid.
+    """
     return tuple(float(size) for size in voxel_sizes(affine))
 
 

@@ -219,7 +219,7 @@ def _measured(task: _Task) -> CaseScore:
         measured = measure_case(
             classes,
             predicted,
-            reference.spacing_mm,
+            reference.affine[:3, :3],
             task.labels,
             in_voxels=any(protocol.unit == "voxels" for protocol in wanted),
             nsd_tolerance_mm=task.nsd_tolerance_mm,

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import pickle
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,7 @@ from dsnet_med.evaluate.measure import measure_case
 from dsnet_med.evaluate.pairing import Pair, pair_folders
 from dsnet_med.evaluate.report import write_results
 from dsnet_med.evaluate.summary import COLUMNS, cases_csv, summarise
+from dsnet_med.evaluate.worst_slice import worst_slice
 from dsnet_med.volumes import case_name, read_labels
 from dsnet_med.workers import on_cluster
 
@@ -384,6 +386,19 @@ def test_memory_is_said_and_used_again(folders):
     by_case = {score.case: score for score in scores}
     first = next(evaluate_pairs(pair_folders(*folders)[0][:1], NAMES))
     assert np.array_equal(by_case["a"].worst.reference, first.worst.reference)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
+def test_every_case_keeps_its_worst_slice_in_kilobytes(dtype):
+    reference = np.zeros((512, 512, 2), dtype, order="F")
+    reference[100:400, 150:420, 1] = 300 if dtype == np.uint16 else 3
+    prediction = np.roll(reference, 5, axis=0).astype(np.uint16)
+    differing = [np.ones(length, int) for length in reference.shape]
+    kept = worst_slice(reference, prediction, np.diag((0.7, 0.7, 5.0, 1.0)), [*differing[:2], np.array([0, 1])])
+    assert len(pickle.dumps(kept)) < 40_000 < 2 * 512 * 512
+    assert np.array_equal(kept.reference, reference[::-1, ::-1, 1].T)
+    assert np.array_equal(kept.prediction, prediction[::-1, ::-1, 1].T)
+    assert (kept.reference.dtype, kept.prediction.dtype) == (dtype, np.uint16)
 
 
 def test_a_cluster_that_goes_away_loses_its_cases_alone(monkeypatch):
