@@ -120,8 +120,8 @@ def require_one_file_per_case(cases: Iterable[str], labels: Mapping[int, str], w
     for subject, found in of_subject.items():
         if len(found) > 1 or not subject:
             raise InputError(
-                f"{where}: holds one file per organ ({listed(sorted(found), 4)}), which would be scored as "
-                f"cases of label {min(labels)}; combine each subject's into one label map first (docs/metrics.md, "
+                f"{where}: holds one file per organ ({listed(sorted(found), 4)}), which would be "
+                f"scored as cases of label {min(labels)}; combine each subject's into one label map first (docs/metrics.md, "
                 "'One file per organ', has the lines for it)"
             )
 

@@ -156,7 +156,7 @@ def _notes(scored: Sequence[CaseScore], ignored: tuple[str, int] | None) -> list
         notes.append(f"voxels that a reference gives the value {ignored[1]} ('{ignored[0]}') count for nothing")
     same = [score.case for score in scored if score.prediction_sha256 == score.reference_sha256]
     if same:
-        notes.append(f"prediction and reference are one and the same file: {listed(same, 6)}")
+        notes.append(f"prediction and reference are the same, byte for byte: {listed(same, 6)}")
     return notes
 
 

@@ -55,19 +55,22 @@ def folders(tmp_path):
     return prediction, reference
 
 
-def evaluate(prediction, reference, protocols=("strict",), workers=1, **options):
-    pairs, missing, failures, *_ = pair_folders(prediction, reference)
+def evaluate(prediction, reference, protocols=("strict",), workers=1, rule="ignore", **options):
+    pairs, missing, failures, orphans, _ = pair_folders(prediction, reference)
     scores = list(evaluate_pairs(pairs, NAMES, protocols=protocols, workers=workers, **options))
-    return scores, summarise(scores, NAMES, protocols, missing=missing, failures=failures)
+    counting = {"missing": missing, "failures": failures, "orphans": orphans, "rule": rule}
+    return scores, summarise(scores, NAMES, protocols, **counting)
 
 
 def test_pairing(folders):
-    pairs, missing, failures, *_ = pair_folders(*folders)
+    pairs, missing, failures, orphans, notes = pair_folders(*folders)
     assert [pair.case for pair in pairs] == ["a", "b", "cut", "shape", "stray"]
     assert pairs[0] == Pair("a", folders[0] / "a.nii.gz", folders[1] / "a.nii.gz")
-    assert missing == ["alone"]
-    assert list(failures) == ["orphan"]
-    assert "no reference" in failures["orphan"]
+    assert missing == {"alone": folders[1] / "alone.nii.gz"}
+    assert list(orphans) == ["orphan"]
+    assert "no reference" in orphans["orphan"]
+    assert "which holds a.nii.gz, alone.nii.gz" in orphans["orphan"]
+    assert (failures, notes) == ({}, [])
 
 
 def test_pairing_by_names_of_the_data_set(tmp_path):
@@ -79,7 +82,7 @@ def test_pairing_by_names_of_the_data_set(tmp_path):
         return case_name(path)[5:] if path.name.startswith("label") else None
 
     pairs, missing, failures, *_ = pair_folders(tmp_path / "p", tmp_path / "r", reference_case=reference_case)
-    assert ([pair.case for pair in pairs], missing, failures) == (["0001"], [], {})
+    assert ([pair.case for pair in pairs], missing, failures) == (["0001"], {}, {})
 
 
 def test_two_files_of_one_case_fail_that_case(folders):
@@ -92,7 +95,7 @@ def test_two_files_of_one_case_fail_that_case(folders):
 
 def test_two_single_files(folders):
     pairs, missing, failures, *_ = pair_folders(folders[0] / "a.nii.gz", folders[1] / "b.nii.gz")
-    assert ([pair.case for pair in pairs], missing, failures) == (["a"], [], {})
+    assert ([pair.case for pair in pairs], missing, failures) == (["a"], {}, {})
     assert next(evaluate_pairs(pairs, NAMES)).error is None
 
 

@@ -186,7 +186,7 @@ def test_every_spoilt_file_is_a_clear_error(thousand):
     assert len(spoilt) == FILES
     assert len(kinds) > 30
     pairs, missing, failures, *_ = pair_folders(folder / "p", folder / "r")
-    assert (len(pairs), missing, failures) == (FILES + 1, [], {})
+    assert (len(pairs), missing, failures) == (FILES + 1, {}, {})
     scores = {score.case: score for score in evaluate_pairs(pairs, NAMES, workers=2)}
     assert scores.keys() == {*spoilt, "good"}
     assert [row.dice for row in scores["good"].records()] == [1, 1]
