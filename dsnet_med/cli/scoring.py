@@ -132,7 +132,8 @@ def _prepared(
         raise InputError(
             f"{len(missing)} of {len(missing) + len(pairs) + len(failures)} references in {reference} have no "
             f"prediction in {prediction}: {listed(missing, _SHOWN)}; name the cases that count "
-            "with --cases FILE, or count these as missed with --missing zero, or leave them out with --missing ignore"
+            "with --cases FILE, or count these as missed with --missing zero, or leave them out with --missing "
+            "ignore"
         )
     if cases is not None:
         notes.append(f"of {reference} the {len(pairs) + len(missing) + len(failures)} cases of --cases count")

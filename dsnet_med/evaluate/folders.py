@@ -269,7 +269,8 @@ def _require_classes(pair: Pair, raw: LabelMap, classes: LabelMap, predicted: La
         raise InputError(
             f"{pair.prediction} agrees with {pair.reference} value for value (mean Dice {as_they_are:.2f}), "
             f"and not once the reference's raw values are mapped to classes ({after:.2f}): one of the two is "
-            "taken for the other kind; put a labels.json of values and names beside the files, or give it as --labels"
+            "taken for the other kind; put a labels.json of values and names beside the files, or give it as "
+            "--labels"
         )
 
 

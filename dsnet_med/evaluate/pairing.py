@@ -121,8 +121,8 @@ def require_one_file_per_case(cases: Iterable[str], labels: Mapping[int, str], w
         if len(found) > 1 or not subject:
             raise InputError(
                 f"{where}: holds one file per organ ({listed(sorted(found), 4)}), which would be "
-                f"scored as cases of label {min(labels)}; combine each subject's into one label map first (docs/metrics.md, "
-                "'One file per organ', has the lines for it)"
+                f"scored as cases of label {min(labels)}; combine each subject's into one label map first "
+                "(docs/metrics.md, 'One file per organ', has the lines for it)"
             )
 
 

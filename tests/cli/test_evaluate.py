@@ -39,7 +39,7 @@ def four(tmp_path, monkeypatch):
     return tmp_path
 
 
-def evaluate(
+def run(
     *predictions, labels="labels.json", out="out", images=None, cases=None, overwrite=False, **options
 ):
     scoring.evaluate(
@@ -312,8 +312,6 @@ def test_images_that_belong_to_no_case_are_refused(four):
 
 
 def test_doubts_about_the_files_are_said(four):
-    doubtful = nib.Nifti1Image(organs(1, 2), AFFINE)
-    doubtful.header["sform_code"] = doubtful.header["qform_code"] = 0
     for folder in ("ref", "pred"):
         image = nib.load(f"{folder}/a.nii.gz")
         image = nib.Nifti1Image(np.asarray(image.dataobj), None, image.header)
