@@ -7,7 +7,6 @@ Nothing in the files depends on the time: the same run on the same machine write
 """
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +24,18 @@ from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.preview import write_preview
 from dsnet_med.inference.probabilities import write_probabilities
 from dsnet_med.inference.run_facts import run_facts
+from dsnet_med.inference.sidecar import (
+    ENDINGS,
+    FORMATS,
+    PREVIEW,
+    PROBABILITIES,
+    SIDECAR,
+    is_as_written,
+    read_sidecar,
+)
 from dsnet_med.inference.sources import Source
 
-FORMATS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
 NEEDS_DICOM = "is no DICOM series, and a DICOM segmentation has to point at one; use --format nifti"
-SIDECAR = ".json"
-_PROBABILITIES, _PREVIEW = ".npz", ".png"
-_ALL = (_PROBABILITIES, _PREVIEW, *FORMATS.values())
 _HELP = "choose another --out, or replace it with --overwrite"
 _OTHERS = {
     "case": "of another case",
@@ -40,7 +44,6 @@ _OTHERS = {
     "model": "by another model",
     "settings": "with other settings",
 }
-_FORM = {"labels": dict, "input": dict, "model": list, "settings": dict, "files": dict}
 Identity = dict[str, Any]
 
 
@@ -64,7 +67,7 @@ class Outputs:
     @property
     def endings(self) -> list[str]:
         """The endings of the files of a case, without its sidecar; masks last."""
-        extras = [_PROBABILITIES] * self.probabilities + [_PREVIEW] * self.preview
+        extras = [PROBABILITIES] * self.probabilities + [PREVIEW] * self.preview
         return extras + [FORMATS[name] for name in FORMATS if name in self.formats]
 
 
@@ -89,7 +92,7 @@ def is_finished(out: Path, wanted: Identity, outputs: Outputs) -> bool:
     another input or other settings.
     """
     case = str(wanted["case"])
-    present = [ending for ending in _ALL if os.path.lexists(out / f"{case}{ending}")]
+    present = [ending for ending in ENDINGS if os.path.lexists(out / f"{case}{ending}")]
     sidecar = read_sidecar(out, case)
     if sidecar is None:
         for ending in [SIDECAR, *present]:
@@ -109,32 +112,6 @@ def is_finished(out: Path, wanted: Identity, outputs: Outputs) -> bool:
 
 def _refused(path: Path, why: str) -> InputError:
     return InputError(f"{path} is there already, {why}; {_HELP}")
-
-
-def read_sidecar(out: Path, case: str) -> dict[str, Any] | None:
-    """A case's sidecar, or None where there is none that `write_case` wrote for it."""
-    path = out / f"{case}{SIDECAR}"
-    try:
-        sidecar = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    return sidecar if isinstance(sidecar, dict) and _is_ours(sidecar, case) else None
-
-
-def _is_ours(sidecar: dict[str, Any], case: str) -> bool:
-    """Whether a JSON file has the form of a case's sidecar; the names of its files become paths."""
-    if sidecar.get("case") != case or not all(
-        isinstance(sidecar.get(name), kind) for name, kind in _FORM.items()
-    ):
-        return False
-    known = all(ending in _ALL and isinstance(digest, str) for ending, digest in sidecar["files"].items())
-    return known and isinstance(sidecar.get("statistics", {}), dict)
-
-
-def is_as_written(out: Path, case: str, ending: str, sidecar: dict[str, Any]) -> bool:
-    """Whether a file of a case is the one that its sidecar vouches for."""
-    path = out / f"{case}{ending}"
-    return path.is_file() and sidecar["files"].get(ending) == sha256(path)
 
 
 def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, outputs: Outputs) -> None:
@@ -158,7 +135,7 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
         if same and "statistics" in earlier:
             sidecar.setdefault("statistics", earlier["statistics"])
         all_files = {**vouched, **files} if same else files
-        sidecar["files"] = {ending: all_files[ending] for ending in _ALL if ending in all_files}
+        sidecar["files"] = {ending: all_files[ending] for ending in ENDINGS if ending in all_files}
         write_json(made / f"{case}{SIDECAR}", sidecar)
         try:
             for ending in () if same else vouched:  # first, so that no old file lies beside a new sidecar
@@ -171,11 +148,11 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
 
 def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outputs) -> None:
     if outputs.probabilities and mask.probabilities is not None:
-        path = made / f"{case}{_PROBABILITIES}"
+        path = made / f"{case}{PROBABILITIES}"
         write_probabilities(path, mask.probabilities, mask.class_names, mask.affine)
     if outputs.preview:
         scaling = predictor.members[0].intensity.fit(mask.source.voxels)
-        write_preview(made / f"{case}{_PREVIEW}", mask, predictor.slice_axis, scaling)
+        write_preview(made / f"{case}{PREVIEW}", mask, predictor.slice_axis, scaling)
     if "nifti" in outputs.formats:
         mask.save(made / f"{case}{FORMATS['nifti']}")
     if "dicom-seg" in outputs.formats:
