@@ -72,17 +72,40 @@ class Outputs:
 
 
 def identity(source: Source, predictor: Predictor, settings: dict[str, Any]) -> Identity:
-    """What makes one result another: the input's content, the models and the settings."""
-    digest = hashlib.sha256()
-    for file in source.files:
-        digest.update(sha256(file).encode())
+    """What makes one result another: the input's content, the models and the settings.
+
+    The hash of an input is that of its file, as `sha256sum` prints it; of several files that of each by name.
+    """
+    digests = {file.name: sha256(file) for file in source.files}
     return {
         "case": source.case,
         "labels": labels_of(predictor.class_names),
-        "input": {"files": len(source.files), "sha256": digest.hexdigest()},
+        "input": {
+            "files": len(source.files),
+            "sha256": digests if len(source.files) > 1 else digests[source.files[0].name],
+        },
         "model": list(predictor.fingerprints),
         "settings": settings,
     }
+
+
+def _differences(sidecar: dict[str, Any], wanted: Identity) -> list[str]:
+    """The parts of an identity that a sidecar has otherwise."""
+    return [name for name, value in wanted.items() if not _agrees(name, sidecar.get(name), value)]
+
+
+def _agrees(name: str, held: Any, value: Any) -> bool:
+    """Whether a sidecar holds this value; of an input the contents count, not the files' names."""
+    if name != "input" or not isinstance(held, dict):
+        return bool(held == value)
+    digests = _digests(value["sha256"])
+    # Those written before the hash of a file was its own hold one of the files' hashes.
+    together = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return _digests(held.get("sha256")) in (digests, [together])
+
+
+def _digests(digests: Any) -> list[Any]:
+    return list(digests.values()) if isinstance(digests, dict) else [digests]
 
 
 def is_finished(out: Path, wanted: Identity, outputs: Outputs) -> bool:
@@ -99,7 +122,7 @@ def is_finished(out: Path, wanted: Identity, outputs: Outputs) -> bool:
             if os.path.lexists(out / f"{case}{ending}") and ending in (SIDECAR, *outputs.endings):
                 raise _refused(out / f"{case}{ending}", "and was not written by infer")
         return False
-    if other := [name for name, value in wanted.items() if sidecar.get(name) != value]:
+    if other := _differences(sidecar, wanted):
         if there := [ending for ending in present if ending in (*sidecar["files"], *outputs.endings)]:
             raise _refused(out / f"{case}{there[0]}", _OTHERS[other[0]])
         return False
@@ -124,7 +147,7 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
     with staging(out) as made:
         _make(made, case, mask, predictor, outputs)
         earlier = read_sidecar(out, case) or {"files": {}}
-        same = all(earlier.get(name) == value for name, value in wanted.items())
+        same = not _differences(earlier, wanted)
         files = {ending: sha256(made / f"{case}{ending}") for ending in outputs.endings}
         vouched = {
             ending: digest
