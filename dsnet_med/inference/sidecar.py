@@ -64,20 +64,20 @@ def masks_among(folder: Path, files: Iterable[Path]) -> Masks:
     `doubtful` are other files with a sidecar, and all others where the folder is one that `infer` wrote to.
     """
     files = list(files)
-    places = {file: file.resolve() if file.is_symlink() else file for file in files}
-    sidecars = {file: read_sidecar(place.parent, _case_of(place)) for file, place in places.items()}
-    written = {file for file, found in sidecars.items() if found and places[file].name in _names(found)}
+    written = frozenset(file for file in files if _is_written(file.resolve() if file.is_symlink() else file))
     if written or _is_output_folder(folder):
-        return Masks(frozenset(written), frozenset(files) - written)
-    return Masks(frozenset(), frozenset(file for file, found in sidecars.items() if found))
+        return Masks(written, frozenset(files) - written)
+    return Masks(written, frozenset(file for file in files if read_sidecar(folder, case_name(file))))
 
 
-def _case_of(file: Path) -> str:
-    return file.name.removesuffix(FORMATS["dicom-seg"]) if file.suffix == ".dcm" else case_name(file)
-
-
-def _names(sidecar: dict[str, Any]) -> set[str]:
-    return {f"{sidecar['case']}{ending}" for ending in sidecar["files"]}
+def _is_written(file: Path) -> bool:
+    """Whether a sidecar beside a file names it."""
+    for ending in ENDINGS:
+        if file.name.endswith(ending) and (case := file.name.removesuffix(ending)):
+            sidecar = read_sidecar(file.parent, case)
+            if sidecar and ending in sidecar["files"]:
+                return True
+    return False
 
 
 def _is_output_folder(folder: Path) -> bool:
