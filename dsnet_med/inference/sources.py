@@ -141,7 +141,8 @@ def _searched(folder: Path, leave_out: Path | None, note: Note) -> list[Source]:
     if written:
         where = ", ".join(dict.fromkeys(str(file.parent) for file in written[:_SHOWN]))
         more = ", ..." if len(written) > _SHOWN else ""
-        note(f"passed over {len(written)} masks that infer wrote, in {where}{more}: they are no images")
+        count = "a mask" if len(written) == 1 else f"{len(written)} masks"
+        note(f"passed over {count} that infer wrote, in {where}{more}: wanted images")
     if not found:
         but = "nothing but masks that infer wrote, wanted images" if written else "no " + _WANTED
         raise InputError(f"{folder}: holds {but}")
