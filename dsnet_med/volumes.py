@@ -21,7 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, SeveralVolumesError, one_line
-from dsnet_med.files import written_whole
+from dsnet_med.files import absent, written_whole
 from dsnet_med.geometry import same_grid, spacing_mm
 
 _NIFTI = (".nii.gz", ".nii", ".hdr")
@@ -233,7 +233,7 @@ def _label_type(voxels: NDArray[Any]) -> type[np.unsignedinteger[Any]]:
 
 def _open(path: Path) -> Any:
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise absent(path)
     try:
         _require_plain_header(path)
         with LoggingOutputSuppressor():  # what matters is raised, in one line

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from dsnet_med.geometry import SliceOrder, same_grid, spacing_mm
+from dsnet_med.geometry import SliceOrder, cut_across, same_grid, spacing_mm
 
 STORAGE = [(axes, signs) for axes in permutations(range(3)) for signs in product((1, -1), repeat=3)]  # all 48
 angles = st.floats(-180, 180)
@@ -143,6 +143,25 @@ def test_real_short_axis_stacks_are_sliced_in_their_own_plane(shared):
         order = SliceOrder.of(image.affine, "coarsest")
         assert order.axes[0] == int(np.argmax(image.header.get_zooms()[:3])), path.name
         assert order.spacing_mm(image.affine)[0] > 2 * order.spacing_mm(image.affine)[1], path.name
+
+
+@pytest.mark.parametrize("storage", STORAGE)
+@pytest.mark.parametrize(
+    ("spacing", "words"),
+    [
+        ((5.0, 0.8, 0.7), "sagittal slices lie 5 mm apart and have pixels of 0.8 mm"),
+        ((0.8, 3.0, 0.7), "coronal slices lie 3 mm apart"),
+        ((0.8, 0.8, 5.0), None),
+        ((1.5, 0.8, 1.0), None),  # cut across too, and no harm
+        ((1.0, 1.0, 1.0), None),
+    ],
+)
+def test_thick_slices_that_are_cut_across_are_noted(spacing, words, storage):
+    voxels, affine = anatomy(spacing=spacing)
+    _, affine = restored(voxels, affine, *storage)
+    note = cut_across(affine)
+    assert (note is None) if words is None else (note is not None and words in note)
+    assert cut_across(affine, "coarsest") is None
 
 
 def test_spacing_is_the_length_of_each_affine_column():

@@ -18,7 +18,23 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Out = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
+_FILES = (  # endings that a name of a file has, and hardly one of a folder
+    ".nii .hdr .img .nrrd .nhdr .mha .mhd .mgz .mgh .mnc .dcm .ima .raw .npz .npy .h5 .pt .pth .ckpt .pt2 "
+    ".safetensors .onnx .json .jsonl .yaml .yml .csv .tsv .txt .log .html .pdf .md .tex .xlsx .png .jpg .jpeg "
+    ".tif .tiff .gif .svg .gz .zip .tar .tgz .bz2 .xz .7z"
+)
+
+
+def _folder(path: Path) -> Path:
+    """`path`; InputError where its name is that of a file, unless a folder has it."""
+    if path.suffix.lower() in _FILES.split() and not path.is_dir():
+        raise InputError(
+            f"got --out {path}, the name of a file, wanted a folder: what is written there has names of its own"
+        )
+    return path
+
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write to.", callback=_folder)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes to use.")]
 Settings = Annotated[
@@ -126,7 +142,9 @@ def check(
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run; afterwards a MONAI bundle.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the run; afterwards a MONAI bundle.", callback=_folder)
+    ],
     method: Annotated[str | None, typer.Option(help="A method (see `methods`).")] = None,
     data: Annotated[Path | None, typer.Option(help="A store made by `preprocess`.")] = None,
     seed: Annotated[
@@ -307,7 +325,7 @@ def import_checkpoint(
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("quickstart"),
+    out: Out = Path("quickstart"),
     iterations: Annotated[
         int | None, typer.Option(help="Optimiser steps: fewer are quicker and segment worse.", min=2)
     ] = None,

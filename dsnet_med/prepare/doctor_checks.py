@@ -71,18 +71,32 @@ def swapped_sides(
     `classes` (X, Y, Z) is a class map, `left` and `right` give each name its class id. A pair contradicts when
     its centroids, in RAS+ millimetres, lie the wrong way round by more than 15 mm.
     """
+    wrong, pairs = wrong_sides(classes, affine, left, right)
+    if not wrong:
+        return None
+    first, second, distance = wrong[0]
+    cause = "the affine or the axes are flipped" if len(wrong) * 2 > pairs else "labels are exchanged"
+    return (
+        f"left and right look swapped: {first} lies {distance:.0f} mm to the right of {second} "
+        f"({len(wrong)} of {pairs} pairs of organs; most likely {cause})"
+    )
+
+
+def wrong_sides(
+    classes: NDArray[np.unsignedinteger[Any]],
+    affine: NDArray[np.float64],
+    left: dict[str, int],
+    right: dict[str, int],
+) -> tuple[list[tuple[str, str, float]], int]:
+    """The pairs that contradict, as in `swapped_sides`, with their distances in mm, and how many there are.
+
+    Two sides of one organ come first, then the largest distance.
+    """
     centres = centroids_mm(classes, affine, {**left, **right})
     across = {name: centre[0] for name, centre in centres.items()}
     pairs = [(a, b, across[a] - across[b]) for a in left for b in right if a in across and b in across]
     wrong = [pair for pair in pairs if pair[2] > _SIDE_MARGIN_MM]
-    if not wrong:
-        return None
-    first, second, distance = max(wrong, key=lambda pair: (_same_organ(*pair[:2]), pair[2]))
-    cause = "the affine or the axes are flipped" if len(wrong) * 2 > len(pairs) else "labels are exchanged"
-    return (
-        f"left and right look swapped: {first} lies {distance:.0f} mm to the right of {second} "
-        f"({len(wrong)} of {len(pairs)} pairs of organs; most likely {cause})"
-    )
+    return sorted(wrong, key=lambda pair: (_same_organ(*pair[:2]), pair[2]), reverse=True), len(pairs)
 
 
 def _same_organ(left: str, right: str) -> bool:

@@ -11,7 +11,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import typer
 from typed import refused, run
+
+from dsnet_med.cli.app import app
+from dsnet_med.cli.guard import guarded
 
 FOLDER = Path("RawData") / "Training"
 
@@ -215,3 +219,39 @@ def test_scoring_the_reference_against_itself_is_perfect(phantom: Path, tmp_path
 def test_debugging_shows_the_traceback() -> None:
     done = run("preprocess", "synapes", "--source", ".", "--out", "x", DSNET_MED_DEBUG="1")
     assert "Traceback" in done.stderr
+
+
+_OUT_COMMANDS = {
+    "phantom": ["synapse"],
+    "preprocess": ["synapse", "--source", "x"],
+    "train": ["--method", "fcn", "--data", "x"],
+    "infer": ["x.nii", "--model", "x"],
+    "evaluate": ["--prediction", "x", "--reference", "x", "--labels", "synapse"],
+    "quickstart": [],
+}
+
+
+@pytest.mark.parametrize("command", _OUT_COMMANDS)
+@pytest.mark.parametrize("name", ["mask.nii.gz", "a.NII", "scores.csv", "run.zip"])
+def test_an_out_that_is_called_like_a_file(
+    command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [command, *_OUT_COMMANDS[command], "--out", str(tmp_path / name)]
+    assert guarded(lambda: app(arguments, standalone_mode=False)) == 2
+    assert f"{name}, the name of a file, wanted a folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_command_that_writes_a_folder_looks_at_its_name() -> None:
+    """So that a new one is not forgotten."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    with_out = {name for name, one in commands.items() if any("--out" in option.opts for option in one.params)}
+    assert with_out == {*_OUT_COMMANDS, "import-checkpoint"}  # which writes a file
+
+
+@pytest.mark.parametrize("name", ["v1.2", "results.2024", "out", "a.b c", "was.nii.gz"])
+def test_folders_with_dots_are_folders(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "was.nii.gz").mkdir()
+    arguments = ["phantom", "synapse", "--out", str(tmp_path / name), "--size", "8"]
+    assert guarded(lambda: app(arguments, standalone_mode=False)) == 2
+    assert "got --size 8" in capsys.readouterr().err

@@ -248,3 +248,19 @@ def test_threads_may_share_one() -> None:
     with ThreadPoolExecutor(6) as pool:
         for got, right in zip(pool.map(lambda each: predictor.predict(*each), volumes), wanted, strict=True):
             np.testing.assert_array_equal(got, right)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "slice_axis", "noted"),
+    [
+        ((5, 0.8, 0.8), "superior", True),
+        ((0.8, 5, 0.8), "superior", True),
+        ((0.8, 0.8, 5), "superior", False),
+        ((5, 0.8, 0.8), "coarsest", False),
+    ],
+)
+def test_thick_slices_that_are_cut_across_are_noted(
+    spacing: tuple[float, ...], slice_axis: str, noted: bool
+) -> None:
+    mask = tiny.predictor(slice_axis=slice_axis).predict(tiny.volume()[0], np.diag((*spacing, 1.0)))
+    assert any("cuts across them" in note for note in mask.notes) == noted
