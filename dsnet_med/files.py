@@ -169,6 +169,40 @@ def require_writable(folder: Path) -> None:
             probe.unlink()
 
 
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder by name, without hidden ones; links that lead nowhere are among them.
+
+    Such a link is somebody's file that has not been fetched (git-annex, DVC): a case that fails when it is
+    opened, not one that is not there. Raises InputError for a folder that cannot be listed.
+    """
+    return [entry for entry in entries_of(folder) if is_file_or_dangling(entry)]
+
+
+def entries_of(folder: Path) -> list[Path]:
+    """What lies in a folder, by name, without what is hidden. Raises InputError where it cannot be listed."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror or error})") from error
+
+
+def is_file_or_dangling(path: Path) -> bool:
+    """Whether `path` is a file, or stands for one: a link that leads nowhere."""
+    return os.path.isfile(path) or is_dangling(path)  # noqa: PTH113 -- Path's raises where it may not look
+
+
+def is_dangling(path: Path) -> bool:
+    """Whether `path` is a link that leads nowhere."""
+    return os.path.islink(path) and not os.path.exists(path)  # noqa: PTH110, PTH114 -- as above
+
+
+def absent(path: Path) -> InputError:
+    """The error for a file that is not there; of a link that leads nowhere it says where to."""
+    if is_dangling(path):
+        return InputError(f"{path}: no such file, it is a link to {os.readlink(path)}; fetch that first")  # noqa: PTH115
+    return InputError(f"{path}: no such file")
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:

@@ -71,6 +71,24 @@ class SliceOrder:
         return tuple(slice(None, None, -1 if flip else 1) for flip in self.reversed)
 
 
+_PLANES = ("sagittal", "coronal", "axial")  # slices that follow each other along x, y and z
+
+
+def cut_across(affine: NDArray[np.float64], slice_axis: SliceAxis = "superior") -> str | None:
+    """One line where `slice_axis` cuts thick slices (at least twice their pixels) across, None elsewhere."""
+    spacing = voxel_sizes(affine)
+    thick, cut = int(np.argmax(spacing)), SliceOrder.of(affine, slice_axis).axes[0]
+    pixels = float(np.sort(spacing)[1])
+    if thick == cut or spacing[thick] < 2 * pixels:
+        return None
+    plane, cut_plane = (_PLANES[int(io_orientation(affine)[axis][0])] for axis in (thick, cut))
+    return (
+        f"its {plane} slices lie {spacing[thick]:.3g} mm apart and have pixels of {pixels:.3g} mm: slice_axis "
+        f"'{slice_axis}' cuts across them, into {cut_plane} ones; 'slice_axis: coarsest' in the recipe that a "
+        "model is trained by takes them as they are"
+    )
+
+
 def spacing_mm(affine: NDArray[np.float64]) -> tuple[float, ...]:
     """Voxel sizes in millimetres along the three array axes."""
     return tuple(float(size) for size in voxel_sizes(affine))
