@@ -140,8 +140,10 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What the JSON of a file says, read as `read_text` does. Raises OSError, and ValueError for what is no JSON
-    or gives one key twice, of which Python would keep the last without a word."""
+    """What the JSON of a file says, read as `read_text` does.
+
+    Raises OSError, and ValueError for no JSON or a key given twice, of which Python would keep the last.
+    """
     try:
         return json.loads(read_text(path), object_pairs_hook=_each_key_once)
     except RecursionError as error:

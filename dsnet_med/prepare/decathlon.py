@@ -4,7 +4,7 @@
 |---|---|---|
 | labels | {"1": "liver"} | {"liver": 1}; a list of values is a region, `ignore` a label without a meaning |
 | channels | modality: {"0": "CT"} | channel_names: {"0": "CT"} |
-| files | training: [{"image", "label"}], test: [path] | those of imagesTr, labelsTr, imagesTs, or dataset: {case: ...} |
+| files | training: [{"image", "label"}], test: [path] | those in imagesTr and so on, or dataset: {case: ...} |
 | image files | case.nii.gz | case_0000.nii.gz: the case, then the channel |
 """
 
@@ -70,14 +70,14 @@ def described_classes(
 
 def _values_and_names(source: Path, labels: Any) -> dict[int, str]:
     """Raw value -> name, from either order of the two. Raises InputError."""
-    wanted = f'{source / FILE_NAME}: wanted labels {{"0": "background", "1": name, ...}} or {{name: value, ...}}'
+    wanted = f'{source / FILE_NAME}: wanted labels {{"0": "background", "1": name, ...}} or {{name: value}}'
     if not isinstance(labels, dict):
         raise InputError(f"{wanted}, got {labels!r}")
     regions = [str(name) for name, value in labels.items() if isinstance(value, list)]
     if regions:
         raise InputError(
-            f"{source / FILE_NAME}: labels {', '.join(regions)} are regions, lists of values, which are not read; "
-            "give each value a name of its own"
+            f"{source / FILE_NAME}: labels {', '.join(regions)} are regions, lists of values, "
+            "which are not read; give each value a name of its own"
         )
     by_value = all(str(key).isdecimal() for key in labels)
     pairs = [(key, name) if by_value else (name, key) for key, name in labels.items()]
@@ -87,7 +87,7 @@ def _values_and_names(source: Path, labels: Any) -> dict[int, str]:
     organs = [name for name in names.values() if name != IGNORE]
     once = len(names) == len(pairs) and len(set(names.values())) == len(names)
     if names.get(0) != "background" or len(organs) < 2 or not once:
-        raise InputError(f"{wanted}, background 0, each value and name once, got {labels!r}")
+        raise InputError(f"{wanted}, background 0, each name once, got {labels!r}")
     return names
 
 
@@ -100,7 +100,7 @@ def described_modality(source: Path, description: dict[str, Any]) -> str:
     channels = description.get("channel_names", description.get("modality"))
     if not isinstance(channels, dict) or not channels:
         raise InputError(
-            f'{source / FILE_NAME}: wanted channel_names or modality {{"0": name}}, got {channels!r}'
+            f'{source / FILE_NAME}: wanted modality or channel_names {{"0": name}}, got {channels!r}'
         )
     if len(channels) > 1:
         names = ", ".join(str(name) for name in channels.values())
@@ -118,7 +118,7 @@ def listed_cases(source: Path) -> Iterator[Listed]:
     _require_volumes(path, description)
     if isinstance(description.get("dataset"), dict):
         yield from _named_cases(source, description["dataset"])
-    elif "training" in description:
+    elif description.get("training") or description.get("test"):
         yield from _listed_rows(source, description)
     else:
         yield from folder_cases(source)
@@ -133,7 +133,7 @@ def _require_volumes(path: Path, description: dict[str, Any]) -> None:
 
 
 def _listed_rows(source: Path, description: dict[str, Any]) -> Iterator[Listed]:
-    training, test = description["training"], description.get("test") or []
+    training, test = description.get("training") or [], description.get("test") or []
     wanted = f'{source / FILE_NAME}: wanted training [{{"image": path, "label": path}}] and test [path]'
     if not isinstance(training, list) or not isinstance(test, list):
         raise InputError(wanted)
@@ -141,6 +141,8 @@ def _listed_rows(source: Path, description: dict[str, Any]) -> Iterator[Listed]:
     for index, row in enumerate(rows):
         if not isinstance(row, dict) or not isinstance(row.get("image"), str):
             raise InputError(f"{wanted}, got {one_line(repr(row), 80)}")
+        if PurePosixPath(row["image"]).name.startswith("._"):  # what macOS leaves beside files, never an image
+            continue
         label = row.get("label") if index < len(training) else None
         if index < len(training) and not isinstance(label, str):
             problem = f"{source / FILE_NAME}: names no label for '{row['image']}'"
@@ -170,8 +172,8 @@ def _listed(source: Path, image: str, label: str | None) -> Listed:
     case = case_name(file)
     # The lists of nnU-Net 1 name the case, its folders the channel too.
     first_channel = file.with_name(f"{case}_0000{file.name.removeprefix(case)}")
-    return Listed(case, first_channel if first_channel.exists() and not file.exists() else file,
-                  source / label if label else None)
+    image_file = first_channel if first_channel.exists() and not file.exists() else file
+    return Listed(case, image_file, source / label if label else None)
 
 
 def folder_cases(source: Path) -> Iterator[Listed]:
@@ -184,7 +186,7 @@ def folder_cases(source: Path) -> Iterator[Listed]:
             problem = ""
             if len(channels) > 1:
                 names = ", ".join(file.name for file in channels)
-                problem = f"{image}: one of {len(channels)} files of case '{case}' ({names}), wanted one channel"
+                problem = f"case '{case}' has {len(channels)} channels ({names}), wanted one"
             label = label_of.get(case, source / labels / f"{case}.nii.gz") if labels else None
             yield Listed(case, image, label, problem)
 

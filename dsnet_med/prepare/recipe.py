@@ -23,7 +23,17 @@ from dsnet_med.prepare.splits import SeededSplit, read_splits
 LAYOUTS = ("pairs", "acdc", "decathlon", "table")
 MODALITIES = ("CT", "MR")
 _REQUIRED = ("id", "title", "source", "licence", "modality", "layout", "intensity", "splits")
-_OPTIONAL = ("citation", "image", "label", "cases", "classes", "label_map", "slice_axis", "sides", "allow_empty")
+_OPTIONAL = (
+    "citation",
+    "image",
+    "label",
+    "cases",
+    "classes",
+    "label_map",
+    "slice_axis",
+    "sides",
+    "allow_empty",
+)
 _LARGEST_LABEL = 65535
 _FIELD = re.compile(r"\{[^{}]*\}")
 
@@ -32,7 +42,7 @@ _FIELD = re.compile(r"\{[^{}]*\}")
 class Recipe:
     """One data set. `label_map` holds every legal raw label value; class id = position in `classes`.
 
-    With `allow_empty`, label maps may be all background. `notes` say what a dataset.json asks for and does not get.
+    With `allow_empty`, label maps may be all background. `notes` say what a dataset.json wants and does not get.
     Recipes that leave `classes` to a dataset.json have none until `for_source` has read it.
     """
 
@@ -155,7 +165,8 @@ def _parse(path: Path, content: dict[str, Any]) -> Recipe:
         **{key: _text(content, key) for key in ("id", "title", "source", "licence", "citation")},
         modality=_choice(content, "modality", MODALITIES if classes else (decathlon.FILE_NAME,)),
         layout=layout,
-        **templates,
+        image=templates["image"],
+        label=templates["label"],
         classes=classes,
         label_map=label_map,
         intensity=next(iter(intensity_of.values())),

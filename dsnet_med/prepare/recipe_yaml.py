@@ -1,7 +1,7 @@
 """YAML as people mean it: no `yes` that is true, no 010 that is eight, no key twice, and mistakes by line.
 
-YAML 1.1, which PyYAML follows, has these traps; YAML 1.2 has done away with most of them. Here true and false are
-the only truth values, numbers are decimal without leading zeros, and everything else is text.
+YAML 1.1, which PyYAML follows, has these traps; YAML 1.2 has done away with most of them. Here true and false
+are the only truth values, numbers are decimal without leading zeros, and everything else is text.
 """
 
 import re
@@ -17,7 +17,10 @@ from dsnet_med.files import read_text
 _SCALARS = {
     "bool": (r"true|false|True|False|TRUE|FALSE", "tTfF"),
     "int": (r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
-    "float": (r"[-+]?(?:0|[1-9][0-9]*)?(?:\.[0-9]+|\.)?(?:[eE][-+]?[0-9]+)?(?<=[0-9.])(?<!^\.)", "-+.0123456789"),
+    "float": (
+        r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?",
+        "-+.0123456789",
+    ),
     "null": (r"null|~|", ["n", "~", ""]),
     "merge": (r"<<", "<"),
 }
@@ -52,7 +55,7 @@ def read_yaml(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({one_line(error)}); save it as UTF-8") from error
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader
+        return yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({_explained(text, error)})") from error
 
@@ -69,7 +72,7 @@ def _explained(text: str, error: Exception) -> str:
         line = lines[number] if 0 <= number < len(lines) else ""
         bare = _BARE_TEMPLATE.match(line)
         if bare and not _is_whole(bare["value"]):
-            return f"line {number + 1}: {bare['value']} needs quotes: \"{bare['value']}\""
+            return f'line {number + 1}: {bare["value"]} needs quotes: "{bare["value"]}"'
     line = lines[mark.line] if mark.line < len(lines) else ""
     where = f"line {mark.line + 1}"
     if "'\\t'" in problem:
@@ -80,7 +83,7 @@ def _explained(text: str, error: Exception) -> str:
 
 
 def _is_whole(value: str) -> bool:
-    """Whether a value that begins with a sign of YAML's means itself: complete, or a list over several lines."""
+    """Whether a value that begins with a sign of YAML's means itself: complete, or a list of several lines."""
     if value.count("[") + value.count("{") > value.count("]") + value.count("}"):
         return True
     try:
