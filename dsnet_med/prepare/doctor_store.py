@@ -3,36 +3,21 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dsnet_med.errors import InputError
-from dsnet_med.prepare.doctor_findings import Examined, Finding, Member, examine_set
+from dsnet_med.prepare.doctor_findings import Examined, Finding, Member
 from dsnet_med.prepare.store import CASES, MANIFEST, Store, StoredCase, entry_file, require_whole
 
 _LISTED = 5
 
 
-def examine_store(path: Path) -> Iterator[Examined]:
-    """Examine every case of the store in the folder `path`, then the failed ones, then the store as a whole.
-
-    Reads one slice at a time. Raises InputError when `path` holds no readable manifest.
-    """
-    store = _open_unchecked(path)
-    members = []
-    for case in store.cases.values():
-        findings, digest = _examine_stored(store, case)
-        members.append(Member(case.id, case.subject, case.split, digest))
-        yield Examined(case.id, tuple(findings))
-    for name, reason in store.failed.items():
-        yield Examined(name, (Finding("error", name, "failed", f"was not converted: {reason}"),))
-    yield Examined("", (*_leftovers(store), *examine_set(members)))
-
-
-def _open_unchecked(path: Path) -> Store:
-    """The store even if data files are missing or cut short, which `Store.open` refuses."""
+def open_unchecked(path: Path) -> Store:
+    """The store even if data files are missing or cut short, which `Store.open` refuses. Raises InputError."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         cases = {entry["id"]: StoredCase.from_dict(entry) for entry in manifest["cases"]}
@@ -43,16 +28,39 @@ def _open_unchecked(path: Path) -> Store:
     return Store(path, manifest, cases)
 
 
-def _examine_stored(store: Store, case: StoredCase) -> tuple[list[Finding], str | None]:
+def examine_stored(store: Store, case: StoredCase) -> tuple[Examined, Member]:
+    """The findings on one case, those of its source among them, and what the checks on the set need of it."""
+    store = replace(store, cases={case.id: case})
+    member = Member(case.id, case.subject, case.split, None)
+    seen = [finding for finding in case.findings if finding.kind != "missing class"]  # which is looked for here
     try:
         require_whole(store.path, case)
         counts, finite, digest = _read_through(store, case)
     except (InputError, OSError) as error:
-        return [Finding("error", case.id, "damaged", str(error))], None
-    findings = [*_entry_findings(store, case), *_label_findings(store, case, counts)]
+        return Examined(case.id, (Finding("error", case.id, "damaged", str(error)), *seen)), member
+    findings = [*_entry_findings(store, case), *_label_findings(store, case, counts), *seen]
     if not finite:
         findings.append(Finding("error", case.id, "damaged", "its image holds NaN or infinite values"))
-    return findings, digest
+    return Examined(case.id, tuple(findings)), replace(member, content=digest)
+
+
+def store_findings(store: Store) -> list[Finding]:
+    """Files that no case owns, and what preprocess had to say of the source's names and lists."""
+    noted = [Finding(**finding) for finding in store.manifest.get("findings", ())]
+    told = [replace(finding, severity="warning") for finding in noted if finding.kind in ("source", "pair")]
+    return [*_leftovers(store), *told]
+
+
+def findings_of(store: Store) -> list[Finding]:
+    """What preprocess found: in each case, then in the source and in the set as a whole."""
+    in_set = [Finding(**finding) for finding in store.manifest.get("findings", ())]
+    return [*(finding for case in store.cases.values() for finding in case.findings), *in_set]
+
+
+def member_of(path: Path, case: StoredCase) -> Member:
+    """What the checks on a whole set need of one case in the store folder `path`."""
+    _, _, digest = _read_through(Store(path, {}, {case.id: case}), case)
+    return Member(case.id, case.subject, case.split, digest)
 
 
 def _read_through(store: Store, case: StoredCase) -> tuple[dict[int, int], bool, str]:
@@ -92,7 +100,8 @@ def _label_findings(store: Store, case: StoredCase, counts: dict[int, int]) -> I
             "error", case.id, "label values", f"label values {_listed(strays)} are no class of the store"
         )
     if not any(counts.get(class_id) for class_id in range(1, len(store.classes))):
-        yield Finding("error", case.id, "empty label", "the label map is all background")
+        if not store.manifest["recipe"].get("allow_empty"):
+            yield Finding("error", case.id, "empty label", "the label map is all background")
         return
     for class_id, name in enumerate(store.classes):
         got, told = counts.get(class_id, 0), case.label_voxels.get(name, 0)

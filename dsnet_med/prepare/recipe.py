@@ -42,7 +42,7 @@ _FIELD = re.compile(r"\{[^{}]*\}")
 class Recipe:
     """One data set. `label_map` holds every legal raw label value; class id = position in `classes`.
 
-    With `allow_empty`, label maps may be all background. `notes` say what a dataset.json wants and does not get.
+    With `allow_empty`, label maps may be all background. `notes` say what dataset.json wants and does not get.
     Recipes that leave `classes` to a dataset.json have none until `for_source` has read it.
     """
 
@@ -162,7 +162,11 @@ def _parse(path: Path, content: dict[str, Any]) -> Recipe:
         raise InputError(f"image and label are one template, '{templates['image']}'; give each its own")
     parts = _attached_files(path, content)
     return Recipe(
-        **{key: _text(content, key) for key in ("id", "title", "source", "licence", "citation")},
+        id=_text(content, "id"),
+        title=_text(content, "title"),
+        source=_text(content, "source"),
+        licence=_text(content, "licence"),
+        citation=_text(content, "citation"),
         modality=_choice(content, "modality", MODALITIES if classes else (decathlon.FILE_NAME,)),
         layout=layout,
         image=templates["image"],

@@ -15,6 +15,7 @@ from dsnet_med.prepare.phantom import make_acdc, make_synapse
 from dsnet_med.prepare.recipe import load_recipe
 
 CASES = ["0001", "0002", "0005", "0006"]
+ABSENT = "18 more"  # the phantom has four of the 30 subjects that the published split names
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def findings(source: Path, **options: int) -> list[Finding]:
     examined = list(examine_source(load_recipe("synapse"), source, **options))
     assert [each.case for each in examined[:-1]] == sorted(each.case for each in examined[:-1])
     assert examined[-1].case == ""
-    return [finding for each in examined for finding in each.findings]
+    return [f for each in examined for f in each.findings if not f.message.endswith(ABSENT)]
 
 
 def only(source: Path, kind: str, case: str, severity: str = "error") -> str:
