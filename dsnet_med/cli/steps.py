@@ -76,6 +76,8 @@ def preprocess(
     store = open_unchecked(out)
     for line in _grouped(findings_of(store)):
         typer.echo(line, err=True)
+    if len(results) == len(failures) == 1:
+        raise InputError(next(iter(failures.values())))
     for case, reason in failures.items():
         typer.echo(f"failed: {case}: {reason}", err=True)
     advice = "mend these and run the same command again, or leave them out with --exclude"
@@ -113,7 +115,7 @@ def check(
         examined, total = examine_store(Path(str(store)), workers=workers), None
     else:
         recipe = for_source(load_recipe(str(recipe_name)), source)
-        examined, total = examine_source(recipe, source, workers=workers), len(find_cases(recipe, source))
+        examined, total = examine_source(recipe, source, workers=workers), len(find_cases(recipe, source)) + 1
     findings = [finding for part in bar(examined, total, "check") for finding in part.findings]
     if as_json:
         typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))

@@ -26,7 +26,7 @@ from dsnet_med.prepare.doctor_findings import Finding, Member, Severity, examine
 from dsnet_med.prepare.doctor_store import member_of
 from dsnet_med.prepare.labels import checked_counts, class_table
 from dsnet_med.prepare.recipe import Recipe, for_source
-from dsnet_med.prepare.splits import SPLITS
+from dsnet_med.prepare.splits import SPLITS, meant
 from dsnet_med.prepare.store import (
     CASES,
     FORMAT,
@@ -129,7 +129,8 @@ def _chosen(cases: list[RawCase], exclude: Collection[str]) -> list[RawCase]:
     ids = [case.id for case in cases]
     for name in exclude:
         if name not in ids:
-            raise unknown("case to exclude", name, ids)
+            near = meant(name, ids)
+            raise unknown("case to exclude", name, [near] if near else ids)
     chosen = [case for case in cases if case.id not in exclude]
     if not chosen:
         raise InputError("every case is excluded; leave at least one")
@@ -220,7 +221,7 @@ def _finished(out: Path, case: str) -> StoredCase | None:
 
 
 def _refreshed(source: Path, out: Path, raw: RawCase, finished: StoredCase) -> StoredCase:
-    """The entry with what may have changed around a finished case, its split and its files' names; on disk too."""
+    """The entry with what may have changed around a finished case, split and file names; on disk too."""
     label_file = _relative(source, raw.label) if raw.label else ""
     now = replace(
         finished,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from dsnet_med.errors import InputError, one_line
-from dsnet_med.geometry import cut_across
+from dsnet_med.geometry import SliceOrder, cut_across
 from dsnet_med.prepare import decathlon
 from dsnet_med.prepare.cases import RawCase, case_of_label, find_cases, stray_labels
-from dsnet_med.prepare.doctor_checks import content_digest, odd_intensities, swapped_sides
+from dsnet_med.prepare.doctor_checks import content_digest, odd_intensities, odd_spacing, swapped_sides
 from dsnet_med.prepare.doctor_findings import (
     Examined,
     Finding,
@@ -22,6 +22,7 @@ from dsnet_med.prepare.doctor_findings import (
     examine_set,
     examine_split_list,
 )
+from dsnet_med.prepare.doctor_portrait import Portrait
 from dsnet_med.prepare.doctor_store import examine_stored, open_unchecked, store_findings
 from dsnet_med.prepare.labels import class_counts, class_table, value_counts
 from dsnet_med.prepare.recipe import Recipe, for_source
@@ -100,7 +101,7 @@ def _miscounted(recipe: Recipe, source: Path, cases: Sequence[RawCase]) -> Itera
 def examine_case(recipe: Recipe, source: Path, case: RawCase) -> tuple[Examined, Member]:
     """The findings on one case, and what the checks on the whole set need of it. Raises nothing."""
     findings: list[Finding] = []
-    digest = None
+    member = Member(case.id, case.subject, case.split, None)
 
     def report(severity: Severity, kind: str, message: str) -> None:
         findings.append(Finding(severity, case.id, kind, message.replace(f"{source}/", "")))
@@ -109,14 +110,15 @@ def examine_case(recipe: Recipe, source: Path, case: RawCase) -> tuple[Examined,
         if case.problem:
             report("error", "unreadable", case.problem)
         else:
-            digest = _examine_files(recipe, case, report)
+            digest, portrait = _examine_files(recipe, case, report)
+            member = replace(member, content=digest, portrait=portrait)
     except Exception as error:  # the others must go on, whatever this case met
         report("error", "unreadable", f"unexpected {type(error).__name__}: {one_line(str(error), None)}")
-    return Examined(case.id, tuple(findings)), Member(case.id, case.subject, case.split, digest)
+    return Examined(case.id, tuple(findings)), member
 
 
-def _examine_files(recipe: Recipe, case: RawCase, report: _Report) -> str | None:
-    """Report on the files of a case; returns the digest of its image, None when that cannot be read."""
+def _examine_files(recipe: Recipe, case: RawCase, report: _Report) -> tuple[str | None, Portrait | None]:
+    """Report on the files of a case; returns its image's digest and its portrait, None where unreadable."""
     image = label = None
     if case.image.exists():
         image = _try(lambda: read_image(case.image), "unreadable", report)
@@ -131,7 +133,18 @@ def _examine_files(recipe: Recipe, case: RawCase, report: _Report) -> str | None
         pair = image, label
         _try(lambda: require_same_grid(*pair), "geometry", report)
     volume_findings(recipe, image, label, report)
-    return None if image is None else content_digest(image.voxels, image.affine)
+    if image is None:
+        return None, None
+    return content_digest(image.voxels, image.affine), _portrait(recipe, image, label)
+
+
+def _portrait(recipe: Recipe, image: Volume, label: Volume | None) -> Portrait:
+    order = SliceOrder.of(image.affine, recipe.slice_axis)
+    classes = None
+    if label is not None and label.shape == image.shape:
+        classes = class_table(recipe, label.voxels.dtype)[order.to_slices(label.voxels)]
+    pictures = recipe.intensity.fit(image.voxels).apply(order.to_slices(image.voxels))
+    return Portrait.of(pictures, classes, order.spacing_mm(image.affine), recipe.classes)
 
 
 def wanted_label(case: RawCase) -> str:
@@ -146,6 +159,9 @@ def volume_findings(recipe: Recipe, image: Volume | None, label: Volume | None, 
             report(severity, "intensity", message)
         for note in image.notes:
             report("warning", "geometry", f"{image.path}: {note}")
+        spacing = odd_spacing(image.spacing_mm)
+        if spacing:
+            report("warning", "geometry", spacing)
         across = cut_across(image.affine, recipe.slice_axis)
         if across:
             report("warning", "slices", across)
@@ -164,7 +180,7 @@ def _examine_classes(recipe: Recipe, label: Volume, report: _Report) -> None:
             report("error", "empty label", f"{label.path}: the label map is all background")
         return
     if missing:
-        report("warning", "missing class", f"{label.path}: holds no {', '.join(missing)}")
+        report("warning", "missing class", f"the label map holds no {', '.join(missing)}")
     ids = {name: class_id for class_id, name in enumerate(recipe.classes)}
     left, right = ({name: ids[name] for name in names} for names in (recipe.left, recipe.right))
     if left and right:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dsnet_med.errors import first_of
+from dsnet_med.prepare.doctor_compare import suspicions
+from dsnet_med.prepare.doctor_portrait import Portrait
 from dsnet_med.prepare.splits import SeededSplit, meant
 
 Severity = Literal["error", "warning"]
@@ -16,8 +18,8 @@ class Finding:
     """One thing that looks wrong. `case` is empty where it concerns the whole set.
 
     `kind` is one of: pair, unreadable, geometry, slices, label values, empty label, missing class, intensity,
-    sides, duplicate, overlap, split; source, for what only the source's names and lists show; and for stores:
-    failed, damaged, label counts, leftover.
+    sides, fit, exchanged, specks, duplicate, overlap, split; source, for what only the source's names and lists
+    show; and for stores: failed, damaged, label counts, leftover.
     """
 
     severity: Severity
@@ -46,13 +48,17 @@ class Member:
     subject: str
     split: str
     content: str | None
+    portrait: Portrait | None = None
 
 
 def examine_set(members: Iterable[Member]) -> Iterator[Finding]:
-    """Duplicate volumes, subjects or volumes in two splits, and splits that lack cases."""
+    """Duplicates, subjects or volumes in two splits, what is unlike the rest, and splits that lack cases."""
     known = list(members)
     yield from _divided_subjects(known)
     yield from _duplicates(known)
+    portraits = {member.case: member.portrait for member in known if member.portrait is not None}
+    for case, kind, message in suspicions(portraits, {member.case: member.subject for member in known}):
+        yield Finding("warning", case, kind, message)
     found = {member.split for member in known}
     if found <= {"extra"}:
         yield Finding("warning", "", "split", "no case belongs to train, val or test")

@@ -11,6 +11,7 @@ import numpy as np
 
 from dsnet_med.errors import InputError
 from dsnet_med.prepare.doctor_findings import Examined, Finding, Member
+from dsnet_med.prepare.doctor_portrait import Portrait
 from dsnet_med.prepare.store import CASES, MANIFEST, Store, StoredCase, entry_file, require_whole
 
 _LISTED = 5
@@ -35,13 +36,13 @@ def examine_stored(store: Store, case: StoredCase) -> tuple[Examined, Member]:
     seen = [finding for finding in case.findings if finding.kind != "missing class"]  # which is looked for here
     try:
         require_whole(store.path, case)
-        counts, finite, digest = _read_through(store, case)
+        counts, finite, member = _read_through(store, case)
     except (InputError, OSError) as error:
         return Examined(case.id, (Finding("error", case.id, "damaged", str(error)), *seen)), member
     findings = [*_entry_findings(store, case), *_label_findings(store, case, counts), *seen]
     if not finite:
         findings.append(Finding("error", case.id, "damaged", "its image holds NaN or infinite values"))
-    return Examined(case.id, tuple(findings)), replace(member, content=digest)
+    return Examined(case.id, tuple(findings)), member
 
 
 def store_findings(store: Store) -> list[Finding]:
@@ -59,21 +60,22 @@ def findings_of(store: Store) -> list[Finding]:
 
 def member_of(path: Path, case: StoredCase) -> Member:
     """What the checks on a whole set need of one case in the store folder `path`."""
-    _, _, digest = _read_through(Store(path, {}, {case.id: case}), case)
-    return Member(case.id, case.subject, case.split, digest)
+    return _read_through(Store(path, {}, {case.id: case}), case)[2]
 
 
-def _read_through(store: Store, case: StoredCase) -> tuple[dict[int, int], bool, str]:
-    """Voxels of each label value, whether the image is finite, and a digest of the image."""
-    totals = np.zeros(256, np.int64)
-    finite = True
+def _read_through(store: Store, case: StoredCase) -> tuple[dict[int, int], bool, Member]:
+    """Voxels of each label value, whether the image is finite, and what the checks on the set need."""
+    image, labels = store.read_case(case.id)
+    totals = np.bincount(labels.ravel(), minlength=256)
+    counts = {int(value): int(totals[value]) for value in np.flatnonzero(totals)}
+    finite = bool(np.isfinite(image).all())
     digest = hashlib.blake2b(repr(case.shape).encode(), digest_size=16)
-    for index in range(case.shape[0]):
-        image, label = store.read_slice(case.id, index)
-        totals += np.bincount(label.ravel(), minlength=256)
-        finite = finite and bool(np.isfinite(image).all())
-        digest.update(image.data)
-    return {int(value): int(totals[value]) for value in np.flatnonzero(totals)}, finite, digest.hexdigest()
+    digest.update(image.data)
+    portrait = None
+    names = tuple(case.label_voxels)
+    if finite and max(counts) < max(len(names), 1):
+        portrait = Portrait.of(image, labels if case.label_file else None, case.spacing_mm, names)
+    return counts, finite, Member(case.id, case.subject, case.split, digest.hexdigest(), portrait)
 
 
 def _entry_findings(store: Store, case: StoredCase) -> Iterator[Finding]:
