@@ -28,14 +28,16 @@ _ODD, _BETTER = 9.0, 4.0
 Portraits = Mapping[str, Portrait]
 
 
-def suspicions(portraits: Portraits, subjects: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """What is suspicious: case, kind and message. `subjects` gives each case its subject."""
+def suspicions(
+    portraits: Portraits, subjects: Mapping[str, str], contents: Mapping[str, str | None]
+) -> Iterator[tuple[str, str, str]]:
+    """What is suspicious: case, kind and message. `subjects` and `contents` are each case's, as in Member."""
     for case, portrait in portraits.items():
         yield from _own(case, portrait)
     yield from _loose(portraits)
     yield from _exchanged(portraits)
-    yield from _same_labels(portraits)
-    yield from _near_duplicates(portraits, subjects)
+    yield from _same_labels(portraits, contents)
+    yield from _near_duplicates(portraits, subjects, contents)
 
 
 def _own(case: str, portrait: Portrait) -> Iterator[tuple[str, str, str]]:
@@ -74,7 +76,7 @@ def _loose(portraits: Portraits) -> Iterator[tuple[str, str, str]]:
 
 
 def _exchanged(portraits: Portraits) -> Iterator[tuple[str, str, str]]:
-    """Two classes of a case, each of which has the place, size and brightness that the other one usually has."""
+    """Two classes of a case, each of which has the place, size and brightness that is usually the other's."""
     names = sorted({name for portrait in portraits.values() for name in portrait.places})
     usual: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
     for name in names:
@@ -104,18 +106,19 @@ def _distance(place: Sequence[float], usual: tuple[NDArray[Any], NDArray[Any]]) 
     return float(np.mean(((np.asarray(place) - usual[0]) / usual[1]) ** 2))
 
 
-def _same_labels(portraits: Portraits) -> Iterator[tuple[str, str, str]]:
+def _same_labels(portraits: Portraits, contents: Mapping[str, str | None]) -> Iterator[tuple[str, str, str]]:
     alike = defaultdict(list)
     for case, portrait in portraits.items():
         if portrait.labels:
             alike[portrait.labels].append(case)
     for cases in alike.values():
-        details = {portraits[case].detail.tobytes() for case in cases}
-        if len(details) > 1:
+        if len({contents[case] for case in cases}) > 1:
             yield cases[0], "fit", f"one label map under different images: {first_of(cases)}"
 
 
-def _near_duplicates(portraits: Portraits, subjects: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+def _near_duplicates(
+    portraits: Portraits, subjects: Mapping[str, str], contents: Mapping[str, str | None]
+) -> Iterator[tuple[str, str, str]]:
     """Images of two subjects that agree in their details, noise and another intensity scale apart."""
     of_shape = defaultdict(list)
     for case, portrait in portraits.items():
@@ -125,7 +128,10 @@ def _near_duplicates(portraits: Portraits, subjects: Mapping[str, str]) -> Itera
         for index, case in enumerate(cases[:-1]):
             likeness = details[index + 1 :] @ details[index]
             for other, value in zip(cases[index + 1 :], likeness, strict=True):
-                same = np.array_equal(portraits[case].detail, portraits[other].detail)
-                if value > _ALIKE and subjects[case] != subjects[other] and not same:
-                    message = f"nearly the same image as {other} (correlation of details {value:.3f}); keep one"
+                same = subjects[case] == subjects[other] or contents[case] == contents[other]
+                if value > _ALIKE and not same:
+                    message = (
+                        f"nearly the same image as {other} (correlation of details {value:.3f}): "
+                        "keep one of two copies, and give two scans of one patient one subject"
+                    )
                     yield case, "duplicate", message

@@ -57,7 +57,9 @@ def examine_set(members: Iterable[Member]) -> Iterator[Finding]:
     yield from _divided_subjects(known)
     yield from _duplicates(known)
     portraits = {member.case: member.portrait for member in known if member.portrait is not None}
-    for case, kind, message in suspicions(portraits, {member.case: member.subject for member in known}):
+    subjects = {member.case: member.subject for member in known}
+    contents = {member.case: member.content for member in known}
+    for case, kind, message in suspicions(portraits, subjects, contents):
         yield Finding("warning", case, kind, message)
     found = {member.split for member in known}
     if found <= {"extra"}:
