@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 _BINS = 24
 _BORDERS_AT_LEAST, _BORDERS_AT_MOST = 200, 100_000
 _MOVED_VOXELS = 3
+_SATURATED = 0.5  # of the labelled voxels clipped: nothing is left to fit to
 _SPECK_SHARE, _SPECK_GAP_MM, _SPECK_GAP_VOXELS, _POINTS = 0.01, 15.0, 2.5, 20_000
 _AXES = ("slices", "rows", "columns")
 
@@ -32,7 +33,7 @@ class Portrait:
 
     `detail` is the image in at most 24^3 blocks less their surroundings, of length 1; `labels` a digest of the
     class map; `places` gives each class its centre in mm from that of all (slice, row, column), the logarithm
-    of its volume in mm3, and its mean intensity; `looseness` is None where there are too few borders;
+    of its volume in mm3, and its mean intensity; `looseness` is None where nothing can be said;
     `mirrored` says which order of the label fits better than its own, and how much steeper its borders are
     then; `specks` counts far small pieces of a class.
     """
@@ -84,7 +85,9 @@ def _detail(image: Image) -> NDArray[np.float16]:
 def _fit(image: Image, classes: Classes) -> tuple[float | None, tuple[str, float] | None]:
     """Looseness, and the mirrored order of the label whose borders lie on steeper edges than its own."""
     before, after = _borders(classes)
-    if len(before) < _BORDERS_AT_LEAST:
+    labelled = image[classes > 0]
+    saturated = float(np.mean((labelled <= image.min()) | (labelled >= image.max())))
+    if len(before) < _BORDERS_AT_LEAST or saturated > _SATURATED:
         return None, None
     last = np.array(image.shape) - 1
     own = _steepness(image, before, after)
