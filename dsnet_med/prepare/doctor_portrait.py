@@ -1,8 +1,8 @@
 """What the data doctor keeps of a case to judge its label map by its image, and the case by the others.
 
-**Looseness**: how steep the image is where the label's borders would be if they were moved by three voxels,
-over how steep it is where they are. Of a label that fits, well below 1; of one that belongs elsewhere, about 1.
-Over 160 hippocampi: 0.69 +- 0.06, at most 0.93; with the label of the next case 0.97 as often as not.
+**Looseness**: how steep the image is where the label's borders would be if they were moved by three voxels or
+mirrored, over how steep it is where they are. Of a label that fits, well below 1; of one that belongs elsewhere,
+about 1. Over 160 hippocampi: 0.64 +- 0.05, at most 0.89; with the label of the next case 0.93 as often as not.
 """
 
 import hashlib
@@ -107,7 +107,8 @@ def _fit(image: Image, classes: Classes) -> tuple[float | None, tuple[str, float
         )
     best = max(mirrors, key=lambda order: mirrors[order])
     mirrored = (best, mirrors[best]) if best else None
-    return (float(np.mean(moved)) / own if moved else None), mirrored
+    elsewhere = [*(steep / own for steep in moved), *(gain for order, gain in mirrors.items() if order)]
+    return float(np.mean(elsewhere)), mirrored
 
 
 def _borders(classes: Classes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
