@@ -120,7 +120,7 @@ def _pair_files(recipe: Recipe, source: Path) -> tuple[list[tuple[str, Path]], l
     # In one folder, `{case}.nii.gz` also matches the labels `{case}_seg.nii.gz`: the longer name decides.
     if len(recipe.label) > len(recipe.image):
         others = {file for _, file in labels}
-        return [match for match in images if match[1] not in others], labels
+        return [match for match in images if match[1] not in others or is_dangling(match[1])], labels
     others = {file for _, file in images}
     return images, [match for match in labels if match[1] not in others]
 
@@ -335,7 +335,10 @@ def _hint(recipe: Recipe, source: Path) -> str:
     """Where the data set lies instead, some folders further in or out; else what lies here."""
     for folder in (*islice(_folders_below(source), _LOOKED_AT), *islice(source.absolute().parents, _LEVELS)):
         with suppress(InputError):
-            if recipe.layout != "table" and next(iter(_FINDERS[recipe.layout](recipe, folder)), None):
+            found = () if recipe.layout == "table" else _FINDERS[recipe.layout](recipe, folder)
+            # Further out, only what holds the source's own files is the data set that was meant.
+            below = folder.is_relative_to(source)
+            if any(below or case.image.is_relative_to(source.absolute()) for case in found):
                 return f"; give {folder} instead"
     names = [entry.name for entry in entries_of(source)]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -16,8 +16,8 @@ from dsnet_med.prepare.doctor_portrait import Portrait
 
 # Of 186 sound cases no label has borders more than 0.96 times as steep in any mirrored order.
 _STEEPER = 1.1
-# Standard deviations (by the median deviation) off the median: no hippocampus of 160 is so far off, more than half
-# of them are with the label of the next, and phantoms always. 0.93 is where the labels of other cases lie.
+# Standard deviations (by the median deviation) off the median: no hippocampus of 160 is so far off, half are
+# with the label of the next, and phantoms always. 0.93 is where the labels of other cases lie.
 _DEVIATIONS, _SPREAD_AT_LEAST, _LOOSE = 5.5, 0.032, 0.93
 _CASES_AT_LEAST = 4
 # 0.99 and more for noise or another scale, at most 0.88 for two phases of one heart, 0.6 for two patients.

@@ -77,11 +77,11 @@ def meant(name: str, subjects: Iterable[str]) -> str | None:
     words, numbers = _parts(name)
     for subject in subjects:
         others, theirs = _parts(subject)
-        alike = SequenceMatcher(None, words, others).ratio() >= (0.6 if numbers else 0.8)
+        alike = SequenceMatcher(None, words, others).ratio() >= (0.6 if numbers else 0.75)
         if numbers == theirs and (alike or (numbers and not (words and others))):
             return subject
-        if numbers and theirs == numbers[: len(theirs)] and name.lower().startswith(f"{subject.lower()}_"):
-            return subject  # a case where its subject is wanted
+        if theirs and others and theirs == numbers[: len(theirs)] and words.startswith(others):
+            return subject  # for a case of it
     return None
 
 
