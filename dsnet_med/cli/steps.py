@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PHANTOMS = ("synapse", "acdc", "imagenet", "cityscapes", "coco")
+_SHOWN_WARNINGS = 20
 _SIZES = {2: "rows x columns such as 96x128", 3: "rows x columns x slices such as 96x96x24"}
 
 
@@ -74,8 +75,11 @@ def preprocess(
     results = list(bar(converted, total, "preprocess"))
     failures = {result.case: result.error for result in results if result.error}
     store = open_unchecked(out)
-    for line in _grouped(findings_of(store)):
+    warnings = _grouped(findings_of(store))
+    for line in warnings[:_SHOWN_WARNINGS]:
         typer.echo(line, err=True)
+    if len(warnings) > _SHOWN_WARNINGS:
+        typer.echo(f"and {len(warnings) - _SHOWN_WARNINGS} warnings more: dsnet-med check {out}", err=True)
     if len(results) == len(failures) == 1:
         raise InputError(next(iter(failures.values())))
     for case, reason in failures.items():
