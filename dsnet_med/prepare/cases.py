@@ -7,6 +7,7 @@ What cannot be used is a case too, with its `problem`: a link to data that are n
 case id, a patient without an Info.cfg. It fails alone and does not vanish.
 """
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -113,14 +114,14 @@ def _pair_files(recipe: Recipe, source: Path) -> tuple[list[tuple[str, Path]], l
     images, labels = (list(_matches(source, template)) for template in (recipe.image, recipe.label))
     names = [PurePosixPath(template).name for template in (recipe.image, recipe.label)]
     if not images and names[0] != names[1] and all(re.search(r"[^.{]\{case\}|\{case\}[^.]", n) for n in names):
-        folders = [source, *(entry for entry in entries_of(source) if entry.is_dir())]
+        folders = [source, *(entry for entry in entries_of(source) if _is_dir(entry))]
         by_name = [[match for folder in folders for match in _matches(folder, name)] for name in names]
         if all(by_name):
             images, labels = by_name
     # In one folder, `{case}.nii.gz` also matches the labels `{case}_seg.nii.gz`: the longer name decides.
     if len(recipe.label) > len(recipe.image):
-        others = {file for _, file in labels}
-        return [match for match in images if match[1] not in others or is_dangling(match[1])], labels
+        others = {file for _, file in labels if is_volume(file)}  # not a case's folder, which stands for both
+        return [match for match in images if match[1] not in others], labels
     others = {file for _, file in images}
     return images, [match for match in labels if match[1] not in others]
 
@@ -141,7 +142,14 @@ def _matches(source: Path, template: str) -> Iterator[tuple[str, Path]]:
     for case, place in places:
         if case and is_dangling(place):
             yield case, place
-        for entry in _listed(place):
+        try:
+            entries = _listed(place)
+        except InputError:  # which that case will say
+            if not case:
+                raise
+            yield case, place
+            continue
+        for entry in entries:
             match = pattern.fullmatch(entry.name)
             if match:
                 yield case or match["case"], _volume(entry)
@@ -152,16 +160,20 @@ def _pattern(name: str, end: str = "") -> re.Pattern[str]:
 
 
 def _is_folder(entry: Path) -> bool:
-    return entry.is_dir() or is_dangling(entry)  # which may stand for one
+    return _is_dir(entry) or is_dangling(entry)  # which may stand for one
+
+
+def _is_dir(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 -- Path's raises where it may not look
 
 
 def _listed(folder: Path) -> list[Path]:
-    return entries_of(folder) if folder.is_dir() else []
+    return entries_of(folder) if _is_dir(folder) else []
 
 
 def _volume(entry: Path) -> Path:
     """`entry` or, of a folder that bears a volume's name, as some unpackers make, the one volume in it."""
-    inside = [file for file in files_in(entry) if is_volume(file)] if entry.is_dir() else []
+    inside = [file for file in files_in(entry) if is_volume(file)] if _is_dir(entry) else []
     return inside[0] if len(inside) == 1 else entry
 
 
@@ -227,7 +239,7 @@ def _find_decathlon(recipe: Recipe, source: Path) -> Iterator[RawCase]:  # noqa:
     for case in decathlon.listed_cases(source):
         image, label = _written(case.image), _written(case.label) if case.label else None
         split = "" if case.label or case.problem else "extra"
-        present = label if label and (label.is_dir() or is_file_or_dangling(label)) else None
+        present = label if label and (_is_dir(label) or is_file_or_dangling(label)) else None
         yield RawCase(case.case, case.case, split, image, present, label, case.problem)
 
 
@@ -235,7 +247,7 @@ def _written(path: Path) -> Path:
     """`path`, or the same volume compressed or not, where that is there instead."""
     plain = path.with_suffix("") if path.suffix == ".gz" else path
     forms = (path, plain, Path(f"{plain}.gz"))
-    return _volume(next((file for file in forms if file.is_dir() or is_file_or_dangling(file)), path))
+    return _volume(next((file for file in forms if _is_dir(file) or is_file_or_dangling(file)), path))
 
 
 def _find_table(recipe: Recipe, source: Path) -> Iterator[RawCase]:
@@ -283,9 +295,15 @@ def _unusable(path: Path | None) -> str:
         return ""
     if is_dangling(path):
         return str(absent(path))
-    if path.is_dir():
-        return f"{path}: is a folder that does not hold just one volume, wanted a file"
-    return f"{path}: is neither a file nor a folder" if path.exists() and not path.is_file() else ""
+    try:
+        if path.is_dir():
+            entries_of(path)  # says so where it cannot be listed
+            return f"{path}: is a folder that does not hold just one volume, wanted a file"
+        return f"{path}: is neither a file nor a folder" if path.exists() and not path.is_file() else ""
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror})"
 
 
 def _case_in(template: str, file: Path) -> str | None:
@@ -352,6 +370,6 @@ def _folders_below(source: Path, levels: int = _LEVELS) -> Iterator[Path]:
         inside: list[Path] = []
         for folder in nearest:
             with suppress(InputError):
-                inside += [entry for entry in entries_of(folder) if entry.is_dir()]
+                inside += [entry for entry in entries_of(folder) if _is_dir(entry)]
         yield from inside
         nearest = inside

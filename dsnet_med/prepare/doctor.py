@@ -85,7 +85,7 @@ def source_findings(recipe: Recipe, source: Path, cases: Sequence[RawCase]) -> l
 
 
 def _unlabelled_by_design(recipe: Recipe, case: RawCase) -> bool:
-    return recipe.layout == "decathlon" and case.wanted is None
+    return recipe.layout == "decathlon" and case.wanted is None and not case.problem
 
 
 def _miscounted(recipe: Recipe, source: Path, cases: Sequence[RawCase]) -> Iterator[str]:

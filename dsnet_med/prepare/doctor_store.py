@@ -53,9 +53,9 @@ def store_findings(store: Store) -> list[Finding]:
 
 
 def findings_of(store: Store) -> list[Finding]:
-    """What preprocess found: in each case, then in the source and in the set as a whole."""
+    """What preprocess found: in the source and the set as a whole, then in each case."""
     in_set = [Finding(**finding) for finding in store.manifest.get("findings", ())]
-    return [*(finding for case in store.cases.values() for finding in case.findings), *in_set]
+    return [*in_set, *(finding for case in store.cases.values() for finding in case.findings)]
 
 
 def member_of(path: Path, case: StoredCase) -> Member:

@@ -208,7 +208,8 @@ def test_clean_data_passes_the_doctor(phantom: Path, tmp_path: Path) -> None:
     run("preprocess", "synapse", "--source", phantom, "--out", tmp_path / "store")
     checked = run("check", tmp_path / "store", "--json", "--workers", "1")
     assert checked.returncode == 0
-    assert [each["kind"] for each in json.loads(checked.stdout)] == ["source"]  # 26 published cases are not there
+    # 26 of the published cases are not there.
+    assert [each["kind"] for each in json.loads(checked.stdout)] == ["source"]
 
 
 def test_scoring_the_reference_against_itself_is_perfect(phantom: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from sources import write_recipe, write_source
 
 from dsnet_med.errors import InputError
+from dsnet_med.prepare import cases as module
 from dsnet_med.prepare.cases import case_of_image, case_of_label, find_cases, stray_labels
 from dsnet_med.prepare.recipe import Recipe, load_recipe
 
@@ -145,6 +146,23 @@ def test_patient_folders_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "s/0002").symlink_to("../.dvc/cache")
     cases = find_cases(recipe, tmp_path / "s")
     assert [(case.id, bool(case.problem)) for case in cases] == [("0001", False), ("0002", True)]
+
+
+def test_a_folder_that_cannot_be_listed_is_its_cases_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def entries_of(folder: Path) -> list[Path]:
+        if folder.name == "0002":
+            raise InputError(f"{folder}: cannot be listed (Permission denied)")
+        return sorted(folder.iterdir())
+
+    monkeypatch.setattr(module, "entries_of", entries_of)
+    changes = {"image": "{case}/ct.nii.gz", "label": "{case}/organs.nii.gz"}
+    recipe = load_recipe(str(write_recipe(tmp_path / "r", **changes)))
+    for case in ("0001", "0002"):
+        touch(tmp_path / f"s/{case}/ct.nii.gz", tmp_path / f"s/{case}/organs.nii.gz")
+    problems = [case.problem for case in find_cases(recipe, tmp_path / "s")]
+    assert problems == ["", f"{tmp_path}/s/0002: cannot be listed (Permission denied)"]
 
 
 def test_endings_in_capitals_and_volumes_in_folders_of_their_name(tmp_path: Path, tiny: Recipe) -> None:
