@@ -116,7 +116,7 @@ def preprocess(
     workers: Workers = 2,
     exclude: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be repeated.")] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler (not in this version).")
+        str | None, typer.Option(help="Address of a Dask scheduler to use instead of local processes.")
     ] = None,
 ) -> None:
     """Turn raw volumes into a training store; finished cases are kept when run again."""
@@ -130,6 +130,7 @@ def check(
     store: Annotated[Path | None, typer.Argument(help="A store to examine.")] = None,
     source: Annotated[Path | None, typer.Option(help="A raw data set to examine, with --recipe.")] = None,
     recipe: Annotated[str | None, typer.Option(help="The recipe that describes the raw data set.")] = None,
+    workers: Workers = 2,
     as_json: AsJson = False,
 ) -> None:
     """Examine a raw data set or a store: labels, geometry, sides, duplicates, splits."""
@@ -137,7 +138,7 @@ def check(
 
     if (store is None) == (source is None) or (source is None) != (recipe is None):
         raise InputError("give either a store, or --source with --recipe")
-    steps.check(store, source, recipe, as_json=as_json)
+    steps.check(store, source, recipe, workers=workers, as_json=as_json)
 
 
 @app.command()
