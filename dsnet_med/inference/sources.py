@@ -8,10 +8,10 @@ from typing import Literal
 
 from dsnet_med.dicom.series import choose, find_series, is_dicom
 from dsnet_med.errors import InputError, SeveralVolumesError
-from dsnet_med.volumes import Volume, case_name, files_of, is_volume, read_image
+from dsnet_med.volumes import Volume, case_name, files_of, header_of, is_volume, read_image
 
 # What lies among volumes and is one, but cannot be read: to be refused by name rather than passed over.
-_OTHER_VOLUMES = (".img", ".mgz", ".mgh", ".mnc", ".par", ".rec", ".dcm", ".ima")
+_OTHER_VOLUMES = (".img", ".img.gz", ".img.bz2", ".mgz", ".mgh", ".mnc", ".par", ".rec", ".dcm", ".ima")
 RESERVED = ("labels", "run", "statistics")
 
 
@@ -84,14 +84,8 @@ def _expanded(paths: Sequence[Path]) -> Iterator[Path]:
 def _single(path: Path) -> Source:
     if is_dicom(path):
         return Source(_bare(path), "dicom", (path,), path)
-    header = _header_of(path)
+    header = header_of(path)
     return Source(case_name(path), "file", _files_of(header), header)
-
-
-def _header_of(path: Path) -> Path:
-    """The .hdr of an .img, where there is one: the pair is one volume."""
-    header = path.with_suffix(".hdr")
-    return header if path.suffix.lower() == ".img" and header.is_file() else path
 
 
 def _below(folder: Path, top: Path, leave_out: Path | None, seen: set[Path]) -> Iterator[Source]:
@@ -110,8 +104,8 @@ def _below(folder: Path, top: Path, leave_out: Path | None, seen: set[Path]) -> 
             yield Source(prefix + case_name(file), "file", _files_of(file), file)
         elif is_dicom(file):
             dicom.append(file)
-        elif file.name.lower().endswith(_OTHER_VOLUMES) and _header_of(file) == file:
-            yield Source(prefix + _bare(file), "file", (file,), file)
+        elif file.name.lower().endswith(_OTHER_VOLUMES) and header_of(file) == file:
+            yield Source(prefix + case_name(file), "file", (file,), file)
     if dicom:
         yield Source(prefix.removesuffix("_") or _own_name(folder), "dicom", tuple(dicom), folder)
     for entry in entries:
