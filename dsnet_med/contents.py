@@ -94,7 +94,7 @@ def require_file(path: Path) -> None:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if dangling:
         raise InputError(
-            f"{path}: is a link to {path.readlink()}, which is not there; "
+            f"{path}: no such file, it is a link to {path.readlink()}, which is not there; "
             "fetch the data (git annex get, dvc pull) or mend the link"
         )
     raise InputError(f"{path}: no such file")
@@ -141,10 +141,9 @@ def opened(path: Path, packing: Packing | None) -> IO[bytes]:
 
 def refusal(path: Path, content: Content, wanted: str) -> InputError | None:
     """The error for content that is known to be something else than `wanted`, with what it is; else None."""
-    packed = f" ({content.packing}-compressed)" if content.packing else ""
     for start, what, hint in _OTHERS:
         if start.match(content.start):
-            return InputError(f"{path}: is {what}{packed}, wanted {wanted}; {hint}")
+            return InputError(f"{path}: is {what}, wanted {wanted}; {hint}")
     return None
 
 

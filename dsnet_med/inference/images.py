@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError
 from dsnet_med.inference.sources import find_sources, load
-from dsnet_med.volumes import Volume, checked_affine, of_image, one_of, part_of
+from dsnet_med.volumes import Volume, checked_affine, of_image, one_of
+from dsnet_med.volumes_nifti import part_of
 
 _GIVEN = Path("image")  # the name in errors of what came without a file
 
@@ -33,7 +34,9 @@ def as_volume(
     if isinstance(image, nib.spatialimages.SpatialImage):
         voxels = _of_array(np.asanyarray(image.dataobj), image.affine, volume_index)
         analyze = isinstance(image, nib.analyze.AnalyzeImage)
-        return voxels.noted("Analyze 7.5 does not tell left from right: they are a guess") if analyze else voxels
+        return (
+            voxels.noted("Analyze 7.5 does not tell left from right: they are a guess") if analyze else voxels
+        )
     if hasattr(image, "GetDirection"):
         from dsnet_med.volumes_itk import converted  # noqa: PLC0415 -- SimpleITK takes long to load
 
@@ -59,9 +62,7 @@ def _read(path: Path, volume_index: int | None, series: str | None) -> Volume:
     return load(sources[0], volume_index, series)
 
 
-def _of_array(
-    voxels: NDArray[Any], affine: NDArray[np.float64], volume_index: int | None = None
-) -> Volume:
+def _of_array(voxels: NDArray[Any], affine: NDArray[np.float64], volume_index: int | None = None) -> Volume:
     if volume_index is not None and voxels.ndim >= 3:
         one_of(_GIVEN, voxels.shape, volume_index)
         voxels = part_of(voxels, voxels.shape, volume_index)

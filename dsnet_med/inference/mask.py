@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from dsnet_med.errors import InputError
 from dsnet_med.volumes import Volume, require_nifti_name, write_labels
 
+_SAVED: set[Path] = set()  # by this process
+
 
 def labels_of(class_names: Sequence[str]) -> dict[str, str]:
     """The class names by class id, as JSON files and answers hold them."""
@@ -53,5 +55,7 @@ class Mask:
         place = Path(path)
         require_nifti_name(place)
         if os.path.lexists(place) and not overwrite:
-            raise InputError(f"{place} is there already; choose another name, or replace it with overwrite=True")
+            raise InputError(
+                f"{place} is there already; choose another name, or replace it with overwrite=True"
+            )
         write_labels(place, self.voxels, self.source)

@@ -26,6 +26,7 @@ from dsnet_med.inference.preview import write_preview
 from dsnet_med.inference.probabilities import write_probabilities
 from dsnet_med.inference.run_facts import run_facts
 from dsnet_med.inference.sources import Source
+from dsnet_med.volumes import write_labels
 
 FORMATS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
 NEEDS_DICOM = "is no DICOM series, and a DICOM segmentation has to point at one; use --format nifti"
@@ -177,7 +178,7 @@ def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outp
         scaling = predictor.members[0].intensity.fit(mask.source.voxels)
         write_preview(made / f"{case}{_PREVIEW}", mask, predictor.slice_axis, scaling)
     if "nifti" in outputs.formats:
-        mask.save(made / f"{case}{FORMATS['nifti']}")
+        write_labels(made / f"{case}{FORMATS['nifti']}", mask.voxels, mask.source)
     if "dicom-seg" in outputs.formats:
         _write_dicom(made / f"{case}{FORMATS['dicom-seg']}", mask, predictor)
 

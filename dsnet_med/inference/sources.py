@@ -8,7 +8,8 @@ from typing import Literal
 
 from dsnet_med.dicom.series import choose, find_series, is_dicom
 from dsnet_med.errors import InputError, SeveralVolumesError
-from dsnet_med.volumes import Volume, case_name, files_of, header_of, is_volume, read_image
+from dsnet_med.volumes import Volume, case_name, files_of, is_volume, read_image
+from dsnet_med.volumes_nifti import header_of
 
 # What lies among volumes and is one, but cannot be read: to be refused by name rather than passed over.
 _OTHER_VOLUMES = (".img", ".img.gz", ".img.bz2", ".mgz", ".mgh", ".mnc", ".par", ".rec", ".dcm", ".ima")
