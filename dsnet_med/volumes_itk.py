@@ -30,6 +30,7 @@ _SIDES = re.compile(r"(right|left)-(anterior|posterior)-superior|ras|las|lps")
 _WITH_TIME = re.compile(r"(right|left)-(anterior|posterior)-superior-time|rast|last|lpst")
 _MILLIMETRES = ("mm", "millimeter", "millimeters", "millimetre", "millimetres")
 _NO_UNIT = ("", "?", "???", "none", "unknown")
+_BEFORE_REASON = re.compile(r".*ERROR:\s*(\w+\(\w+\):\s*)?", re.DOTALL)
 _LONGEST_HEADER = 1 << 20
 
 
@@ -40,19 +41,25 @@ def read(path: Path, volume_index: int | None = None) -> tuple[NDArray[Any], NDA
     """
     _require_readable(path)
     with reading(path):
-        image = sitk.ReadImage(str(path))
+        image = _reader(path).Execute()
     return converted(path, image, volume_index)
 
 
 def read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """The shape of the one volume in a file and its affine, as `read`, from the header alone."""
     _require_readable(path)
-    reader: Any = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     with reading(path):
+        reader = _reader(path)
         reader.ReadImageInformation()
     _check_choice(path, reader.GetSize(), reader.GetNumberOfComponents(), None)
     return reader.GetSize()[:3], _affine(reader)
+
+
+def _reader(path: Path) -> Any:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO" if _is_nrrd(path) else "MetaImageIO")  # which know no ending in capitals
+    reader.SetFileName(str(path))
+    return reader
 
 
 @contextmanager
@@ -62,7 +69,7 @@ def reading(path: Path) -> Iterator[None]:
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            reason = str(error).rsplit("itk::ERROR:", 1)[-1]
+            reason = _BEFORE_REASON.sub("", str(error))
             raise InputError(
                 f"{path}: not a readable volume ({one_line(reason, 160)}); export it again"
             ) from error
@@ -148,15 +155,13 @@ def doubts(path: Path) -> Iterator[str]:
     """What a header leaves open about where the volume lies."""
     fields = _fields(path)
     if _is_nrrd(path):
-        space, directions, spacing = fields.get("space"), "spacedirections", ("spacings", "spacedirections")
+        spacing: tuple[str, ...] = ("spacings", "spacedirections")
+        space = fields.get("space")
         if space is None and "spacedimension" not in fields:
             yield "the header names no space: left and right are a guess"
-        elif not _SIDES.fullmatch(said := (space or f"{fields['spacedimension']}-D").lower()) and not (
-            _WITH_TIME.fullmatch(said)
-        ):
-            yield f"the header's space, {one_line(said, 40)}, names no side: left and right are a guess"
-        elif directions not in fields:
-            yield "the header gives no directions of its axes: left and right are a guess"
+        elif space is None or not (_SIDES.fullmatch(space.lower()) or _WITH_TIME.fullmatch(space.lower())):
+            said = one_line(space or f"of {fields['spacedimension']} dimensions", 40)
+            yield f"the header's space, {said}, names no side: left and right are a guess"
     else:
         spacing = ("elementspacing", "elementsize")
         if not any(name in fields for name in ("transformmatrix", "orientation", "rotation")):
