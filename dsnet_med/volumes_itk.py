@@ -179,12 +179,7 @@ def _require_readable(path: Path) -> None:
     """Raise InputError for what ITK reads otherwise than the header says."""
     _require_axes(path)
     fields = _fields(path)
-    for unit in _units(path):
-        if unit not in (*_MILLIMETRES, *_NO_UNIT):
-            raise InputError(
-                f"{path}: its header counts in '{one_line(unit, 20)}', wanted millimetres; "
-                "correct spacing, origin and units"
-            )
+    _require_millimetres(path, _units(path))
     space = fields.get("space", "").lower()
     if _is_nrrd(path) and _WITH_TIME.fullmatch(space) and not space.startswith(("left-posterior", "lps")):
         raise InputError(f"{path}: its space, {space}, has an axis of time; save one 3-D volume of it")
@@ -197,6 +192,15 @@ def _require_readable(path: Path) -> None:
             f"{path}: its header scales its voxels by {one_line(' and '.join(scale), 40)}, "
             "which is not applied; save the scaled values"
         )
+
+
+def _require_millimetres(path: Path, units: Sequence[str]) -> None:
+    for unit in units:
+        if unit not in (*_MILLIMETRES, *_NO_UNIT):
+            raise InputError(
+                f"{path}: its header counts in '{one_line(unit, 20)}', wanted millimetres; "
+                "correct spacing, origin and units"
+            )
 
 
 def _equals(text: str, number: float) -> bool:
@@ -261,6 +265,8 @@ def converted(
     path: Path, image: Any, volume_index: int | None = None
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """As `read`, for an image that SimpleITK holds; `path` is its name in errors. Raises InputError."""
+    if image.HasMetaDataKey("ITK_VoxelUnits"):  # that a MetaImage file said
+        _require_millimetres(path, [image.GetMetaData("ITK_VoxelUnits")])
     parts = image.GetNumberOfComponentsPerPixel()
     _check_choice(path, image.GetSize(), parts, volume_index)
     voxels = sitk.GetArrayViewFromImage(image)

@@ -50,12 +50,15 @@ class Mask:
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write a NIfTI file (.nii or .nii.gz) on the grid of the input.
 
-        Raises InputError for another name, and for a file that is there already unless it is to be replaced.
+        Raises InputError for another name, and for a file that this process has not saved itself, unless that
+        is to be replaced.
         """
         place = Path(path)
         require_nifti_name(place)
-        if os.path.lexists(place) and not overwrite:
+        own = place.absolute()
+        if os.path.lexists(place) and not overwrite and own not in _SAVED:
             raise InputError(
                 f"{place} is there already; choose another name, or replace it with overwrite=True"
             )
         write_labels(place, self.voxels, self.source)
+        _SAVED.add(own)

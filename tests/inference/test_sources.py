@@ -1,5 +1,6 @@
 """What users name: files, folders, patterns, series."""
 
+import gzip
 import os
 import shutil
 from pathlib import Path
@@ -99,6 +100,39 @@ def test_a_pair_is_one_case(tmp_path: Path) -> None:
     for path in (tmp_path / "a.img", tmp_path / "a.hdr"):
         (source,) = find_sources([path])
         np.testing.assert_array_equal(load(source).voxels, voxels)
+
+
+@pytest.mark.parametrize(
+    ("header", "image"), [("p.hdr.gz", "p.img.gz"), ("P.HDR.GZ", "P.IMG.GZ"), ("p.hdr", "p.img.gz")]
+)
+def test_a_compressed_pair_is_one_case(header: str, image: str, tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    nib.save(nib.Nifti1Pair(voxels, affine), tmp_path / "q.hdr")
+    for old, new in (("q.hdr", header), ("q.img", image)):
+        content = (tmp_path / old).read_bytes()
+        (tmp_path / old).unlink()
+        (tmp_path / new).write_bytes(gzip.compress(content) if new.lower().endswith(".gz") else content)
+    case = header[0]
+    assert _cases(tmp_path) == [case]
+    for path in (tmp_path, tmp_path / header, tmp_path / image):
+        (source,) = find_sources([path])
+        assert source.case == case
+        assert source.files == (tmp_path / header, tmp_path / image)
+        np.testing.assert_array_equal(load(source).voxels, voxels)
+    (tmp_path / header).unlink()
+    (alone,) = find_sources([tmp_path])
+    assert alone.case == case
+    with pytest.raises(InputError, match=r"its header, .\.hdr, is not there"):
+        load(alone)
+
+
+@pytest.mark.parametrize("name", ["a.nii.bz2", "a.nii.xz", "a.nii.zst"])
+def test_every_compression_of_a_volume_is_a_case(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\xfd7zXZ\x00" + bytes(99))
+    (source,) = find_sources([tmp_path])
+    assert source.case == "a"
+    with pytest.raises(InputError, match=r"compressed with xz, wanted NIfTI; unpack it first"):
+        load(source)
 
 
 def test_a_dicom_folder_is_one_case(shared: Path, tmp_path: Path) -> None:
