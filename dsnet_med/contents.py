@@ -49,6 +49,7 @@ _OTHERS = tuple(  # what else lies under the name of a volume: its first bytes, 
         (rb".{257}ustar", "a tar archive", _UNPACK),
         (rb"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
         (rb"Rar!\x1a\x07", "a rar archive", _UNPACK),
+        (rb"BZh", "compressed with bzip2", f"{_UNPACK} (bzip2 -d)"),
         (rb"\xfd7zXZ\x00", "compressed with xz", f"{_UNPACK} (xz -d)"),
         (rb"\x28\xb5\x2f\xfd", "compressed with zstd", f"{_UNPACK} (zstd -d)"),
         (rb"\x04\x22\x4d\x18", "compressed with lz4", f"{_UNPACK} (lz4 -d)"),
@@ -134,17 +135,26 @@ def is_nifti(start: bytes) -> bool:
     return any(kind.may_contain_header(start) for kind in (nib.Nifti1Header, nib.Nifti2Header))
 
 
+def is_pair_header(start: bytes) -> bool:
+    """Whether these first bytes are those of the .hdr of a pair, whose voxels are in another file."""
+    kinds = [kind for kind in (nib.Nifti1Header, nib.Nifti2Header) if kind.may_contain_header(start)]
+    return any(kind(start[: kind.sizeof_hdr], check=False)["magic"] == kind.pair_magic for kind in kinds)
+
+
 def opened(path: Path, packing: Packing | None) -> IO[bytes]:
     """The file's bytes, decompressed."""
     return cast(IO[bytes], _OPENERS[packing](path, "rb") if packing else path.open("rb"))
 
 
+def known_as(start: bytes) -> tuple[str, str] | None:
+    """What these first bytes are known to be, if no volume that is read, and what to do with it."""
+    return next(((what, hint) for pattern, what, hint in _OTHERS if pattern.match(start)), None)
+
+
 def refusal(path: Path, content: Content, wanted: str) -> InputError | None:
     """The error for content that is known to be something else than `wanted`, with what it is; else None."""
-    for start, what, hint in _OTHERS:
-        if start.match(content.start):
-            return InputError(f"{path}: is {what}, wanted {wanted}; {hint}")
-    return None
+    known = known_as(content.start)
+    return InputError(f"{path}: is {known[0]}, wanted {wanted}; {known[1]}") if known else None
 
 
 def looks(start: bytes) -> str:
