@@ -12,6 +12,7 @@ import nibabel as nib
 from isal import igzip, isal_zlib
 
 from dsnet_med.errors import InputError
+from dsnet_med.files import require_file
 
 Kind = Literal["nifti", "nrrd", "metaimage", "other"]
 Packing = Literal["gzip", "bzip2"]
@@ -83,22 +84,6 @@ class Content:
     kind: Kind
     packing: Packing | None
     start: bytes
-
-
-def require_file(path: Path) -> None:
-    """Raise InputError unless `path` is a file; a link that leads nowhere is called one."""
-    try:
-        if path.is_file():
-            return
-        dangling = path.is_symlink() and not path.exists()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if dangling:
-        raise InputError(
-            f"{path}: no such file, it is a link to {path.readlink()}, which is not there; "
-            "fetch the data (git annex get, dvc pull) or mend the link"
-        )
-    raise InputError(f"{path}: no such file")
 
 
 def content_of(path: Path) -> Content:

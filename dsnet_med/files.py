@@ -133,7 +133,24 @@ def require_writable(folder: Path) -> None:
             probe.unlink()
 
 
+def require_file(path: Path) -> None:
+    """Raise InputError unless `path` is a file; a link that leads nowhere is called one."""
+    try:
+        if path.is_file():
+            return
+        dangling = path.is_symlink() and not path.exists()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if dangling:
+        raise InputError(
+            f"{path}: no such file, it is a link to {path.readlink()}, which is not there; "
+            "fetch the data (git annex get, dvc pull) or mend the link"
+        )
+    raise InputError(f"{path}: no such file")
+
+
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file's bytes, in hexadecimal. Raises InputError where there is no such file."""
+    require_file(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -25,9 +25,9 @@ from dsnet_med.contents import (
     misnamed,
     opened,
     refusal,
-    require_file,
 )
 from dsnet_med.errors import InputError, one_line
+from dsnet_med.files import require_file
 from dsnet_med.geometry import corner_distance, is_sheared, right_angled, spacing_mm
 
 _DAMAGED = (*DECODING_ERRORS, OverflowError, ValueError, ImageFileError, HeaderDataError)

@@ -15,6 +15,7 @@ from dsnet_med.errors import InputError
 from dsnet_med.files import (
     output_error,
     remove_partial,
+    require_file,
     require_writable,
     sha256,
     staging,
@@ -236,3 +237,20 @@ def test_on_windows_no_process_is_asked_whether_it_lives(tmp_path, monkeypatch):
     left.write_bytes(b"half")
     remove_partial(tmp_path)
     assert left.exists()
+
+
+def test_a_link_that_leads_nowhere_says_so(tmp_path):
+    """As in a data set of which a file has not been fetched."""
+    (tmp_path / "link").symlink_to("../.git/annex/objects/x")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_bytes(b"")
+    require_file(tmp_path / "file")
+    for check in (require_file, sha256):
+        with pytest.raises(
+            InputError, match=r"link: .* a link to \.\./\.git/annex/objects/x, which is not there; fetch"
+        ):
+            check(tmp_path / "link")
+        with pytest.raises(InputError, match=r"loop: .* a link to loop, which is not there"):
+            check(tmp_path / "loop")
+        with pytest.raises(InputError, match=r"none: no such file$"):
+            check(tmp_path / "none")

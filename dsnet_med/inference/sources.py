@@ -8,6 +8,7 @@ from typing import Literal
 
 from dsnet_med.dicom.series import choose, find_series, is_dicom
 from dsnet_med.errors import InputError, SeveralVolumesError
+from dsnet_med.files import require_file
 from dsnet_med.volumes import Volume, case_name, files_of, is_volume, read_image
 from dsnet_med.volumes_nifti import header_of
 
@@ -48,6 +49,8 @@ def find_sources(paths: Sequence[Path], leave_out: Path | None = None) -> list[S
         elif path.exists():
             raise InputError(f"{path}: neither a file nor a folder; give a volume")
         else:
+            if path.is_symlink():
+                require_file(path)  # says where it leads
             raise InputError(f"{path}: no such file or folder")
     return _named_apart(_grouped(sources))
 

@@ -206,8 +206,11 @@ def test_names_in_capitals_and_links(tmp_path: Path) -> None:
     assert _cases(tmp_path / "in") == ["A", "absent", "patient_a", "patient_b"]
     sources = {source.case: source for source in find_sources([tmp_path / "in"])}
     np.testing.assert_array_equal(load(sources["A"]).voxels, load(sources["patient_a"]).voxels)
-    with pytest.raises(InputError, match="no such file"):
-        load(sources["absent"])
+    for read in (lambda: load(sources["absent"]), lambda: find_sources([tmp_path / "in" / "absent.nii.gz"])):
+        with pytest.raises(
+            InputError, match=r"a link to .*nowhere\.nii\.gz, which is not there; fetch the data"
+        ):
+            read()
 
 
 def test_one_file_named_in_several_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
