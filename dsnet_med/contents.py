@@ -28,7 +28,6 @@ _UNPACK, _CONVERT, _FETCH = "unpack it first", "convert it first", "fetch it aga
 _OTHERS = tuple(  # what else lies under the name of a volume: its first bytes, what it is, what to do
     (re.compile(start, re.DOTALL | re.IGNORECASE), what, hint)
     for start, what, hint in (
-        (rb"\Z", "empty", _FETCH),
         (
             rb"version https://git-lfs",
             "a git-lfs pointer, whose content has not been fetched",
@@ -138,6 +137,8 @@ def known_as(start: bytes) -> tuple[str, str] | None:
 
 def refusal(path: Path, content: Content, wanted: str) -> InputError | None:
     """The error for content that is known to be something else than `wanted`, with what it is; else None."""
+    if not content.start:
+        return InputError(f"{path}: not a readable {wanted} file (it is empty); {_FETCH}")
     known = known_as(content.start)
     return InputError(f"{path}: is {known[0]}, wanted {wanted}; {known[1]}") if known else None
 

@@ -323,7 +323,7 @@ def dicom(uid: bytes) -> bytes:
 
 
 OTHERS = {
-    "empty": (b"", ("is empty", "fetch it again")),
+    "empty": (b"", ("(it is empty)", "fetch it again")),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", ("git lfs pull",)),
     "annex": (b"/annex/objects/MD5E-s1--00.nii.gz\n", ("git-annex pointer", "git annex get")),
     "annex link": (b"../../.git/annex/objects/x/y/z", ("git-annex pointer", "git annex get")),
