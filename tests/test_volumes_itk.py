@@ -97,7 +97,7 @@ def test_what_is_refused(tmp_path, suffix):
     whole = path.read_bytes()
     for content in (b"", b"NRRD", b"a text file", whole[: len(whole) // 3], whole[:-20]):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"not a readable|cut short"):
+        with pytest.raises(InputError, match=r"not a readable|cut short|is NRRD, wanted MetaImage"):
             read_labels(path)
 
 

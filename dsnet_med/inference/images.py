@@ -24,7 +24,7 @@ def as_volume(
     """
     from_file = isinstance(image, str | Path)
     if affine is not None and (from_file or hasattr(image, "affine") or hasattr(image, "GetDirection")):
-        raise InputError(f"got an affine for a {_name(image)}, which has its own; leave it out")
+        raise InputError(f"got an affine for an image that has its own ({_name(image)}); leave it out")
     if series is not None and not from_file:
         raise InputError(f"got series {series!r}, which picks among DICOM series; give a path")
     if from_file:
