@@ -118,23 +118,6 @@ def _is_zombie(process: int) -> bool:
     return status.rpartition(b")")[2].split()[:1] == [b"Z"]  # after its name, which may hold anything
 
 
-def read_text(path: Path) -> str:
-    """The text of a small file somebody wrote: UTF-8, with a byte order mark or not, or UTF-16 with one.
-
-    Raises InputError.
-    """
-    try:
-        content = path.read_bytes()
-        utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return content.decode("utf-16" if utf16 else "utf-8-sig").replace("\r\n", "\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: is no text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from error
-
-
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, whole or not at all; bytes of file names that are no text become \\udcff."""
     with written_whole(path) as temporary:
@@ -161,8 +144,13 @@ def read_json(path: Path) -> Any:
 
     Raises OSError, and ValueError for no JSON or a key given twice, of which Python would keep the last.
     """
+    return parse_json(read_text(path))
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says. Raises ValueError, also for a key given twice, which Python drops."""
     try:
-        return json.loads(read_text(path), object_pairs_hook=_each_key_once)
+        return json.loads(text, object_pairs_hook=_each_key_once)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -218,11 +206,25 @@ def is_dangling(path: Path) -> bool:
 def absent(path: Path) -> InputError:
     """The error for a file that is not there; of a link that leads nowhere it says where to."""
     if is_dangling(path):
-        return InputError(f"{path}: no such file, it is a link to {os.readlink(path)}; fetch that first")  # noqa: PTH115
+        return InputError(
+            f"{path}: no such file, it is a link to {path.readlink()}, which is not there; "
+            "fetch the data (git annex get, dvc pull) or mend the link"
+        )
     return InputError(f"{path}: no such file")
 
 
+def require_file(path: Path) -> None:
+    """Raise InputError unless `path` is a file; a link that leads nowhere is called one."""
+    try:
+        if path.is_file():
+            return
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    raise absent(path)
+
+
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file's bytes, in hexadecimal. Raises InputError where there is no such file."""
+    require_file(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from dsnet_med.files import (
     is_dangling,
     output_error,
     remove_partial,
+    require_file,
     require_writable,
     sha256,
     staging,
@@ -253,7 +254,8 @@ def test_links_that_lead_nowhere_are_among_the_files(tmp_path):
     assert [path.name for path in files_in(tmp_path)] == ["a.nii", "b.nii", "c.nii", "loop.nii"]
     assert [is_dangling(path) for path in files_in(tmp_path)] == [True, False, False, True]
     assert str(absent(tmp_path / "a.nii")).endswith(
-        "a.nii: no such file, it is a link to ../.git/annex/objects/x; fetch that first"
+        "a.nii: no such file, it is a link to ../.git/annex/objects/x, which is not there; "
+        "fetch the data (git annex get, dvc pull) or mend the link"
     )
     assert str(absent(tmp_path / "x.nii")).endswith("x.nii: no such file")
 
@@ -261,3 +263,20 @@ def test_links_that_lead_nowhere_are_among_the_files(tmp_path):
 def test_a_folder_that_cannot_be_listed(tmp_path):
     with pytest.raises(InputError, match=r"x: cannot be listed \(No such file"):
         files_in(tmp_path / "x")
+
+
+def test_a_link_that_leads_nowhere_says_so(tmp_path):
+    """As in a data set of which a file has not been fetched."""
+    (tmp_path / "link").symlink_to("../.git/annex/objects/x")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_bytes(b"")
+    require_file(tmp_path / "file")
+    for check in (require_file, sha256):
+        with pytest.raises(
+            InputError, match=r"link: .* a link to \.\./\.git/annex/objects/x, which is not there; fetch"
+        ):
+            check(tmp_path / "link")
+        with pytest.raises(InputError, match=r"loop: .* a link to loop, which is not there"):
+            check(tmp_path / "loop")
+        with pytest.raises(InputError, match=r"none: no such file$"):
+            check(tmp_path / "none")

@@ -6,7 +6,6 @@ CASE.json as `infer` writes them; names that only the data set's own label files
 that only one of both kinds has. Where nothing tells, references are refused; predictions are class ids.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -17,7 +16,7 @@ import numpy as np
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.evaluate.labels import Labels, label_names, read_labels_argument
 from dsnet_med.evaluate.pairing import CaseOf, Pair
-from dsnet_med.files import read_text
+from dsnet_med.files import read_json
 from dsnet_med.volumes import case_name, read_labels
 
 if TYPE_CHECKING:
@@ -113,10 +112,10 @@ def _said(path: Path) -> dict[int, str] | None:
     if not path.is_file():
         return None
     try:
-        content: Any = json.loads(read_text(path))
+        content: Any = read_json(path)
         table = content.get("labels", content)
         return label_names(table) if isinstance(table, dict) else None
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         if path.name != _SAYS_LABELS:
             return None  # a JSON file of somebody's
         raise InputError(

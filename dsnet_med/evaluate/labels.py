@@ -1,6 +1,5 @@
 """Which label values are scored, and what they are called."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dsnet_med.errors import InputError, one_line
-from dsnet_med.files import read_text
+from dsnet_med.files import parse_json, read_text
 
 LARGEST_LABEL = int(np.iinfo(np.uint16).max)
 _LABEL_FILES = (".json", ".txt", ".csv", ".tsv")
@@ -74,7 +73,10 @@ def read_labels_argument(text: str) -> Labels | None:
 def read_label_file(path: Path) -> Labels:
     """The labels of a JSON file such as {"1": "liver"}, or of its key "labels" (a decathlon or nnU-Net
     dataset.json), or of a text file with a value and a name on each line. Raises InputError."""
-    text = read_text(path)
+    try:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); {_WANTED}") from error
     if path.suffix.lower() == ".json":
         return _of_json(text, str(path))
     lines = [line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"]
@@ -90,22 +92,13 @@ def read_label_file(path: Path) -> Labels:
 
 def _of_json(text: str, where: str) -> Labels:
     try:
-        content = json.loads(text, object_pairs_hook=_each_key_once)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise InputError(f"{where}: not a table of labels ({one_line(error)}); {_WANTED}") from error
     table = content.get("labels", content) if isinstance(content, dict) else None
     if not isinstance(table, dict):
         raise InputError(f"{where}: not a table of labels; {_WANTED}")
     return _named(table, where)
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key '{twice}' stands there twice")
-    return found
 
 
 def _named(table: Mapping[Any, Any], where: str) -> Labels:

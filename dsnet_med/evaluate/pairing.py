@@ -1,7 +1,6 @@
 """Which prediction belongs to which reference: by the cases that their file names say."""
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.evaluate.inputs import listed
-from dsnet_med.files import read_text
+from dsnet_med.files import files_in, parse_json, read_text
 from dsnet_med.volumes import case_name, is_volume
 
 # What tools and people add to a case's name to say what the file is; nnU-Net numbers a case's channels.
@@ -92,7 +91,10 @@ def pair_folders(
 def read_cases(path: Path) -> list[str]:
     """The cases that a file names: one a line, the column `case` of a CSV file, or the test cases of a
     training store's manifest.json. Raises InputError."""
-    text = read_text(path)
+    try:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); wanted one case a line") from error
     if path.suffix.lower() == ".json":
         return _test_cases(path, text)
     lines = [line.strip() for line in text.splitlines()]
@@ -128,9 +130,7 @@ def require_one_file_per_case(cases: Iterable[str], labels: Mapping[int, str], w
 
 def listed_files(folder: Path) -> list[Path]:
     """The volumes in a folder, sorted; links that lead nowhere too, so that their case is not lost."""
-    return sorted(
-        path for path in folder.iterdir() if is_volume(path) and not path.is_dir() and path.name[0] != "."
-    )
+    return [path for path in files_in(folder) if is_volume(path)]
 
 
 def _alike(predictions: Iterable[str], references: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -212,9 +212,9 @@ def _by_case(files: Sequence[Path], case_of: CaseOf) -> tuple[dict[str, Path], d
 
 def _test_cases(path: Path, text: str) -> list[str]:
     try:
-        content: Any = json.loads(text)
+        content: Any = parse_json(text)
         names = [case["id"] for case in content["cases"] if case["split"] == "test"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: not a training store's manifest.json ({one_line(error)}); wanted that, or one case a line"
         ) from error

@@ -34,6 +34,7 @@ from dsnet_med.inference.sidecar import (
     read_sidecar,
 )
 from dsnet_med.inference.sources import Source
+from dsnet_med.volumes import write_labels
 
 NEEDS_DICOM = "is no DICOM series, and a DICOM segmentation has to point at one; use --format nifti"
 _HELP = "choose another --out, or replace it with --overwrite"
@@ -177,7 +178,7 @@ def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outp
         scaling = predictor.members[0].intensity.fit(mask.source.voxels)
         write_preview(made / f"{case}{PREVIEW}", mask, predictor.slice_axis, scaling)
     if "nifti" in outputs.formats:
-        mask.save(made / f"{case}{FORMATS['nifti']}")
+        write_labels(made / f"{case}{FORMATS['nifti']}", mask.voxels, mask.source)
     if "dicom-seg" in outputs.formats:
         _write_dicom(made / f"{case}{FORMATS['dicom-seg']}", mask, predictor)
 

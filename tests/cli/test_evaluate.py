@@ -39,9 +39,7 @@ def four(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(
-    *predictions, labels="labels.json", out="out", images=None, cases=None, overwrite=False, **options
-):
+def run(*predictions, labels="labels.json", out="out", images=None, cases=None, overwrite=False, **options):
     scoring.evaluate(
         [Path(folder) for folder in predictions or ("pred",)],
         Path("ref"),
@@ -372,7 +370,7 @@ def test_labels_as_people_give_them(four, name, content):
         ("ref", "labels.json"),
         ("l.txt", "labels.json"),
         ("Synapse", "did you mean 'synapse'"),
-        ('{"1": "liver", "1": "spleen"}', "stands there twice"),
+        ('{"1": "liver", "1": "spleen"}', "given twice"),
         ('{"liver": [1, 2], "spleen": 2}', "regions"),
         ('{"liver": 1, "background": 2}', "always 0"),
     ],

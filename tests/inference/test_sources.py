@@ -1,5 +1,6 @@
 """What users name: files, folders, patterns, series."""
 
+import gzip
 import json
 import os
 import shutil
@@ -120,6 +121,39 @@ def test_a_pair_is_one_case(tmp_path: Path) -> None:
         np.testing.assert_array_equal(load(source).voxels, voxels)
 
 
+@pytest.mark.parametrize(
+    ("header", "image"), [("p.hdr.gz", "p.img.gz"), ("P.HDR.GZ", "P.IMG.GZ"), ("p.hdr", "p.img.gz")]
+)
+def test_a_compressed_pair_is_one_case(header: str, image: str, tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    nib.save(nib.Nifti1Pair(voxels, affine), tmp_path / "q.hdr")
+    for old, new in (("q.hdr", header), ("q.img", image)):
+        content = (tmp_path / old).read_bytes()
+        (tmp_path / old).unlink()
+        (tmp_path / new).write_bytes(gzip.compress(content) if new.lower().endswith(".gz") else content)
+    case = header[0]
+    assert _cases(tmp_path) == [case]
+    for path in (tmp_path, tmp_path / header, tmp_path / image):
+        (source,) = find_sources([path])
+        assert source.case == case
+        assert source.files == (tmp_path / header, tmp_path / image)
+        np.testing.assert_array_equal(load(source).voxels, voxels)
+    (tmp_path / header).unlink()
+    (alone,) = find_sources([tmp_path])
+    assert alone.case == case
+    with pytest.raises(InputError, match=r"its header, .\.hdr, is not there"):
+        load(alone)
+
+
+@pytest.mark.parametrize("name", ["a.nii.bz2", "a.nii.xz", "a.nii.zst"])
+def test_every_compression_of_a_volume_is_a_case(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\xfd7zXZ\x00" + bytes(99))
+    (source,) = find_sources([tmp_path])
+    assert source.case == "a"
+    with pytest.raises(InputError, match=r"compressed with xz, wanted NIfTI; unpack it first"):
+        load(source)
+
+
 def test_a_dicom_folder_is_one_case(shared: Path, tmp_path: Path) -> None:
     folder = _series(shared, tmp_path / "study" / "ct")
     (folder / "README").write_text("not DICOM")
@@ -191,8 +225,9 @@ def test_names_in_capitals_and_links(tmp_path: Path) -> None:
     assert _cases(tmp_path / "in") == ["A", "absent", "patient_a", "patient_b"]
     sources = {source.case: source for source in find_sources([tmp_path / "in"])}
     np.testing.assert_array_equal(load(sources["A"]).voxels, load(sources["patient_a"]).voxels)
-    with pytest.raises(InputError, match="no such file"):
-        load(sources["absent"])
+    (alone,) = find_sources([tmp_path / "in" / "absent.nii.gz"])
+    for source in (sources["absent"], alone):
+        assert "nowhere.nii.gz, which is not there; fetch the data" in str(source.refused)
 
 
 def test_one_file_named_in_several_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +284,7 @@ def test_links_that_lead_nowhere_are_cases_that_fail(tmp_path: Path) -> None:
         assert sources.pop("a").refused is None
         assert {"b", "c", "d"} < sources.keys()
         for source in sources.values():
-            assert "no such file, it is a link to ../.git/annex/objects/x; fetch that first" in str(
+            assert "no such file, it is a link to ../.git/annex/objects/x, which is not there" in str(
                 source.refused
             )
 
@@ -260,7 +295,8 @@ def test_a_series_of_which_a_slice_was_not_fetched(name: str, shared: Path, tmp_
     folder = _series(shared, tmp_path / "ct")
     (folder / name).symlink_to("nowhere")
     (source,) = find_sources([folder])
-    assert "a link to nowhere; fetch that first (1 of 18 files)" in str(source.refused)
+    assert "a link to nowhere, which is not there; fetch" in str(source.refused)
+    assert str(source.refused).endswith("or mend the link (1 of 18 files)")
     for file in folder.iterdir():
         file.unlink()
         file.symlink_to("nowhere")
