@@ -37,8 +37,9 @@ _PLACE = {
 
 def class_of(header: "Dataset") -> str:
     """What kind of object it is, in words; the file meta information has it where anonymising emptied it."""
-    uid = text(header, "SOPClassUID") or text(header.file_meta, "MediaStorageSOPClassUID")
-    return str(UID(uid).name) if uid else ""
+    named = text(header, "SOPClassUID"), text(header.file_meta, "MediaStorageSOPClassUID")
+    kinds = [UID(uid).name for uid in named if uid]
+    return next((kind for kind in kinds if kind not in named), kinds[0] if kinds else "")
 
 
 def reason_against(file: Path, header: "Dataset") -> str | None:
@@ -50,9 +51,9 @@ def reason_against(file: Path, header: "Dataset") -> str | None:
     if modality in _KINDS:
         return f"is {_KINDS[modality]} ({modality}), wanted an image series"
     if not values(header, "Rows") or not values(header, "Columns"):
-        if "Image Storage" in kind:
+        if "Image Storage" in kind or "SOPClassUID" not in header:
             raise InputError(f"{file}: its header has no Rows or Columns; fetch the file again")
-        return f"holds no image ({kind or 'its header names no SOPClassUID'}), wanted an image series"
+        return f"holds no image ({kind or 'of no SOPClassUID'}), wanted an image series"
     return _against_values(header) or _against_place(header)
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 import nibabel as nib
 
+from dsnet_med.dicom.sniff import START, starts_dicom
+
 Kind = Literal["gzip", "zip", "dicom", "nrrd", "nifti", "metaimage"]
 
 WANTED = "wanted NIfTI, NRRD, MetaImage or DICOM, or a zip of a DICOM series or of one of the others"
@@ -25,7 +27,7 @@ def kind_of(path: Path) -> Kind | None:
     """The kind of a file's content; None for what cannot be a volume."""
     with path.open("rb") as stream:
         start = stream.read(LONGEST_START)
-    if start[128:132] == b"DICM":  # before the others: the 128 bytes in front may hold anything
+    if starts_dicom(start[:START]):  # before the others: the 128 bytes in front may hold anything
         return "dicom"
     if start[:2] == b"\x1f\x8b":
         return "gzip"
