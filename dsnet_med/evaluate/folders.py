@@ -28,6 +28,7 @@ from dsnet_med.workers import in_parallel, on_cluster, peak_memory_bytes, worker
 
 LabelValues = Mapping[int, int]
 RUN_FACTS = "run.json"  # in a folder of masks: which run made them
+REGRIDDED = ".regridded.nii.gz"  # a mask of `infer --regrid`, beside the one on the grid of its image
 
 
 @dataclass(frozen=True)
@@ -275,11 +276,19 @@ def _volumes(place: Path, role: str) -> list[Path]:
             f"{place}: no such folder or file; wanted the {role}, *.nii.gz, *.nii, *.nrrd or *.mha"
         )
     files = sorted(
-        path for path in place.iterdir() if is_volume(path) and path.is_file() and path.name[0] != "."
+        path
+        for path in place.iterdir()
+        if is_volume(path) and path.is_file() and path.name[0] != "." and not _is_regridded(path)
     )
     if not files:
         raise InputError(f"{place}: no *.nii.gz, *.nii, *.nrrd or *.mha files; wanted the {role}")
     return files
+
+
+def _is_regridded(path: Path) -> bool:
+    """Whether it is a second form of a mask of infer, on another grid."""
+    case = path.name.removesuffix(REGRIDDED)
+    return case != path.name and path.with_name(f"{case}.json").is_file()
 
 
 def _by_case(

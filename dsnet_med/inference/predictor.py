@@ -21,6 +21,7 @@ from dsnet_med.inference.mask import Mask
 from dsnet_med.inference.member import Member, mean_probabilities
 from dsnet_med.inference.model_folder import Model, load_model
 from dsnet_med.inference.postprocess import PostProcess, postprocessed
+from dsnet_med.inference.regrid import is_sheared
 from dsnet_med.inference.running_max import class_ids, id_type
 from dsnet_med.prepare.intensity import Scaling
 from dsnet_med.volumes import Volume
@@ -126,7 +127,8 @@ class Predictor:
         with self._one_at_a_time:
             ids = self._class_ids(volume, probabilities, progress, notices.append)
         ids = postprocessed(ids, self.postprocess, self.class_names, volume.voxel_mm3)
-        notes = (*volume.notes, *contradictions(ids, volume.affine, self.class_names))
+        sheared = (_sheared_note(volume),) if is_sheared(volume.affine) else ()
+        notes = (*volume.notes, *sheared, *contradictions(ids, volume.affine, self.class_names))
         return Mask(ids, self.class_names, volume, notes, tuple(notices), probabilities)
 
     def _class_ids(
@@ -182,6 +184,14 @@ class Predictor:
 
     def _on_device(self, slices: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(slices))[:, None].to(self.device)
+
+
+def _sheared_note(volume: Volume) -> str:
+    seg = ", --format dicom-seg a DICOM segmentation" if getattr(volume, "slices", ()) else ""
+    return (
+        "its grid is sheared, and ITK programs (3D Slicer, SimpleITK, elastix) refuse a NIfTI mask on it: "
+        f"infer --regrid writes one on an orthogonal grid beside it{seg}"
+    )
 
 
 def _require_alike(models: Sequence[Model], runs: Sequence[Path | str]) -> None:
