@@ -217,7 +217,7 @@ def infer(
         bool,
         typer.Option(
             "--regrid",
-            help="Write CASE.regridded.nii.gz, too: on an orthogonal grid, where ITK programs refuse a tilted one.",
+            help="Write CASE.regridded.nii.gz, too: on an orthogonal grid, for ITK, which takes no other.",
         ),
     ] = False,
 ) -> None:

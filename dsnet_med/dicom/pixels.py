@@ -16,6 +16,7 @@ from dsnet_med.dicom.frames import Frame
 from dsnet_med.dicom.values import text, values, whole
 from dsnet_med.errors import InputError, one_line
 
+_UNDEFINED = 0xFFFFFFFF  # the length of pixels in pieces, that is compressed
 _NATIVE = "fetch the file again"
 _ENCODED = "fetch the file again, or decompress it first (gdcmconv --raw)"
 
@@ -78,7 +79,7 @@ def _require_pixels(file: Path, content: pydicom.Dataset) -> None:
 def _syntax(file: Path, content: pydicom.FileDataset) -> UID:
     """The transfer syntax; of a file without meta information, as its elements are written."""
     if "TransferSyntaxUID" not in content.file_meta:
-        if content.get_item("PixelData").is_undefined_length:
+        if getattr(content.get_item("PixelData"), "length", 0) == _UNDEFINED:
             raise InputError(f"{file}: does not say how its pixels are compressed; export it again")
         implicit, little = content.original_encoding
         content.file_meta.TransferSyntaxUID = (
@@ -99,7 +100,8 @@ def _set_length(file: Path, content: pydicom.Dataset, frames: Sequence[Frame], *
         if values(content, "NumberOfFrames") and (compressed or len(content.PixelData) >= 2 * size):
             said = one_line(text(content, "NumberOfFrames"), 60)
             raise InputError(f"{file}: has NumberOfFrames {said}, wanted a whole number; export it again")
-        content.NumberOfFrames = count = 1
+        content.pop("NumberOfFrames", None)
+        count = 1
     if 0 < size * count < len(content.PixelData):
         content.PixelData = content.PixelData[: size * count + size * count % 2]
 

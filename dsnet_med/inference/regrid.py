@@ -1,4 +1,4 @@
-"""A label map on a sheared grid, as under a tilted gantry, brought to an orthogonal one, which all programs take."""
+"""A label map on a sheared grid, as under a tilted gantry, brought to an orthogonal one, for ITK programs."""
 
 from itertools import product
 from typing import Any

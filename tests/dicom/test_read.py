@@ -1,14 +1,20 @@
 """DICOM series as volumes: voxels and places against ground truths and ITK; every kind of bad file."""
 
 import io
+import locale
+import logging
 import shutil
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
-from made import hounsfield, images, multi_frame, oblique, write
+from made import as_words, hounsfield, images, multi_frame, oblique, write
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -427,3 +433,40 @@ def test_any_flipped_byte_is_a_volume_or_one_line(tmp_path, capfd):
         except InputError as error:
             assert "\n" not in str(error)
     assert capfd.readouterr() == ("", "")
+
+
+# ---------------------------------------------------------------- the host
+
+
+def host():
+    """What of the process others rely on."""
+    loggers = [logging.getLogger(name) for name in ("", "pydicom", "highdicom", "nibabel.global")]
+    settings = pydicom.config.settings
+    return (
+        [(one.level, one.disabled, one.propagate, one.handlers[:], one.filters[:]) for one in loggers],
+        warnings.filters[:],
+        warnings.showwarning,
+        settings.reading_validation_mode,
+        settings.writing_validation_mode,
+        locale.setlocale(locale.LC_ALL),
+    )
+
+
+def test_the_host_sees_no_change_at_any_moment(tmp_path):
+    """Four threads read and one looks on."""
+    write(tmp_path / "plain", images(12, PatientName="no caret"))
+    write(tmp_path / "frames", [multi_frame(images(12))])
+    as_words(sorted((tmp_path / "plain").iterdir()), (0x20, 0x13), "IS", b"F ")
+    before, seen, done = host(), [], threading.Event()
+
+    def look():
+        while not done.is_set():
+            seen.append(host())
+
+    with ThreadPoolExecutor(5) as pool:
+        looking = pool.submit(look)
+        list(pool.map(read, [tmp_path / name for name in ("plain", "frames") * 6]))
+        done.set()
+        looking.result()
+    assert len(seen) > 3
+    assert all(one == before for one in [*seen, host()])
