@@ -12,7 +12,7 @@ from dsnet_med.dicom.heads import Head
 from dsnet_med.errors import InputError
 
 Part = list[Head]  # of one SeriesInstanceUID, or a file without one
-_A_FEW = 3  # single images of different numbers, from which on they may be the slices of a stack
+A_FEW = 3  # single images of different numbers, from which on they may be the slices of a stack
 
 
 def series_of(heads: Iterable[Head]) -> list[tuple[Part, str | None]]:
@@ -31,8 +31,19 @@ def series_of(heads: Iterable[Head]) -> list[tuple[Part, str | None]]:
     return [(part, None) for part in alone] + [(list(chain(*group)), _note(group)) for group in groups]
 
 
+def is_torn(folders: Sequence[Sequence[Head]]) -> bool:
+    """Whether the images of several folders are pieces of one stack, of which none holds every slice."""
+    first = folders[0][0]
+    parts = [[head for head in folder if _alike(head, first)] for folder in folders]
+    return all(map(_can_be_joined, parts)) and max(map(_images, parts)) < _places(parts)
+
+
+def _alike(a: Head, b: Head) -> bool:
+    return (a.grid, a.modality, a.patient) == (b.grid, b.modality, b.patient)
+
+
 def _can_be_joined(part: Part) -> bool:
-    return all(head.grid is not None and not head.localizer for head in part)
+    return bool(part) and all(head.grid is not None and not head.localizer for head in part)
 
 
 def _of_one_name(parts: list[Part]) -> list[list[Part]]:
@@ -50,7 +61,7 @@ def _of_many_names(groups: list[list[Part]]) -> list[list[Part]]:
     for group in groups:
         if len(group) == 1 and _images(group[0]) == 1:
             single[group[0][0].grid, group[0][0].modality].append(group[0])
-    torn = [parts for parts in single.values() if len(parts) >= _A_FEW and _places(parts) == len(parts)]
+    torn = [parts for parts in single.values() if len(parts) >= A_FEW and _places(parts) == len(parts)]
     joined = [id(part) for parts in torn for part in parts]
     return [group for group in groups if id(group[0]) not in joined] + torn
 

@@ -54,7 +54,7 @@ def read_series(series: Series, volume_index: int | None = None) -> DicomVolume:
         affine=stack.affine,
         header=None,
         voxels=voxels,
-        notes=_notes(series.note, len(every) - len(frames), stack.tilt_note, stack.frames),
+        notes=_notes(_joined(series), len(every) - len(frames), stack.tilt_note, stack.frames),
         slices=tuple(SourceSlice(frame.file, frame.number) for frame in stack.frames),
     )
 
@@ -84,6 +84,12 @@ def _images(frames: Sequence[Frame]) -> list[NDArray[Any]]:
     for file, indices in of_file.items():
         images.update(zip(indices, stored(file, [frames[index] for index in indices]), strict=True))
     return [images[index] for index in range(len(frames))]
+
+
+def _joined(series: Series) -> str | None:
+    """What its images were gathered from."""
+    folders = len({file.parent for file in series.files})
+    return f"its images lie in {folders} folders" if folders > 1 and not series.note else series.note
 
 
 def _notes(joined: str | None, copies: int, tilt: str | None, frames: Sequence[Frame]) -> tuple[str, ...]:

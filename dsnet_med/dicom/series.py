@@ -1,11 +1,12 @@
 """Which DICOM series the files of a folder make up, and which of them to take."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsnet_med.dicom.heads import Head, head_of
-from dsnet_med.dicom.joining import series_of
+from dsnet_med.dicom.joining import A_FEW, is_torn, series_of
 from dsnet_med.dicom.sniff import START, starts_dicom, starts_dicomdir
 from dsnet_med.errors import InputError
 
@@ -67,6 +68,28 @@ def find_series(files: Sequence[Path]) -> list[Series]:
     """
     heads = [head_of(file) for file in sorted(files)]
     return sorted((_series(part, note) for part, note in series_of(heads)), key=_by_number)
+
+
+def over_folders(folders: Sequence[Sequence[Path]]) -> list[list[int]]:
+    """Which of these folders, by their DICOM files, hold pieces of one stack: groups of their indices.
+
+    Of most folders one header is read. Raises InputError as `find_series`.
+    """
+    firsts = [head_of(files[0]) for files in folders]
+    by_name: dict[object, list[int]] = defaultdict(list)
+    for index, head in enumerate(firsts):
+        by_name[head.grid, head.modality, head.patient, head.number, head.description].append(index)
+    groups = [group for group in by_name.values() if _is_torn(folders, group)]
+    taken = {index for group in groups for index in group}
+    single: dict[object, list[int]] = defaultdict(list)
+    for index, head in enumerate(firsts):
+        if index not in taken and len(folders[index]) == 1:
+            single[head.grid, head.modality, head.patient].append(index)
+    return groups + [group for group in single.values() if len(group) >= A_FEW and _is_torn(folders, group)]
+
+
+def _is_torn(folders: Sequence[Sequence[Path]], group: Sequence[int]) -> bool:
+    return len(group) > 1 and is_torn([[head_of(file) for file in folders[index]] for index in group])
 
 
 def choose(series: Sequence[Series], wanted: str | None, where: Path) -> tuple[Series, str | None]:
