@@ -232,6 +232,13 @@ def infer(
         bool, typer.Option("--preview", help="Write CASE.png: twelve slices with the mask.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make finished masks anew.")] = False,
+    regrid: Annotated[
+        bool,
+        typer.Option(
+            "--regrid",
+            help="Write CASE.regridded.nii.gz, too: on an orthogonal grid, for ITK, which takes no other.",
+        ),
+    ] = False,
 ) -> None:
     """Segment volumes; each mask lies in its input's own grid, and finished ones are kept."""
     from dsnet_med.cli import inferring
@@ -243,7 +250,9 @@ def infer(
         inferring.ModelOptions(
             device, batch, tta, precision, compiled, trust, keep_largest, fill_holes, remove_smaller
         ),
-        inferring.CaseOptions(formats, probabilities, statistics, preview, overwrite, volume_index, series),
+        inferring.CaseOptions(
+            formats, probabilities, statistics, preview, overwrite, volume_index, series, regrid
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from dsnet_med.volumes import case_name, is_volume
 # What tools and people add to a case's name to say what the file is; nnU-Net numbers a case's channels.
 _ROLE = r"(?:seg(?:mentation)?s?|pred(?:iction)?s?|gt|ground[_-]?truth|ref(?:erence)?s?|labels?|masks?|0000)"
 _ADDED = re.compile(rf"(?:[._-]+{_ROLE})+$|^(?:{_ROLE}[._-]+)+", re.IGNORECASE)
+REGRIDDED = ".regridded.nii.gz"  # a mask of `infer --regrid`, beside the one on the grid of its image
 _KINDS = "*.nii.gz, *.nii, *.nrrd or *.mha"
 
 CaseOf = Callable[[Path], str | None]
@@ -130,7 +131,13 @@ def require_one_file_per_case(cases: Iterable[str], labels: Mapping[int, str], w
 
 def listed_files(folder: Path) -> list[Path]:
     """The volumes in a folder, sorted; links that lead nowhere too, so that their case is not lost."""
-    return [path for path in files_in(folder) if is_volume(path)]
+    return [path for path in files_in(folder) if is_volume(path) and not _is_regridded(path)]
+
+
+def _is_regridded(path: Path) -> bool:
+    """Whether it is a second form of a mask of infer, on another grid."""
+    case = path.name.removesuffix(REGRIDDED)
+    return case != path.name and path.with_name(f"{case}.json").is_file()
 
 
 def _alike(predictions: Iterable[str], references: Iterable[str]) -> dict[str, tuple[str, str]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from dsnet_med.dicom.series import choose, find_series, is_dicom
+from dsnet_med.dicom.series import choose, find_series, is_dicom, over_folders
 from dsnet_med.errors import InputError, SeveralVolumesError
 from dsnet_med.files import absent, entries_of, is_dangling, is_file_or_dangling, require_file
 from dsnet_med.inference.sidecar import masks_among
@@ -65,7 +65,7 @@ def find_sources(
             if path.is_symlink():
                 require_file(path)  # says where it leads
             raise InputError(f"{path}: no such file or folder")
-    return _named_apart(_grouped(sources))
+    return _named_apart(_reunited(_grouped(sources)))
 
 
 def _copies_refused(sources: Sequence[Source], masks: Sequence[Path]) -> Iterator[Source]:
@@ -233,6 +233,30 @@ def _grouped(sources: Sequence[Source]) -> list[Source]:
             files = tuple(dict.fromkeys(file for one in group for file in one.files))
             grouped.append(Source(_own_name(folder), "dicom", files, folder))
     return grouped
+
+
+def _reunited(sources: Sequence[Source]) -> list[Source]:
+    """Folders beside each other that hold pieces of one DICOM stack are one case, with the name of theirs."""
+    beside: dict[Path, list[Source]] = {}
+    for source in sources:
+        if source.kind == "dicom" and source.where.is_dir():
+            beside.setdefault(source.where.parent, []).append(source)
+    found = list(sources)
+    for folder, pieces in beside.items():
+        for group in _torn(pieces):
+            case = group[0].case.removesuffix(group[0].where.name).rstrip("_") or _own_name(folder)
+            whole = Source(case, "dicom", tuple(file for one in group for file in one.files), folder)
+            found[found.index(group[0])] = whole
+            found = [source for source in found if source not in group]
+    return found
+
+
+def _torn(pieces: Sequence[Source]) -> list[list[Source]]:
+    try:
+        groups = over_folders([piece.files for piece in pieces]) if len(pieces) > 1 else []
+    except InputError:  # which reading the file will raise
+        groups = []
+    return [[pieces[index] for index in group] for group in groups]
 
 
 def _is_loose(source: Source) -> bool:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from dsnet_med.contents import LONGEST_START, METAIMAGE, is_nifti, known_as
+from dsnet_med.dicom.sniff import START, starts_dicom
 
 Kind = Literal["gzip", "zip", "dicom", "nrrd", "nifti", "metaimage"]
 
@@ -22,7 +23,7 @@ def kind_of(path: Path) -> Kind | None:
     """The kind of a file's content; None for what cannot be a volume."""
     with path.open("rb") as stream:
         start = stream.read(LONGEST_START)
-    if start[128:132] == b"DICM":  # before the others: the 128 bytes in front may hold anything
+    if starts_dicom(start[:START]):  # before the others: the 128 bytes in front may hold anything
         return "dicom"
     if start[:2] == b"\x1f\x8b":
         return "gzip"

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import made
 import nibabel as nib
 import numpy as np
 import pytest
@@ -401,3 +402,33 @@ def test_images_that_are_called_like_masks(tmp_path: Path) -> None:
         (tmp_path / f"{name}.nii.gz").rename(tmp_path / f"{other}.nii.gz")
         (tmp_path / f"{other}.json").write_text('{"Modality": "MR"}')  # as dcm2niix writes
     assert [source.refused for source in find_sources([tmp_path])] == [None] * 3
+
+
+@pytest.mark.parametrize("torn", [True, False])
+@pytest.mark.parametrize("each", [1, 4, 5])
+def test_a_stack_over_several_folders_is_one_case(torn: bool, each: int, tmp_path: Path) -> None:
+    """As media hold them, or as programs export a series for each image: never some of the slices alone."""
+    slices = made.images(12)
+    values = made.hounsfield(slices)
+    for k, one in enumerate(slices):
+        if torn:
+            one.SeriesInstanceUID = f"1.2.{k // each}"
+        made.write(tmp_path / "in" / "study" / f"{k // each:02d}", [one])[0].rename(
+            tmp_path / "in" / "study" / f"{k // each:02d}" / f"{k}.dcm"
+        )
+    made.write(tmp_path / "in" / "other", made.images(3, PatientID="2"))
+    for given, case in ((tmp_path / "in" / "study", "study"), (tmp_path / "in", "study")):
+        found = {source.case: source for source in find_sources([given])}
+        assert sorted(found) == [case] if given.name == "study" else ["other", case]
+        volume = load(found[case])
+        np.testing.assert_array_equal(volume.voxels, values)
+        assert "joined" in volume.notes[0] if torn else "folders" in volume.notes[0]
+
+
+@pytest.mark.parametrize("change", [{}, {"PatientID": "2"}, {"origin": (-20, 15, 101)}, {"step": (0, 0, 2)}])
+def test_whole_series_in_several_folders_are_several_cases(change: dict[str, object], tmp_path: Path) -> None:
+    """Time points, reconstructions, patients: each folder holds every slice of its own."""
+    made.write(tmp_path / "a", made.images(4, SeriesInstanceUID="1.2"))
+    made.write(tmp_path / "b", made.images(4, SeriesInstanceUID="1.2", **change))
+    made.write(tmp_path / "c", [made.multi_frame(made.images(4))])
+    assert [source.case for source in find_sources([tmp_path])] == ["a", "b", "c"]
