@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache, partial
-from typing import Any, NoReturn, SupportsIndex, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.networks.blend import Blend
-from dsnet_med.networks.layers import is_traced
+from dsnet_med.networks.layers import is_traced, refuse_script
 from dsnet_med.networks.tracing import Place, trace
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -205,7 +205,7 @@ def _followed(base: type[nn.Module]) -> type[nn.Module]:
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "__reduce_ex__": _reduced,
-        "__prepare_scriptable__": _refuse_script,
+        "__prepare_scriptable__": refuse_script,
         _BASE: base,
     }
     return type(base.__name__, (base,), parts)
@@ -226,14 +226,6 @@ def _remade(base: Any, times: int) -> Any:
     for _ in range(times):
         base = _followed(base)
     return base.__new__(base)
-
-
-def _refuse_script(_module: nn.Module) -> NoReturn:
-    """`torch.jit.script` asks a module for what it is to compile."""
-    raise InputError(
-        "torch.jit.script does not take networks with plug-ins: use torch.jit.trace, torch.export or "
-        "torch.onnx.export"
-    )
 
 
 def _free_name(target: nn.Module) -> str:

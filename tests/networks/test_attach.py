@@ -12,6 +12,7 @@ from torch import nn
 from torchvision.models import SwinTransformer
 from torchvision.models.segmentation import fcn_resnet50
 
+from dsnet_med import build_network
 from dsnet_med.errors import InputError
 from dsnet_med.networks import attach
 from dsnet_med.networks.plugins import DSM, Encoding, Hamburger, Squeezed
@@ -478,8 +479,10 @@ def test_torchscript_is_refused_on_both_sides(fixed):
 @pytest.mark.parametrize("at", ["act", "body"])
 def test_scripting_says_what_to_use(at):
     network = attach(Rectified().eval(), Scale, at=at)
-    with pytest.raises(InputError, match=r"torch.jit.script does not take .* use torch.jit.trace"):
+    with pytest.raises(InputError, match=r"torch.jit.script does not take .*: use torch.jit.trace"):
         torch.jit.script(nn.Sequential(network))
+    with pytest.raises(InputError, match=r"torch.jit.script does not take this network"):
+        torch.jit.script(build_network("fcn", num_classes=2, width=1 / 64))
     x = torch.randn(1, 2, 8, 8)
     torch.testing.assert_close(torch.jit.trace(network, x)(x), network(x))
 
