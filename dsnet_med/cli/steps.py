@@ -170,7 +170,8 @@ def _train(out: Path, device: str, *, resume: bool) -> dict[str, Any]:
     best = summary["best"]
     typer.echo(
         f"{summary['method']['title']}: best Dice {best['val_mean_dice']:.3f} on {summary['select_on']} cases "
-        f"at iteration {best['iteration']}, {summary['seconds']:.0f} s, in {out}"
+        f"at iteration {best['iteration']}, {summary['parameters']:,} parameters, {summary['seconds']:.0f} s, "
+        f"in {out}"
     )
     return summary
 
