@@ -20,8 +20,7 @@ def card_of(card: Mapping[str, Any], row: Mapping[str, Any], run: Mapping[str, A
         return dict(card)
     parts = {change.partition(".")[0] for change in changes}
     other = {name: f"{card[name]} (changed)" for name, part in _PART_OF.items() if part in parts}
-    identity = {"id": f"{card['id']}-changed"} if changes else {}
-    return _words(card) | other | identity | {"changes": ", ".join(notes)}
+    return _words(card) | other | {"changes": ", ".join(notes)}
 
 
 def titled(card: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class _Numbers(yaml.SafeLoader):
 
 
 _Numbers.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
 
@@ -101,15 +101,19 @@ def override(config: dict[str, Any], name: str, value: Any) -> None:
             node = node[index]
 
 
-def as_written(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` as MONAI is to read them.
-
-    A file of pretrained weights has its whole path, so that a run can go on in any folder. Text that is no
-    expression, reference or macro, or is the name of a file or folder, stays as it was written.
-    """
+def from_anywhere(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with the whole path of a file of pretrained weights, so that a run can go on in any folder."""
     file = settings.get("pretrained")
     whole = {"pretrained": str(Path(file).resolve())} if isinstance(file, str) and Path(file).is_file() else {}
-    return {name: _as_written(value, name) for name, value in {**settings, **whole}.items()}
+    return {**settings, **whole}
+
+
+def as_written(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` for MONAI, which is to read text as it was written.
+
+    What is an expression, a reference or a macro stays one, unless it names a file or folder that is there.
+    """
+    return {name: _as_written(value, name) for name, value in from_anywhere(settings).items()}
 
 
 def _as_written(value: Any, name: str) -> Any:
