@@ -195,9 +195,11 @@ def _train(out: Path, device: str, *, resume: bool) -> dict[str, Any]:
 
     summary = train(out, {"device": f"$torch.device('{choose_device(device)}')", "resume": resume})
     best = summary["best"]
+    score = f"{best['val_mean_dice']:.3f}" if best["val_mean_dice"] >= 0 else "not measured"
     typer.echo(
-        f"{summary['method']['title']}: best Dice {best['val_mean_dice']:.3f} on {summary['select_on']} cases "
-        f"at iteration {best['iteration']}, {summary['seconds']:.0f} s, in {out}"
+        f"{summary['method']['title']}: best Dice {score} on {summary['select_on']} cases "
+        f"at iteration {best['iteration']}, {summary['parameters']:,} parameters, {summary['seconds']:.0f} s, "
+        f"in {out}"
     )
     return summary
 
