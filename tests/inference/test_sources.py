@@ -346,6 +346,19 @@ def test_what_lies_among_masks_may_be_one(tmp_path: Path) -> None:
     assert "lies among masks" in str(refused["out_b"])
 
 
+def test_predictions_of_a_bundle_are_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write_images(tmp_path, "a")
+    tiny.write_images(tmp_path / "run" / "predictions", "b")
+    tiny.write_images(tmp_path / "predictions", "c")  # of another tool, or images that are called so
+    assert _cases(tmp_path) == ["a", "predictions_c", "run_predictions_b"]
+    (tmp_path / "run" / "configs").mkdir()
+    (tmp_path / "run" / "configs" / "inference.yaml").touch()
+    assert _cases(tmp_path) == ["a", "predictions_c"]
+    monkeypatch.chdir(tmp_path / "run" / "predictions")
+    (source,) = find_sources([Path("b.nii.gz")])
+    assert "is a mask that infer wrote" in str(source.refused)
+
+
 def test_a_copy_of_a_mask_under_another_name(tmp_path: Path) -> None:
     (a,) = tiny.write_images(tmp_path / "fcn", "a")
     _sidecar(tmp_path / "fcn", "a", ".nii.gz")
