@@ -61,8 +61,8 @@ class Masks:
 def masks_among(folder: Path, files: Iterable[Path]) -> Masks:
     """The masks among these files of one folder.
 
-    `doubtful` are other files with a sidecar, and all others where the folder is one that `infer` wrote to. What
-    lies where a bundle writes its predictions are masks.
+    `doubtful` are other files with a sidecar, and all others where the folder is one that `infer` wrote to.
+    All are masks where a bundle writes its predictions.
     """
     files = list(files)
     if _is_bundle_output(folder.resolve()):
