@@ -253,7 +253,8 @@ def test_links_that_lead_nowhere_are_among_the_files(tmp_path):
     assert [path.name for path in files_in(tmp_path)] == ["a.nii", "b.nii", "c.nii", "loop.nii"]
     assert [is_dangling(path) for path in files_in(tmp_path)] == [True, False, False, True]
     assert str(absent(tmp_path / "a.nii")).endswith(
-        "a.nii: no such file, it is a link to ../.git/annex/objects/x; fetch that first"
+        "a.nii: no such file, it is a link to ../.git/annex/objects/x, which is not there; "
+        "fetch the data (git annex get, dvc pull) or mend the link"
     )
     assert str(absent(tmp_path / "x.nii")).endswith("x.nii: no such file")
 

@@ -249,8 +249,9 @@ def test_links_that_lead_nowhere_are_cases_that_fail(tmp_path: Path) -> None:
         assert sources.pop("a").refused is None
         assert {"b", "c", "d"} < sources.keys()
         for source in sources.values():
-            assert "no such file, it is a link to ../.git/annex/objects/x; fetch that first" in str(
-                source.refused
+            assert (
+                "no such file, it is a link to ../.git/annex/objects/x, which is not there; fetch the data"
+                in str(source.refused)
             )
 
 
@@ -260,7 +261,10 @@ def test_a_series_of_which_a_slice_was_not_fetched(name: str, shared: Path, tmp_
     folder = _series(shared, tmp_path / "ct")
     (folder / name).symlink_to("nowhere")
     (source,) = find_sources([folder])
-    assert "a link to nowhere; fetch that first (1 of 18 files)" in str(source.refused)
+    assert (
+        "a link to nowhere, which is not there; fetch the data (git annex get, dvc pull) or mend the link (1 of 18"
+        in str(source.refused)
+    )
     for file in folder.iterdir():
         file.unlink()
         file.symlink_to("nowhere")
