@@ -206,8 +206,9 @@ def is_dangling(path: Path) -> bool:
 def absent(path: Path) -> InputError:
     """The error for a file that is not there; of a link that leads nowhere it says where to."""
     if is_dangling(path):
+        target = os.readlink(path)  # noqa: PTH115 -- a str, with the bytes that are no text
         return InputError(
-            f"{path}: no such file, it is a link to {path.readlink()}, which is not there; "
+            f"{path}: no such file, it is a link to {target}, which is not there; "
             "fetch the data (git annex get, dvc pull) or mend the link"
         )
     return InputError(f"{path}: no such file")

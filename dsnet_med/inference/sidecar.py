@@ -63,8 +63,11 @@ def masks_among(folder: Path, files: Iterable[Path]) -> Masks:
     """The masks among these files of one folder.
 
     `doubtful` are other files with a sidecar, and all others where the folder is one that `infer` wrote to.
+    All are masks where a bundle writes its predictions.
     """
     files = list(files)
+    if _is_bundle_output(folder.resolve()):
+        return Masks(frozenset(files), frozenset())
     written = frozenset(file for file in files if _is_written(file.resolve() if file.is_symlink() else file))
     if written or _is_output_folder(folder):
         return Masks(written, frozenset(files) - written)
@@ -79,6 +82,14 @@ def _is_written(file: Path) -> bool:
             if sidecar and ending in sidecar["files"]:
                 return True
     return False
+
+
+def _is_bundle_output(folder: Path) -> bool:
+    """Whether it is where the inference workflow of a run or a bundle writes to."""
+    configs = folder.parent / "configs"
+    return folder.name == "predictions" and any(
+        (configs / f"inference.{kind}").is_file() for kind in ("json", "yaml")
+    )
 
 
 def _is_output_folder(folder: Path) -> bool:

@@ -119,7 +119,7 @@ def test_names_that_clash_links_that_lead_nowhere_and_earlier_masks(
         text = capsys.readouterr().err
         assert text.strip().splitlines()[-1] == "dsnet-med: 3 failed: A, a, d; the others are finished"
         assert "two inputs are called 'A' and 'a', which is one file on some disks" in text
-        assert "d.nii.gz: no such file, it is a link to ../.git/annex/objects/x, which is not there" in text
+        assert "d.nii.gz: no such file, it is a link to ../.git/annex/objects/x, which is not there;" in text
         assert sorted(path.name for path in (images / model).glob("*.nii.gz")) == ["b.nii.gz", "c.nii.gz"]
     assert "note: passed over 2 masks that infer wrote, in " in text
     assert _infer("--model", run_folder, images / "one", "--out", tmp_path / "three") == 2

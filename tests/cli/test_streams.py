@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,20 @@ def test_a_pipe_that_does_not_block(tmp_path: Path) -> None:
         printed = stream.read()
     assert process.wait() == 0
     assert printed.decode() == "マб\\udcff" * 40_000 + "\n"
+
+
+def test_unbuffered_lines_arrive_at_once(tmp_path: Path) -> None:
+    code = "from dsnet_med.cli import _prepare; _prepare(); print('there'); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert select.select([process.stdout], [], [], 30)[0]
+    assert process.communicate("\n")[0] == "there\n"
 
 
 def test_a_comparison_is_written_whatever_its_cases_are_called(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsnet_med.inference.outputs import Outputs
 from dsnet_med.geometry import is_sheared
+from dsnet_med.inference.outputs import Outputs
 from dsnet_med.inference.regrid import regridded
 from dsnet_med.inference.segment import segment_cases
 from dsnet_med.inference.sources import find_sources

@@ -285,8 +285,9 @@ def test_links_that_lead_nowhere_are_cases_that_fail(tmp_path: Path) -> None:
         assert sources.pop("a").refused is None
         assert {"b", "c", "d"} < sources.keys()
         for source in sources.values():
-            assert "no such file, it is a link to ../.git/annex/objects/x, which is not there" in str(
-                source.refused
+            assert (
+                "no such file, it is a link to ../.git/annex/objects/x, which is not there; fetch the data"
+                in str(source.refused)
             )
 
 
@@ -296,8 +297,10 @@ def test_a_series_of_which_a_slice_was_not_fetched(name: str, shared: Path, tmp_
     folder = _series(shared, tmp_path / "ct")
     (folder / name).symlink_to("nowhere")
     (source,) = find_sources([folder])
-    assert "a link to nowhere, which is not there; fetch" in str(source.refused)
-    assert str(source.refused).endswith("or mend the link (1 of 18 files)")
+    assert (
+        "a link to nowhere, which is not there; fetch the data (git annex get, dvc pull) or mend the link (1 of"
+        in str(source.refused)
+    )
     for file in folder.iterdir():
         file.unlink()
         file.symlink_to("nowhere")
@@ -381,6 +384,19 @@ def test_what_lies_among_masks_may_be_one(tmp_path: Path) -> None:
     refused = {source.case: source.refused for source in find_sources([tmp_path])}
     assert sorted(refused) == ["out_b", "out_c", "out_patient1_a"]
     assert "lies among masks" in str(refused["out_b"])
+
+
+def test_predictions_of_a_bundle_are_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write_images(tmp_path, "a")
+    tiny.write_images(tmp_path / "run" / "predictions", "b")
+    tiny.write_images(tmp_path / "predictions", "c")  # of another tool, or images that are called so
+    assert _cases(tmp_path) == ["a", "predictions_c", "run_predictions_b"]
+    (tmp_path / "run" / "configs").mkdir()
+    (tmp_path / "run" / "configs" / "inference.yaml").touch()
+    assert _cases(tmp_path) == ["a", "predictions_c"]
+    monkeypatch.chdir(tmp_path / "run" / "predictions")
+    (source,) = find_sources([Path("b.nii.gz")])
+    assert "is a mask that infer wrote" in str(source.refused)
 
 
 def test_a_copy_of_a_mask_under_another_name(tmp_path: Path) -> None:
