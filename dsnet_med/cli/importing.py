@@ -25,6 +25,8 @@ def import_checkpoint(
 
     if out.suffix != ".safetensors":
         raise InputError(f"got --out {out}, wanted a name that ends in .safetensors")
+    if out.exists():
+        raise InputError(f"{out} is there already; choose another --out")
     with torch.device("meta"):
         network = build_network(method, in_channels=in_channels, num_classes=num_classes, **options)
     weights = from_reference(read_checkpoint(file), network)

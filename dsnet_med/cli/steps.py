@@ -9,12 +9,20 @@ import typer
 from tqdm import tqdm
 
 from dsnet_med.errors import CasesFailedError, InputError, first_of, unknown
+from dsnet_med.files import require_writable, write_text
 
 if TYPE_CHECKING:
     from dsnet_med.prepare.doctor_findings import Finding
 
 T = TypeVar("T")
-_PHANTOMS = ("synapse", "acdc", "imagenet", "cityscapes", "coco")
+_PHANTOMS = {  # and the folders that each writes
+    "synapse": ("RawData",),
+    "acdc": ("training", "testing"),
+    "imagenet": ("train", "val", "val.txt"),
+    "cityscapes": ("leftImg8bit", "gtFine"),
+    "coco": ("annotations", "train2017", "val2017"),
+}
+_PHANTOM_MARK = "phantom.txt"
 _SHOWN_WARNINGS = 20
 _SIZES = {2: "rows x columns such as 96x128", 3: "rows x columns x slices such as 96x96x24"}
 
@@ -32,6 +40,7 @@ def phantom(dataset: str, out: Path, *, cases: int, seed: int, size: str | None,
     shape: Mapping[str, Any] = {} if size is None else {"size": _size(size, 3 if volumes else 2)}
     if oblique and not volumes:
         raise InputError(f"got --oblique for {dataset}, which holds images: leave it out")
+    _mark_phantom(dataset, out)
     if not volumes:
         from dsnet_med.cli import natural
 
@@ -42,6 +51,16 @@ def phantom(dataset: str, out: Path, *, cases: int, seed: int, size: str | None,
     make = make_synapse if dataset == "synapse" else make_acdc
     made = list(bar(make(out, cases=cases, seed=seed, oblique=oblique, **shape), cases, "phantom"))
     typer.echo(f"{len(made)} {dataset} phantoms in {out}")
+
+
+def _mark_phantom(dataset: str, out: Path) -> None:
+    """Refuse to write among a real data set's files, which have the same names."""
+    mark = out / _PHANTOM_MARK
+    there = [name for name in _PHANTOMS[dataset] if (out / name).exists()]
+    if there and not mark.is_file():
+        raise InputError(f"{out / there[0]} is there already, and is no phantom; choose another --out")
+    require_writable(out)
+    write_text(mark, "Synthetic data made by `dsnet-med phantom`; running it here again replaces them.\n")
 
 
 def _size(text: str, axes: int) -> tuple[int, ...]:

@@ -24,6 +24,11 @@ from dsnet_med.files import require_writable, write_json, write_text
 from dsnet_med.inference.trust import sign
 from dsnet_med.networks.definition import literal
 
+_WRITTEN = (
+    "summary.json",
+    *(f"configs/{name}" for name in ("train.yaml", "inference.yaml", "evaluate.yaml", "metadata.json")),
+)
+
 
 def prepare_run(
     method: str, store: Path, run: Path, settings: Mapping[str, Any], plugged: Plugged | None = None
@@ -59,9 +64,14 @@ def prepare_run(
 
 
 def require_unused(run: Path) -> None:
-    """Raise InputError when a run in the folder has already begun to train."""
+    """Raise InputError when a run in the folder has already begun to train, or somebody's files lie there."""
     if (run / "metrics.jsonl").exists() or (run / "models").exists():
         raise InputError(f"{run} already holds a run; go on with --resume or choose another --out")
+    for name in _WRITTEN:
+        if (run / name).exists() and b"dsnet" not in (run / name).read_bytes():  # as all of ours have it
+            raise InputError(
+                f"{run / name} is there already, and was not written by train; choose another --out"
+            )
 
 
 def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

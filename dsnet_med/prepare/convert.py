@@ -41,6 +41,8 @@ from dsnet_med.prepare.store import (
 from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
 from dsnet_med.workers import in_parallel, on_cluster
 
+_TOOL = "dsnet-med"
+
 
 @dataclass(frozen=True)
 class CaseResult:
@@ -145,9 +147,22 @@ def _claim(recipe: Recipe, out: Path) -> None:
     owner = _owner(manifest)
     if owner not in (None, recipe.id):
         raise InputError(f"{out}: holds a store of recipe '{owner}', not '{recipe.id}'; choose another folder")
+    if _is_foreign(manifest):
+        raise InputError(
+            f"{manifest} is there already, and was not written by preprocess; choose another --out"
+        )
     manifest.unlink(missing_ok=True)
     for folder in (out, out / CASES):
         remove_partial(folder)
+
+
+def _is_foreign(manifest: Path) -> bool:
+    """Whether a manifest.json is somebody's: JSON that no store has. What is no JSON may be a damaged one."""
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return not (isinstance(content, dict) and content.get("tool") == _TOOL)
 
 
 def _owner(manifest: Path) -> str | None:
@@ -295,7 +310,7 @@ def _manifest(
     entries = [json.loads(entry_file(out, case).read_text(encoding="utf-8")) for case in finished]
     return {
         "format": FORMAT,
-        "tool": "dsnet-med",
+        "tool": _TOOL,
         "tool_version": __version__,
         "recipe": recipe.as_dict(),
         "recipe_hash": recipe.hash,
