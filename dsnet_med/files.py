@@ -1,5 +1,6 @@
-"""Files that are whole or absent: temporary names, renames, hashes."""
+"""Files that are whole or absent: temporary names, renames, hashes; and text in whatever Unicode it lies."""
 
+import codecs
 import errno
 import hashlib
 import json
@@ -9,6 +10,7 @@ import secrets
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +21,13 @@ from dsnet_med.errors import InputError
 _PARTIAL = re.compile(r"\.(\d{1,10})\.partial\..+")
 _STAGING = re.compile(r"\.\d+\.partial\.[0-9a-f]{8}")
 _STARTED = time.time()
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _OUTPUT_ERRORS = {
     errno.ENOSPC: "no space left on the device; free some and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
@@ -120,6 +129,40 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """The text of a file that people or other programs wrote: UTF-8, or what its byte order mark says.
+
+    Raises OSError, and UnicodeDecodeError, which is a ValueError, for other encodings.
+    """
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
+    return content.decode(encoding)
+
+
+def read_json(path: Path) -> Any:
+    """What the JSON of a file says, read as `read_text` does.
+
+    Raises OSError, and ValueError for no JSON or a key given twice, of which Python would keep the last.
+    """
+    return parse_json(read_text(path))
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says. Raises ValueError, also for a key given twice, which Python drops."""
+    try:
+        return json.loads(text, object_pairs_hook=_each_key_once)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    once = dict(pairs)
+    if len(once) < len(pairs):
+        keys = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key '{keys.most_common(1)[0][0]}' is given twice; keep one")
+    return once
+
+
 def require_writable(folder: Path) -> None:
     """Create `folder` and check that files can be made in it; raises InputError otherwise."""
     probe = folder / f".{os.getpid()}.partial.probe"
@@ -171,7 +214,18 @@ def absent(path: Path) -> InputError:
     return InputError(f"{path}: no such file")
 
 
+def require_file(path: Path) -> None:
+    """Raise InputError unless `path` is a file; a link that leads nowhere is called one."""
+    try:
+        if path.is_file():
+            return
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    raise absent(path)
+
+
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file's bytes, in hexadecimal. Raises InputError where there is no such file."""
+    require_file(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

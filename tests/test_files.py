@@ -18,6 +18,7 @@ from dsnet_med.files import (
     is_dangling,
     output_error,
     remove_partial,
+    require_file,
     require_writable,
     sha256,
     staging,
@@ -262,3 +263,20 @@ def test_links_that_lead_nowhere_are_among_the_files(tmp_path):
 def test_a_folder_that_cannot_be_listed(tmp_path):
     with pytest.raises(InputError, match=r"x: cannot be listed \(No such file"):
         files_in(tmp_path / "x")
+
+
+def test_a_link_that_leads_nowhere_says_so(tmp_path):
+    """As in a data set of which a file has not been fetched."""
+    (tmp_path / "link").symlink_to("../.git/annex/objects/x")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_bytes(b"")
+    require_file(tmp_path / "file")
+    for check in (require_file, sha256):
+        with pytest.raises(
+            InputError, match=r"link: .* a link to \.\./\.git/annex/objects/x, which is not there; fetch"
+        ):
+            check(tmp_path / "link")
+        with pytest.raises(InputError, match=r"loop: .* a link to loop, which is not there"):
+            check(tmp_path / "loop")
+        with pytest.raises(InputError, match=r"none: no such file$"):
+            check(tmp_path / "none")

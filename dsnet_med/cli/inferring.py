@@ -1,7 +1,9 @@
 """What `infer` does: volumes of any kind through one or several runs, with progress, notes and failures."""
 
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,6 +47,7 @@ class CaseOptions:
     overwrite: bool = False
     volume_index: int | None = None
     series: str | None = None
+    regrid: bool = False
 
 
 @dataclass
@@ -75,6 +78,7 @@ def infer(
         options.statistics,
         options.preview,
         options.overwrite,
+        options.regrid,
     )
     sources = find_sources(inputs, out, lambda note: typer.echo(f"note: {note}", err=True))
     predictor = make_predictor(models, model_options)
@@ -93,6 +97,7 @@ def make_predictor(models: Sequence[Path], options: ModelOptions) -> "Predictor"
     from dsnet_med.inference import Predictor
     from dsnet_med.inference.postprocess import PostProcess
 
+    _quiet_dicom()
     predictor = Predictor.from_run(
         *models,
         device=options.device,
@@ -110,6 +115,15 @@ def make_predictor(models: Sequence[Path], options: ModelOptions) -> "Predictor"
     return predictor
 
 
+def _quiet_dicom() -> None:
+    """Silence what libraries think of headers, in a process that is ours; what matters is raised."""
+    for name in ("pydicom", "highdicom"):
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom|dsnet_med\.dicom)(\.|$)")
+
+
 def _advance(shown: "tqdm[Any]", shares: dict[str, float], case: str, share: float) -> None:
     """Move the bar by a share of a case."""
     shares[case] = shares.get(case, 0.0) + share
@@ -121,10 +135,8 @@ def _count(tally: _Tally, result: Any) -> None:
         tqdm.write(f"note: {result.case}: {note}", file=sys.stderr)
     if result.error:
         tally.failures[result.case] = result.error
-    elif result.kept:
-        tally.kept += 1
-    else:
-        tally.done += 1
+    tally.kept += result.kept
+    tally.done += result.written
 
 
 def _conclude(tally: _Tally, out: Path, seconds: float) -> None:

@@ -1,7 +1,9 @@
-"""The boundary to pydicom: what it raises becomes one line that names the file, and it is silent."""
+"""The boundary to pydicom: what it raises becomes one line that names the file.
 
-import logging
-import warnings
+Nothing of the process is changed: loggers and warnings are the host's, and another thread would see it. What
+is asked of a header is read as bytes (values.py), of which pydicom says nothing.
+"""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,26 +17,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Reads from `file` in here raise nothing but InputError, and neither warn nor log."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    """Reads from `file` in here raise nothing but InputError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except InputError:
         raise
     except Exception as error:  # pydicom has no one type for what it cannot read
         raise InputError(
             f"{file}: not a readable DICOM file ({one_line(error, 160)}); export it again"
         ) from error
-    finally:
-        logger.setLevel(level)
 
 
 def header(file: Path) -> "FileDataset":
     """All that stands before the pixels. To be called, and looked into, within `reading`."""
     from pydicom import dcmread  # noqa: PLC0415 -- takes long to load, and few inputs are DICOM
 
-    return dcmread(file, stop_before_pixels=True)
+    return dcmread(file, stop_before_pixels=True, force=True)  # force: without preamble, too

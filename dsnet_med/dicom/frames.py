@@ -1,6 +1,5 @@
 """One record per image: one for a single-frame file, one per frame of any other."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from dsnet_med.dicom.boundary import header, reading
-from dsnet_med.errors import InputError
+from dsnet_med.dicom.values import number, numbers, text, values, whole
+from dsnet_med.errors import InputError, one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,32 +53,43 @@ class _Fields:
         self._groups = groups
         self.where = f"{file}" if number is None else f"{file}: frame {number}"
 
-    def value(self, group: str, *keywords: str) -> Any:
-        """The first of these attributes that is there, or None."""
+    def values(self, group: str, keyword: str) -> list[Any]:
+        """Those of the first holder that has any."""
         for holder in (*(item for one in self._groups for item in one.get(group) or ()), self.head):
-            for keyword in keywords:
-                found = holder.get(keyword)
-                if found is not None and found != "":
-                    return found
+            if found := values(holder, keyword):
+                return found
+        return []
+
+    def needed(self, count: int, group: str, keyword: str) -> tuple[float, ...]:
+        """So many finite numbers. Raises InputError."""
+        found = self.values(group, keyword)
+        if not found:
+            raise InputError(f"{self.where} has no {keyword}, wanted one; export it again")
+        known = numbers(found)
+        if known is None or len(known) != count:
+            said = one_line("\\".join(str(one) for one in found), 60)
+            raise InputError(
+                f"{self.where} has {keyword} {said}, wanted {count} finite numbers; export it again"
+            )
+        return known
+
+    def number(self, group: str, *keywords: str) -> float | None:
+        """The first of these attributes that is there and a number."""
+        for keyword in keywords:
+            if found := numbers(self.values(group, keyword)[:1]):
+                return found[0]
         return None
 
-    def numbers(self, count: int, group: str, keyword: str) -> tuple[float, ...]:
-        """So many finite numbers. Raises InputError."""
-        found = self.value(group, keyword)
-        if found is None:
-            raise InputError(f"{self.where} has no {keyword}, wanted one; export it again")
-        values = tuple(float(one) for one in ([found] if isinstance(found, str | int | float) else found))
-        if len(values) != count or not all(math.isfinite(one) for one in values):
-            raise InputError(
-                f"{self.where} has {keyword} {list(values)}, wanted {count} finite numbers; export it again"
-            )
-        return values
+    def scale(self, keyword: str, default: float) -> float:
+        """How stored values become real ones: a word there is no default. Raises InputError."""
+        group = "PixelValueTransformationSequence"
+        return self.needed(1, group, keyword)[0] if self.values(group, keyword) else default
 
-    def number(self, group: str, keyword: str, default: float) -> float:
-        """One finite number, or the default where there is none. Raises InputError."""
-        if self.value(group, keyword) is None:
-            return default
-        return self.numbers(1, group, keyword)[0]
+    def words(self, group: str, *keywords: str) -> str:
+        """The first of these attributes that is there."""
+        return next(
+            (", ".join(map(str, found)) for word in keywords if (found := self.values(group, word))), ""
+        )
 
 
 def frames_of(file: Path) -> list[Frame]:
@@ -86,7 +97,7 @@ def frames_of(file: Path) -> list[Frame]:
     with reading(file):
         head = header(file)
         each, shared = head.get("PerFrameFunctionalGroupsSequence"), head.get("SharedFunctionalGroupsSequence")
-        count = int(head.get("NumberOfFrames") or 1)
+        count = whole(head, "NumberOfFrames") or 1
         if not each:
             if count > 1:
                 raise InputError(f"{file}: holds {count} frames without positions; split it first")
@@ -100,52 +111,64 @@ def frames_of(file: Path) -> list[Frame]:
 
 def _frame(file: Path, fields: _Fields, number: int | None) -> Frame:
     head = fields.head
-    rows, columns = fields.numbers(2, "PixelMeasuresSequence", "PixelSpacing")
-    directions = fields.numbers(6, "PlaneOrientationSequence", "ImageOrientationPatient")
+    rows, columns = fields.needed(2, "PixelMeasuresSequence", "PixelSpacing")
+    directions = fields.needed(6, "PlaneOrientationSequence", "ImageOrientationPatient")
     return Frame(
         file=file,
         number=number,
-        uid=str(head.get("SOPInstanceUID") or ""),
-        shape=(int(head.Rows), int(head.Columns)),
-        position=np.array(fields.numbers(3, "PlanePositionSequence", "ImagePositionPatient")),
+        uid=identity(head),
+        shape=(_size(file, head, "Rows"), _size(file, head, "Columns")),
+        position=np.array(fields.needed(3, "PlanePositionSequence", "ImagePositionPatient")),
         orientation=np.reshape(directions, (2, 3)),
         spacing=(rows, columns),
         thickness=_thickness(fields),
-        slope=fields.number("PixelValueTransformationSequence", "RescaleSlope", 1.0),
-        intercept=fields.number("PixelValueTransformationSequence", "RescaleIntercept", 0.0),
+        slope=fields.scale("RescaleSlope", 1.0),
+        intercept=fields.scale("RescaleIntercept", 0.0),
         order=_order(fields, number),
         kind=_kind(fields),
-        lossy=str(head.get("LossyImageCompression") or "") == "01",
+        lossy=text(head, "LossyImageCompression") == "01",
     )
+
+
+def identity(head: Dataset) -> str:
+    """The SOPInstanceUID, of the file's own header where anonymising has emptied that of the image."""
+    return text(head, "SOPInstanceUID") or text(head.file_meta, "MediaStorageSOPInstanceUID")
+
+
+def _size(file: Path, head: Dataset, keyword: str) -> int:
+    size = whole(head, keyword)
+    if size is None or size < 1:
+        said = one_line(text(head, keyword), 60) or "no value"
+        raise InputError(f"{file}: has {keyword} {said}, wanted a whole number above 0; export it again")
+    return size
 
 
 def _thickness(fields: _Fields) -> float | None:
     """The distance between slices, in millimetres; some writers leave it at zero or negative."""
     for keyword in ("SpacingBetweenSlices", "SliceThickness"):
-        size = fields.number("PixelMeasuresSequence", keyword, 0.0)
-        if size > 0:
+        size = fields.number("PixelMeasuresSequence", keyword)
+        if size is not None and size > 0:
             return size
     return None
 
 
-def _order(fields: _Fields, number: int | None) -> tuple[float, ...]:
+def _order(fields: _Fields, frame: int | None) -> tuple[float, ...]:
     content = "FrameContentSequence"
     keys = (
-        fields.value(content, "TemporalPositionIndex", "TemporalPositionIdentifier"),
-        fields.value(content, "FrameAcquisitionNumber", "AcquisitionNumber"),
-        fields.head.get("InstanceNumber"),
-        number,
+        fields.number(content, "TemporalPositionIndex", "TemporalPositionIdentifier"),
+        fields.number(content, "FrameAcquisitionNumber", "AcquisitionNumber"),
+        number(fields.head, "InstanceNumber"),
+        frame,
     )
     return tuple(float(key or 0) for key in keys)
 
 
 def _kind(fields: _Fields) -> dict[str, str]:
-    found = {
-        "temporal position": fields.value(
+    return {
+        "temporal position": fields.words(
             "FrameContentSequence", "TemporalPositionIndex", "TemporalPositionIdentifier"
         ),
-        "image type": fields.value("MRImageFrameTypeSequence", "FrameType", "ImageType"),
-        "echo time": fields.value("MREchoSequence", "EffectiveEchoTime", "EchoTime"),
-        "b-value": fields.value("MRDiffusionSequence", "DiffusionBValue"),
+        "image type": fields.words("MRImageFrameTypeSequence", "FrameType", "ImageType"),
+        "echo time": fields.words("MREchoSequence", "EffectiveEchoTime", "EchoTime"),
+        "b-value": fields.words("MRDiffusionSequence", "DiffusionBValue"),
     }
-    return {name: str(value) for name, value in found.items()}

@@ -9,12 +9,14 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dsnet_med.dicom.boundary import reading
 from dsnet_med.dicom.frames import Frame
+from dsnet_med.dicom.values import text, values, whole
 from dsnet_med.errors import InputError, one_line
 
+_UNDEFINED = 0xFFFFFFFF  # the length of pixels in pieces, that is compressed
 _NATIVE = "fetch the file again"
 _ENCODED = "fetch the file again, or decompress it first (gdcmconv --raw)"
 
@@ -26,10 +28,11 @@ def stored(file: Path, frames: Sequence[Frame]) -> list[NDArray[Any]]:
     syntax that nothing installed decodes.
     """
     with reading(file):
-        content = pydicom.dcmread(file)
+        content = pydicom.dcmread(file, force=True)
         _require_pixels(file, content)
-        syntax = content.file_meta.TransferSyntaxUID
+        syntax = _syntax(file, content)
         _require_decoder(file, syntax)
+        _set_length(file, content, frames, compressed=syntax.is_encapsulated)
         indices = [frame.number - 1 for frame in frames if frame.number is not None]
         try:
             images = list(iter_pixels(content, indices=indices or None, raw=True))
@@ -71,6 +74,36 @@ def _require_pixels(file: Path, content: pydicom.Dataset) -> None:
         raise InputError(f"{file}: holds floating-point pixels, wanted integers; convert it to NIfTI first")
     if "PixelData" not in content:
         raise InputError(f"{file}: has no pixels (PixelData), or is cut short; fetch the file again")
+
+
+def _syntax(file: Path, content: pydicom.FileDataset) -> UID:
+    """The transfer syntax; of a file without meta information, as its elements are written."""
+    if "TransferSyntaxUID" not in content.file_meta:
+        if getattr(content.get_item("PixelData"), "length", 0) == _UNDEFINED:
+            raise InputError(f"{file}: does not say how its pixels are compressed; export it again")
+        implicit, little = content.original_encoding
+        content.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        )
+    return content.file_meta.TransferSyntaxUID
+
+
+def _set_length(file: Path, content: pydicom.Dataset, frames: Sequence[Frame], *, compressed: bool) -> None:
+    """Bring the number of frames and the bytes of native pixels to what they must be: some writers pad them."""
+    count = whole(content, "NumberOfFrames")
+    if compressed:
+        size = 0
+    else:
+        bits = (whole(content, "BitsAllocated") or 0) * (whole(content, "SamplesPerPixel") or 1)
+        size = frames[0].shape[0] * frames[0].shape[1] * bits // 8
+    if count is None:
+        if values(content, "NumberOfFrames") and (compressed or len(content.PixelData) >= 2 * size):
+            said = one_line(text(content, "NumberOfFrames"), 60)
+            raise InputError(f"{file}: has NumberOfFrames {said}, wanted a whole number; export it again")
+        content.pop("NumberOfFrames", None)
+        count = 1
+    if 0 < size * count < len(content.PixelData):
+        content.PixelData = content.PixelData[: size * count + size * count % 2]
 
 
 def _require_decoder(file: Path, syntax: UID) -> None:

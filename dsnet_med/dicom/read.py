@@ -54,7 +54,7 @@ def read_series(series: Series, volume_index: int | None = None) -> DicomVolume:
         affine=stack.affine,
         header=None,
         voxels=voxels,
-        notes=_notes(len(every) - len(frames), stack.tilt_note, stack.frames),
+        notes=_notes(_joined(series), len(every) - len(frames), stack.tilt_note, stack.frames),
         slices=tuple(SourceSlice(frame.file, frame.number) for frame in stack.frames),
     )
 
@@ -86,8 +86,14 @@ def _images(frames: Sequence[Frame]) -> list[NDArray[Any]]:
     return [images[index] for index in range(len(frames))]
 
 
-def _notes(copies: int, tilt: str | None, frames: Sequence[Frame]) -> tuple[str, ...]:
-    notes = [] if tilt is None else [tilt]
+def _joined(series: Series) -> str | None:
+    """What its images were gathered from."""
+    folders = len({file.parent for file in series.files})
+    return f"its images lie in {folders} folders" if folders > 1 and not series.note else series.note
+
+
+def _notes(joined: str | None, copies: int, tilt: str | None, frames: Sequence[Frame]) -> tuple[str, ...]:
+    notes = [note for note in (joined, tilt) if note is not None]
     if copies:
         notes.append(f"left out {copies} cop{'y' if copies == 1 else 'ies'} of images")
     lossy = sum(frame.lossy for frame in frames)

@@ -8,10 +8,8 @@ where DICOM allows that (type 2), and is an InputError where it does not.
 
 import hashlib
 import json
-import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,8 @@ from dsnet_med.dicom.boundary import header, reading
 from dsnet_med.dicom.frames import Frame, frames_of
 from dsnet_med.dicom.organs import Code, organ_of
 from dsnet_med.dicom.read import DicomVolume, SourceSlice
+from dsnet_med.dicom.values import number as value
+from dsnet_med.dicom.values import whole
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
 
@@ -76,22 +76,16 @@ def write_segmentation(
 
 @contextmanager
 def _building(source: DicomVolume) -> Iterator[None]:
-    """In here pydicom and highdicom say nothing, and what they raise becomes an InputError."""
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        for logger in (logging.getLogger("pydicom"), logging.getLogger("highdicom")):
-            stack.callback(logger.setLevel, logger.level)
-            logger.setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        except (InputError, OSError, MemoryError):
-            raise
-        except Exception as error:  # pydicom and highdicom have no one type for what they refuse
-            raise InputError(
-                f"{source.path}: cannot be the source of a DICOM segmentation "
-                f"({type(error).__name__}: {one_line(error, 160)}); write NIfTI instead"
-            ) from error
+    """In here what pydicom and highdicom raise becomes an InputError."""
+    try:
+        yield
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:  # pydicom and highdicom have no one type for what they refuse
+        raise InputError(
+            f"{source.path}: cannot be the source of a DICOM segmentation "
+            f"({type(error).__name__}: {one_line(error, 160)}); write NIfTI instead"
+        ) from error
 
 
 class _Uids:
@@ -195,6 +189,7 @@ def _built(
     slices = source.slices if found else source.slices[:1]  # without a frame it would be no image
     images, first = _images(slices, headers, source.affine)
     date, time = _moment(first)
+    name, first.PatientName = first.PatientName, ""  # highdicom has opinions on names
     built = hd.seg.Segmentation(
         source_images=images,
         pixel_array=planes[: len(slices)],
@@ -216,6 +211,7 @@ def _built(
         specific_character_set="ISO_IR 192",  # UTF-8, for every name of the source and every class
         omit_empty_frames=found,
     )
+    built.PatientName = name
     _refer(built, slices, headers)
     _make_repeatable(built, uids)
     return built
@@ -232,7 +228,7 @@ def _moment(image: Dataset) -> tuple[str, str]:
 
 def _series_number(image: Dataset) -> int:
     """That of the source and 1000, which keeps it behind the scanner's own series."""
-    number = max(0, int(image.get("SeriesNumber") or 0)) + 1000
+    number = max(0, whole(image, "SeriesNumber") or 0) + 1000
     return number if number <= _LAST_SERIES else 1000
 
 
@@ -247,7 +243,7 @@ def _refer(built: hd.seg.Segmentation, slices: Sequence[SourceSlice], headers: d
     for item in {id(item): item for item in sources if "ReferencedFrameNumber" in item}.values():
         place = slices[int(item.ReferencedFrameNumber) - 1]
         item.ReferencedSOPInstanceUID = headers[place.file].SOPInstanceUID
-        item.ReferencedFrameNumber = place.frame
+        item.ReferencedFrameNumber = place.frame or 1
 
 
 def _reference(image: Dataset) -> Dataset:
@@ -307,16 +303,23 @@ def _images(
     normal = np.cross(*frames[0].orientation)
     step_lps = affine[:3, 2] * (-1, -1, 1)
     apart = format_number_as_ds(round(abs(float(normal @ step_lps)), 6))
-    if slices[0].frame is not None:
+    if slices[0].frame is not None or _is_of_many_frames(first):
         _gather(first, frames, apart)
         return [first], first
     for place in slices:
+        for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
+            headers[place.file].pop(groups, None)  # empty, and no part of an image of one frame
         # Headers may differ in the last digit, which the reader allows and highdicom does not.
         headers[place.file].ImageOrientationPatient = first.ImageOrientationPatient
     first.SpacingBetweenSlices = apart  # what positions say; headers are often wrong
-    if not first.get("SliceThickness"):
+    if not value(first, "SliceThickness"):
         first.SliceThickness = apart
     return [headers[place.file] for place in slices], first
+
+
+def _is_of_many_frames(image: Dataset) -> bool:
+    """Whether images of this kind have frames, be it one."""
+    return any(word in image.SOPClassUID.name for word in ("Enhanced", "Multi-frame", "3D", "Tomosynthesis"))
 
 
 def _gather(image: Dataset, frames: Sequence[Frame], apart: str) -> None:
@@ -342,21 +345,18 @@ def _gather(image: Dataset, frames: Sequence[Frame], apart: str) -> None:
 
 def _thickness(image: Dataset, number: int | None) -> float:
     """The SliceThickness of a frame of a multi-frame image in millimetres, else 0."""
-    own = image.PerFrameFunctionalGroupsSequence[(number or 1) - 1]
-    for groups in (own, *(image.get("SharedFunctionalGroupsSequence") or ())):
+    index = (number or 1) - 1
+    each = list(image.get("PerFrameFunctionalGroupsSequence") or ())[index : index + 1]
+    for groups in (*each, *(image.get("SharedFunctionalGroupsSequence") or ())):
         for measures in groups.get("PixelMeasuresSequence") or ():
-            if measures.get("SliceThickness"):
-                return float(measures.SliceThickness)
+            if (thickness := value(measures, "SliceThickness")) and thickness > 0:
+                return thickness
     return 0.0
 
 
 def _complete(image: Dataset) -> None:
     """Leave empty what the source lacks or spells in a way of its own, where DICOM allows it."""
-    for tag in list(image.keys()):
-        try:
-            image[tag]
-        except Exception:  # of no one type: damaged or private, and cannot be repeated
-            del image[tag]
+    _leave_out_unreadable(image)
     image.decode()  # what sequences hold would be copied as bytes of another character set
     for keyword in (*_MAY_BE_EMPTY, *_EMPTY_UNLESS_VALID):
         if image.get(keyword) is None:
@@ -364,6 +364,17 @@ def _complete(image: Dataset) -> None:
     for keyword, kind in _EMPTY_UNLESS_VALID.items():
         if not _is_valid(image[keyword].value, kind):
             setattr(image, keyword, "")
+
+
+def _leave_out_unreadable(image: Dataset) -> None:
+    for tag in list(image.keys()):
+        try:
+            element = image[tag]
+        except Exception:  # of no one type: damaged or private, and cannot be repeated
+            del image[tag]
+            continue
+        for item in element.value or () if element.VR == "SQ" else ():
+            _leave_out_unreadable(item)
 
 
 def _is_valid(value: Any, kind: Callable[[str], Any]) -> bool:

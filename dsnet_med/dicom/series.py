@@ -1,23 +1,24 @@
 """Which DICOM series the files of a folder make up, and which of them to take."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsnet_med.dicom.boundary import header, reading
-from dsnet_med.dicom.unusable import reason_against
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.dicom.heads import Head, head_of
+from dsnet_med.dicom.joining import A_FEW, is_torn, series_of
+from dsnet_med.dicom.sniff import START, starts_dicom, starts_dicomdir
+from dsnet_med.errors import InputError
 
-_START = 512
-_DIRECTORY = b"UI\x14\x001.2.840.10008.1.3.10"  # the class of a DICOMDIR, beside the images on most media
+_LISTED = 5  # series that a line names
 
 
 @dataclass(frozen=True)
 class Series:
     """What the headers of one series in one folder say.
 
-    `images` counts frames, `reason` is why it can be no volume, None where it may be one.
+    `images` counts frames, `reason` is why it can be no volume, None where it may be one. `aliases` are the
+    UIDs and numbers of the pieces that it was put together from, of which `note` tells.
     """
 
     uid: str
@@ -28,38 +29,36 @@ class Series:
     images: int
     reason: str | None
     localizer: bool = False
+    aliases: frozenset[str] = frozenset()
+    note: str | None = None
 
     @property
     def label(self) -> str:
         """How messages name it: "number 4 'ABD 5mm' (60 images)"."""
-        name = f"UID {self.uid}" if self.number is None else f"number {self.number}"
+        name = f"UID {self.uid}" if self.uid else "without UID"
+        if self.number is not None:
+            name = f"number {self.number}"
         described = f" '{self.description}'" if self.description else ""
         return f"{name}{described} ({self.images} image{'' if self.images == 1 else 's'})"
 
 
-@dataclass(frozen=True)
-class _Head:
-    """What one file's header says of its series and of itself."""
-
-    file: Path
-    series: str
-    instance: str
-    number: int | None
-    description: str
-    modality: str
-    frames: int
-    localizer: bool
-    reason: str | None
-
-
 def is_dicom(path: Path) -> bool:
     """Whether the content is a DICOM object's, whatever the name; a DICOMDIR is none. Never raises."""
+    start = _start(path)
+    return starts_dicom(start) and not starts_dicomdir(start)
+
+
+def is_dicomdir(path: Path) -> bool:
+    """Whether the content is the index of a medium. Never raises."""
+    return starts_dicomdir(_start(path))
+
+
+def _start(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
-            start = stream.read(_START)
+            return stream.read(START)
     except (OSError, ValueError):
-        return False
-    return start[128:132] == b"DICM" and _DIRECTORY not in start
+        return b""
 
 
 def find_series(files: Sequence[Path]) -> list[Series]:
@@ -67,11 +66,30 @@ def find_series(files: Sequence[Path]) -> list[Series]:
 
     Raises InputError, naming the file, for one whose header is damaged.
     """
-    found: dict[str, list[_Head]] = defaultdict(list)
-    for file in sorted(files):
-        head = _head(file)
-        found[head.series].append(head)
-    return sorted((_series(heads) for heads in found.values()), key=_by_number)
+    heads = [head_of(file) for file in sorted(files)]
+    return sorted((_series(part, note) for part, note in series_of(heads)), key=_by_number)
+
+
+def over_folders(folders: Sequence[Sequence[Path]]) -> list[list[int]]:
+    """Which of these folders, by their DICOM files, hold pieces of one stack: groups of their indices.
+
+    Of most folders one header is read. Raises InputError as `find_series`.
+    """
+    firsts = [head_of(files[0]) for files in folders]
+    by_name: dict[object, list[int]] = defaultdict(list)
+    for index, head in enumerate(firsts):
+        by_name[head.grid, head.modality, head.patient, head.number, head.description].append(index)
+    groups = [group for group in by_name.values() if _is_torn(folders, group)]
+    taken = {index for group in groups for index in group}
+    single: dict[object, list[int]] = defaultdict(list)
+    for index, head in enumerate(firsts):
+        if index not in taken and len(folders[index]) == 1:
+            single[head.grid, head.modality, head.patient].append(index)
+    return groups + [group for group in single.values() if len(group) >= A_FEW and _is_torn(folders, group)]
+
+
+def _is_torn(folders: Sequence[Sequence[Path]], group: Sequence[int]) -> bool:
+    return len(group) > 1 and is_torn([[head_of(file) for file in folders[index]] for index in group])
 
 
 def choose(series: Sequence[Series], wanted: str | None, where: Path) -> tuple[Series, str | None]:
@@ -89,9 +107,9 @@ def choose(series: Sequence[Series], wanted: str | None, where: Path) -> tuple[S
         return require_usable(series[0], where), None
     usable = sorted((one for one in series if one.reason is None), key=_by_size)
     if not usable:
-        reasons = "; ".join(f"{one.label} {one.reason}" for one in series)
+        reasons = _listed([f"{one.label} {one.reason}" for one in series])
         raise InputError(f"{where}: none of its {len(series)} series can be a volume: {reasons}")
-    others = "; ".join(one.label for one in series if one is not usable[0])
+    others = _listed([one.label for one in series if one is not usable[0]])
     return usable[0], (
         f"took series {usable[0].label} of {len(series)}, {_rule(usable)}; "
         f"--series NUMBER or UID takes another: {others}"
@@ -108,16 +126,22 @@ def require_usable(series: Series, where: Path) -> Series:
 def _named(series: Sequence[Series], wanted: str, where: Path) -> Series:
     wanted = wanted.strip()
     fits = [one for one in series if one.uid == wanted]
-    fits = fits or [one for one in series if one.number is not None and str(one.number) == wanted]
+    fits = fits or [one for one in series if wanted in one.aliases or wanted == str(one.number)]
     if len(fits) == 1:
         return fits[0]
     if fits:
-        known = "; ".join(f"{one.label}, UID {one.uid}" for one in fits)
+        known = _listed([f"{one.label}, UID {one.uid}" for one in fits])
         raise InputError(
             f"{where}: {len(fits)} series have the number {wanted}; give one of their UIDs: {known}"
         )
-    known = "; ".join(one.label for one in series)
+    known = _listed([one.label for one in series])
     raise InputError(f"{where}: has no series '{wanted}'; known: {known}")
+
+
+def _listed(items: Sequence[str]) -> str:
+    """Some of many, and how many more there are."""
+    more = [f"and {len(items) - _LISTED} more"] if len(items) > _LISTED + 1 else []
+    return "; ".join([*items[:_LISTED], *more] if more else items)
 
 
 def _rule(usable: Sequence[Series]) -> str:
@@ -140,26 +164,7 @@ def _by_number(series: Series) -> tuple[bool, int, str]:
     return series.number is None, series.number or 0, series.uid
 
 
-def _head(file: Path) -> _Head:
-    with reading(file):
-        found = header(file)
-        if not found.get("SeriesInstanceUID") or not found.get("SOPClassUID"):
-            raise InputError(f"{file}: its header names no series or no kind; fetch the file again")
-        number = found.get("SeriesNumber")
-        return _Head(
-            file=file,
-            series=str(found.SeriesInstanceUID),
-            instance=f"{found.get('SOPInstanceUID') or file} {found.get('InstanceNumber')}",
-            number=None if number is None else int(number),
-            description=one_line(str(found.get("SeriesDescription") or "")),
-            modality=str(found.get("Modality") or ""),
-            frames=max(1, int(found.get("NumberOfFrames") or 1)),
-            localizer="LOCALIZER" in (found.get("ImageType") or ()),
-            reason=reason_against(file, found),
-        )
-
-
-def _series(heads: Sequence[_Head]) -> Series:
+def _series(heads: Sequence[Head], note: str | None) -> Series:
     """One series of its files' headers, in the order of their names; copies of an image count once."""
     first = heads[0]
     against = [head for head in heads if head.reason is not None]
@@ -175,4 +180,11 @@ def _series(heads: Sequence[_Head]) -> Series:
         images=sum({head.instance: head.frames for head in heads}.values()),
         reason=reason,
         localizer=all(head.localizer for head in heads),
+        aliases=frozenset() if note is None else frozenset(_names(heads)),
+        note=note,
     )
+
+
+def _names(heads: Sequence[Head]) -> Iterator[str]:
+    for head in heads:
+        yield from (name for name in (head.series, str(head.number)) if name)

@@ -19,10 +19,8 @@ _HELP = "choose another --out, or replace it with --overwrite"
 
 
 def claim(out: Path, class_names: Sequence[str], *, statistics: bool, overwrite: bool) -> None:
-    """Write labels.json.
-
-    Raises InputError where it names other classes, and where one of the three files is not one of ours, unless
-    they are to be overwritten.
+    """Raise InputError where labels.json names other classes, or one of the three files is not one of ours,
+    unless they are to be overwritten.
     """
     labels = labels_of(class_names)
     if not overwrite:
@@ -31,10 +29,16 @@ def claim(out: Path, class_names: Sequence[str], *, statistics: bool, overwrite:
         _require(out / RUN_FACTS, run is None or (isinstance(run, dict) and run.keys() <= FACTS), _FOREIGN)
         if statistics:
             _require(out / STATISTICS, _first_line(out / STATISTICS) in (None, ",".join(_HEAD)), _FOREIGN)
-    write_json(out / LABELS, labels)
 
 
 _FOREIGN = "was not written by infer"
+
+
+def name_classes(out: Path, class_names: Sequence[str]) -> None:
+    """Write labels.json beside masks, unless it is there."""
+    labels = labels_of(class_names)
+    if read_json(out / LABELS) != labels:
+        write_json(out / LABELS, labels)
 
 
 def _require(path: Path, holds: bool, why: str) -> None:
@@ -49,12 +53,13 @@ def _first_line(path: Path) -> str | None:
         return stream.readline().rstrip("\r\n")
 
 
-def conclude(out: Path, *, statistics: bool) -> None:
-    """Write run.json and, where wanted, statistics.csv from the sidecars of the masks in the folder."""
+def conclude(out: Path, class_names: Sequence[str], *, statistics: bool) -> None:
+    """Write what is about all masks in the folder, from their sidecars; nothing where there is none."""
     cases = list(_cases(out))
     if cases:
+        name_classes(out, class_names)
         write_json(out / RUN_FACTS, _agreed([case.get("run") for case in cases]))
-    if statistics:
+    if cases and statistics:
         rows = [row for case in cases for row in _rows(case)]
         stream = io.StringIO()
         csv.writer(stream, lineterminator="\n").writerows([_HEAD, *rows])

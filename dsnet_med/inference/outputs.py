@@ -17,12 +17,14 @@ import nibabel as nib
 import dsnet_med
 from dsnet_med.dicom.read import DicomVolume
 from dsnet_med.errors import InputError, unknown
+from dsnet_med.evaluate.pairing import REGRIDDED
 from dsnet_med.files import output_error, sha256, staging, write_json
 from dsnet_med.inference.mask import Mask, labels_of
 from dsnet_med.inference.measures import measures
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.preview import write_preview
 from dsnet_med.inference.probabilities import write_probabilities
+from dsnet_med.inference.regrid import regridded
 from dsnet_med.inference.run_facts import run_facts
 from dsnet_med.inference.sidecar import (
     ENDINGS,
@@ -34,6 +36,7 @@ from dsnet_med.inference.sidecar import (
     read_sidecar,
 )
 from dsnet_med.inference.sources import Source
+from dsnet_med.volumes import Grid, write_labels
 
 NEEDS_DICOM = "is no DICOM series, and a DICOM segmentation has to point at one; use --format nifti"
 _HELP = "choose another --out, or replace it with --overwrite"
@@ -56,6 +59,7 @@ class Outputs:
     statistics: bool = False
     preview: bool = False
     overwrite: bool = False
+    regrid: bool = False
 
     def __post_init__(self) -> None:
         for name in self.formats:
@@ -65,9 +69,14 @@ class Outputs:
             raise InputError(f"got no format; wanted one or more of {', '.join(FORMATS)}")
 
     @property
+    def more_than_dicom(self) -> bool:
+        """Whether a mask is written that needs no DICOM series."""
+        return "nifti" in self.formats or self.regrid
+
+    @property
     def endings(self) -> list[str]:
         """The endings of the files of a case, without its sidecar; masks last."""
-        extras = [PROBABILITIES] * self.probabilities + [PREVIEW] * self.preview
+        extras = [PROBABILITIES] * self.probabilities + [PREVIEW] * self.preview + [REGRIDDED] * self.regrid
         return extras + [FORMATS[name] for name in FORMATS if name in self.formats]
 
 
@@ -137,18 +146,20 @@ def _refused(path: Path, why: str) -> InputError:
     return InputError(f"{path} is there already, {why}; {_HELP}")
 
 
-def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, outputs: Outputs) -> None:
+def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, outputs: Outputs) -> str | None:
     """Make the files of one case and move them into `out`, the sidecar first. Raises InputError.
 
-    Of earlier files those of the same identity stay and are vouched for; those of another one, if they are as
-    they were written, go.
+    Where only the DICOM segmentation is impossible, the others are there and the result says why. Of earlier
+    files those of the same identity stay and are vouched for; those of another one, if they are as they were
+    written, go.
     """
     case = str(wanted["case"])
     with staging(out) as made:
-        _make(made, case, mask, predictor, outputs)
+        failed = _make(made, case, mask, predictor, outputs)
+        endings = [ending for ending in outputs.endings if failed is None or ending != FORMATS["dicom-seg"]]
         earlier = read_sidecar(out, case) or {"files": {}}
         same = not _differences(earlier, wanted)
-        files = {ending: sha256(made / f"{case}{ending}") for ending in outputs.endings}
+        files = {ending: sha256(made / f"{case}{ending}") for ending in endings}
         vouched = {
             ending: digest
             for ending, digest in earlier["files"].items()
@@ -163,13 +174,15 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
         try:
             for ending in () if same else vouched:  # first, so that no old file lies beside a new sidecar
                 (out / f"{case}{ending}").unlink(missing_ok=True)
-            for ending in (SIDECAR, *outputs.endings):
+            for ending in (SIDECAR, *endings):
                 (made / f"{case}{ending}").replace(out / f"{case}{ending}")
         except OSError as error:
             raise output_error(out / case, error) from error
+    return failed
 
 
-def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outputs) -> None:
+def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outputs) -> str | None:
+    """Why there is no DICOM segmentation beside the others."""
     if outputs.probabilities and mask.probabilities is not None:
         path = made / f"{case}{PROBABILITIES}"
         write_probabilities(path, mask.probabilities, mask.class_names, mask.affine)
@@ -177,9 +190,20 @@ def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outp
         scaling = predictor.members[0].intensity.fit(mask.source.voxels)
         write_preview(made / f"{case}{PREVIEW}", mask, predictor.slice_axis, scaling)
     if "nifti" in outputs.formats:
-        mask.save(made / f"{case}{FORMATS['nifti']}")
+        write_labels(made / f"{case}{FORMATS['nifti']}", mask.voxels, mask.source)
+    if outputs.regrid:
+        voxels, affine = regridded(mask.voxels, mask.affine)
+        x, y, z = voxels.shape
+        place = made / f"{case}{REGRIDDED}"
+        write_labels(place, voxels, Grid(place, (x, y, z), affine, None))
     if "dicom-seg" in outputs.formats:
-        _write_dicom(made / f"{case}{FORMATS['dicom-seg']}", mask, predictor)
+        try:
+            _write_dicom(made / f"{case}{FORMATS['dicom-seg']}", mask, predictor)
+        except InputError as error:
+            if not outputs.more_than_dicom:
+                raise
+            return f"{error} (no DICOM segmentation; the other files of the case are written)"
+    return None
 
 
 def _write_dicom(path: Path, mask: Mask, predictor: Predictor) -> None:

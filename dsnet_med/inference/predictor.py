@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsnet_med.errors import InputError
-from dsnet_med.geometry import SliceAxis, SliceOrder, cut_across
+from dsnet_med.geometry import SliceAxis, SliceOrder, cut_across, is_sheared
 from dsnet_med.inference.anatomy import contradictions
 from dsnet_med.inference.batches import first_guess, in_batches
 from dsnet_med.inference.hardware import choose_device, choose_precision, compile_in_place
@@ -128,7 +128,8 @@ class Predictor:
         ids = postprocessed(ids, self.postprocess, self.class_names, volume.voxel_mm3)
         across = cut_across(volume.affine, self.slice_axis)
         thick = () if across is None else (across,)
-        notes = (*volume.notes, *thick, *contradictions(ids, volume.affine, self.class_names))
+        sheared = (_sheared_note(volume),) if is_sheared(volume.shape, volume.affine) else ()
+        notes = (*volume.notes, *sheared, *thick, *contradictions(ids, volume.affine, self.class_names))
         return Mask(ids, self.class_names, volume, notes, tuple(notices), probabilities)
 
     def _class_ids(
@@ -184,6 +185,14 @@ class Predictor:
 
     def _on_device(self, slices: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(slices))[:, None].to(self.device)
+
+
+def _sheared_note(volume: Volume) -> str:
+    seg = ", --format dicom-seg a DICOM segmentation" if getattr(volume, "slices", ()) else ""
+    return (
+        "its grid is sheared, and ITK programs (3D Slicer, SimpleITK, elastix) refuse a NIfTI mask on it: "
+        f"infer --regrid writes one on an orthogonal grid beside it{seg}"
+    )
 
 
 def _require_alike(models: Sequence[Model], runs: Sequence[Path | str]) -> None:

@@ -5,7 +5,7 @@ One bad case never stops the others, and finished cases are kept.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import output_error, remove_partial, require_writable
-from dsnet_med.inference.folder import claim, conclude
+from dsnet_med.inference.folder import claim, conclude, name_classes
 from dsnet_med.inference.outputs import NEEDS_DICOM, Identity, Outputs, identity, is_finished, write_case
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.probabilities import on_disk
@@ -23,12 +23,16 @@ from dsnet_med.volumes import Volume
 
 @dataclass(frozen=True)
 class Segmented:
-    """What became of one case: an `error`, or a mask with `notes` on it; `kept` when it was there already."""
+    """What became of one case: an `error`, or a mask with `notes` on it; `kept` when it was there already.
+
+    `written` is true beside an error that concerns one format alone: the mask is there in another.
+    """
 
     case: str
     error: str | None = None
     notes: tuple[str, ...] = ()
     kept: bool = False
+    written: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,19 @@ def segment_cases(
     classes are called, run.json which run made the masks, statistics.csv what is in them. Raises InputError
     when the folder cannot be written, holds masks with other labels, or an input lies in it.
     """
-    require_writable(out)
-    remove_partial(out)
-    _require_apart(sources, out)
-    claim(out, predictor.class_names, statistics=outputs.statistics, overwrite=outputs.overwrite)
-    work = _Work(predictor, out, outputs, choice, progress)
-    yield from _overlapped(work, sources)
-    conclude(out, statistics=outputs.statistics)
+    was_there = out.exists()
+    try:
+        require_writable(out)
+        remove_partial(out)
+        _require_apart(sources, out)
+        claim(out, predictor.class_names, statistics=outputs.statistics, overwrite=outputs.overwrite)
+        work = _Work(predictor, out, outputs, choice, progress)
+        yield from _overlapped(work, sources)
+        conclude(out, predictor.class_names, statistics=outputs.statistics)
+    finally:
+        if not was_there:
+            with suppress(OSError):  # which says that it holds something
+                out.rmdir()
 
 
 def _require_apart(sources: Sequence[Source], out: Path) -> None:
@@ -128,7 +138,7 @@ def _load(work: _Work, source: Source) -> _Loaded:
         loaded.facts = identity(source, work.predictor, settings_of(work.predictor, choice))
         if not work.outputs.overwrite and is_finished(work.out, loaded.facts, work.outputs):
             loaded.kept = True
-        elif "dicom-seg" in work.outputs.formats and source.kind != "dicom":
+        elif source.kind != "dicom" and not work.outputs.more_than_dicom:
             loaded.error = f"{source.where}: {NEEDS_DICOM}"
         else:
             loaded.volume = load(source, choice.volume_index, choice.series)
@@ -157,12 +167,13 @@ def _segment(work: _Work, loaded: _Loaded, writer: ThreadPoolExecutor) -> "Futur
     def write() -> Segmented:
         with stack:
             try:
-                write_case(out, loaded.facts, mask, predictor, outputs)
+                failed = write_case(out, loaded.facts, mask, predictor, outputs)
+                name_classes(out, predictor.class_names)
             except OSError as error:
                 return Segmented(case, str(output_error(out / case, error)))
             except Exception as error:
                 return Segmented(case, _reason(loaded.source, error))
-            return Segmented(case, notes=(*mask.notes, *mask.notices))
+            return Segmented(case, failed, (*mask.notes, *mask.notices), written=True)
 
     return writer.submit(write)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dsnet_med.evaluate.folders import RUN_FACTS
+from dsnet_med.evaluate.pairing import REGRIDDED
 from dsnet_med.files import sha256
 from dsnet_med.inference.run_facts import FACTS
 from dsnet_med.volumes import case_name, is_volume
@@ -14,7 +15,7 @@ from dsnet_med.volumes import case_name, is_volume
 SIDECAR, LABELS = ".json", "labels.json"
 FORMATS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
 PROBABILITIES, PREVIEW = ".npz", ".png"
-ENDINGS = (PROBABILITIES, PREVIEW, *FORMATS.values())
+ENDINGS = (PROBABILITIES, PREVIEW, REGRIDDED, *FORMATS.values())
 _FORM = {"labels": dict, "input": dict, "model": list, "settings": dict, "files": dict}
 
 

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from dsnet_med.dicom.series import choose, find_series, is_dicom
+from dsnet_med.dicom.series import choose, find_series, is_dicom, over_folders
 from dsnet_med.errors import InputError, SeveralVolumesError
-from dsnet_med.files import absent, entries_of, is_dangling, is_file_or_dangling
+from dsnet_med.files import absent, entries_of, is_dangling, is_file_or_dangling, require_file
 from dsnet_med.inference.sidecar import masks_among
 from dsnet_med.volumes import Volume, case_name, files_of, is_volume, read_image
+from dsnet_med.volumes_nifti import header_of
 
 # What lies among volumes and is one, but cannot be read: to be refused by name rather than passed over.
-_OTHER_VOLUMES = (".img", ".mgz", ".mgh", ".mnc", ".par", ".rec", ".dcm", ".ima")
+_OTHER_VOLUMES = (".img", ".img.gz", ".img.bz2", ".mgz", ".mgh", ".mnc", ".par", ".rec", ".dcm", ".ima")
 _OF_DICOM = (".dcm", ".ima")
 RESERVED = ("labels", "run", "statistics")
 _SHOWN = 3
@@ -61,8 +62,10 @@ def find_sources(
         elif path.exists():
             raise InputError(f"{path}: neither a file nor a folder; give a volume")
         else:
+            if path.is_symlink():
+                require_file(path)  # says where it leads
             raise InputError(f"{path}: no such file or folder")
-    return _named_apart(_grouped(sources))
+    return _named_apart(_reunited(_grouped(sources)))
 
 
 def _copies_refused(sources: Sequence[Source], masks: Sequence[Path]) -> Iterator[Source]:
@@ -120,18 +123,12 @@ def _single(path: Path) -> Source:
         return Source(case_name(path), "file", (path,), path, refused)
     if is_dicom(path):
         return Source(_bare(path), "dicom", (path,), path)
-    header = _header_of(path)
+    header = header_of(path)
     return Source(case_name(path), "file", _files_of(header), header, _doubt(path) if masks.doubtful else None)
 
 
 def _doubt(path: Path) -> str:
     return f"{path}: lies among masks that infer wrote and may be one; move it elsewhere to segment it"
-
-
-def _header_of(path: Path) -> Path:
-    """The .hdr of an .img, where there is one: the pair is one volume."""
-    header = path.with_suffix(".hdr")
-    return header if path.suffix.lower() == ".img" and header.is_file() else path
 
 
 def _searched(folder: Path, leave_out: Path | None, note: Note) -> list[Source]:
@@ -181,8 +178,8 @@ def _below(
             dicom.append(file)
         elif _unreadable(file) and _may_be_dicom(file):
             lost.append(file)
-        elif file.name.lower().endswith(_OTHER_VOLUMES) and _header_of(file) == file:
-            yield Source(prefix + _bare(file), "file", (file,), file, _unreadable(file))
+        elif file.name.lower().endswith(_OTHER_VOLUMES) and header_of(file) == file:
+            yield Source(prefix + case_name(file), "file", (file,), file, _unreadable(file))
     if dicom or lost:
         of = f" ({len(lost)} of {len(dicom) + len(lost)} files)" if len(dicom) + len(lost) > 1 else ""
         refused = f"{_unreadable(lost[0])}{of}" if lost else None  # a series without its last slice looks whole
@@ -236,6 +233,30 @@ def _grouped(sources: Sequence[Source]) -> list[Source]:
             files = tuple(dict.fromkeys(file for one in group for file in one.files))
             grouped.append(Source(_own_name(folder), "dicom", files, folder))
     return grouped
+
+
+def _reunited(sources: Sequence[Source]) -> list[Source]:
+    """Folders beside each other that hold pieces of one DICOM stack are one case, with the name of theirs."""
+    beside: dict[Path, list[Source]] = {}
+    for source in sources:
+        if source.kind == "dicom" and source.where.is_dir():
+            beside.setdefault(source.where.parent, []).append(source)
+    found = list(sources)
+    for folder, pieces in beside.items():
+        for group in _torn(pieces):
+            case = group[0].case.removesuffix(group[0].where.name).rstrip("_") or _own_name(folder)
+            whole = Source(case, "dicom", tuple(file for one in group for file in one.files), folder)
+            found[found.index(group[0])] = whole
+            found = [source for source in found if source not in group]
+    return found
+
+
+def _torn(pieces: Sequence[Source]) -> list[list[Source]]:
+    try:
+        groups = over_folders([piece.files for piece in pieces]) if len(pieces) > 1 else []
+    except InputError:  # which reading the file will raise
+        groups = []
+    return [[pieces[index] for index in group] for group in groups]
 
 
 def _is_loose(source: Source) -> bool:

@@ -1,7 +1,7 @@
 """The data doctor's checks on voxels: plausible CT numbers, left and right, a digest of the content."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ _AIR_AT_MOST_HU, _BONE_AT_LEAST_HU = -200, 200
 _LOWEST_HU, _HIGHEST_HU = -1100, 4000
 _SHARE_BELOW, _SHARE_ABOVE = 0.01, 0.001
 _SIDE_MARGIN_MM = 15.0
+_FINEST_MM, _COARSEST_MM = 0.2, 20.0
 
 
 def content_digest(voxels: NDArray[Any], affine: NDArray[np.float64]) -> str:
@@ -35,6 +36,15 @@ def odd_intensities(voxels: NDArray[Any], modality: str) -> Iterator[tuple[Sever
     elif modality == "CT":
         yield from _odd_range(low, high)
         yield from _odd_shares(voxels)
+
+
+def odd_spacing(spacing_mm: Sequence[float]) -> str | None:
+    """What is odd about voxel sizes for a scan of a patient, or None."""
+    finest, coarsest = min(spacing_mm), max(spacing_mm)
+    if finest >= _FINEST_MM and coarsest <= _COARSEST_MM:
+        return None
+    sizes = " x ".join(f"{size:.3g}" for size in spacing_mm)
+    return f"voxels of {sizes} mm, of scans {_FINEST_MM} to {_COARSEST_MM:g} mm: is the header in millimetres?"
 
 
 def _odd_range(low: float, high: float) -> Iterator[tuple[Severity, str]]:

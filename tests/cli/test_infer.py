@@ -9,6 +9,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import made
 import nibabel as nib
 import numpy as np
 import pytest
@@ -216,6 +217,22 @@ def test_a_dicom_series_both_ways(run_folder: Path, shared: Path, tmp_path: Path
 def _many(images: Path, count: int) -> None:
     for number in range(count):
         shutil.copy(images / "a.nii.gz", images / f"case{number:03d}.nii.gz")
+
+
+def test_one_format_of_two(run_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The mask is there, and the segmentation is a failure that is told."""
+    made.write(tmp_path / "ct", made.images(4, PatientName="no caret", StudyInstanceUID="1.2"))
+    capfd.readouterr()
+    options = ["--model", str(run_folder), str(tmp_path / "ct"), "--format", "nifti,dicom-seg"]
+    assert guarded(lambda: app(["infer", *options, "--out", str(tmp_path / "m")], standalone_mode=False)) == 1
+    told = capfd.readouterr().err
+    assert "failed: ct: " in told
+    assert "has no FrameOfReferenceUID" in told
+    assert "Warning" not in told
+    assert (tmp_path / "m" / "ct.nii.gz").is_file()
+    options = ["--model", str(run_folder), str(tmp_path / "ct"), "--format", "dicom-seg"]
+    assert guarded(lambda: app(["infer", *options, "--out", str(tmp_path / "n")], standalone_mode=False)) == 2
+    assert not (tmp_path / "n").exists()
 
 
 def test_interrupted(run_folder: Path, images: Path, tmp_path: Path) -> None:

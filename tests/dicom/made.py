@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, config, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import (
     CTImageStorage,
     EnhancedMRImageStorage,
@@ -129,3 +131,19 @@ def _own(frame: Dataset, in_shared: bool) -> Dataset:
     made.PlanePositionSequence = Sequence([position])
     made.PixelValueTransformationSequence = Sequence([values])
     return made
+
+
+def bare(file: Path) -> None:
+    """Take preamble and meta information from a file, as old scanners leave them out."""
+    content = file.read_bytes()
+    length = int.from_bytes(content[140:144], "little")
+    file.write_bytes(content[144 + length :])
+
+
+def as_words(files: list[Path], tag: tuple[int, int], kind: str, value: bytes) -> None:
+    """Write bytes where an attribute of every file is, whatever its type allows."""
+    for file in files:
+        read = dcmread(file)
+        with config.disable_value_validation():
+            read._dict[Tag(tag)] = RawDataElement(Tag(tag), kind, len(value), value, 0, False, True, True)
+            read.save_as(file)

@@ -1,6 +1,5 @@
 """A segmentation shows each class where it lies in the source, names it, and is the same file every time."""
 
-import logging
 import time
 import warnings
 from pathlib import Path
@@ -11,8 +10,9 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from highdicom._standard_utils import check_required_attributes, get_iod_module_map
+from made import as_words
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, CTImageStorage
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 from seg_source import PLACES, SHAPE, TO_RAS, change, multi_frame, pixels, single_frames, volume
 
 from dsnet_med.dicom.read import read_series
@@ -469,27 +469,52 @@ def test_a_file_that_is_there_stays_when_writing_fails(tmp_path, monkeypatch):
     assert sorted(one.name for one in tmp_path.iterdir()) == ["ct", "seg.dcm"]
 
 
-def test_nothing_is_said_on_the_way(tmp_path, capfd, caplog, monkeypatch):
+def test_nothing_is_said_on_the_way(tmp_path, capfd, caplog):
     source = single_frames(tmp_path / "ct", PLACES["axial"])
     change(source, lambda image, k: setattr(image, "PatientName", "no caret"))  # highdicom warns of it
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
-    for logger in loggers:
-        monkeypatch.setattr(logger, "level", logging.INFO)
-    save_as = hd.seg.Segmentation.save_as
-
-    def talk(self, *arguments, **options):
-        for logger in (*loggers, logging.getLogger("highdicom.image")):
-            logger.error("something to say")
-        save_as(self, *arguments, **options)
-
-    monkeypatch.setattr(hd.seg.Segmentation, "save_as", talk)
     caplog.clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         written(tmp_path, random_labels(), source)
         written(tmp_path, np.zeros(SHAPE, np.uint8), source)
     assert (caught, caplog.records, capfd.readouterr()) == ([], [], ("", ""))
-    assert [logger.level for logger in loggers] == [logging.INFO, logging.INFO]
+    assert pydicom.dcmread(tmp_path / "seg.dcm").PatientName == "no caret"
+
+
+@pytest.mark.parametrize("groups", ["PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"])
+@pytest.mark.parametrize(
+    "kind", [CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage]
+)
+def test_empty_functional_groups_of_single_frames(tmp_path, groups, kind):
+    """Left over by converters: the images say themselves where they lie."""
+    source, labels = single_frames(tmp_path / "ct", PLACES["oblique"]), random_labels()
+
+    def leave(image: pydicom.FileDataset, k: int) -> None:
+        setattr(image, groups, [])
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = kind
+
+    change(source, leave)
+    series = find_series([place.file for place in source.slices])
+    read = read_series(series[0])
+    seg = pydicom.dcmread(written(tmp_path, labels, read))
+    named = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert len(named) == 5
+    uids = {pydicom.dcmread(place.file).SOPInstanceUID for place in source.slices}
+    frames = seg.PerFrameFunctionalGroupsSequence
+    assert {
+        f.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID for f in frames
+    } <= uids
+    assert len(frames) == len({(k, c) for k in range(5) for c in np.unique(labels[:, :, k]) if c})
+
+
+def test_words_for_numbers_in_the_source(tmp_path):
+    source, labels = single_frames(tmp_path / "ct", PLACES["axial"]), random_labels()
+    files = [place.file for place in source.slices]
+    for tag, kind in (((0x20, 0x11), "IS"), ((0x18, 0x50), "DS"), ((0x10, 0x1030), "DS"), ((0x20, 0x13), "IS")):
+        as_words(files, tag, kind, b"REMOVED ")
+    file = written(tmp_path, labels, source)
+    np.testing.assert_array_equal(read_back(file, source), labels)
+    assert pydicom.dcmread(file).SeriesNumber == 1000
 
 
 def test_sources_are_read_and_left_as_they_are(tmp_path):

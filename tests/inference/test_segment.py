@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import made
 import nibabel as nib
 import numpy as np
 import pytest
@@ -571,3 +572,69 @@ def test_sidecars_of_earlier_versions_still_vouch(tmp_path: Path) -> None:
     assert isinstance(json.loads((tmp_path / "out" / "b.json").read_text())["input"]["sha256"], dict)
     nib.save(nib.Nifti1Image(*tiny.volume(9)), tmp_path / "in" / "a.nii.gz")
     assert "of another input" in str(_run(tmp_path / "in", tmp_path / "out")["a"].error)
+
+
+# ---------------------------------------------------------------- formats of which one is impossible
+
+
+BOTH = Outputs(("nifti", "dicom-seg"))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "line"),
+    [
+        ({}, "has no FrameOfReferenceUID"),
+        ({"FrameOfReferenceUID": ""}, "has no FrameOfReferenceUID"),
+        ({"FrameOfReferenceUID": "1.2.9", "StudyInstanceUID": ""}, "has no StudyInstanceUID"),
+        ({"FrameOfReferenceUID": "1.2.9", "SeriesInstanceUID": ""}, "has no SeriesInstanceUID"),
+    ],
+)
+def test_a_mask_stays_where_only_its_segmentation_is_impossible(
+    attributes: dict[str, object], line: str, tmp_path: Path
+) -> None:
+    made.write(tmp_path / "ct", made.images(4, **({"StudyInstanceUID": "1.2.1"} | attributes)))
+    done = _run(tmp_path / "ct", tmp_path / "out", BOTH)["ct"]
+    assert line in str(done.error)
+    assert str(done.error).endswith("(no DICOM segmentation; the other files of the case are written)")
+    assert done.written
+    assert sorted(_digests(tmp_path / "out")) == ["ct.json", "ct.nii.gz", "labels.json", "run.json"]
+    assert list(json.loads((tmp_path / "out" / "ct.json").read_text())["files"]) == [".nii.gz"]
+    assert _run(tmp_path / "ct", tmp_path / "out", BOTH)["ct"].error == done.error
+    assert _run(tmp_path / "ct", tmp_path / "out")["ct"].kept
+
+
+@pytest.mark.parametrize("name", ["SeriesInstanceUID", "FrameOfReferenceUID"])
+def test_series_of_several_identities_keep_their_mask(name: str, tmp_path: Path) -> None:
+    torn = made.images(4, StudyInstanceUID="1.2.1", FrameOfReferenceUID="1.2.9")
+    for k, one in enumerate(torn):
+        setattr(one, name, f"1.3.{k}")
+    made.write(tmp_path / "ct", torn)
+    done = _run(tmp_path / "ct", tmp_path / "out", BOTH)["ct"]
+    assert f"differ in {name} (1.3.0, 1.3.1, 1.3.2)" in str(done.error)
+    assert nib.load(tmp_path / "out" / "ct.nii.gz").shape == (8, 6, 4)
+
+
+def test_a_segmentation_of_a_nifti_file_is_a_failure_beside_its_mask(tmp_path: Path) -> None:
+    [path] = tiny.write_images(tmp_path / "in", "a")
+    done = _run(path, tmp_path / "out", BOTH)["a"]
+    assert "is no DICOM series" in str(done.error)
+    assert done.written
+    assert (tmp_path / "out" / "a.nii.gz").is_file()
+
+
+def test_a_refused_run_leaves_nothing(tmp_path: Path) -> None:
+    [path] = tiny.write_images(tmp_path / "in", "a")
+    made.write(tmp_path / "ct", made.images(4))
+    (tmp_path / "bad.nii.gz").write_text("no volume")
+    (tmp_path / "there").mkdir()
+    for source, outputs in (
+        (path, Outputs(("dicom-seg",))),
+        (tmp_path / "ct", Outputs(("dicom-seg",))),
+        (tmp_path / "bad.nii.gz", Outputs(statistics=True)),
+    ):
+        for out in ("new", "there"):
+            [done] = _run(source, tmp_path / out, outputs).values()
+            assert done.error is not None
+            assert not done.written
+        assert list((tmp_path / "there").iterdir()) == []
+        assert not (tmp_path / "new").exists()

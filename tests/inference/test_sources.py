@@ -1,10 +1,12 @@
 """What users name: files, folders, patterns, series."""
 
+import gzip
 import json
 import os
 import shutil
 from pathlib import Path
 
+import made
 import nibabel as nib
 import numpy as np
 import pytest
@@ -120,6 +122,39 @@ def test_a_pair_is_one_case(tmp_path: Path) -> None:
         np.testing.assert_array_equal(load(source).voxels, voxels)
 
 
+@pytest.mark.parametrize(
+    ("header", "image"), [("p.hdr.gz", "p.img.gz"), ("P.HDR.GZ", "P.IMG.GZ"), ("p.hdr", "p.img.gz")]
+)
+def test_a_compressed_pair_is_one_case(header: str, image: str, tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    nib.save(nib.Nifti1Pair(voxels, affine), tmp_path / "q.hdr")
+    for old, new in (("q.hdr", header), ("q.img", image)):
+        content = (tmp_path / old).read_bytes()
+        (tmp_path / old).unlink()
+        (tmp_path / new).write_bytes(gzip.compress(content) if new.lower().endswith(".gz") else content)
+    case = header[0]
+    assert _cases(tmp_path) == [case]
+    for path in (tmp_path, tmp_path / header, tmp_path / image):
+        (source,) = find_sources([path])
+        assert source.case == case
+        assert source.files == (tmp_path / header, tmp_path / image)
+        np.testing.assert_array_equal(load(source).voxels, voxels)
+    (tmp_path / header).unlink()
+    (alone,) = find_sources([tmp_path])
+    assert alone.case == case
+    with pytest.raises(InputError, match=r"its header, .\.hdr, is not there"):
+        load(alone)
+
+
+@pytest.mark.parametrize("name", ["a.nii.bz2", "a.nii.xz", "a.nii.zst"])
+def test_every_compression_of_a_volume_is_a_case(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\xfd7zXZ\x00" + bytes(99))
+    (source,) = find_sources([tmp_path])
+    assert source.case == "a"
+    with pytest.raises(InputError, match=r"compressed with xz, wanted NIfTI; unpack it first"):
+        load(source)
+
+
 def test_a_dicom_folder_is_one_case(shared: Path, tmp_path: Path) -> None:
     folder = _series(shared, tmp_path / "study" / "ct")
     (folder / "README").write_text("not DICOM")
@@ -191,8 +226,9 @@ def test_names_in_capitals_and_links(tmp_path: Path) -> None:
     assert _cases(tmp_path / "in") == ["A", "absent", "patient_a", "patient_b"]
     sources = {source.case: source for source in find_sources([tmp_path / "in"])}
     np.testing.assert_array_equal(load(sources["A"]).voxels, load(sources["patient_a"]).voxels)
-    with pytest.raises(InputError, match="no such file"):
-        load(sources["absent"])
+    (alone,) = find_sources([tmp_path / "in" / "absent.nii.gz"])
+    for source in (sources["absent"], alone):
+        assert "nowhere.nii.gz, which is not there; fetch the data" in str(source.refused)
 
 
 def test_one_file_named_in_several_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,3 +418,33 @@ def test_images_that_are_called_like_masks(tmp_path: Path) -> None:
         (tmp_path / f"{name}.nii.gz").rename(tmp_path / f"{other}.nii.gz")
         (tmp_path / f"{other}.json").write_text('{"Modality": "MR"}')  # as dcm2niix writes
     assert [source.refused for source in find_sources([tmp_path])] == [None] * 3
+
+
+@pytest.mark.parametrize("torn", [True, False])
+@pytest.mark.parametrize("each", [1, 4, 5])
+def test_a_stack_over_several_folders_is_one_case(torn: bool, each: int, tmp_path: Path) -> None:
+    """As media hold them, or as programs export a series for each image: never some of the slices alone."""
+    slices = made.images(12)
+    values = made.hounsfield(slices)
+    for k, one in enumerate(slices):
+        if torn:
+            one.SeriesInstanceUID = f"1.2.{k // each}"
+        made.write(tmp_path / "in" / "study" / f"{k // each:02d}", [one])[0].rename(
+            tmp_path / "in" / "study" / f"{k // each:02d}" / f"{k}.dcm"
+        )
+    made.write(tmp_path / "in" / "other", made.images(3, PatientID="2"))
+    for given, case in ((tmp_path / "in" / "study", "study"), (tmp_path / "in", "study")):
+        found = {source.case: source for source in find_sources([given])}
+        assert sorted(found) == [case] if given.name == "study" else ["other", case]
+        volume = load(found[case])
+        np.testing.assert_array_equal(volume.voxels, values)
+        assert "joined" in volume.notes[0] if torn else "folders" in volume.notes[0]
+
+
+@pytest.mark.parametrize("change", [{}, {"PatientID": "2"}, {"origin": (-20, 15, 101)}, {"step": (0, 0, 2)}])
+def test_whole_series_in_several_folders_are_several_cases(change: dict[str, object], tmp_path: Path) -> None:
+    """Time points, reconstructions, patients: each folder holds every slice of its own."""
+    made.write(tmp_path / "a", made.images(4, SeriesInstanceUID="1.2"))
+    made.write(tmp_path / "b", made.images(4, SeriesInstanceUID="1.2", **change))
+    made.write(tmp_path / "c", [made.multi_frame(made.images(4))])
+    assert [source.case for source in find_sources([tmp_path])] == ["a", "b", "c"]

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import made
 import nibabel as nib
 import numpy as np
 import pydicom
@@ -144,3 +145,36 @@ def test_a_disc_with_its_directory(large_server: Served, predictor: Predictor, s
     members = {f"IM{k}": f.read_bytes() for k, f in _files(series)} | {"DICOMDIR": buffer.getvalue()}
     got = mask_of(large_server.raw(zipped(members)))
     np.testing.assert_array_equal(np.asarray(got.dataobj), np.asarray(predictor.predict(series)))
+
+
+@pytest.mark.parametrize("form", ["torn", "nameless", "bare", "words"])
+def test_series_that_anonymising_spoilt(form: str, server: Served, tmp_path: Path) -> None:
+    """A SeriesInstanceUID for each or for none, no preamble, words for numbers: one mask of all slices."""
+    slices = made.images(6)
+    for k, one in enumerate(slices):
+        one.SeriesInstanceUID = {"torn": f"1.2.{k}", "nameless": ""}.get(form, "1.2.3")
+    files = made.write(tmp_path, slices)
+    if form == "words":
+        made.as_words(files, (0x20, 0x11), "IS", b"REMOVED ")
+    if form == "bare":
+        for file in files:
+            made.bare(file)
+    answer = server.raw(zipped({f"a/{file.name}": file.read_bytes() for file in files}))
+    assert mask_of(answer).shape == (8, 6, 6)
+    notes = json.loads(answer.headers.get("x-notes", "[]"))
+    assert any("SeriesInstanceUID" in note for note in notes) == (form in ("torn", "nameless"))
+    if form == "bare":
+        single = made.images(1, SliceThickness=3)
+        [file] = made.write(tmp_path / "one", single)
+        made.bare(file)
+        assert mask_of(server.raw(file.read_bytes())).shape == (8, 6, 1)
+
+
+def test_a_deflated_file_without_preamble_is_refused(server: Served, tmp_path: Path) -> None:
+    """Its elements would be unpacked in memory, whatever comes out."""
+    [one] = made.images(1, SliceThickness=3)
+    one.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    [file] = made.write(tmp_path, [one])
+    answer = server.raw(file.read_bytes()[132:])
+    assert answer.status_code in (400, 422)
+    assert "deflated" in answer.text
