@@ -10,7 +10,7 @@ from dsnet_med.evaluate.folders import RUN_FACTS
 from dsnet_med.evaluate.pairing import REGRIDDED
 from dsnet_med.files import sha256
 from dsnet_med.inference.run_facts import FACTS
-from dsnet_med.volumes import case_name
+from dsnet_med.volumes import case_name, is_volume
 
 SIDECAR, LABELS = ".json", "labels.json"
 FORMATS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
@@ -65,8 +65,8 @@ def masks_among(folder: Path, files: Iterable[Path]) -> Masks:
     `doubtful` are other files with a sidecar, and all others where the folder is one that `infer` wrote to.
     All are masks where a bundle writes its predictions.
     """
-    files = list(files)
-    if _is_bundle_output(folder.resolve()):
+    files = [file for file in files if is_volume(file) or file.suffix == FORMATS["dicom-seg"]]
+    if not files or _is_bundle_output(folder.resolve()):
         return Masks(frozenset(files), frozenset())
     written = frozenset(file for file in files if _is_written(file.resolve() if file.is_symlink() else file))
     if written or _is_output_folder(folder):

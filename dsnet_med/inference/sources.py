@@ -165,7 +165,7 @@ def _below(
         yield Source(own, "file", (folder,), folder, str(error))
         return
     files = [entry for entry in entries if is_file_or_dangling(entry)]
-    masks = masks_among(folder, [file for file in files if is_volume(file) or file.suffix == ".dcm"])
+    masks = masks_among(folder, files)
     written += sorted(masks.written)
     dicom, lost = [], []
     for file in files:
