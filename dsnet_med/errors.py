@@ -37,6 +37,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} '{name}': {hint}known: {', '.join(options)}")
 
 
+def first_of(names: Iterable[str], limit: int = 8) -> str:
+    """The first names of a list, for a message of one line: `a, b and 7 more`."""
+    every = list(names)
+    more = f" and {len(every) - limit} more" if len(every) > limit else ""
+    return ", ".join(every[:limit]) + more
+
+
 def one_line(reason: BaseException | str, limit: int | None = 200) -> str:
     """What an error says, on one line of at most `limit` characters; the type of one that says nothing."""
     text = " ".join(str(reason).split())[:limit]

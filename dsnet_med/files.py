@@ -1,5 +1,6 @@
-"""Files that are whole or absent: temporary names, renames, hashes."""
+"""Files that are whole or absent: temporary names, renames, hashes; and text in whatever Unicode it lies."""
 
+import codecs
 import errno
 import hashlib
 import json
@@ -9,6 +10,7 @@ import secrets
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +21,13 @@ from dsnet_med.errors import InputError
 _PARTIAL = re.compile(r"\.(\d{1,10})\.partial\..+")
 _STAGING = re.compile(r"\.\d+\.partial\.[0-9a-f]{8}")
 _STARTED = time.time()
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _OUTPUT_ERRORS = {
     errno.ENOSPC: "no space left on the device; free some and run the same command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
@@ -120,6 +129,40 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """The text of a file that people or other programs wrote: UTF-8, or what its byte order mark says.
+
+    Raises OSError, and UnicodeDecodeError, which is a ValueError, for other encodings.
+    """
+    content = path.read_bytes()
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
+    return content.decode(encoding)
+
+
+def read_json(path: Path) -> Any:
+    """What the JSON of a file says, read as `read_text` does.
+
+    Raises OSError, and ValueError for no JSON or a key given twice, of which Python would keep the last.
+    """
+    return parse_json(read_text(path))
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says. Raises ValueError, also for a key given twice, which Python drops."""
+    try:
+        return json.loads(text, object_pairs_hook=_each_key_once)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    once = dict(pairs)
+    if len(once) < len(pairs):
+        keys = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key '{keys.most_common(1)[0][0]}' is given twice; keep one")
+    return once
+
+
 def require_writable(folder: Path) -> None:
     """Create `folder` and check that files can be made in it; raises InputError otherwise."""
     probe = folder / f".{os.getpid()}.partial.probe"
@@ -133,7 +176,56 @@ def require_writable(folder: Path) -> None:
             probe.unlink()
 
 
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder by name, without hidden ones; links that lead nowhere are among them.
+
+    Such a link is somebody's file that has not been fetched (git-annex, DVC): a case that fails when it is
+    opened, not one that is not there. Raises InputError for a folder that cannot be listed.
+    """
+    return [entry for entry in entries_of(folder) if is_file_or_dangling(entry)]
+
+
+def entries_of(folder: Path) -> list[Path]:
+    """What lies in a folder, by name, without what is hidden. Raises InputError where it cannot be listed."""
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror or error})") from error
+
+
+def is_file_or_dangling(path: Path) -> bool:
+    """Whether `path` is a file, or stands for one: a link that leads nowhere."""
+    return os.path.isfile(path) or is_dangling(path)  # noqa: PTH113 -- Path's raises where it may not look
+
+
+def is_dangling(path: Path) -> bool:
+    """Whether `path` is a link that leads nowhere."""
+    return os.path.islink(path) and not os.path.exists(path)  # noqa: PTH110, PTH114 -- as above
+
+
+def absent(path: Path) -> InputError:
+    """The error for a file that is not there; of a link that leads nowhere it says where to."""
+    if is_dangling(path):
+        target = os.readlink(path)  # noqa: PTH115 -- a str, with the bytes that are no text
+        return InputError(
+            f"{path}: no such file, it is a link to {target}, which is not there; "
+            "fetch the data (git annex get, dvc pull) or mend the link"
+        )
+    return InputError(f"{path}: no such file")
+
+
+def require_file(path: Path) -> None:
+    """Raise InputError unless `path` is a file; a link that leads nowhere is called one."""
+    try:
+        if path.is_file():
+            return
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    raise absent(path)
+
+
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """The SHA-256 of a file's bytes, in hexadecimal. Raises InputError where there is no such file."""
+    require_file(path)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,47 +1,46 @@
 """Reading and writing volumes, with one clear line for every kind of bad file.
 
-NIfTI is read and written; NRRD and MetaImage label maps and images are read, by SimpleITK (volumes_itk.py).
+NIfTI is read and written (volumes_nifti.py); NRRD and MetaImage are read, by SimpleITK (volumes_itk.py).
 DICOM series are read in dsnet_med.dicom.
 """
 
-import io
 import math
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import nibabel as nib
 import numpy as np
-from isal import igzip, isal_zlib
-from nibabel.filebasedimages import ImageFileError
-from nibabel.imageglobals import LoggingOutputSuppressor
-from nibabel.spatialimages import HeaderDataError
+from isal import igzip
 from numpy.typing import NDArray
 
-from dsnet_med.errors import InputError, SeveralVolumesError, one_line
+from dsnet_med.contents import GZIP_AT_MOST as GZIP_AT_MOST  # noqa: PLC0414 -- for those who read many
+from dsnet_med.contents import content_of, refusal
+from dsnet_med.errors import InputError, SeveralVolumesError
 from dsnet_med.files import written_whole
-from dsnet_med.geometry import same_grid, spacing_mm
-
-_NIFTI = (".nii.gz", ".nii", ".hdr")
-_ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
-_ISAL_ERROR = cast(type[Exception], isal_zlib.error)
-_DAMAGED = (
-    EOFError,
-    OSError,
-    OverflowError,
-    ValueError,
-    zlib.error,
-    _ISAL_ERROR,
-    ImageFileError,
-    HeaderDataError,
+from dsnet_med.geometry import corner_distance, corner_voxels, same_grid, spacing_mm
+from dsnet_med.volumes_nifti import (
+    NiftiFile,
+    doubts,
+    header_of,
+    header_on,
+    is_header,
+    open_nifti,
+    part_of,
+    read_voxels,
+    require_millimetres,
+    says_unit,
+    voxels_of,
 )
+
+_PACKED = (".gz", ".bz2", ".xz", ".zst", "")  # the last two are known to be volumes, and refused by content
+_NIFTI = tuple(f"{ending}{packed}" for packed in _PACKED for ending in (".nii", ".hdr"))
+_VOXELS = tuple(f".img{packed}" for packed in _PACKED)
+_ITK = {".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MetaImage", ".mhd": "MetaImage"}
 _SMALLEST_SPACING_MM = 1e-4
-_CHUNK = 1 << 20
-_NIFTI1_AT_MOST = 32767  # voxels along an axis
+_PLAUSIBLE_MM = (0.01, 50.0)  # voxels of a header that names no unit
+_LABEL_ROUNDING = 1e-3
 _LEVEL = 2  # of isal's four; higher ones take longer and gain little on label maps
-GZIP_AT_MOST = 1100  # DEFLATE cannot compress better
 
 
 @dataclass(frozen=True)
@@ -97,27 +96,28 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(_NIFTI)
 
 
-def _is_gzip(path: Path) -> bool:
-    return path.suffix.lower() == ".gz"
-
-
 def is_volume(path: Path) -> bool:
-    """Whether the file's name is that of a volume that can be read."""
-    return path.name.lower().endswith(_NIFTI + _ITK)
+    """Whether the file's name is that of a volume; a pair has that of its header."""
+    return path.name.lower().endswith((*_NIFTI, *_ITK))
 
 
 def case_name(path: Path) -> str:
     """The file's name without `.nii.gz`, `.nrrd` and the like."""
-    for suffix in _NIFTI + _ITK:
+    for suffix in (*_NIFTI, *_VOXELS, *_ITK):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.stem
 
 
 def read_grid(path: Path) -> Grid:
-    """The shape and place of a NIfTI volume, from its header alone. Raises InputError."""
-    image = _open(path)
-    return Grid(path, _shape(path, image), _affine(path, image), image.header)
+    """The shape and place of a volume, from its header alone. Raises InputError."""
+    if _by_itk(path):
+        from dsnet_med.volumes_itk import read_grid as read  # noqa: PLC0415 -- SimpleITK takes long to load
+
+        (x, y, z), affine = read(path)
+        return Grid(path, (x, y, z), checked_affine(path, affine), None)
+    file = _open(path)
+    return Grid(path, _shape(path, file.header), _affine(path, file.header), file.header)
 
 
 def read_image(path: Path, volume_index: int | None = None) -> Volume:
@@ -131,7 +131,10 @@ def read_image(path: Path, volume_index: int | None = None) -> Volume:
 
 def of_image(path: Path, image: Any, volume_index: int | None = None) -> Volume:
     """The volume of a NIfTI image that nibabel holds; `path` is its name in errors. Raises as `read_image`."""
-    return _finite(_volume(path, image, None, volume_index))
+    affine = checked_affine(path, np.asarray(image.affine, np.float64))
+    grid = Grid(path, _shape(path, image.header, volume_index), affine, image.header)
+    require_millimetres(path, image.header)
+    return _finite(_volume(grid, part_of(image.dataobj, image.shape, volume_index)))
 
 
 def _finite(volume: Volume) -> Volume:
@@ -146,18 +149,28 @@ def _finite(volume: Volume) -> Volume:
 def read_labels(path: Path, memory: Memory | None = None) -> Volume:
     """A label map as unsigned integers (uint8 where it fits, else uint16). Raises InputError.
 
-    Floating-point files are accepted when every voxel is a whole number. With `memory` the voxels may lie
-    there: they are gone when it is used again.
+    Floating-point files are accepted when every voxel is a whole number, to a thousandth. With `memory` the
+    voxels may lie there: they are gone when it is used again.
     """
     volume = _read(path, memory)
-    voxels = volume.voxels
-    if voxels.dtype.kind == "f" and not (np.isfinite(voxels).all() and (voxels == np.rint(voxels)).all()):
-        raise InputError(f"{path}: a label map needs whole numbers, this one has fractions or NaN")
+    voxels, note = _whole_numbers(path, volume.voxels)
     try:
         dtype = _label_type(voxels)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
-    return Volume(path, volume.shape, volume.affine, volume.header, voxels.astype(dtype, copy=False))
+    volume = replace(volume, voxels=voxels.astype(dtype, copy=False))
+    return volume.noted(note) if note else volume
+
+
+def _whole_numbers(path: Path, voxels: NDArray[Any]) -> tuple[NDArray[Any], str | None]:
+    """Label values without the rounding that scaling and resampling leave, and a note where there was some."""
+    if voxels.dtype.kind != "f":
+        return voxels, None
+    whole = np.rint(voxels)
+    off = float(np.abs(voxels - whole).max(initial=0)) if np.isfinite(voxels).all() else math.nan
+    if not off <= _LABEL_ROUNDING:
+        raise InputError(f"{path}: a label map needs whole numbers, this one has fractions or NaN")
+    return whole, f"label values are off whole numbers by up to {off:.1g}; they were rounded" if off else None
 
 
 def require_same_grid(image: Grid, label: Grid) -> None:
@@ -169,56 +182,51 @@ def require_same_grid(image: Grid, label: Grid) -> None:
         )
     if not same_grid(image.shape, image.affine, label.shape, label.affine):
         raise InputError(
-            f"{label.path}: its affine places voxels elsewhere than that of {image.path}; "
-            "resample the label map to its image or correct the header"
+            f"{label.path}: its affine places voxels elsewhere than that of {image.path}, "
+            f"{_apart(image, label)}; resample the label map to its image or correct the header"
         )
 
 
-def write_labels(path: Path, voxels: NDArray[Any], like: Grid) -> None:
-    """Write an integer label map (X, Y, Z) in the exact grid of `like`: shape, affine and header codes.
+def _apart(image: Grid, label: Grid) -> str:
+    """How far apart two grids of one shape lie."""
+    distance = corner_distance(image.shape, image.affine, label.affine)
+    voxels = corner_voxels(image.shape, image.affine, label.affine)
+    words = f"up to {distance:.3g} mm or {voxels:.2g} voxels away"
+    axes = ["".join(nib.aff2axcodes(grid.affine)) for grid in (label, image)]
+    return words if axes[0] == axes[1] else f"{words}, with its axes {axes[0]} instead of {axes[1]}"
 
-    Written whole or not at all; uint8 where the values fit, else uint16. Raises InputError when it cannot
-    be written, ValueError for voxels of another shape or outside 0 to 65535.
+
+def write_labels(path: Path, voxels: NDArray[Any], like: Grid) -> None:
+    """Write an integer label map (X, Y, Z) as NIfTI in the exact grid of `like`: shape, affine, header codes.
+
+    Nothing else of that header is in it. Written whole or not at all; uint8 where the values fit, else uint16.
+    Raises InputError for a name that is not .nii or .nii.gz and when it cannot be written, ValueError for
+    voxels of another shape or outside 0 to 65535.
     """
+    name = path.name.lower()
+    if not name.endswith((".nii", ".nii.gz")):
+        raise InputError(
+            f"{path}: label maps are written as NIfTI; give it a name that ends in .nii or .nii.gz"
+        )
     if voxels.shape != like.shape:
         raise ValueError(f"label map of shape {voxels.shape} for a grid of shape {like.shape}")
     dtype = _label_type(voxels)
-    header = _new_header(like) if like.header is None else _single_file(like.header)
-    header.set_data_shape(like.shape)  # that of one volume, of a 4-D file too
+    header = header_on(like.shape, like.affine, like.header)
     header.set_data_dtype(dtype)
-    header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     content = image_class(voxels.astype(dtype, copy=False), None, header).to_bytes()
     with written_whole(path) as temporary, temporary.open("wb") as stream:
-        if _is_gzip(path):  # no file name and no time in it: the same mask is the same bytes
+        if path.suffix.lower() == ".gz":  # no file name and no time in it: the same mask is the same bytes
             with igzip.IGzipFile("", "wb", _LEVEL, stream, 0) as packed:
                 packed.write(content)
         else:
             stream.write(content)
 
 
-def _single_file(header: Any) -> Any:
-    """The header of a single file with all that `header` says, which may be that of a .hdr/.img pair."""
-    if header.is_single:
-        return header.copy()
-    kind = nib.Nifti2Header if isinstance(header, nib.nifti2.Nifti2PairHeader) else nib.Nifti1Header
-    single = kind(header.binaryblock, header.endianness, check=False)
-    single["magic"], single["vox_offset"] = kind.single_magic, kind.single_vox_offset
-    single.extensions.extend(header.extensions)
-    return single
-
-
-def _new_header(grid: Grid) -> Any:
-    """A header for a grid that came without one; a sheared grid has no qform."""
-    header = nib.Nifti2Header() if max(grid.shape) > _NIFTI1_AT_MOST else nib.Nifti1Header()
-    header.set_data_shape(grid.shape)
-    header.set_xyzt_units("mm")
-    edges = grid.affine[:3, :3] / grid.spacing_mm
-    orthogonal = np.allclose(edges.T @ edges, np.eye(3), atol=1e-5)
-    header.set_qform(grid.affine, 1 if orthogonal else 0, strip_shears=True)
-    header.set_sform(grid.affine, 1)
-    return header
+def require_nifti_name(path: Path) -> None:
+    """Raise InputError for a name under which nobody expects a single NIfTI file."""
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path}: masks are written as NIfTI; give it a name that ends in .nii or .nii.gz")
 
 
 def _label_type(voxels: NDArray[Any]) -> type[np.unsignedinteger[Any]]:
@@ -231,107 +239,65 @@ def _label_type(voxels: NDArray[Any]) -> type[np.unsignedinteger[Any]]:
     return np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16
 
 
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        _require_plain_header(path)
-        with LoggingOutputSuppressor():  # what matters is raised, in one line
-            image = nib.load(path)
-    except _DAMAGED as error:
-        raise InputError(
-            f"{path}: not a readable NIfTI file ({one_line(error, 160)}); export it again"
-        ) from error
-    if not isinstance(image, nib.nifti1.Nifti1Pair):  # single files and NIfTI-2 are subclasses
-        kind = {"Spm2AnalyzeImage": "Analyze 7.5, which does not tell left from right"}.get(
-            type(image).__name__, type(image).__name__
-        )
-        raise InputError(f"{path}: is {kind}, wanted NIfTI; convert it first")
-    return image
+def _open(path: Path) -> NiftiFile:
+    header = header_of(path)
+    return open_nifti(header, content_of(header))
 
 
-def _require_plain_header(path: Path) -> None:
-    """Raise ValueError for what nibabel would mend by a guess: a damaged start, voxels inside the header, a
-    spacing of zero."""
-    with igzip.open(path, "rb") if _is_gzip(path) else path.open("rb") as stream:
-        start = stream.read(nib.Nifti2Header.sizeof_hdr)
-    for kind in (nib.Nifti1Header, nib.Nifti2Header):
-        if len(start) < kind.sizeof_hdr or not kind.may_contain_header(start):
-            continue
-        header = kind(start[: kind.sizeof_hdr], check=False)
-        length, magic = int(header["sizeof_hdr"]), header["magic"].item()
-        if length != kind.sizeof_hdr:
-            raise ValueError(f"its header says that it is {length} bytes long, not {kind.sizeof_hdr}")
-        if magic == kind.pair_magic and path.suffix.lower() != ".hdr":
-            raise ValueError("its header is that of a pair of files, .hdr and .img")
-        begin, spacing = int(header["vox_offset"]), header["pixdim"][1:4]
-        if magic == kind.single_magic and begin < kind.single_vox_offset:
-            raise ValueError(f"its header puts the voxels at byte {begin}, inside itself; correct vox_offset")
-        if header["sform_code"] == 0 and not (spacing > 0).all():
-            kind_of = "a spacing of zero" if not spacing.all() else "a spacing below zero"
-            raise ValueError(f"its header has {kind_of}, {spacing.tolist()} mm; correct pixdim")
+def _by_itk(path: Path) -> bool:
+    """Whether ITK reads the file, by its name. Raises InputError for what is known to be something else."""
+    wanted = _ITK.get(path.suffix.lower())
+    if wanted is None or (content := content_of(path)).kind == "nifti":
+        return False
+    if content.kind != wanted.lower() and (known := refusal(path, content, wanted)):
+        raise known
+    return True
 
 
 def _read(path: Path, memory: Memory | None = None, volume_index: int | None = None) -> Volume:
-    if path.name.lower().endswith(_ITK):
+    if _by_itk(path):
         return _read_itk(path, volume_index)
-    return _volume(path, _open(path), memory or Memory(), volume_index)
+    file = _open(path)
+    grid = Grid(path, _shape(path, file.header, volume_index), _affine(path, file.header), file.header)
+    require_millimetres(path, file.header)
+    return _volume(grid, read_voxels(file, memory or Memory(), volume_index), file.notes)
 
 
-def _volume(path: Path, image: Any, memory: Memory | None, volume_index: int | None) -> Volume:
-    """The volume of an image; with `memory`, its voxels are read from its file there."""
-    shape, affine = _shape(path, image, volume_index), _affine(path, image)
-    _require_millimetres(path, image.header)
-    try:
-        voxels = _voxels(path, image, memory) if memory else np.asarray(image.dataobj)
-    except (MemoryError, *_DAMAGED) as error:
-        raise InputError(
-            f"{path}: damaged or cut short ({one_line(error, 160)}); fetch the file again"
-        ) from error
-    if volume_index is not None:
-        voxels = voxels.reshape((*shape, -1), order="F")[..., volume_index]
-    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    notes = tuple(_doubts(image))
-    return Volume(path, shape, affine, image.header, native.reshape(shape, order="F"), notes)
+def _volume(grid: Grid, voxels: NDArray[Any], notes: tuple[str, ...] = ()) -> Volume:
+    """The volume of what a NIfTI header says and of its voxels."""
+    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False).reshape(grid.shape, order="F")
+    doubtful = (
+        *doubts(grid.header, grid.affine, grid.shape),
+        *_odd_unit(grid.affine, says_unit(grid.header)),
+    )
+    return Volume(grid.path, grid.shape, grid.affine, grid.header, native, (*notes, *doubtful))
 
 
-def _require_millimetres(path: Path, header: Any) -> None:
-    unit = {1: "metres", 3: "micrometres"}.get(int(header["xyzt_units"]) & 7)
-    if unit:
-        raise InputError(f"{path}: its header counts in {unit}, wanted millimetres; correct affine and units")
-
-
-def _doubts(image: Any) -> Iterator[str]:
-    """What a header leaves open about where the volume lies."""
-    header = image.header
-    codes = int(header["sform_code"]), int(header["qform_code"])
-    if codes == (0, 0):
-        yield "the header has neither sform nor qform: left and right are a guess"
-    if all(codes):
-        try:
-            other = header.get_qform()
-        except (HeaderDataError, ValueError):  # a quaternion that is none; the sform rules anyhow
-            return
-        if not same_grid(image.shape[:3], image.affine, image.shape[:3], other, tolerance_mm=1.0):
-            yield "the header's sform and qform disagree; the sform was used"
+def _odd_unit(affine: NDArray[np.float64], said: bool) -> tuple[str, ...]:
+    """A note on voxels of a size that is hardly one in millimetres, where the header does not say so."""
+    sizes = spacing_mm(affine)
+    if said or (_PLAUSIBLE_MM[0] <= min(sizes) and max(sizes) <= _PLAUSIBLE_MM[1]):
+        return ()
+    shown = " x ".join(f"{size:.3g}" for size in sizes)
+    return (f"the header names no unit and has voxels of {shown}: that they are millimetres is a guess",)
 
 
 def _read_itk(path: Path, volume_index: int | None) -> Volume:
-    from dsnet_med.volumes_itk import read, says_where  # noqa: PLC0415 -- SimpleITK takes long to load
+    from dsnet_med import volumes_itk  # noqa: PLC0415 -- SimpleITK takes long to load
 
-    voxels, affine = read(path, volume_index)
+    voxels, affine = volumes_itk.read(path, volume_index)
     x, y, z = voxels.shape
-    notes = () if says_where(path) else ("the header names no space: left and right are a guess",)
-    return Volume(path, (x, y, z), checked_affine(path, affine), None, voxels, notes)
+    affine = checked_affine(path, affine)
+    notes = (*volumes_itk.doubts(path), *_odd_unit(affine, volumes_itk.says_unit(path)))
+    return Volume(path, (x, y, z), affine, None, voxels, notes)
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
     """The files that hold the volume `path`: of some formats, a header and its voxels. Raises InputError."""
-    name = path.name.lower()
-    if name.endswith(".hdr"):
-        voxels = path.with_suffix(".img")
-        return (path, voxels) if voxels.is_file() else (path,)
-    if name.endswith(_ITK):
+    header = header_of(path)
+    if is_header(header):
+        return tuple(dict.fromkeys((header, voxels_of(header))))
+    if path.name.lower().endswith(tuple(_ITK)):
         from dsnet_med.volumes_itk import data_file  # noqa: PLC0415
 
         voxels_elsewhere = data_file(path)
@@ -339,49 +305,24 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
-def _voxels(path: Path, image: Any, memory: Memory) -> NDArray[Any]:
-    """The voxels as the header scales them, read to the last byte so that damage anywhere is seen.
-
-    No well-kept decoder is faster than isal. Where the file lies and how it is scaled is asked of `dataobj`:
-    nibabel clears both in the header of an image that it has loaded.
-    """
-    stored, compressed = image.dataobj, _is_gzip(path)
-    wanted = stored.offset + math.prod(image.shape) * stored.dtype.itemsize
-    file = Path(image.file_map["image"].filename)  # the .img of a pair
-    if not file.is_file():
-        raise EOFError(f"its voxels, {file.name}, are not there")
-    size = file.stat().st_size
-    if size * (GZIP_AT_MOST if compressed else 1) < wanted:  # before any memory is taken
-        raise EOFError(f"{size} bytes cannot hold the {wanted} that its header names")
-    if not compressed:
-        return np.asarray(stored)
-    content = memory.take(wanted)
-    with igzip.open(io.BytesIO(path.read_bytes()), "rb") as stream:  # one read from the disk, not a hundred
-        filled = 0
-        while count_read := stream.readinto(content[filled : filled + _CHUNK]):
-            filled += count_read
-        while stream.read(_CHUNK):  # on to the checksum at the end
-            pass
-    if filled < wanted:
-        raise EOFError(f"{filled} bytes of {wanted}")
-    if (stored.slope, stored.inter) != (1, 0):
-        return np.asarray(type(image).from_bytes(bytes(content)).dataobj)
-    voxels = np.frombuffer(content, stored.dtype, offset=stored.offset, count=math.prod(image.shape))
-    return voxels.reshape(image.shape, order="F")
-
-
-def _shape(path: Path, image: Any, volume_index: int | None = None) -> tuple[int, int, int]:
-    shape = tuple(int(n) for n in image.shape)
+def _shape(path: Path, header: Any, volume_index: int | None = None) -> tuple[int, int, int]:
+    shape = tuple(int(n) for n in header.get_data_shape())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) > 3 or (volume_index is not None and len(shape) == 3):
-        one_of(path, shape, volume_index)
-        shape = shape[:3]
-    if len(shape) != 3:
-        raise InputError(f"{path}: is {len(shape)}-D {shape}, wanted one 3-D volume; split it first")
+    if len(shape) < 3:
+        raise InputError(
+            f"{path}: is {len(shape)}-D {shape}, wanted a 3-D volume; put its slices into one file"
+        )
     if min(shape) < 1:
-        raise InputError(f"{path}: has no voxels, shape {shape}")
-    if image.get_data_dtype().fields or image.get_data_dtype().kind == "c":
+        axis = next(number for number, length in enumerate(shape, 1) if length < 1)
+        raise InputError(
+            f"{path}: has no voxels, its header gives axis {axis} the length {shape[axis - 1]}; "
+            f"correct dim[{axis}] (an axis that is not used has the length 1)"
+        )
+    if len(shape) > 3 or volume_index is not None:
+        one_of(path, shape, volume_index)
+    kind = header.get_data_dtype()
+    if kind.fields or kind.kind == "c":
         raise InputError(f"{path}: holds colours or complex numbers, wanted one number per voxel")
     return shape[0], shape[1], shape[2]
 
@@ -400,8 +341,8 @@ def one_of(path: Path, shape: tuple[int, ...], volume_index: int | None) -> None
         raise InputError(f"{path}: got volume index {volume_index}, wanted 0 to {count - 1}")
 
 
-def _affine(path: Path, image: Any) -> NDArray[np.float64]:
-    return checked_affine(path, np.asarray(image.affine, np.float64))
+def _affine(path: Path, header: Any) -> NDArray[np.float64]:
+    return checked_affine(path, np.asarray(header.get_best_affine(), np.float64))
 
 
 def checked_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float64]:

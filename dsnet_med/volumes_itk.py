@@ -1,10 +1,13 @@
 """Reading NRRD and MetaImage volumes through SimpleITK, in the axis order and world (RAS+) of NIfTI."""
 
+import ctypes
+import locale
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,16 @@ _DATA_FILE = {  # as ITK reads them
     "nrrd": re.compile(rb"^[ \t]*data ?file[ \t]*:(?!=)([^\r\n]*)", re.IGNORECASE | re.MULTILINE),
     "meta": re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:]([^\r\n]*)", re.IGNORECASE | re.MULTILINE),
 }
-_SPACE = re.compile(rb"^space( dimension)? *:", re.MULTILINE)
+_FIELD = {
+    "nrrd": re.compile(rb"^([\w ]+?)[ \t]*:(?!=)[ \t]*([^\r\n]*)", re.MULTILINE),
+    "meta": re.compile(rb"^[ \t]*(\w+)[ \t]*[=:][ \t]*([^\r\n]*)", re.MULTILINE),
+}
+_SIDES = re.compile(r"(right|left)-(anterior|posterior)-superior|ras|las|lps")
+_WITH_TIME = re.compile(r"(right|left)-(anterior|posterior)-superior-time|rast|last|lpst")
+_MILLIMETRES = ("mm", "millimeter", "millimeters", "millimetre", "millimetres")
+_NO_UNIT = ("", "?", "???", "none", "unknown")
+_BEFORE_REASON = re.compile(r".*ERROR:\s*(\w+\(\w+\):\s*)?", re.DOTALL)
+_SEGMENT = re.compile(rb"^(Segment\d+_(?:Name|LabelValue)):=(.*)$", re.MULTILINE)
 _LONGEST_HEADER = 1 << 20
 
 
@@ -28,23 +40,100 @@ def read(path: Path, volume_index: int | None = None) -> tuple[NDArray[Any], NDA
 
     `volume_index` takes one of several numbers per voxel, or one volume along a fourth axis. Raises InputError.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    _require_axes(path)
+    _require_readable(path)
     with reading(path):
-        image = sitk.ReadImage(str(path))
+        image = _reader(path).Execute()
     return converted(path, image, volume_index)
+
+
+def read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """The shape of the one volume in a file and its affine, as `read`, from the header alone."""
+    _require_readable(path)
+    with reading(path):
+        reader = _reader(path)
+        reader.ReadImageInformation()
+    _check_choice(path, reader.GetSize(), reader.GetNumberOfComponents(), None)
+    return reader.GetSize()[:3], _affine(reader)
+
+
+def _reader(path: Path) -> Any:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO" if _is_nrrd(path) else "MetaImageIO")  # which know no ending in capitals
+    reader.SetFileName(str(path))
+    return reader
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """In here ITK says nothing, and what it cannot read of `path` becomes an InputError."""
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised, in one line
+    """In here ITK says nothing and a decimal point is a point; what it cannot read becomes an InputError."""
+    with _WARNINGS.off(), _decimal_point(path):
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            reason = _BEFORE_REASON.sub("", str(error))
+            raise InputError(
+                f"{path}: not a readable volume ({one_line(reason, 160)}); export it again"
+            ) from error
+
+
+class _Warnings:
+    """ITK's warnings, which are on or off for the whole process: off while anyone reads, then as they were."""
+
+    def __init__(self) -> None:
+        self._lock, self._readers, self._before = Lock(), 0, True
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        with self._lock:
+            if not self._readers:
+                self._before = sitk.ProcessObject.GetGlobalWarningDisplay()
+                sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised, in one line
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if not self._readers:
+                    sitk.ProcessObject.SetGlobalWarningDisplay(self._before)
+
+
+_WARNINGS = _Warnings()
+
+
+@contextmanager
+def _decimal_point(path: Path) -> Iterator[None]:
+    """In here, and in this thread alone, C functions take 3.5 for a number, whatever the host's locale is.
+
+    ITK's NRRD reader takes it for 3 where the decimal point is a comma.
+    """
+    if locale.localeconv()["decimal_point"] == ".":
+        yield
+        return
+    plain, library = _plain_numbers()
+    if not plain:
+        raise InputError(
+            f"{path}: cannot be read in a locale with another decimal point than '.'; "
+            "call locale.setlocale(locale.LC_NUMERIC, 'C') first"
+        )
+    before = library.uselocale(plain)
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        reason = str(error).rsplit("itk::ERROR:", 1)[-1]
-        raise InputError(f"{path}: not a readable volume ({one_line(reason, 160)}); export it again") from error
+    finally:
+        library.uselocale(before)
+
+
+@cache
+def _plain_numbers() -> tuple[int | None, Any]:
+    """A locale of the C library with a decimal point, and that library; None where threads cannot have one."""
+    try:
+        library = ctypes.CDLL(None)
+        library.newlocale.restype = library.uselocale.restype = ctypes.c_void_p
+        library.newlocale.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+        library.uselocale.argtypes = (ctypes.c_void_p,)
+    except (AttributeError, OSError, TypeError):  # Windows has no such functions
+        return None, None
+    return library.newlocale(1 << locale.LC_NUMERIC, b"C", None), library
 
 
 def data_file(path: Path) -> Path | None:
@@ -63,9 +152,106 @@ def data_file(path: Path) -> Path | None:
     return voxels
 
 
-def says_where(path: Path) -> bool:
-    """Whether the header says in which space it counts; NRRD files may leave it out."""
-    return not _is_nrrd(path) or _SPACE.search(_header(path)) is not None
+def segment_names(path: Path) -> dict[int, str]:
+    """What 3D Slicer's segmentation file (.seg.nrrd) calls its values; nothing for other files."""
+    said = {key.decode(): _text(value) for key, value in _SEGMENT.findall(_header(path))}
+    values = {key[:-11]: value for key, value in said.items() if key.endswith("_LabelValue")}
+    return {
+        int(value): said[f"{segment}_Name"]
+        for segment, value in values.items()
+        if value.isdecimal() and f"{segment}_Name" in said
+    }
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace").strip()
+
+
+def doubts(path: Path) -> Iterator[str]:
+    """What a header leaves open about where the volume lies."""
+    fields = _fields(path)
+    if _is_nrrd(path):
+        spacing: tuple[str, ...] = ("spacings", "spacedirections")
+        space = fields.get("space")
+        if space is None and "spacedimension" not in fields:
+            yield "the header names no space: left and right are a guess"
+        elif space is None or not (_SIDES.fullmatch(space.lower()) or _WITH_TIME.fullmatch(space.lower())):
+            said = one_line(space or f"of {fields['spacedimension']} dimensions", 40)
+            yield f"the header's space, {said}, names no side: left and right are a guess"
+    else:
+        spacing = ("elementspacing", "elementsize")
+        if not any(name in fields for name in ("transformmatrix", "orientation", "rotation")):
+            yield "the header gives no directions of its axes: left and right are a guess"
+    if not any(name in fields for name in spacing):
+        yield "the header gives no spacing: voxels of 1 mm are a guess"
+
+
+def says_unit(path: Path) -> bool:
+    """Whether the header names its unit of length."""
+    return any(unit in _MILLIMETRES for unit in _units(path))
+
+
+def _require_readable(path: Path) -> None:
+    """Raise InputError for what ITK reads otherwise than the header says."""
+    _require_axes(path)
+    fields = _fields(path)
+    _require_millimetres(path, _units(path))
+    space = fields.get("space", "").lower()
+    if _is_nrrd(path) and _WITH_TIME.fullmatch(space) and not space.startswith(("left-posterior", "lps")):
+        raise InputError(f"{path}: its space, {space}, has an axis of time; save one 3-D volume of it")
+    scale = (
+        fields.get("elementtointensityfunctionslope", "1"),
+        fields.get("elementtointensityfunctionoffset", "0"),
+    )
+    if not _is_nrrd(path) and not (_equals(scale[0], 1) and _equals(scale[1], 0)):
+        raise InputError(
+            f"{path}: its header scales its voxels by {one_line(' and '.join(scale), 40)}, "
+            "which is not applied; save the scaled values"
+        )
+
+
+def _require_millimetres(path: Path, units: Sequence[str]) -> None:
+    for unit in units:
+        if unit not in (*_MILLIMETRES, *_NO_UNIT):
+            raise InputError(
+                f"{path}: its header counts in '{one_line(unit, 20)}', wanted millimetres; "
+                "correct spacing, origin and units"
+            )
+
+
+def _equals(text: str, number: float) -> bool:
+    try:
+        return float(text) == number
+    except ValueError:
+        return False
+
+
+def _units(path: Path) -> list[str]:
+    """The units of length that the header names, in lower case."""
+    fields = _fields(path)
+    if not _is_nrrd(path):
+        return [fields.get("distanceunits", "").strip('"').lower()]
+    of_space = _quoted(fields.get("spaceunits", ""))[:3]
+    of_axes = _quoted(fields.get("units", ""))
+    kinds = fields.get("kinds", "").lower().split() or ["domain"] * 3
+    return [
+        *of_space,
+        *(unit for unit, kind in zip(of_axes, kinds, strict=False) if kind in ("domain", "space")),
+    ]
+
+
+def _quoted(text: str) -> Sequence[str]:
+    return [part.strip().lower() for part in re.findall(r'"([^"]*)"', text)] or text.lower().split()
+
+
+def _fields(path: Path) -> dict[str, str]:
+    """The header's fields, their names in lower case and without spaces: `space units` is `spaceunits`."""
+    header = _header(path)
+    if not _is_nrrd(path):
+        header = header[: end.start()] if (end := _DATA_FILE["meta"].search(header)) else header
+    pattern = _FIELD["nrrd" if _is_nrrd(path) else "meta"]
+    found = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in pattern.findall(header))
+    return {"".join(name.lower().split()): value.strip() for name, value in found}
 
 
 def _is_nrrd(path: Path) -> bool:
@@ -95,23 +281,25 @@ def converted(
     path: Path, image: Any, volume_index: int | None = None
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """As `read`, for an image that SimpleITK holds; `path` is its name in errors. Raises InputError."""
-    _check_choice(path, image, volume_index)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        voxels = sitk.GetArrayFromImage(image)
-    if image.GetNumberOfComponentsPerPixel() > 1:
+    if image.HasMetaDataKey("ITK_VoxelUnits"):  # that a MetaImage file said
+        _require_millimetres(path, [image.GetMetaData("ITK_VoxelUnits")])
+    parts = image.GetNumberOfComponentsPerPixel()
+    _check_choice(path, image.GetSize(), parts, volume_index)
+    voxels = sitk.GetArrayViewFromImage(image)
+    if parts > 1:
         voxels = voxels[..., volume_index]
     voxels = voxels.T
     if voxels.ndim == 4:
         voxels = voxels[..., volume_index or 0]
     if voxels.dtype.kind not in "iuf":
         raise InputError(f"{path}: holds {voxels.dtype}, wanted one number per voxel")
-    return voxels, _affine(image)
+    return np.array(voxels, order="F"), _affine(image)  # of this volume alone: the others can go
 
 
-def _check_choice(path: Path, image: Any, volume_index: int | None) -> None:
+def _check_choice(path: Path, size: tuple[int, ...], parts: int, volume_index: int | None) -> None:
     """Refuse what is not one volume, or an index that names none."""
-    size, parts = image.GetSize(), image.GetNumberOfComponentsPerPixel()
+    if len(size) == 2:
+        raise InputError(f"{path}: is 2-D {size}, wanted a 3-D volume; put its slices into one file")
     count = parts * (size[3] if len(size) == 4 else 1)
     if len(size) not in (3, 4) or (len(size) == 4 and parts > 1):
         raise InputError(

@@ -13,8 +13,12 @@ import pytest
 
 from dsnet_med.errors import InputError
 from dsnet_med.files import (
+    absent,
+    files_in,
+    is_dangling,
     output_error,
     remove_partial,
+    require_file,
     require_writable,
     sha256,
     staging,
@@ -236,3 +240,43 @@ def test_on_windows_no_process_is_asked_whether_it_lives(tmp_path, monkeypatch):
     left.write_bytes(b"half")
     remove_partial(tmp_path)
     assert left.exists()
+
+
+def test_links_that_lead_nowhere_are_among_the_files(tmp_path):
+    (tmp_path / "b.nii").write_text("b")
+    (tmp_path / "c.nii").symlink_to(tmp_path / "b.nii")
+    (tmp_path / "a.nii").symlink_to("../.git/annex/objects/x")
+    (tmp_path / "loop.nii").symlink_to("loop.nii")
+    (tmp_path / ".hidden").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "folder")
+    os.mkfifo(tmp_path / "pipe.nii")
+    assert [path.name for path in files_in(tmp_path)] == ["a.nii", "b.nii", "c.nii", "loop.nii"]
+    assert [is_dangling(path) for path in files_in(tmp_path)] == [True, False, False, True]
+    assert str(absent(tmp_path / "a.nii")).endswith(
+        "a.nii: no such file, it is a link to ../.git/annex/objects/x, which is not there; "
+        "fetch the data (git annex get, dvc pull) or mend the link"
+    )
+    assert str(absent(tmp_path / "x.nii")).endswith("x.nii: no such file")
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path):
+    with pytest.raises(InputError, match=r"x: cannot be listed \(No such file"):
+        files_in(tmp_path / "x")
+
+
+def test_a_link_that_leads_nowhere_says_so(tmp_path):
+    """As in a data set of which a file has not been fetched."""
+    (tmp_path / "link").symlink_to("../.git/annex/objects/x")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_bytes(b"")
+    require_file(tmp_path / "file")
+    for check in (require_file, sha256):
+        with pytest.raises(
+            InputError, match=r"link: .* a link to \.\./\.git/annex/objects/x, which is not there; fetch"
+        ):
+            check(tmp_path / "link")
+        with pytest.raises(InputError, match=r"loop: .* a link to loop, which is not there"):
+            check(tmp_path / "loop")
+        with pytest.raises(InputError, match=r"none: no such file$"):
+            check(tmp_path / "none")

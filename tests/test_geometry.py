@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from dsnet_med.geometry import SliceOrder, same_grid, spacing_mm
+from dsnet_med.geometry import (
+    SliceOrder,
+    corner_distance,
+    corner_voxels,
+    cut_across,
+    is_sheared,
+    right_angled,
+    same_grid,
+    spacing_mm,
+)
 
 STORAGE = [(axes, signs) for axes in permutations(range(3)) for signs in product((1, -1), repeat=3)]  # all 48
 angles = st.floats(-180, 180)
@@ -145,15 +154,82 @@ def test_real_short_axis_stacks_are_sliced_in_their_own_plane(shared):
         assert order.spacing_mm(image.affine)[0] > 2 * order.spacing_mm(image.affine)[1], path.name
 
 
+@pytest.mark.parametrize("storage", STORAGE)
+@pytest.mark.parametrize(
+    ("spacing", "words"),
+    [
+        ((5.0, 0.8, 0.7), "sagittal slices lie 5 mm apart and have pixels of 0.8 mm"),
+        ((0.8, 3.0, 0.7), "coronal slices lie 3 mm apart"),
+        ((0.8, 0.8, 5.0), None),
+        ((1.5, 0.8, 1.0), None),  # cut across too, and no harm
+        ((1.0, 1.0, 1.0), None),
+    ],
+)
+def test_thick_slices_that_are_cut_across_are_noted(spacing, words, storage):
+    voxels, affine = anatomy(spacing=spacing)
+    _, affine = restored(voxels, affine, *storage)
+    note = cut_across(affine)
+    assert (note is None) if words is None else (note is not None and words in note)
+    assert cut_across(affine, "coarsest") is None
+
+
 def test_spacing_is_the_length_of_each_affine_column():
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("z", 30, degrees=True).as_matrix() @ np.diag([0.7, 0.9, 5.0])
     assert spacing_mm(affine) == pytest.approx((0.7, 0.9, 5.0))
 
 
-def test_grids_are_the_same_within_a_hundredth_of_a_millimetre_at_every_corner():
+def test_grids_are_the_same_within_a_hundredth_of_a_voxel_at_every_corner():
     affine, turned = np.eye(4), np.eye(4)
     turned[0, 1] = 1.005e-4  # 0.00995 mm at the far corner of 100 voxels, 0.01005 mm at that of 101
     assert same_grid((100, 100, 10), affine, (100, 100, 10), turned)
     assert not same_grid((101, 101, 10), affine, (101, 101, 10), turned)
     assert not same_grid((9, 9, 9), affine, (9, 9, 8), affine)
+
+
+def test_rounding_is_measured_in_voxels_along_each_axis():
+    """0.013 mm of 0.7 mm are no rounding, of 5 mm they are; nor are 0.5 micrometres of 30."""
+    affine, moved = np.diag([0.7, 0.7, 5.0, 1.0]), np.diag([0.7, 0.7, 5.0, 1.0])
+    moved[2, 3] = 0.013
+    assert same_grid((9, 9, 9), affine, (9, 9, 9), moved)
+    moved[0, 3], moved[2, 3] = 0.013, 0
+    assert not same_grid((9, 9, 9), affine, (9, 9, 9), moved)
+    assert same_grid((9, 9, 9), affine, (9, 9, 9), moved, tolerance_mm=0.02)
+    moved[0, 3] = 1e-4
+    assert same_grid((9, 9, 9), affine, (9, 9, 9), moved)
+    small = np.diag([0.03, 0.03, 0.03, 1.0])
+    moved = small.copy()
+    moved[0, 3] = 5e-4
+    assert not same_grid((9, 9, 9), small, (9, 9, 9), moved)
+
+
+def test_how_far_apart_two_grids_lie():
+    affine = np.diag([2.0, 1.0, 4.0, 1.0])
+    mirrored = np.diag([-2.0, 1.0, 4.0, 1.0])
+    assert corner_distance((11, 5, 5), affine, mirrored) == 40
+    assert corner_voxels((11, 5, 5), affine, mirrored) == 20
+    moved = affine.copy()
+    moved[:2, 3] = 3, 4
+    assert corner_distance((3, 3, 3), affine, moved) == 5
+    assert corner_voxels((3, 3, 3), affine, moved) == 4
+
+
+@given(rotation=st.tuples(angles, angles, angles), spacing=st.tuples(spacings, spacings, spacings))
+def test_right_angles_stay_and_are_not_sheared(rotation, spacing):
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", rotation, degrees=True).as_matrix() @ np.diag(spacing)
+    affine[:3, 0] *= -1
+    np.testing.assert_allclose(right_angled(affine), affine, atol=1e-9)
+    assert not is_sheared((512, 512, 300), affine)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "sheared"), [(0, False), (1e-4, False), (0.5, True), (-15, True), (30, True)]
+)
+def test_a_tilted_gantry_shears(degrees, sheared):
+    lean = np.deg2rad(degrees)
+    affine = np.diag([0.7, 0.7, 5.0, 1.0])
+    affine[1:3, 2] = 5 * np.sin(lean), 5 * np.cos(lean)
+    assert is_sheared((512, 512, 30), affine) == sheared
+    square = right_angled(affine)[:3, :3] / spacing_mm(affine)
+    np.testing.assert_allclose(square.T @ square, np.eye(3), atol=1e-9)

@@ -1,12 +1,29 @@
 """NRRD and MetaImage: the same voxels in the same place as NIfTI; one clear line for what cannot be read."""
 
+import locale
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from dsnet_med import volumes_itk
 from dsnet_med.errors import InputError
-from dsnet_med.volumes import case_name, files_of, is_volume, read_image, read_labels, require_same_grid
+from dsnet_med.volumes import (
+    case_name,
+    files_of,
+    is_volume,
+    read_grid,
+    read_image,
+    read_labels,
+    require_same_grid,
+)
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -37,6 +54,10 @@ def test_equal_to_nifti(tmp_path, suffix, dtype):
         assert np.array_equal(ours.voxels, theirs.voxels)
         np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-5)
         require_same_grid(ours, theirs)
+        assert theirs.notes == ()
+    grid = read_grid(other)
+    assert grid.shape == theirs.shape
+    np.testing.assert_array_equal(grid.affine, theirs.affine)
 
 
 def test_real_segmentations(shared):
@@ -76,7 +97,7 @@ def test_what_is_refused(tmp_path, suffix):
     whole = path.read_bytes()
     for content in (b"", b"NRRD", b"a text file", whole[: len(whole) // 3], whole[:-20]):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"not a readable volume|cut short"):
+        with pytest.raises(InputError, match=r"not a readable|cut short|is NRRD, wanted MetaImage"):
             read_labels(path)
 
 
@@ -121,3 +142,223 @@ def test_voxels_in_many_files(tmp_path):
     (tmp_path / "a.nhdr").write_text("data file: slice%03d.raw 1 9 1\n")
     with pytest.raises(InputError, match="several files"):
         files_of(tmp_path / "a.nhdr")
+
+
+# ---------------------------------------------------------------- units, spaces and the host's locale
+
+VOXELS = np.arange(24, dtype="<i2").reshape(2, 3, 4).T
+PLACE = ("space: left-posterior-superior", "space directions: (2,0,0) (0,3,0) (0,0,4)", "space origin: (1,2,3)")
+
+
+def nrrd(path: Path, *lines: str, place: tuple[str, ...] = PLACE, kinds: str = "domain domain domain") -> Path:
+    head = ("NRRD0005", "type: int16", "dimension: 3", "sizes: 4 3 2", f"kinds: {kinds}", "endian: little")
+    content = "\n".join((*head, *place, *lines, "encoding: raw")).encode() + b"\n\n"
+    path.write_bytes(content + VOXELS.tobytes(order="F"))
+    return path
+
+
+TURN = "TransformMatrix = 1 0 0 0 1 0 0 0 1"
+
+
+def meta(path: Path, *lines: str, place: tuple[str, ...] = (TURN, "ElementSpacing = 2 3 4")) -> Path:
+    head = ("ObjectType = Image", "NDims = 3", "BinaryDataByteOrderMSB = False", *place, *lines)
+    content = "\n".join((*head, "DimSize = 4 3 2", "ElementType = MET_SHORT", "ElementDataFile = LOCAL"))
+    path.write_bytes(content.encode() + b"\n" + VOXELS.tobytes(order="F"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "unit"),
+    [
+        ('space units: "um" "um" "um"', "um"),
+        ('Space Units: "mm" "mm" "cm"', "cm"),
+        ('spaceunits: "microns" "microns" "microns"', "microns"),
+        ('space units: "m" "m" "m"', "m"),
+        ('space units: "" "" "pixel"', "pixel"),
+        ("DistanceUnits = um", "um"),
+        ("DistanceUnits = cm", "cm"),
+        ("DistanceUnits: UM", "um"),
+    ],
+)
+def test_other_units_than_millimetres_are_refused(tmp_path, line, unit):
+    made = meta(tmp_path / "a.mha", line) if "Distance" in line else nrrd(tmp_path / "a.nrrd", line)
+    for read in (read_image, read_labels, read_grid):
+        with pytest.raises(InputError, match=f"counts in '{unit}', wanted millimetres"):
+            read(made)
+
+
+@pytest.mark.parametrize("unit", ["um", "cm"])
+def test_units_of_axes_are_units_too(tmp_path, unit):
+    plain = ("spacings: 2 3 4", f'units: "{unit}" "{unit}" "{unit}"')
+    with pytest.raises(InputError, match=f"counts in '{unit}'"):
+        read_image(nrrd(tmp_path / "a.nrrd", place=plain))
+
+
+@pytest.mark.parametrize("line", ['space units: "mm" "mm" "mm"', 'space units: "" "" ""', ""])
+def test_millimetres_said_or_not(tmp_path, line):
+    volume = read_image(nrrd(tmp_path / "a.nrrd", *filter(None, [line])))
+    np.testing.assert_array_equal(volume.voxels, VOXELS)
+    np.testing.assert_array_equal(volume.affine, [[-2, 0, 0, -1], [0, -3, 0, -2], [0, 0, 4, 3], [0, 0, 0, 1]])
+    assert volume.notes == ()
+    assert read_image(meta(tmp_path / "a.mha", "DistanceUnits = mm")).notes == ()
+    assert read_image(meta(tmp_path / "b.mha", "DistanceUnits = ?")).notes == ()
+
+
+@pytest.mark.parametrize(("said", "noted"), [(False, True), (True, False)])
+def test_micrometres_that_no_header_names(tmp_path, said, noted):
+    place = ("space: LPS", "space directions: (60,0,0) (0,60,0) (0,0,60)", "space origin: (1,2,3)")
+    line = 'space units: "mm" "mm" "mm"' if said else 'space units: "" "" ""'
+    made = nrrd(tmp_path / "a.nrrd", line, place=place)
+    assert ("millimetres is a guess" in " ".join(read_image(made).notes)) == noted
+    made = meta(tmp_path / "a.mha", *["DistanceUnits = mm"] * said, place=(TURN, "ElementSpacing = 60 60 60"))
+    assert ("millimetres is a guess" in " ".join(read_image(made).notes)) == noted
+
+
+DIRECTIONS, ORIGIN = PLACE[1:]
+
+
+@pytest.mark.parametrize(
+    ("place", "note"),
+    [
+        (("spacings: 2 3 4",), "names no space"),
+        (("space dimension: 3", DIRECTIONS, ORIGIN), "of 3 dimensions, names no side"),
+        (("space: 3D-right-handed", DIRECTIONS, ORIGIN), "names no side"),
+        (("space: 3D-left-handed", DIRECTIONS, ORIGIN), "names no side"),
+        (("space: scanner-xyz", DIRECTIONS, ORIGIN), "scanner-xyz, names no side"),
+        (("space: RAS", DIRECTIONS, ORIGIN), None),
+        (("space: Left-Anterior-Superior", DIRECTIONS, ORIGIN), None),
+    ],
+)
+def test_spaces_that_name_no_side_are_a_guess(tmp_path, place, note):
+    notes = read_image(nrrd(tmp_path / "a.nrrd", place=place)).notes
+    assert notes == () if note is None else note in notes[0] and "left and right are a guess" in notes[0]
+
+
+def test_the_reason_that_itk_gives_is_in_the_line(tmp_path):
+    with pytest.raises(
+        InputError, match=r"not a readable volume \(ReadImageInformation: Error interpreting nrrd"
+    ):
+        read_image(nrrd(tmp_path / "a.nrrd", place=("space: LPS", "spacings: 2 3 4")))
+
+
+def test_headers_without_directions_or_spacing_are_a_guess(tmp_path):
+    notes = " ".join(read_image(meta(tmp_path / "a.mha", place=("ElementSpacing = 2 3 4",))).notes)
+    assert "no directions" in notes
+    assert "no spacing" not in notes
+    notes = " ".join(read_image(meta(tmp_path / "b.mha", place=(TURN,))).notes)
+    assert "voxels of 1 mm are a guess" in notes
+    assert "voxels of 1 mm are a guess" in " ".join(read_image(nrrd(tmp_path / "c.nrrd", place=())).notes)
+
+
+@pytest.mark.parametrize(
+    ("space", "read"), [("RAST", False), ("right-anterior-superior-time", False), ("LPST", True)]
+)
+def test_spaces_with_time_are_not_turned_by_itk(tmp_path, space, read):
+    """ITK takes all of them for left-posterior-superior."""
+    head = (
+        f"NRRD0005\ntype: int16\ndimension: 4\nspace: {space}\nsizes: 4 3 2 1\nendian: little\nencoding: raw\n"
+    )
+    place = "space directions: (2,0,0,0) (0,3,0,0) (0,0,4,0) (0,0,0,1)\nspace origin: (1,2,3,0)\n\n"
+    (tmp_path / "a.nrrd").write_bytes((head + place).encode() + VOXELS.tobytes(order="F"))
+    if read:
+        assert read_image(tmp_path / "a.nrrd", 0).affine[0, 3] == -1
+        return
+    with pytest.raises(InputError, match="has an axis of time"):
+        read_image(tmp_path / "a.nrrd", 0)
+
+
+def test_a_scale_that_itk_does_not_apply_is_refused(tmp_path):
+    lines = ("ElementToIntensityFunctionSlope = 2", "ElementToIntensityFunctionOffset = 0")
+    with pytest.raises(InputError, match="scales its voxels by 2 and 0, which is not applied"):
+        read_image(meta(tmp_path / "a.mha", *lines))
+    lines = ("ElementToIntensityFunctionSlope = 1", "ElementToIntensityFunctionOffset = 0")
+    np.testing.assert_array_equal(read_image(meta(tmp_path / "b.mha", *lines)).voxels, VOXELS)
+
+
+@pytest.fixture
+def decimal_comma(tmp_path, monkeypatch) -> Iterator[bool]:
+    """A locale with a decimal comma set by the host program; false where this machine has none."""
+    if shutil.which("localedef"):
+        monkeypatch.setenv("LOCPATH", str(tmp_path))
+        subprocess.run(
+            ["localedef", "-f", "UTF-8", "-i", "de_DE", tmp_path / "de_DE.UTF-8"],
+            check=False,
+            capture_output=True,
+        )
+    before = locale.setlocale(locale.LC_NUMERIC)
+    for name in ("de_DE.UTF-8", "de_DE", "fr_FR.UTF-8", "German"):
+        try:
+            locale.setlocale(locale.LC_NUMERIC, name)
+        except locale.Error:
+            continue
+        yield True
+        break
+    else:
+        yield False
+    locale.setlocale(locale.LC_NUMERIC, before)
+
+
+def test_a_decimal_comma_of_the_host_changes_nothing(tmp_path, decimal_comma):
+    point = (PLACE[0], "space directions: (2.25,0,0) (0,3.5,0) (0,0,4.75)", "space origin: (1.5,2.5,3.5)")
+    text = tmp_path / "text.nrrd"
+    text.write_text(
+        "NRRD0005\ntype: float\ndimension: 3\nsizes: 2 1 1\n"
+        + "\n".join(point)
+        + "\nencoding: text\n\n1.5 2.5\n"
+    )
+    files = (
+        nrrd(tmp_path / "a.nrrd", place=point),
+        meta(tmp_path / "a.mha", place=(TURN, "ElementSpacing = 2.25 3.5 4.75", "Offset = 1.5 2.5 3.5")),
+        text,
+    )
+    wanted = [[-2.25, 0, 0, -1.5], [0, -3.5, 0, -2.5], [0, 0, 4.75, 3.5], [0, 0, 0, 1]]
+    for file in files:
+        np.testing.assert_array_equal(read_image(file).affine, wanted)
+        np.testing.assert_array_equal(read_grid(file).affine, wanted)
+    assert read_image(text).voxels.ravel().tolist() == [1.5, 2.5]
+    assert locale.localeconv()["decimal_point"] == ("," if decimal_comma else ".")
+
+
+def test_the_decimal_point_is_that_of_one_thread(tmp_path, monkeypatch):
+    comma = {**locale.localeconv(), "decimal_point": ","}
+    monkeypatch.setattr(volumes_itk.locale, "localeconv", lambda: comma)
+    plain, library = volumes_itk._plain_numbers()
+    if not plain:  # where threads cannot have a locale of their own
+        with pytest.raises(InputError, match="decimal point"), volumes_itk.reading(tmp_path):
+            pass
+        return
+    before = library.uselocale(None)
+    with ThreadPoolExecutor(1) as other, volumes_itk.reading(tmp_path):
+        assert library.uselocale(None) == plain
+        assert other.submit(library.uselocale, None).result() == before
+    assert library.uselocale(None) == before
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_itk_warns_afterwards_as_before(tmp_path, shown):
+    """However threads overlap, and after an error too."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+    both = Barrier(4)
+
+    def fails(number: int) -> bool:
+        with pytest.raises(InputError), volumes_itk.reading(tmp_path):
+            both.wait()
+            off = not sitk.ProcessObject.GetGlobalWarningDisplay()
+            both.wait()
+            raise RuntimeError(f"reader {number}")
+        return off
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(fails, range(4)))
+        assert sitk.ProcessObject.GetGlobalWarningDisplay() == shown
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+@pytest.mark.parametrize("name", ["A.NRRD", "A.MHA", "a.Nhdr"])
+def test_endings_in_capitals(tmp_path, name):
+    sitk.WriteImage(sitk.GetImageFromArray(VOXELS.T), str(tmp_path / name.lower()))
+    (tmp_path / name.lower()).rename(tmp_path / name)
+    np.testing.assert_array_equal(read_image(tmp_path / name).voxels, VOXELS)

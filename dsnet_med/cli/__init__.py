@@ -10,7 +10,7 @@ PYTHONS = ((3, 11), (3, 12), (3, 13))  # those that `.ci/run` tries
 
 def main() -> None:
     """The `dsnet-med` console script."""
-    _require_python()
+    _prepare()
     from dsnet_med.cli.guard import run_dsnet_med
 
     sys.exit(run_dsnet_med(sys.argv[1:]))
@@ -18,10 +18,17 @@ def main() -> None:
 
 def monai() -> None:
     """The `monai` console script: `monai bundle run training`, typed in a bundle folder."""
-    _require_python()
+    _prepare()
     from dsnet_med.cli.guard import run_monai
 
     sys.exit(run_monai(sys.argv[1:]))
+
+
+def _prepare() -> None:
+    from dsnet_med.cli.streams import make_streams_last
+
+    make_streams_last()
+    _require_python()
 
 
 def _require_python() -> None:

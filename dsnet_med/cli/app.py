@@ -18,7 +18,23 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Out = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
+_FILES = (  # endings that a name of a file has, and hardly one of a folder
+    ".nii .hdr .img .nrrd .nhdr .mha .mhd .mgz .mgh .mnc .dcm .ima .raw .npz .npy .h5 .pt .pth .ckpt .pt2 "
+    ".safetensors .onnx .json .jsonl .yaml .yml .csv .tsv .txt .log .html .pdf .md .tex .xlsx .png .jpg .jpeg "
+    ".tif .tiff .gif .svg .gz .zip .tar .tgz .bz2 .xz .7z"
+)
+
+
+def _folder(path: Path) -> Path:
+    """`path`; InputError where its name is that of a file, unless a folder has it."""
+    if path.suffix.lower() in _FILES.split() and not path.is_dir():
+        raise InputError(
+            f"got --out {path}, the name of a file, wanted a folder: what is written there has names of its own"
+        )
+    return path
+
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write to.", callback=_folder)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes to use.")]
 Settings = Annotated[
@@ -100,7 +116,7 @@ def preprocess(
     workers: Workers = 2,
     exclude: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be repeated.")] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler (not in this version).")
+        str | None, typer.Option(help="Address of a Dask scheduler to use instead of local processes.")
     ] = None,
 ) -> None:
     """Turn raw volumes into a training store; finished cases are kept when run again."""
@@ -114,6 +130,7 @@ def check(
     store: Annotated[Path | None, typer.Argument(help="A store to examine.")] = None,
     source: Annotated[Path | None, typer.Option(help="A raw data set to examine, with --recipe.")] = None,
     recipe: Annotated[str | None, typer.Option(help="The recipe that describes the raw data set.")] = None,
+    workers: Workers = 2,
     as_json: AsJson = False,
 ) -> None:
     """Examine a raw data set or a store: labels, geometry, sides, duplicates, splits."""
@@ -121,12 +138,14 @@ def check(
 
     if (store is None) == (source is None) or (source is None) != (recipe is None):
         raise InputError("give either a store, or --source with --recipe")
-    steps.check(store, source, recipe, as_json=as_json)
+    steps.check(store, source, recipe, workers=workers, as_json=as_json)
 
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the run; afterwards a MONAI bundle.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the run; afterwards a MONAI bundle.", callback=_folder)
+    ],
     method: Annotated[str | None, typer.Option(help="A method (see `methods`).")] = None,
     data: Annotated[Path | None, typer.Option(help="A store made by `preprocess`.")] = None,
     seed: Annotated[
@@ -243,7 +262,7 @@ def evaluate(
         list[Path], typer.Option(help="A folder of label maps to score; two or more are compared.")
     ],
     reference: Annotated[Path, typer.Option(help="Label maps to score them against.")],
-    labels: Annotated[str, typer.Option(help="A recipe, or a JSON file of class ids and names.")],
+    labels: Annotated[str, typer.Option(help="A recipe, or a labels.json of values and names.")],
     out: Out,
     protocol: Annotated[list[str] | None, typer.Option(help="strict, transunet, ...; may be repeated.")] = None,
     images: Annotated[
@@ -256,13 +275,35 @@ def evaluate(
     resample: Annotated[
         bool, typer.Option("--resample", help="Bring predictions onto their references' grids.")
     ] = False,
+    drop_outside: Annotated[
+        bool, typer.Option("--drop-outside", help="With --resample: let what lies outside the grid go.")
+    ] = False,
     nsd_tolerance: Annotated[float, typer.Option(help="Millimetres within which surfaces agree.")] = 1.0,
+    missing: Annotated[
+        str, typer.Option(help="References without a prediction: refuse, zero (all missed) or ignore.")
+    ] = "refuse",
+    cases: Annotated[
+        Path | None,
+        typer.Option(help="The cases that count: one a line, or a store's manifest.json (its test cases)."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that lie in --out.")] = False,
 ) -> None:
     """Score label maps: Dice and HD95 per organ, as cases.csv, summary.json and report.html."""
     from dsnet_med.cli import scoring
+    from dsnet_med.evaluate.folders import missing_rule
 
-    options = scoring.Options(tuple(protocol or ["strict"]), workers, scheduler, resample, nsd_tolerance)
-    scoring.evaluate(prediction, reference, labels, out, images=images, options=options)
+    options = scoring.Options(
+        protocols=tuple(protocol or ["strict"]),
+        workers=workers,
+        scheduler=scheduler,
+        resample=resample,
+        drop_outside=drop_outside,
+        nsd_tolerance_mm=nsd_tolerance,
+        missing=missing_rule(missing),
+    )
+    scoring.evaluate(
+        prediction, reference, labels, out, images=images, options=options, cases=cases, overwrite=overwrite
+    )
 
 
 @app.command()
@@ -294,7 +335,7 @@ def import_checkpoint(
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("quickstart"),
+    out: Out = Path("quickstart"),
     iterations: Annotated[
         int | None, typer.Option(help="Optimiser steps: fewer are quicker and segment worse.", min=2)
     ] = None,

@@ -33,8 +33,8 @@ def monai_command(arguments: list[str]) -> None:
 def bundle_command(arguments: list[str]) -> None:
     """Hand `arguments` to `monai.bundle`.
 
-    For `run`, the configuration defaults to what ./configs has for the run id, and a run id or an override that
-    does not exist is an InputError, which MONAI itself would accept in silence.
+    For `run`, the configuration defaults to what ./configs has for the run id; a run id or an override that
+    does not exist is an InputError, which MONAI itself would accept in silence; and values are not rewritten.
     """
     if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments):
         arguments = ["run", *_checked(arguments[1:])]
@@ -53,12 +53,28 @@ def _checked(arguments: list[str]) -> list[str]:
         arguments = [*arguments, "--config_file", str([str(file) for file in _configuration(run_id)])]
         _, options = _parsed(arguments)
     config = load(*_files(options["config_file"]))
-    if run_id not in config:
-        raise unknown("run id", run_id, [name for name, value in config.items() if _is_run(name, value)])
+    runs = [name for name, value in config.items() if _is_run(name, value)]
+    if run_id not in runs:
+        raise unknown("run id", run_id, runs)
     for name in options:
         if name not in _RUN_OPTIONS:
             override(config, name, None)
-    return arguments
+    return _as_typed(arguments)
+
+
+def _as_typed(arguments: list[str]) -> list[str]:
+    """`arguments` whose values reach MONAI as they were typed, names with a # in them too."""
+    from fire.parser import DefaultParseValue
+
+    from dsnet_med.engine.compose import as_written
+
+    positional, options = _parsed(arguments)
+    for name, text in options.items():
+        if not set(text) & set("#@%$"):
+            continue
+        value = DefaultParseValue(text) if text[0] in "[{('\"" else text
+        options[name] = repr(value if name in _RUN_OPTIONS else as_written({name: value})[name])
+    return [*positional, *(f"--{name}={value}" for name, value in options.items())]
 
 
 def _parsed(arguments: list[str]) -> tuple[list[str], dict[str, str]]:

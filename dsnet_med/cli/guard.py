@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dsnet_med.cli.environment import require_libraries
+from dsnet_med.cli.streams import output_lost
 from dsnet_med.errors import CasesFailedError, InputError, root_cause
 
 BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
@@ -22,7 +23,7 @@ def run_dsnet_med(arguments: Sequence[str]) -> int:
 
         return app(list(arguments), standalone_mode=False)
 
-    return guarded(command)
+    return _told(guarded(command))
 
 
 def run_monai(arguments: Sequence[str]) -> int:
@@ -34,7 +35,16 @@ def run_monai(arguments: Sequence[str]) -> int:
 
         monai_command(list(arguments))
 
-    return guarded(command)
+    return _told(guarded(command))
+
+
+def _told(code: int) -> int:
+    """The exit code of a command that ended with `code`: 1 where it was 0 and what it printed is lost."""
+    lost = output_lost()
+    if lost is None:
+        return code
+    sys.stderr.write(f"dsnet-med: what was printed could not be written ({lost}); files are not concerned\n")
+    return code or SOME_FAILED
 
 
 def guarded(command: Callable[[], Any]) -> int:
@@ -72,8 +82,6 @@ def _explained(error: BaseException) -> tuple[str, int]:
             explained = f"{len(error.failures)} failed: {error}", SOME_FAILED
         case KeyboardInterrupt() | click.Abort():
             explained = _INTERRUPTED, INTERRUPTED
-        case BrokenPipeError():
-            explained = "", 0
     return explained
 
 

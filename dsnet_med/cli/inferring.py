@@ -80,7 +80,7 @@ def infer(
         options.overwrite,
         options.regrid,
     )
-    sources = find_sources(inputs, leave_out=out)
+    sources = find_sources(inputs, out, lambda note: typer.echo(f"note: {note}", err=True))
     predictor = make_predictor(models, model_options)
     started, tally = time.monotonic(), _Tally()
     choice = Choice(options.volume_index, options.series)

@@ -52,6 +52,6 @@ def run(out: Path, device: str, *, resume: bool) -> dict[str, Any]:
     best = f"{value:.3f}" if value >= 0 else "not defined"
     typer.echo(
         f"{summary['method']['title']}: best {score} {best} at iteration {iteration}, "
-        f"{summary['seconds']:.0f} s, in {out}"
+        f"{summary['parameters']:,} parameters, {summary['seconds']:.0f} s, in {out}"
     )
     return summary

@@ -44,6 +44,8 @@ def quickstart(out: Path, iterations: int = ITERATIONS) -> None:
         out,
         images=folder / "img",
         options=scoring.Options(protocols=("strict", "transunet")),
+        cases=store / "manifest.json",
+        overwrite=True,
     )
     dice = json.loads((out / "summary.json").read_text(encoding="utf-8"))["mean"]["dice"]
     typer.echo(

@@ -3,15 +3,19 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from tqdm import tqdm
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import CasesFailedError, InputError, first_of, unknown
+
+if TYPE_CHECKING:
+    from dsnet_med.prepare.doctor_findings import Finding
 
 T = TypeVar("T")
 _PHANTOMS = ("synapse", "acdc", "imagenet", "cityscapes", "coco")
+_SHOWN_WARNINGS = 20
 _SIZES = {2: "rows x columns such as 96x128", 3: "rows x columns x slices such as 96x96x24"}
 
 
@@ -62,43 +66,66 @@ def preprocess(
     """Convert a raw data set into a store."""
     from dsnet_med.prepare.cases import find_cases
     from dsnet_med.prepare.convert import convert
+    from dsnet_med.prepare.doctor_store import findings_of, open_unchecked
     from dsnet_med.prepare.recipe import for_source, load_recipe
-    from dsnet_med.prepare.store import Store
 
     recipe = for_source(load_recipe(recipe_name), source)
     total = len(find_cases(recipe, source)) - len(set(exclude))
     converted = convert(recipe, source, out, workers=workers, exclude=exclude, scheduler=scheduler)
     results = list(bar(converted, total, "preprocess"))
     failures = {result.case: result.error for result in results if result.error}
+    store = open_unchecked(out)
+    warnings = _grouped(findings_of(store))
+    for line in warnings[:_SHOWN_WARNINGS]:
+        typer.echo(line, err=True)
+    if len(warnings) > _SHOWN_WARNINGS:
+        typer.echo(f"and {len(warnings) - _SHOWN_WARNINGS} warnings more: dsnet-med check {out}", err=True)
+    if len(results) == len(failures) == 1:
+        raise InputError(next(iter(failures.values())))
     for case, reason in failures.items():
-        typer.echo(f"{case}: {reason}", err=True)
+        typer.echo(f"failed: {case}: {reason}", err=True)
+    advice = "mend these and run the same command again, or leave them out with --exclude"
+    if failures and len(failures) == len(results):
+        raise InputError(f"none of {len(results)} cases could be converted; the reasons are above: {advice}")
     if failures:
-        raise InputError(
-            f"{len(failures)} of {len(results)} cases failed ({', '.join(failures)}); the others are finished: "
-            "mend these and run the same command again, or leave them out with --exclude"
-        )
+        typer.echo(f"{len(failures)} of {len(results)} cases failed: {advice}", err=True)
+        raise CasesFailedError(failures, listed=True)
     reused = sum(result.reused for result in results)
-    slices = sum(case.shape[0] for case in Store.open(out).cases.values())
+    slices = sum(case.shape[0] for case in store.cases.values())
     typer.echo(f"{len(results)} cases ({reused} already done), {slices} slices in {out}")
 
 
-def check(store: Path | None, source: Path | None, recipe_name: str | None, *, as_json: bool) -> None:
+def _grouped(findings: Iterable["Finding"], as_warnings: bool = True) -> list[str]:
+    """One line for each thing that was found, with the cases that have it."""
+    cases: dict[tuple[str, str], list[str]] = {}
+    for finding in findings:
+        severity = "warning" if as_warnings else finding.severity
+        cases.setdefault((severity, finding.message), []).append(finding.case)
+    return [
+        f"{severity}: {': '.join(part for part in (first_of(who), message) if part)}"
+        for (severity, message), who in cases.items()
+    ]
+
+
+def check(
+    store: Path | None, source: Path | None, recipe_name: str | None, *, workers: int, as_json: bool
+) -> None:
     """Examine a store or a raw data set and list what is wrong."""
     from dsnet_med.prepare.cases import find_cases
     from dsnet_med.prepare.doctor import examine_source, examine_store
     from dsnet_med.prepare.recipe import for_source, load_recipe
 
     if source is None:
-        examined, total = examine_store(Path(str(store))), None
+        examined, total = examine_store(Path(str(store)), workers=workers), None
     else:
         recipe = for_source(load_recipe(str(recipe_name)), source)
-        examined, total = examine_source(recipe, source), len(find_cases(recipe, source))
+        examined, total = examine_source(recipe, source, workers=workers), len(find_cases(recipe, source)) + 1
     findings = [finding for part in bar(examined, total, "check") for finding in part.findings]
     if as_json:
         typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
-        for finding in findings:
-            typer.echo(f"{finding.severity}: {finding.case}: {finding.message}")
+        for line in _grouped(findings, as_warnings=False):
+            typer.echo(line)
     errors = sum(finding.severity == "error" for finding in findings)
     if errors:
         raise InputError(f"{errors} errors, {len(findings) - errors} warnings")
@@ -168,9 +195,11 @@ def _train(out: Path, device: str, *, resume: bool) -> dict[str, Any]:
 
     summary = train(out, {"device": f"$torch.device('{choose_device(device)}')", "resume": resume})
     best = summary["best"]
+    score = f"{best['val_mean_dice']:.3f}" if best["val_mean_dice"] >= 0 else "not measured"
     typer.echo(
-        f"{summary['method']['title']}: best Dice {best['val_mean_dice']:.3f} on {summary['select_on']} cases "
-        f"at iteration {best['iteration']}, {summary['seconds']:.0f} s, in {out}"
+        f"{summary['method']['title']}: best Dice {score} on {summary['select_on']} cases "
+        f"at iteration {best['iteration']}, {summary['parameters']:,} parameters, {summary['seconds']:.0f} s, "
+        f"in {out}"
     )
     return summary
 

@@ -18,6 +18,8 @@ from dsnet_med.errors import InputError
 from dsnet_med.files import write_json, written_whole
 from dsnet_med.networks.checkpoint import read_pickle
 
+UNMEASURED = -1.0  # worse than any score
+
 
 class Scored(Protocol):
     """What gives the score of the last validation."""
@@ -48,26 +50,40 @@ class LossLog:
 
 
 class ValidationLog:
-    """Send the mean Dice and the Dice of every class to the sinks after each validation."""
+    """Send the mean Dice and the Dice of every class to the sinks after each run of `validator`."""
 
-    def __init__(self, sinks: Sequence[Sink], metric: CaseDice, class_names: Sequence[str]) -> None:
-        self.sinks, self.metric, self.names = sinks, metric, class_names
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        metric: CaseDice,
+        class_names: Sequence[str],
+        validator: Engine | None = None,
+    ) -> None:
+        self.sinks, self.metric, self.names, self.validator = sinks, metric, class_names, validator
 
     def attach(self, trainer: Engine) -> None:
         """Listen to `trainer`; comes after the handler that validates."""
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._send)
 
     def _send(self, trainer: Engine) -> None:
+        if not validated(trainer, self.validator):
+            return
         values = {f"val_{key}": value for key, value in dice_by_name(self.metric, self.names).items()}
         for sink in self.sinks:
             sink(trainer.state.iteration, values)
 
 
+def validated(trainer: Engine, validator: Engine | None) -> bool:
+    """Whether `validator` has run after the last epoch of `trainer`; True where there is none."""
+    return validator is None or validator.state.epoch == trainer.state.epoch
+
+
 class Checkpoints:
     """Keep two files: model.pt, the weights with the best validation, and last.pt, all that it takes to go on.
 
-    Both are whole at every moment. model.pt holds the network's state dict alone. `metric` gives the score of
-    the last validation, called `score`; `writes` is False in all but one of several processes.
+    Both are whole at every moment. model.pt holds the network's state dict alone, and the newest one until a
+    validation has given a score. `metric` gives that of the last run of `validator`, called `score`, negative
+    where it is not defined; `writes` is False in all but one of several processes.
     """
 
     def __init__(
@@ -80,7 +96,9 @@ class Checkpoints:
         *,
         score: str = "val_mean_dice",
         writes: bool = True,
+        validator: Engine | None = None,
     ) -> None:
+        self.validator = validator
         self.folder, self.metric, self.score, self.writes = Path(folder), metric, score, writes
         self.parts = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
         self.best = {score: -inf, "iteration": 0}
@@ -92,8 +110,8 @@ class Checkpoints:
     def _save(self, trainer: Engine) -> None:
         if not self.writes:
             return
-        score = self.metric.compute()
-        if score > self.best[self.score]:
+        score = self.metric.compute() if validated(trainer, self.validator) else UNMEASURED
+        if score > self.best[self.score] or max(score, self.best[self.score]) < 0:
             self.best = {self.score: score, "iteration": trainer.state.iteration}
             save_state(self.folder / "model.pt", self.parts["network"].state_dict())
         state = {name: part.state_dict() for name, part in self.parts.items()}
@@ -143,7 +161,7 @@ class Progress:
 
     def _advance(self, trainer: Engine) -> None:
         shown = {"loss": f"{trainer.state.output['loss'].item():.3f}"}
-        if self.checkpoints.best["iteration"]:
+        if self.checkpoints.best[self.checkpoints.score] >= 0:
             shown["best"] = f"{self.checkpoints.best[self.checkpoints.score]:.3f}"
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update()

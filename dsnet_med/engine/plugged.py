@@ -15,10 +15,12 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
+from dsnet_med.engine.card import UNKNOWN
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
 from dsnet_med.methods import with_plugin
 from dsnet_med.networks.attaching import DEFAULT_PLACE
+from dsnet_med.networks.definition import literal
 from dsnet_med.networks.plugin_file import file_of, is_file
 
 
@@ -62,7 +64,7 @@ class Plugged:
             "_target_": "dsnet_med.methods.with_plugin",
             "network": config["network_def"],
             "plugin": plugin,
-            "at": self.at,
+            "at": literal(self.at),
         }
         return {**config, "network_def": network, "method_card": self._card(config["method_card"])}
 
@@ -78,7 +80,7 @@ class Plugged:
 
     def _card(self, card: Mapping[str, Any]) -> dict[str, Any]:
         """The method's card with the plug-in named; its counts no longer hold and are left out."""
-        own = [] if card["plugin"] == "none" else [(card["plugin"], card["place"])]
+        own = [] if card["plugin"] in ("none", UNKNOWN) else [(card["plugin"], card["place"])]
         pairs = [*own, (self.name, self.at)]
         changed = {
             "id": f"{card['id']}+{self.name}",

@@ -11,15 +11,18 @@ import monai
 import torch
 import yaml
 from monai.bundle import ConfigWorkflow
+from torch import nn
 
 import dsnet_med
 from dsnet_med import resources
-from dsnet_med.engine.compose import compose_inference, compose_train
+from dsnet_med.engine.card import titled
+from dsnet_med.engine.compose import compose_inference, compose_train, literals, plain_names
 from dsnet_med.engine.data import open_store
 from dsnet_med.engine.plugged import Plugged
 from dsnet_med.errors import InputError, root_cause
 from dsnet_med.files import require_writable, write_json, write_text
 from dsnet_med.inference.trust import sign
+from dsnet_med.networks.definition import literal
 
 
 def prepare_run(
@@ -37,6 +40,7 @@ def prepare_run(
     if plugged:
         plugged.check(train)
         train = plugged.add_to(train)
+    train["method_card"] = titled(train["method_card"])
     opened = open_store(str(store))
     require_writable(run / "configs")
     if plugged:
@@ -48,9 +52,10 @@ def prepare_run(
         shutil.copyfile(resources.configs() / name, run / "configs" / name)
     write_json(
         run / "configs" / "metadata.json",
-        describe(resources.configs() / "metadata.json", train["method_card"], train["class_names"]),
+        describe(resources.configs() / "metadata.json", train["method_card"], plain_names(train)),
     )
-    write_yaml(run / "configs" / "train.yaml", train)  # last: its presence says that the run is prepared
+    written = {**train, "method_card": literals(train["method_card"])}
+    write_yaml(run / "configs" / "train.yaml", written)  # last: its presence says that the run is prepared
 
 
 def require_unused(run: Path) -> None:
@@ -77,7 +82,7 @@ def run_workflow(run: Path, settings: Mapping[str, Any]) -> ConfigWorkflow:
     config = run / "configs" / "train.yaml"
     if not config.is_file():
         raise InputError(f"{run}: nothing to resume, it holds no configs/train.yaml; train without --resume")
-    workflow = ConfigWorkflow(str(config), workflow_type="train", bundle_root=str(run), **settings)
+    workflow = ConfigWorkflow(str(config), workflow_type="train", bundle_root=literal(str(run)), **settings)
     _build(workflow)
     workflow.run()
     workflow.finalize()
@@ -103,7 +108,7 @@ def summarise(workflow: ConfigWorkflow, run: Path, seconds: float) -> dict[str, 
     store = open_store(content("dataset_dir"))
     network = content("network")
     summary = {
-        "method": workflow.parser["method_card"],
+        "method": {**content("method_card"), "parameters": count(network)},
         "recipe": store.recipe_id,
         "recipe_hash": store.manifest["recipe_hash"],
         "seed": content("seed"),
@@ -112,7 +117,7 @@ def summarise(workflow: ConfigWorkflow, run: Path, seconds: float) -> dict[str, 
         "size": content("size"),
         "width": content("width"),
         "pretrained": content("pretrained"),
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": count(network),
         "select_on": content("select_on"),
         "cases": content("cases"),
         "best": content("checkpoints").best,
@@ -122,6 +127,11 @@ def summarise(workflow: ConfigWorkflow, run: Path, seconds: float) -> dict[str, 
     }
     write_json(run / "summary.json", summary)
     return summary
+
+
+def count(network: nn.Module) -> int:
+    """The number of parameters of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def versions() -> dict[str, str]:

@@ -27,12 +27,17 @@ Scores = Mapping[str, Sequence[CaseScore]]
 
 
 def compare(
-    scores: Scores, labels: Mapping[Any, Any], protocols: Sequence[str] = ("strict",)
+    scores: Scores,
+    labels: Mapping[Any, Any],
+    protocols: Sequence[str] = ("strict",),
+    *,
+    left_out: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The content of comparison.json: tests and winners per protocol, and the ranking under each.
 
-    `scores` holds for each prediction (two or more) its scored cases. Only cases that all of them have count.
-    Raises InputError when there is no such case.
+    `scores` holds for each prediction (two or more) its scored cases. Only cases that all of them have count;
+    `left_out` are cases that were taken out of `scores` before, and why. Raises InputError when there
+    is no such case.
     """
     if len(scores) < 2:
         raise InputError(f"got {len(scores)} folder of predictions, wanted at least two to compare")
@@ -42,7 +47,7 @@ def compare(
         name: sorted((score for score in own if score.case in common), key=lambda score: score.case)
         for name, own in scores.items()
     }
-    summaries = {name: summarise(own, names, protocols) for name, own in kept.items()}
+    summaries = {name: summarise(own, names, protocols, rule="ignore") for name, own in kept.items()}
     return {
         "predictions": list(scores),
         "cases": len(common),
@@ -50,6 +55,7 @@ def compare(
             name: sorted({score.case for score in own if score.error is None} - common)
             for name, own in scores.items()
         },
+        "left_out": dict(left_out or {}),
         "alpha": ALPHA,
         "note": _few(len(common), tests=(len(names) + 1) * len(list(combinations(scores, 2)))),
         "protocols": {protocol.name: _under(protocol, kept, names, summaries) for protocol in chosen},

@@ -22,13 +22,14 @@ def comparison_html(comparison: Mapping[str, Any], links: Mapping[str, str], ver
             _protocol_section(PROTOCOLS[name], entry, comparison["predictions"])
             for name, entry in comparison["protocols"].items()
         ],
+        markup.section("Left out", "Cases in no number of this page.", _left_out(comparison)),
         markup.section("How to read this", "", _explanation(comparison)),
         markup.section("Each by itself", "", _links(links)),
     ]
     return markup.page(
         title="Comparison of predictions",
         subtitle=f"{', '.join(comparison['predictions'])}: {markup.plural(comparison['cases'], 'case')} "
-        f"that all of them have",
+        f"that all of them have{_without(comparison)}",
         cards=_cards(comparison, PROTOCOLS[first]),
         sections=sections,
         footer=f"dsnet-med {version}. Every value is in comparison.json.",
@@ -60,6 +61,23 @@ def rankings(comparison: Mapping[str, Any]) -> list[str]:
         elif orders:
             lines.append(f"by {word}: {next(iter(orders.values()))} under {', '.join(orders)} (best first)")
     return lines
+
+
+def _without(comparison: Mapping[str, Any]) -> str:
+    gone = {case for cases in comparison["cases_left_out"].values() for case in cases} | {
+        *comparison["left_out"]
+    }
+    return f"; {len(gone)} left out" if gone else ""
+
+
+def _left_out(comparison: Mapping[str, Any]) -> str:
+    words = [f"<b>{escape(case)}</b>: {escape(why)}" for case, why in comparison["left_out"].items()]
+    words += [
+        f"<b>{escape(case)}</b>: only some have it, {escape(name)} does"
+        for name, cases in comparison["cases_left_out"].items()
+        for case in cases
+    ]
+    return markup.listed(words)
 
 
 def _cards(comparison: Mapping[str, Any], protocol: Protocol) -> str:

@@ -1,4 +1,4 @@
-"""What the measures accept: shapes, data types, spacing."""
+"""What the measures accept: shapes and data types."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -35,7 +35,6 @@ class AlignedMaps(NamedTuple):
 
     reference: LabelMap
     prediction: LabelMap
-    spacing: tuple[float, float, float]
     axes: tuple[int, ...]
 
     @property
@@ -43,7 +42,7 @@ class AlignedMaps(NamedTuple):
         return len(self.axes) == 2
 
 
-def aligned(reference: LabelMap, prediction: LabelMap, spacing: tuple[float, ...]) -> AlignedMaps:
+def aligned(reference: LabelMap, prediction: LabelMap) -> AlignedMaps:
     """Both maps with their axes in the order of memory, so that files' own (Fortran) order is not copied.
 
     No measure depends on the order of the axes.
@@ -51,9 +50,7 @@ def aligned(reference: LabelMap, prediction: LabelMap, spacing: tuple[float, ...
     axes = sorted(range(reference.ndim), key=lambda axis: -abs(reference.strides[axis]))
     wide = any(array.itemsize > 1 and array.max() > np.iinfo(np.uint8).max for array in (reference, prediction))
     a, b = _in_order(reference, axes, wide), _in_order(prediction, axes, wide)
-    if reference.ndim == 2:
-        return AlignedMaps(a[None], b[None], (1.0, spacing[axes[0]], spacing[axes[1]]), tuple(axes))
-    return AlignedMaps(a, b, (spacing[axes[0]], spacing[axes[1]], spacing[axes[2]]), tuple(axes))
+    return AlignedMaps(a[None], b[None], tuple(axes)) if a.ndim == 2 else AlignedMaps(a, b, tuple(axes))
 
 
 def _in_order(array: LabelMap, axes: Sequence[int], wide: bool) -> LabelMap:
@@ -61,20 +58,6 @@ def _in_order(array: LabelMap, axes: Sequence[int], wide: bool) -> LabelMap:
     if wide:
         return turned.astype(np.uint16, order="C", copy=False)
     return turned.astype(np.uint8, order="C", copy=False)
-
-
-def spacing(spacing_mm: Sequence[float], ndim: int) -> tuple[float, ...]:
-    """The distances between voxels along each axis, in mm. Raises InputError."""
-    try:
-        sizes = tuple(float(size) for size in spacing_mm)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"spacing_mm is {spacing_mm!r}, wanted {ndim} numbers, one per axis") from error
-    if len(sizes) != ndim:
-        raise InputError(f"spacing_mm has {len(sizes)} numbers for {ndim}-D arrays; give one per axis")
-    # Squares of distances must neither overflow nor vanish.
-    if not all(1e-9 <= size <= 1e9 for size in sizes):
-        raise InputError(f"spacing_mm is {sizes}, wanted finite numbers above 0; correct the header")
-    return sizes
 
 
 def tolerance(tolerance_mm: float) -> float:

@@ -1,6 +1,6 @@
 """One measurement of a case: everything any protocol needs to know about each label, taken once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import nan
@@ -13,6 +13,7 @@ from dsnet_med.errors import InputError
 from dsnet_med.evaluate import inputs, passes
 from dsnet_med.evaluate.conventions import Presence, presence
 from dsnet_med.evaluate.labels import label_names
+from dsnet_med.evaluate.metric import VOXELS, GridSpacing, Metric
 from dsnet_med.evaluate.surface import Borders, SurfaceDistances
 
 
@@ -51,7 +52,7 @@ class CaseMeasures:
 def measure_case(
     reference: ArrayLike,
     prediction: ArrayLike,
-    spacing_mm: Sequence[float],
+    spacing_mm: GridSpacing,
     labels: Mapping[Any, Any],
     *,
     in_voxels: bool = False,
@@ -60,22 +61,23 @@ def measure_case(
 ) -> CaseMeasures:
     """Measure every label of two integer label maps of one 2-D or 3-D shape.
 
-    `labels` maps values to names (0 is background). `in_voxels` also measures HD95 with unit spacing, which
-    costs the distances a second time unless the spacing is isotropic. `threads` share the labels. Raises
-    InputError, also for values that `labels` does not name.
+    `spacing_mm` is as for `surface.hd95`, `labels` maps values to names (0 is background). `in_voxels` also
+    measures HD95 with unit spacing, which costs the distances a second time unless the spacing is isotropic.
+    `threads` share the labels. Raises InputError, also for values that `labels` does not name.
     """
     names, limit = label_names(labels), inputs.tolerance(nsd_tolerance_mm)
     pair = inputs.label_maps(reference, prediction)
-    sizes = inputs.spacing(spacing_mm, pair[0].ndim)
-    diagonal = float(np.linalg.norm(np.multiply(pair[0].shape, sizes)))
-    maps = inputs.aligned(*pair, sizes)
+    given = Metric.of(spacing_mm, pair[0].ndim)
+    diagonal = given.diagonal(pair[0].shape)
+    maps = inputs.aligned(*pair)
+    metric = given.of_axes(maps.axes)
     survey = passes.PASSES.survey(maps.reference, maps.prediction)
     _require_known(survey.voxels, names)
     counted = [_counted(label, name, survey.voxels, diagonal) for label, name in names.items()]
     borders = Borders.of(maps, survey)
 
     def measured(measure: Measure) -> Measure:
-        return _with_distances(measure, borders, maps.spacing, in_voxels=in_voxels, tolerance_mm=limit)
+        return _with_distances(measure, borders, metric, in_voxels=in_voxels, tolerance_mm=limit)
 
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
@@ -103,23 +105,25 @@ def _counted(label: int, name: str, voxels: NDArray[np.int64], diagonal_mm: floa
 
 
 def _with_distances(
-    counted: Measure, borders: Borders, spacing: Sequence[float], *, in_voxels: bool, tolerance_mm: float
+    counted: Measure, borders: Borders, metric: Metric, *, in_voxels: bool, tolerance_mm: float
 ) -> Measure:
     if counted.presence is not Presence.BOTH:
         return counted
-    distances = borders.distances(counted.label, spacing)
+    distances = borders.distances(counted.label, metric)
     return replace(
         counted,
         hd95_pooled_mm=distances.hd95("pooled"),
         hd95_max_mm=distances.hd95("max"),
-        hd95_pooled_voxels=_hd95_voxels(counted.label, borders, spacing, distances) if in_voxels else nan,
+        hd95_pooled_voxels=_hd95_voxels(counted.label, borders, metric, distances) if in_voxels else nan,
         assd_mm=distances.assd(),
         nsd=distances.within(tolerance_mm),
     )
 
 
-def _hd95_voxels(label: int, borders: Borders, spacing: Sequence[float], distances: SurfaceDistances) -> float:
-    in_use = {size for size, length in zip(spacing, borders.shape, strict=True) if length > 1} or {1.0}
-    if len(in_use) == 1:
-        return distances.hd95("pooled") / in_use.pop()
-    return borders.distances(label, (1.0, 1.0, 1.0)).hd95("pooled")
+def _hd95_voxels(label: int, borders: Borders, metric: Metric, distances: SurfaceDistances) -> float:
+    if metric.spacing is not None:
+        lengths = zip(metric.spacing, borders.shape, strict=True)
+        in_use = {size for size, length in lengths if length > 1} or {1.0}
+        if len(in_use) == 1:
+            return distances.hd95("pooled") / in_use.pop()
+    return borders.distances(label, VOXELS).hd95("pooled")

@@ -37,6 +37,7 @@ def page_html(
         markup.section("Worst cases", "", _pictures(scored[:overlays], labels, images or {}, protocol)),
         markup.section("Cases", "Worst first. Sort by any column.", _case_table(scored, labels, protocol)),
         markup.section("Not scored", "", _failures(summary)),
+        markup.section("Notes", "", markup.listed(map(escape, summary["notes"]))),
         markup.section("Resampled", "Scored on the reference's grid, not on their own.", _resampled(summary)),
         markup.section("Protocols", "", _protocols(summary)),
         markup.section("This run", "", _facts(run or {})),
@@ -64,7 +65,7 @@ def _title(run: Mapping[str, Any] | None) -> str:
 
 
 def _subtitle(summary: Mapping[str, Any], labels: Mapping[int, str], protocol: Protocol) -> str:
-    return f"{plural(summary['cases'], 'case')}, {plural(len(labels), 'organ')}, protocol {protocol.name}"
+    return f"{plural(len(labels), 'organ')}, protocol {protocol.name}, counting {summary['headline']}"
 
 
 def _cards(summary: Mapping[str, Any], protocol: Protocol) -> str:
@@ -214,7 +215,8 @@ def _failures(summary: Mapping[str, Any]) -> str:
     missing = summary["references_without_prediction"]
     if missing:
         references = plural(len(missing), "reference")
-        items.append(f"{references} without a prediction, in no mean: {escape(', '.join(missing))}")
+        counted = "every organ missed" if summary["missing"]["rule"] == "zero" else "in no mean"
+        items.append(f"{references} without a prediction, {counted}: {escape(', '.join(missing))}")
     return markup.listed(items)
 
 

@@ -1,4 +1,7 @@
-"""The passes in NumPy and SciPy: what the compiled ones are tested against, and used where those are absent."""
+"""The passes in NumPy and SciPy: what the compiled ones are tested against, and used where those are absent.
+
+Distances on sheared grids are taken here alone, whichever form runs.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,29 +71,54 @@ def borders(
 
 def nearest(points: Places, targets: Places, spacing: Spacing) -> Distances:
     """See passes.Passes."""
-    # Column by column: numpy is slow along the short axis of (N, 3).
-    columns = [(points[:, axis], targets[:, axis]) for axis in range(3)]
-    low = np.array([min(a.min(), b.min()) for a, b in columns])
-    box = np.array([max(a.max(), b.max()) for a, b in columns]) - low + 1
-    keys = [
-        ((places[:, 0].astype(np.int64) - low[0]) * box[1] + places[:, 1] - low[1]) * box[2] + places[:, 2]
-        for places in (points, targets)
-    ]
-    distances = np.zeros(len(points))
-    there = np.minimum(np.searchsorted(keys[1], keys[0]), len(targets) - 1)  # places are in order, so keys are
-    apart = keys[1][there] != keys[0]
-    if not apart.any():
-        return distances
+    low, box = _box(points, targets)
+    distances, apart = np.zeros(len(points)), _apart(points, targets, low, box)
     queries = points[apart]
+    if not len(queries):
+        return distances
     if len(queries) + len(targets) > _DENSE * np.prod(box, dtype=np.float64):
         outside = np.ones(box, bool)
         outside[tuple((targets - low).T)] = False
         distances[apart] = distance_transform_edt(outside, sampling=spacing)[tuple((queries - low).T)]
         return distances
-    # The default balanced tree is slow to build on a grid, whose coordinates are full of ties.
-    tree = cKDTree(targets * np.asarray(spacing), leafsize=24, compact_nodes=False, balanced_tree=False)
-    distances[apart] = tree.query(queries * np.asarray(spacing))[0]
+    distances[apart] = _from_tree(queries * np.asarray(spacing), targets * np.asarray(spacing))
     return distances
+
+
+def nearest_by_steps(points: Places, targets: Places, steps: NDArray[np.float64]) -> Distances:
+    """As `nearest`, where column n of `steps` (3, 3) is the way from a voxel to the next along axis n."""
+    low, box = _box(points, targets)
+    distances, apart = np.zeros(len(points)), _apart(points, targets, low, box)
+    queries = points[apart]
+    if len(queries):
+        distances[apart] = _from_tree((queries - low) @ steps.T, (targets - low) @ steps.T)
+    return distances
+
+
+def _box(points: Places, targets: Places) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The lowest corner of the box around all places, and its size."""
+    # Column by column: numpy is slow along the short axis of (N, 3).
+    columns = [(points[:, axis], targets[:, axis]) for axis in range(3)]
+    low = np.array([min(a.min(), b.min()) for a, b in columns])
+    return low, np.array([max(a.max(), b.max()) for a, b in columns]) - low + 1
+
+
+def _apart(
+    points: Places, targets: Places, low: NDArray[np.int32], box: NDArray[np.int32]
+) -> NDArray[np.bool_]:
+    """Which of `points` are none of `targets`."""
+    keys = [
+        ((places[:, 0].astype(np.int64) - low[0]) * box[1] + places[:, 1] - low[1]) * box[2] + places[:, 2]
+        for places in (points, targets)
+    ]
+    there = np.minimum(np.searchsorted(keys[1], keys[0]), len(targets) - 1)  # places are in order, so keys are
+    return np.asarray(keys[1][there] != keys[0])
+
+
+def _from_tree(points: NDArray[np.float64], targets: NDArray[np.float64]) -> Distances:
+    # The default balanced tree is slow to build on a grid, whose coordinates are full of ties.
+    tree = cKDTree(targets, leafsize=24, compact_nodes=False, balanced_tree=False)
+    return np.asarray(tree.query(points)[0])
 
 
 def _window(plane: LabelMap) -> tuple[slice, slice] | None:

@@ -12,7 +12,7 @@ scored with; `dpcnet` is what DPC-Net's code became later. The reference impleme
 decimals of a per cent before it takes means; nothing here is rounded.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isnan, nan
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.evaluate.conventions import Presence
 from dsnet_med.evaluate.measure import Measure, measure_case
+from dsnet_med.evaluate.metric import GridSpacing
 from dsnet_med.evaluate.overlap import dice_of_counts
 from dsnet_med.evaluate.surface import HausdorffRule
 
@@ -147,12 +148,13 @@ def find_protocols(names: Iterable[str]) -> tuple[Protocol, ...]:
 
 
 def score_case(
-    reference: ArrayLike, prediction: ArrayLike, spacing_mm: Sequence[float], labels: Mapping[Any, Any]
+    reference: ArrayLike, prediction: ArrayLike, spacing_mm: GridSpacing, labels: Mapping[Any, Any]
 ) -> list[Record]:
     """Score one case under `strict`: one record per label, in the order of the labels' values.
 
     `reference` and `prediction` are integer label maps of one 2-D or 3-D shape, `spacing_mm` has one number per
-    axis, `labels` maps values to names (0 is background). Raises InputError, also for values without a name.
+    axis or is a matrix of the steps along them (see `hd95`), `labels` maps values to names (0 is background).
+    Raises InputError, also for values without a name.
     """
     measures = measure_case(reference, prediction, spacing_mm, labels).measures
     return [record(measure, STRICT) for measure in measures]

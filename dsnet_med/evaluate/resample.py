@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,12 +11,15 @@ from dsnet_med.errors import InputError
 from dsnet_med.volumes import Volume
 
 _ROUNDING = 1e-6  # of a voxel
+_LOST_AT_MOST = 1e-3  # of the labelled voxels; borders of grids that were resampled lose some
 
 
-def onto_grid(volume: Volume, like: Volume) -> tuple[Volume, str]:
+def onto_grid(volume: Volume, like: Volume, *, drop_outside: bool = False) -> tuple[Volume, str]:
     """`volume` with the value at each voxel of `like` that lies nearest to it, and a line that says so.
 
-    Voxels outside `volume` become background. Raises InputError when no voxel of `like` lies inside.
+    Voxels outside `volume` become background. Labelled voxels of `volume` outside `like` are lost: InputError
+    where they are more than a thousandth and no `drop_outside` says that they may. InputError also when no
+    voxel of `like` lies inside.
     """
     matrix = np.asarray(np.linalg.solve(volume.affine, like.affine), np.float64)
     voxels, inside = _nearest(volume.voxels, matrix, like.shape)
@@ -24,7 +28,18 @@ def onto_grid(volume: Volume, like: Volume) -> tuple[Volume, str]:
             f"{volume.path} and {like.path} lie in different places, no voxel of one inside the other; "
             "correct the header of one"
         )
-    words = f"resampled from {_grid(volume)} to {_grid(like)}"
+    labelled, outside = _labelled_outside(volume, like)
+    lost = (
+        f"; {outside:,} of its {labelled:,} labelled voxels lie outside that grid and count for nothing"
+        if outside
+        else ""
+    )
+    words = f"resampled from {_grid(volume)} to {_grid(like)}, {_apart(volume, like)}{lost}"
+    if outside > _LOST_AT_MOST * labelled and not drop_outside:
+        raise InputError(
+            f"{volume.path}: {words}: a score would leave them out; give a reference on the whole grid, or "
+            "--drop-outside to score what lies inside"
+        )
     return replace(volume, shape=like.shape, affine=like.affine, header=like.header, voxels=voxels), words
 
 
@@ -51,6 +66,34 @@ def _nearest(
     return result, any_inside
 
 
+def _labelled_outside(volume: Volume, like: Volume) -> tuple[int, int]:
+    """How many voxels of `volume` are labelled, and how many of these have their centre outside `like`."""
+    matrix = np.linalg.solve(like.affine, volume.affine)
+    limits = np.reshape(like.shape, (3, 1)) - 0.5
+    labelled = outside = 0
+    for index in range(volume.shape[0]):
+        rows = np.array(np.nonzero(volume.voxels[index]))
+        places = matrix[:3, 1:3] @ rows + (matrix[:3, 0] * index + matrix[:3, 3])[:, None]
+        inside = ((places >= -0.5 - _ROUNDING) & (places <= limits + _ROUNDING)).all(axis=0)
+        labelled += rows.shape[1]
+        outside += int(np.count_nonzero(~inside))
+    return labelled, outside
+
+
 def _grid(volume: Volume) -> str:
     sizes = " x ".join(f"{size:.3g}" for size in volume.spacing_mm)
-    return f"{' x '.join(map(str, volume.shape))} voxels of {sizes} mm"
+    orientation = "".join(nib.aff2axcodes(volume.affine))
+    return f"{' x '.join(map(str, volume.shape))} voxels of {sizes} mm in {orientation}"
+
+
+def _apart(volume: Volume, like: Volume) -> str:
+    """How far apart two grids lie: their first voxels and their middles, in mm."""
+    first, middle = (
+        float(np.linalg.norm(_place(volume, at) - _place(like, at))) for at in (np.zeros(3), np.full(3, 0.5))
+    )
+    return f"first voxels {first:.3g} mm and middles {middle:.3g} mm apart"
+
+
+def _place(grid: Volume, share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where (RAS+ mm) the point lies that is this share of the way through the grid's voxels."""
+    return np.asarray(grid.affine @ [*(share * (np.array(grid.shape) - 1)), 1])[:3]

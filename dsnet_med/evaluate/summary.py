@@ -8,10 +8,9 @@ tables), `ci95` the bootstrap interval of the mean (statistics.py); what does no
 import csv
 import io
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from math import isnan, nan
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ import dsnet_med
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import passes, stack
 from dsnet_med.evaluate.conventions import Presence
-from dsnet_med.evaluate.folders import CaseScore
+from dsnet_med.evaluate.folders import CaseScore, Missing
+from dsnet_med.evaluate.inputs import listed
 from dsnet_med.evaluate.labels import label_names
 from dsnet_med.evaluate.measure import Measure
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
@@ -49,28 +49,48 @@ def summarise(
     labels: Mapping[Any, Any],
     protocols: Sequence[str] = ("strict",),
     *,
-    missing: Sequence[str] = (),
+    missing: Iterable[str] = (),
     failures: Mapping[str, str] | None = None,
+    orphans: Mapping[str, str] | None = None,
+    left_out: Mapping[str, str] | None = None,
+    rule: Missing = "refuse",
     nsd_tolerance_mm: float = 1.0,
+    ignored: tuple[str, int] | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of summary.json: the first protocol at the top level, all of several under "protocols".
 
     `missing` are the cases that have a reference and no prediction, `failures` those that could not be paired
-    (case -> reason), both as `pair_folders` returns them. Raises InputError when no case was scored.
+    and `orphans` predictions without a reference (case -> reason), as `pair_folders` returns them; `left_out`
+    holds cases that count in no mean though they could be scored. Unless the `rule` is "ignore", there is no
+    mean where a case that has a reference was not scored: it could only be better than the truth. `ignored` is
+    the label whose voxels counted for nothing, `notes` what else a reader has to know. Raises InputError when
+    no case was scored.
     """
     chosen, names = find_protocols(protocols), label_names(labels)
     every = sorted(scores, key=lambda score: score.case)
     scored = [score for score in every if score.error is None]
     failed = dict(failures or {}) | {score.case: score.error for score in every if score.error is not None}
+    unpredicted = {score.case: score.unpredicted for score in scored if score.unpredicted}
+    absent = {case: "no prediction" for case in missing if case not in unpredicted}
+    gone = absent | failed | dict(left_out or {})
+    unfit = {case: why for case, why in unpredicted.items() if why != "no prediction"}
+    every_failure = failed | unfit | dict(orphans or {})
+    refused = "" if rule == "ignore" or not (failed or absent) else _no_mean(failed | absent)
     shared = {
         "cases": len(scored),
-        "failed": [{"case": case, "reason": reason} for case, reason in sorted(failed.items())],
+        "failed": [{"case": case, "reason": reason} for case, reason in sorted(every_failure.items())],
     }
-    objects = {protocol.name: _summary(protocol, names, scored) | shared for protocol in chosen}
+    objects = {protocol.name: _summary(protocol, names, scored, refused) | shared for protocol in chosen}
     facts = {
-        "references_without_prediction": list(missing),
+        "headline": refused or _headline(len(scored), len(unpredicted), gone),
+        "missing": {"rule": rule, "counted_as_missed": unpredicted, "left_out": gone},
+        "references_without_prediction": sorted(missing),
+        "predictions_without_reference": sorted(orphans or {}),
         "label_values": {name: label for label, name in names.items()},
+        "ignored_label": None if ignored is None else dict([ignored]),
         "nsd_tolerance_mm": nsd_tolerance_mm,
+        "notes": [*notes, *_notes(scored, ignored)],
         "resampled": {score.case: score.resampled for score in scored if score.resampled},
         "inputs": {score.case: _inputs(score) for score in scored},
         "versions": _versions(),
@@ -105,9 +125,46 @@ def case_mean(records: Sequence[Record], metric: str) -> float:
     return _mean([getattr(row, metric) for row in records])
 
 
-def _summary(protocol: Protocol, names: Mapping[int, str], scored: Sequence[CaseScore]) -> dict[str, Any]:
+def _no_mean(gone: Mapping[str, str]) -> str:
+    return (
+        f"no mean: {_cases(gone)} not scored ({listed(sorted(gone), 6)}), and a mean of the others could only "
+        "be better; mend them, or count them as missed (--missing zero) or leave them out (--missing ignore)"
+    )
+
+
+def _headline(scored: int, unpredicted: int, gone: Mapping[str, str]) -> str:
+    """Which cases the numbers count, in words."""
+    words = f"all {scored} cases" if scored > 1 else "1 case"
+    if gone:
+        words = f"{scored} of {scored + len(gone)} cases; left out, in no mean: {listed(sorted(gone), 6)}"
+    missed = f"; {unpredicted} of them without a usable prediction, every organ missed" if unpredicted else ""
+    return words + missed
+
+
+def _cases(found: Collection[str]) -> str:
+    return "1 case was" if len(found) == 1 else f"{len(found)} cases were"
+
+
+def _notes(scored: Sequence[CaseScore], ignored: tuple[str, int] | None) -> list[str]:
+    """What a reader of the numbers has to know of the files behind them; each note with its files."""
+    of_note: dict[str, list[str]] = {}
+    for score in scored:
+        for note in score.notes:
+            of_note.setdefault(note.split(": ", 1)[-1], []).append(note.split(": ", 1)[0])
+    notes = [f"{listed(dict.fromkeys(files), 4)}: {note}" for note, files in of_note.items()]
+    if ignored is not None:
+        notes.append(f"voxels that a reference gives the value {ignored[1]} ('{ignored[0]}') count for nothing")
+    same = [score.case for score in scored if score.prediction_sha256 == score.reference_sha256]
+    if same:
+        notes.append(f"prediction and reference are the same, byte for byte: {listed(same, 6)}")
+    return notes
+
+
+def _summary(
+    protocol: Protocol, names: Mapping[int, str], scored: Sequence[CaseScore], refused: str
+) -> dict[str, Any]:
     metrics = (*_METRICS, "hd95_voxels") if protocol.unit == "voxels" else _METRICS
-    counted, note = _counted(protocol, scored)
+    counted, note = ([], refused) if refused else _counted(protocol, scored)
     tables = {
         metric: value_table([records for _, records in counted], metric, len(names)) for metric in metrics
     }
@@ -177,13 +234,17 @@ def _describe(values: NDArray[np.float64], interval: tuple[float, float] | None)
 
 def _inputs(score: CaseScore) -> dict[str, Any]:
     return {
-        "prediction": str(Path(score.prediction).absolute()),
+        "prediction": None if score.prediction is None else str(score.prediction.absolute()),
         "prediction_sha256": score.prediction_sha256,
-        "reference": str(Path(score.reference).absolute()),
+        "reference": str(score.reference.absolute()),
         "reference_sha256": score.reference_sha256,
         "shape": list(score.shape),
         "spacing_mm": list(score.spacing_mm),
-    } | ({"reference_map": score.reference_map} if score.reference_map else {})
+    } | {
+        name: values
+        for name, values in (("reference_map", score.reference_map), ("prediction_map", score.prediction_map))
+        if values
+    }
 
 
 def _versions() -> dict[str, str]:

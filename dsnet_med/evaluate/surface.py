@@ -2,14 +2,13 @@
 
 The surface of a mask is its border voxels: those with at least one face neighbour outside the mask, where
 everything beyond the array counts as outside (medpy's and MONAI's definition). Each border voxel has one exact
-Euclidean distance, centre to centre, to the nearest border voxel of the other mask, which gives two directed
-sets. HD95 `pooled` is the 95th percentile of both sets together (medpy), `max` the larger of the two sets' 95th
-percentiles (MONAI); percentiles interpolate linearly, as NumPy does. ASSD is the mean of both sets together
-(medpy). NSD is the share of all border voxels that lie within a tolerance of the other surface. One empty mask
-gives infinity (NSD 0), two empty masks NaN (conventions.py).
+Euclidean distance (metric.py), centre to centre, to the nearest border voxel of the other mask, which gives two
+directed sets. HD95 `pooled` is the 95th percentile of both sets together (medpy), `max` the larger of the two
+sets' 95th percentiles (MONAI); percentiles interpolate linearly, as NumPy does. ASSD is the mean of both sets
+together (medpy). NSD is the share of all border voxels that lie within a tolerance of the other surface. One
+empty mask gives infinity (NSD 0), two empty masks NaN (conventions.py).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, nan
 from typing import Literal, get_args
@@ -19,13 +18,15 @@ from numpy.typing import ArrayLike
 
 from dsnet_med.errors import unknown
 from dsnet_med.evaluate import inputs, passes
+from dsnet_med.evaluate.metric import GridSpacing, Metric
 from dsnet_med.evaluate.passes import Distances, Places
 
 HausdorffRule = Literal["pooled", "max"]
 
 RULES: tuple[HausdorffRule, ...] = get_args(HausdorffRule)
-# Spacings such as 0.3 have no exact binary form: a surface exactly at the tolerance must not fall outside it.
-_ROUNDING_MM = 1e-9
+# Spacings such as 0.3 have no exact binary form, and headers keep seven digits: a surface exactly at the
+# tolerance must not fall outside it.
+_ROUNDING_MM, _ROUNDING = 1e-9, 1e-6
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,19 @@ class SurfaceDistances:
 
     def within(self, tolerance_mm: float) -> float:
         """The share of border voxels at most `tolerance_mm` from the other surface, 0 to 1."""
-        return float((self.pooled() <= tolerance_mm + _ROUNDING_MM).mean())
+        limit = tolerance_mm + max(_ROUNDING_MM, _ROUNDING * tolerance_mm)
+        return float((self.pooled() <= limit).mean())
 
 
 def hd95(
-    reference: ArrayLike, prediction: ArrayLike, spacing_mm: Sequence[float], rule: HausdorffRule = "pooled"
+    reference: ArrayLike, prediction: ArrayLike, spacing_mm: GridSpacing, rule: HausdorffRule = "pooled"
 ) -> float:
     """The 95th percentile of the surface distances of two masks, in mm.
 
-    The masks are boolean, of one 2-D or 3-D shape; `spacing_mm` has one number per axis. `rule` is `pooled`
-    (medpy's hd95) or `max` (MONAI's). One empty mask gives infinity, two give NaN. Raises InputError.
+    The masks are boolean, of one 2-D or 3-D shape (N axes). `spacing_mm` has one number per axis or, for grids
+    whose axes need not be at right angles, is a matrix (N, N) whose columns are the steps along the axes: the
+    left part of an affine, `affine[:3, :3]`. `rule` is `pooled` (medpy's hd95) or `max` (MONAI's). One empty
+    mask gives infinity, two give NaN. Raises InputError.
     """
     if rule not in RULES:
         raise unknown("HD95 rule", str(rule), RULES)
@@ -68,14 +72,14 @@ def hd95(
     return distances if isinstance(distances, float) else distances.hd95(rule)
 
 
-def assd(reference: ArrayLike, prediction: ArrayLike, spacing_mm: Sequence[float]) -> float:
+def assd(reference: ArrayLike, prediction: ArrayLike, spacing_mm: GridSpacing) -> float:
     """The average symmetric surface distance of two masks, in mm (medpy's assd), arguments as for `hd95`."""
     distances = _checked_distances(reference, prediction, spacing_mm)
     return distances if isinstance(distances, float) else distances.assd()
 
 
 def nsd(
-    reference: ArrayLike, prediction: ArrayLike, spacing_mm: Sequence[float], tolerance_mm: float = 1.0
+    reference: ArrayLike, prediction: ArrayLike, spacing_mm: GridSpacing, tolerance_mm: float = 1.0
 ) -> float:
     """The normalised surface distance: the share of border voxels within `tolerance_mm` of the other surface.
 
@@ -109,24 +113,20 @@ class Borders:
         i, j, k = maps.reference.shape
         return cls((i, j, k), found[0], found[1])
 
-    def distances(self, label: int, spacing: Sequence[float]) -> SurfaceDistances:
-        """The directed sets of a label that both maps hold, in the unit of `spacing` (I, J, K)."""
+    def distances(self, label: int, metric: Metric) -> SurfaceDistances:
+        """The directed sets of a label that both maps hold, by a metric of the axes (I, J, K)."""
         a, b = self.reference[label], self.prediction[label]
-        i, j, k = spacing
-        return SurfaceDistances(
-            passes.PASSES.nearest(a, b, (i, j, k)),
-            passes.PASSES.nearest(b, a, (i, j, k)),
-        )
+        return SurfaceDistances(metric.nearest(a, b), metric.nearest(b, a))
 
 
 def _checked_distances(
-    reference: ArrayLike, prediction: ArrayLike, spacing_mm: Sequence[float]
+    reference: ArrayLike, prediction: ArrayLike, spacing_mm: GridSpacing
 ) -> SurfaceDistances | float:
     masks = inputs.masks(reference, prediction)
-    sizes = inputs.spacing(spacing_mm, masks[0].ndim)
-    maps = inputs.aligned(masks[0].view(np.uint8), masks[1].view(np.uint8), sizes)
+    metric = Metric.of(spacing_mm, masks[0].ndim)
+    maps = inputs.aligned(masks[0].view(np.uint8), masks[1].view(np.uint8))
     survey = passes.PASSES.survey(maps.reference, maps.prediction)
     in_reference, in_prediction = survey.voxels[1, :2] if len(survey.voxels) > 1 else (0, 0)
     if not (in_reference and in_prediction):
         return inf if in_reference or in_prediction else nan
-    return Borders.of(maps, survey).distances(1, maps.spacing)
+    return Borders.of(maps, survey).distances(1, metric.of_axes(maps.axes))

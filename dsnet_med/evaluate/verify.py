@@ -10,14 +10,15 @@ from typing import Any
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.evaluate import inputs
-from dsnet_med.evaluate.folders import CaseScore, Pair, evaluate_pairs
+from dsnet_med.evaluate.folders import CaseScore, Missing, evaluate_pairs, missing_rule
 from dsnet_med.evaluate.labels import LARGEST_LABEL, label_names
+from dsnet_med.evaluate.pairing import Pair
 from dsnet_med.evaluate.protocols import find_protocols
 from dsnet_med.evaluate.summary import cases_csv, summarise
 
 # Another processor or library version may add in another order; nothing else may change a number.
 _SAME = 1e-9
-_COMPARED = ("protocol", "hd95", "labels", "mean", "mean_ci95", "missed", "cases", "note")
+_COMPARED = ("protocol", "hd95", "labels", "mean", "mean_ci95", "missed", "cases", "note", "headline")
 _INPUTS = ("shape", "spacing_mm")
 
 
@@ -30,6 +31,11 @@ class Claim:
     labels: dict[int, str]
     protocols: tuple[str, ...]
     pairs: list[Pair]
+    rule: Missing
+    missing: list[str]
+    failures: dict[str, str]
+    left_out: dict[str, str]
+    ignored: tuple[str, int] | None = None
     maps: dict[Path, dict[int, int]] = field(default_factory=dict)
 
 
@@ -45,12 +51,23 @@ def read_claim(path: Path, *, prediction: Path | None = None, reference: Path | 
         find_protocols(protocols)
         for entry in content.get("protocols", {}).values():
             dict(entry)
+        counting = dict(content.get("missing", {"rule": "ignore"}))  # older summaries left out what failed
+        rule = missing_rule(counting["rule"])
+        elsewhere = {*counting.get("counted_as_missed", ()), *content.get("predictions_without_reference", ())}
+        failures = {
+            str(entry["case"]): str(entry["reason"])
+            for entry in content.get("failed", ())
+            if entry["case"] not in elsewhere
+        }
+        missing, left_out = list(content.get("references_without_prediction", ())), counting.get("left_out", {})
+        ignored = [(str(name), int(value)) for name, value in (content.get("ignored_label") or {}).items()]
         pairs, maps = [], {}
         for case, entry in content["inputs"].items():
-            pair = Pair(case, _moved(entry["prediction"], prediction), _moved(entry["reference"], reference))
-            pairs.append(pair)
-            if "reference_map" in entry:
-                maps[pair.reference] = _label_map(entry["reference_map"])
+            predicted = None if entry["prediction"] is None else _moved(entry["prediction"], prediction)
+            pairs.append(Pair(case, predicted, _moved(entry["reference"], reference)))
+            for role, file in (("reference", pairs[-1].reference), ("prediction", predicted)):
+                if file is not None and f"{role}_map" in entry:
+                    maps[file] = _label_map(entry[f"{role}_map"])
         inputs.tolerance(float(content["nsd_tolerance_mm"]))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -60,7 +77,10 @@ def read_claim(path: Path, *, prediction: Path | None = None, reference: Path | 
         ) from error
     if not pairs:
         raise InputError(f"{path}: names no scored case; there is nothing to verify")
-    return Claim(path, content, labels, protocols, pairs, maps)
+    one_ignored = next(iter(ignored), None)
+    return Claim(
+        path, content, labels, protocols, pairs, rule, missing, failures, dict(left_out), one_ignored, maps
+    )
 
 
 def score_again(claim: Claim, *, workers: int = 1) -> Iterator[CaseScore]:
@@ -71,8 +91,12 @@ def score_again(claim: Claim, *, workers: int = 1) -> Iterator[CaseScore]:
         protocols=claim.protocols,
         workers=workers,
         reference_map=claim.maps.get,
+        prediction_map=claim.maps.get,
         nsd_tolerance_mm=float(claim.content["nsd_tolerance_mm"]),
         resample=bool(claim.content.get("resampled")),
+        drop_outside=bool(claim.content.get("resampled")),
+        ignored=claim.ignored[1] if claim.ignored else None,
+        missing=claim.rule,
     )
 
 
@@ -82,9 +106,20 @@ def differences(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
     found += [line for score in scores if not score.error for line in _changed_files(claim, score)]
     if any(score.error for score in scores):
         return found
-    tolerance = float(claim.content["nsd_tolerance_mm"])
-    again = summarise(scores, claim.labels, claim.protocols, nsd_tolerance_mm=tolerance)
+    again = summarise(
+        scores,
+        claim.labels,
+        claim.protocols,
+        missing=claim.missing,
+        failures=claim.failures,
+        left_out=claim.left_out,
+        rule=claim.rule,
+        nsd_tolerance_mm=float(claim.content["nsd_tolerance_mm"]),
+        ignored=claim.ignored,
+    )
     again = json.loads(json.dumps(again))  # tuples become lists, as in the file
+    if "headline" not in claim.content:  # nor in older summaries
+        again.pop("headline")
     for then, now, name in _entries(claim, again):
         found += [line for key in _COMPARED for line in _unequal(then.get(key), now.get(key), f"{name}: {key}")]
     for case, entry in again["inputs"].items():
@@ -120,7 +155,7 @@ def _changed_files(claim: Claim, score: CaseScore) -> list[str]:
             ("prediction", score.prediction, score.prediction_sha256),
             ("reference", score.reference, score.reference_sha256),
         )
-        if entry.get(f"{role}_sha256") != digest
+        if entry.get(f"{role}_sha256") != digest and path is not None
     ]
 
 

@@ -1,10 +1,14 @@
-"""The slice where a prediction differs most from its reference, kept when a case is scored for its picture."""
+"""The slice where a prediction differs most from its reference, kept when a case is scored for its picture.
+
+Every case keeps its own, for only the last one tells which few are drawn; compressed, a slice takes kilobytes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from dsnet_med.evaluate.inputs import LabelMap
@@ -14,13 +18,37 @@ Slice = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
+class _Packed:
+    """A slice, compressed."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.integer[Any]]
+    content: bytes
+
+    @classmethod
+    def of(cls, labels: Slice) -> "_Packed":
+        return cls(labels.shape, labels.dtype, isal_zlib.compress(labels.tobytes(), 1))
+
+    def unpacked(self) -> Slice:
+        return np.frombuffer(isal_zlib.decompress(self.content), self.dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True)
 class SlicePair:
     """One slice of both maps as a radiologist sees it (geometry.SliceOrder): which one, of how many."""
 
     index: int
     depth: int
-    reference: Slice
-    prediction: Slice
+    _reference: _Packed
+    _prediction: _Packed
+
+    @property
+    def reference(self) -> Slice:
+        return self._reference.unpacked()
+
+    @property
+    def prediction(self) -> Slice:
+        return self._prediction.unpacked()
 
 
 def worst_slice(
@@ -37,4 +65,4 @@ def worst_slice(
     a, b = order.to_slices(reference), order.to_slices(prediction)
     wrong = differing[order.axes[0]][:: -1 if order.reversed[0] else 1]
     index = int(np.argmax(wrong if wrong.any() else np.count_nonzero(a, axis=(1, 2))))
-    return SlicePair(index, len(a), a[index].copy(), b[index].copy())
+    return SlicePair(index, len(a), _Packed.of(a[index]), _Packed.of(b[index]))

@@ -1,7 +1,8 @@
 """Does the label map contradict anatomy? A mirrored header or exchanged labels show in where organs lie.
 
-Only relations that hold in almost every patient are looked at, with a margin; situs inversus contradicts them
-too, so these are warnings and never change a mask.
+Only relations that hold in almost every patient are looked at, with a margin. A brain under an abdomen's model
+contradicts them too, more often than a header does, and so does situs inversus: these are warnings and never
+change a mask.
 """
 
 from collections.abc import Sequence
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.dicom.organs import organ_of
-from dsnet_med.prepare.doctor_checks import centroids_mm, swapped_sides
+from dsnet_med.prepare.doctor_checks import centroids_mm, wrong_sides
 
+_OTHER_KIND = "this may be another kind of image than the network was trained on"
 _MARGIN_MM = 15.0
 _ENOUGH_PER_AXIS = 100  # voxels for a centroid to within a few millimetres
 _ABOVE = (("liver", "right_kidney"), ("spleen", "left_kidney"), ("liver", "bladder"), ("spleen", "bladder"))
@@ -33,8 +35,18 @@ def contradictions(
     ids, affine = ids[:: steps[0], :: steps[1], :: steps[2]], affine @ np.diag((*steps, 1))
     left = {name: by_name[name] for name in by_name if _side(name) == "left"}
     right = {name: by_name[name] for name in by_name if _side(name) == "right"}
-    swapped = swapped_sides(ids, affine, left, right)
-    return [*([swapped] if swapped else []), *_displaced(ids, affine, by_name)]
+    return [*_swapped(*wrong_sides(ids, affine, left, right)), *_displaced(ids, affine, by_name)]
+
+
+def _swapped(wrong: Sequence[tuple[str, str, float]], pairs: int) -> list[str]:
+    if not wrong:
+        return []
+    first, second, distance = wrong[0]
+    line = f"{_OTHER_KIND}: {first} lies {distance:.0f} mm to the right of {second}"
+    if len(wrong) == 1:
+        return [f"{line}; one pair of organs of {pairs} is weak evidence that left and right are swapped"]
+    cause = "the affine or the axes are flipped" if len(wrong) * 2 > pairs else "labels are exchanged"
+    return [f"{line}; or left and right are swapped, in {len(wrong)} of {pairs} pairs of organs: {cause}"]
 
 
 def _side(name: str) -> str | None:
@@ -53,6 +65,6 @@ def _displaced(
         for a, b in pairs:
             if a in centres and b in centres and (d := centres[b][axis] - centres[a][axis]) > _MARGIN_MM:
                 lines.append(
-                    f"{a} lies {d:.0f} mm {way} {b}: the affine may be flipped, or the labels exchanged"
+                    f"{_OTHER_KIND}: {a} lies {d:.0f} mm {way} {b}; or the affine is flipped, or labels swapped"
                 )
     return lines

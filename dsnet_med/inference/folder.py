@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from dsnet_med.errors import InputError
 from dsnet_med.evaluate.folders import RUN_FACTS
 from dsnet_med.files import write_json, write_text
 from dsnet_med.inference.mask import labels_of
-from dsnet_med.inference.outputs import FORMATS, SIDECAR, is_as_written, read_sidecar
 from dsnet_med.inference.run_facts import FACTS, agreed
+from dsnet_med.inference.sidecar import FORMATS, LABELS, SIDECAR, is_as_written, read_json, read_sidecar
 
-LABELS, STATISTICS = "labels.json", "statistics.csv"
+STATISTICS = "statistics.csv"
 _HEAD = ["case", "label", "name", "voxels", "volume_ml", "mean_intensity"]
 _HELP = "choose another --out, or replace it with --overwrite"
 
@@ -25,8 +24,8 @@ def claim(out: Path, class_names: Sequence[str], *, statistics: bool, overwrite:
     """
     labels = labels_of(class_names)
     if not overwrite:
-        _require(out / LABELS, _json(out / LABELS) in (None, labels), "names other classes")
-        run = _json(out / RUN_FACTS)
+        _require(out / LABELS, read_json(out / LABELS) in (None, labels), "names other classes")
+        run = read_json(out / RUN_FACTS)
         _require(out / RUN_FACTS, run is None or (isinstance(run, dict) and run.keys() <= FACTS), _FOREIGN)
         if statistics:
             _require(out / STATISTICS, _first_line(out / STATISTICS) in (None, ",".join(_HEAD)), _FOREIGN)
@@ -38,22 +37,13 @@ _FOREIGN = "was not written by infer"
 def name_classes(out: Path, class_names: Sequence[str]) -> None:
     """Write labels.json beside masks, unless it is there."""
     labels = labels_of(class_names)
-    if _json(out / LABELS) != labels:
+    if read_json(out / LABELS) != labels:
         write_json(out / LABELS, labels)
 
 
 def _require(path: Path, holds: bool, why: str) -> None:
     if path.exists() and not holds:
         raise InputError(f"{path} is there already and {why}; {_HELP}")
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError):
-        return ...
 
 
 def _first_line(path: Path) -> str | None:

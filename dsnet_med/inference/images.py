@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dsnet_med.errors import InputError
 from dsnet_med.inference.sources import find_sources, load
 from dsnet_med.volumes import Volume, checked_affine, of_image, one_of
+from dsnet_med.volumes_nifti import part_of
 
 _GIVEN = Path("image")  # the name in errors of what came without a file
 
@@ -22,8 +23,8 @@ def as_volume(
     Raises InputError.
     """
     from_file = isinstance(image, str | Path)
-    if affine is not None and (from_file or isinstance(image, nib.spatialimages.SpatialImage)):
-        raise InputError("got an affine for an image that has its own; leave it out")
+    if affine is not None and (from_file or hasattr(image, "affine") or hasattr(image, "GetDirection")):
+        raise InputError(f"got an affine for an image that has its own ({_name(image)}); leave it out")
     if series is not None and not from_file:
         raise InputError(f"got series {series!r}, which picks among DICOM series; give a path")
     if from_file:
@@ -31,11 +32,15 @@ def as_volume(
     if isinstance(image, nib.nifti1.Nifti1Pair):
         return of_image(_GIVEN, image, volume_index)
     if isinstance(image, nib.spatialimages.SpatialImage):
-        image, affine = np.asanyarray(image.dataobj), image.affine
+        voxels = _of_array(np.asanyarray(image.dataobj), image.affine, volume_index)
+        analyze = isinstance(image, nib.analyze.AnalyzeImage)
+        return (
+            voxels.noted("Analyze 7.5 does not tell left from right: they are a guess") if analyze else voxels
+        )
     if hasattr(image, "GetDirection"):
         from dsnet_med.volumes_itk import converted  # noqa: PLC0415 -- SimpleITK takes long to load
 
-        image, affine = converted(_GIVEN, image, volume_index)
+        return _of_array(*converted(_GIVEN, image, volume_index))
     if affine is None:
         affine = getattr(image, "affine", None)
     if affine is None:
@@ -43,11 +48,11 @@ def as_volume(
             f"got a {type(image).__name__}; wanted a path, a nibabel or SimpleITK image, or an array "
             "and its affine"
         )
-    voxels = np.asarray(image)
-    if volume_index is not None and voxels.ndim > 3:
-        one_of(_GIVEN, voxels.shape, volume_index)
-        voxels = voxels.reshape((*voxels.shape[:3], -1), order="F")[..., volume_index]
-    return _of_array(voxels, np.asarray(affine, np.float64))
+    return _of_array(np.asarray(image), np.asarray(affine, np.float64), volume_index)
+
+
+def _name(image: Any) -> str:
+    return "path" if isinstance(image, str | Path) else type(image).__name__
 
 
 def _read(path: Path, volume_index: int | None, series: str | None) -> Volume:
@@ -57,7 +62,10 @@ def _read(path: Path, volume_index: int | None, series: str | None) -> Volume:
     return load(sources[0], volume_index, series)
 
 
-def _of_array(voxels: NDArray[Any], affine: NDArray[np.float64]) -> Volume:
+def _of_array(voxels: NDArray[Any], affine: NDArray[np.float64], volume_index: int | None = None) -> Volume:
+    if volume_index is not None and voxels.ndim >= 3:
+        one_of(_GIVEN, voxels.shape, volume_index)
+        voxels = part_of(voxels, voxels.shape, volume_index)
     if voxels.ndim != 3 or 0 in voxels.shape:
         raise InputError(f"got an array of shape {voxels.shape}, wanted one volume (X, Y, Z)")
     if voxels.dtype.kind not in "iuf" or not np.isfinite(voxels).all():

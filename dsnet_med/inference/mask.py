@@ -1,5 +1,6 @@
 """What a predictor gives: a label map in the grid of its input."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsnet_med.volumes import Volume, write_labels
+from dsnet_med.errors import InputError
+from dsnet_med.volumes import Volume, require_nifti_name, write_labels
+
+_SAVED: set[Path] = set()  # by this process
 
 
 def labels_of(class_names: Sequence[str]) -> dict[str, str]:
@@ -43,6 +47,18 @@ class Mask:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.voxels, dtype=dtype) if copy else np.asarray(self.voxels, dtype=dtype)
 
-    def save(self, path: Path | str) -> None:
-        """Write a NIfTI file (.nii or .nii.gz) with the header of the input. Raises InputError."""
-        write_labels(Path(path), self.voxels, self.source)
+    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
+        """Write a NIfTI file (.nii or .nii.gz) on the grid of the input.
+
+        Raises InputError for another name, and for a file that this process has not saved itself, unless that
+        is to be replaced.
+        """
+        place = Path(path)
+        require_nifti_name(place)
+        own = place.absolute()
+        if os.path.lexists(place) and not overwrite and own not in _SAVED:
+            raise InputError(
+                f"{place} is there already; choose another name, or replace it with overwrite=True"
+            )
+        write_labels(place, self.voxels, self.source)
+        _SAVED.add(own)

@@ -24,7 +24,7 @@ from dsnet_med.geometry import SliceAxis
 from dsnet_med.inference.plain import code_in
 from dsnet_med.inference.trust import executed_files, is_own
 from dsnet_med.networks.checkpoint import read_checkpoint
-from dsnet_med.networks.definition import build
+from dsnet_med.networks.definition import build, literal
 from dsnet_med.prepare.intensity import Intensity
 
 FITS = ("resize", "window")
@@ -196,7 +196,7 @@ def _built_by_monai(folder: Path) -> Any:
 
     parser = ConfigParser()
     parser.read_config(str(next(folder / name for name in _CONFIGS if (folder / name).is_file())))
-    parser["bundle_root"] = str(folder)
+    parser["bundle_root"] = literal(str(folder))
     parser["pretrained"] = False
     return parser.get_parsed_content("slice_network")
 

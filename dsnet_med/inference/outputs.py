@@ -7,7 +7,6 @@ Nothing in the files depends on the time: the same run on the same machine write
 """
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import nibabel as nib
 import dsnet_med
 from dsnet_med.dicom.read import DicomVolume
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.evaluate.folders import REGRIDDED
+from dsnet_med.evaluate.pairing import REGRIDDED
 from dsnet_med.files import output_error, sha256, staging, write_json
 from dsnet_med.inference.mask import Mask, labels_of
 from dsnet_med.inference.measures import measures
@@ -27,14 +26,19 @@ from dsnet_med.inference.preview import write_preview
 from dsnet_med.inference.probabilities import write_probabilities
 from dsnet_med.inference.regrid import regridded
 from dsnet_med.inference.run_facts import run_facts
+from dsnet_med.inference.sidecar import (
+    ENDINGS,
+    FORMATS,
+    PREVIEW,
+    PROBABILITIES,
+    SIDECAR,
+    is_as_written,
+    read_sidecar,
+)
 from dsnet_med.inference.sources import Source
 from dsnet_med.volumes import Grid, write_labels
 
-FORMATS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
 NEEDS_DICOM = "is no DICOM series, and a DICOM segmentation has to point at one; use --format nifti"
-SIDECAR = ".json"
-_PROBABILITIES, _PREVIEW = ".npz", ".png"
-_ALL = (_PROBABILITIES, _PREVIEW, REGRIDDED, *FORMATS.values())
 _HELP = "choose another --out, or replace it with --overwrite"
 _OTHERS = {
     "case": "of another case",
@@ -43,7 +47,6 @@ _OTHERS = {
     "model": "by another model",
     "settings": "with other settings",
 }
-_FORM = {"labels": dict, "input": dict, "model": list, "settings": dict, "files": dict}
 Identity = dict[str, Any]
 
 
@@ -73,22 +76,45 @@ class Outputs:
     @property
     def endings(self) -> list[str]:
         """The endings of the files of a case, without its sidecar; masks last."""
-        extras = [_PROBABILITIES] * self.probabilities + [_PREVIEW] * self.preview + [REGRIDDED] * self.regrid
+        extras = [PROBABILITIES] * self.probabilities + [PREVIEW] * self.preview + [REGRIDDED] * self.regrid
         return extras + [FORMATS[name] for name in FORMATS if name in self.formats]
 
 
 def identity(source: Source, predictor: Predictor, settings: dict[str, Any]) -> Identity:
-    """What makes one result another: the input's content, the models and the settings."""
-    digest = hashlib.sha256()
-    for file in source.files:
-        digest.update(sha256(file).encode())
+    """What makes one result another: the input's content, the models and the settings.
+
+    The hash of an input is that of its file, as `sha256sum` prints it; of several files that of each by name.
+    """
+    digests = {file.name: sha256(file) for file in source.files}
     return {
         "case": source.case,
         "labels": labels_of(predictor.class_names),
-        "input": {"files": len(source.files), "sha256": digest.hexdigest()},
+        "input": {
+            "files": len(source.files),
+            "sha256": digests if len(source.files) > 1 else digests[source.files[0].name],
+        },
         "model": list(predictor.fingerprints),
         "settings": settings,
     }
+
+
+def _differences(sidecar: dict[str, Any], wanted: Identity) -> list[str]:
+    """The parts of an identity that a sidecar has otherwise."""
+    return [name for name, value in wanted.items() if not _agrees(name, sidecar.get(name), value)]
+
+
+def _agrees(name: str, held: Any, value: Any) -> bool:
+    """Whether a sidecar holds this value; of an input the contents count, not the files' names."""
+    if name != "input" or not isinstance(held, dict):
+        return bool(held == value)
+    digests = _digests(value["sha256"])
+    # Those written before the hash of a file was its own hold one of the files' hashes.
+    together = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return _digests(held.get("sha256")) in (digests, [together])
+
+
+def _digests(digests: Any) -> list[Any]:
+    return list(digests.values()) if isinstance(digests, dict) else [digests]
 
 
 def is_finished(out: Path, wanted: Identity, outputs: Outputs) -> bool:
@@ -98,14 +124,14 @@ def is_finished(out: Path, wanted: Identity, outputs: Outputs) -> bool:
     another input or other settings.
     """
     case = str(wanted["case"])
-    present = [ending for ending in _ALL if os.path.lexists(out / f"{case}{ending}")]
+    present = [ending for ending in ENDINGS if os.path.lexists(out / f"{case}{ending}")]
     sidecar = read_sidecar(out, case)
     if sidecar is None:
         for ending in [SIDECAR, *present]:
             if os.path.lexists(out / f"{case}{ending}") and ending in (SIDECAR, *outputs.endings):
                 raise _refused(out / f"{case}{ending}", "and was not written by infer")
         return False
-    if other := [name for name, value in wanted.items() if sidecar.get(name) != value]:
+    if other := _differences(sidecar, wanted):
         if there := [ending for ending in present if ending in (*sidecar["files"], *outputs.endings)]:
             raise _refused(out / f"{case}{there[0]}", _OTHERS[other[0]])
         return False
@@ -120,32 +146,6 @@ def _refused(path: Path, why: str) -> InputError:
     return InputError(f"{path} is there already, {why}; {_HELP}")
 
 
-def read_sidecar(out: Path, case: str) -> dict[str, Any] | None:
-    """A case's sidecar, or None where there is none that `write_case` wrote for it."""
-    path = out / f"{case}{SIDECAR}"
-    try:
-        sidecar = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    return sidecar if isinstance(sidecar, dict) and _is_ours(sidecar, case) else None
-
-
-def _is_ours(sidecar: dict[str, Any], case: str) -> bool:
-    """Whether a JSON file has the form of a case's sidecar; the names of its files become paths."""
-    if sidecar.get("case") != case or not all(
-        isinstance(sidecar.get(name), kind) for name, kind in _FORM.items()
-    ):
-        return False
-    known = all(ending in _ALL and isinstance(digest, str) for ending, digest in sidecar["files"].items())
-    return known and isinstance(sidecar.get("statistics", {}), dict)
-
-
-def is_as_written(out: Path, case: str, ending: str, sidecar: dict[str, Any]) -> bool:
-    """Whether a file of a case is the one that its sidecar vouches for."""
-    path = out / f"{case}{ending}"
-    return path.is_file() and sidecar["files"].get(ending) == sha256(path)
-
-
 def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, outputs: Outputs) -> str | None:
     """Make the files of one case and move them into `out`, the sidecar first. Raises InputError.
 
@@ -158,7 +158,7 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
         failed = _make(made, case, mask, predictor, outputs)
         endings = [ending for ending in outputs.endings if failed is None or ending != FORMATS["dicom-seg"]]
         earlier = read_sidecar(out, case) or {"files": {}}
-        same = all(earlier.get(name) == value for name, value in wanted.items())
+        same = not _differences(earlier, wanted)
         files = {ending: sha256(made / f"{case}{ending}") for ending in endings}
         vouched = {
             ending: digest
@@ -169,7 +169,7 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
         if same and "statistics" in earlier:
             sidecar.setdefault("statistics", earlier["statistics"])
         all_files = {**vouched, **files} if same else files
-        sidecar["files"] = {ending: all_files[ending] for ending in _ALL if ending in all_files}
+        sidecar["files"] = {ending: all_files[ending] for ending in ENDINGS if ending in all_files}
         write_json(made / f"{case}{SIDECAR}", sidecar)
         try:
             for ending in () if same else vouched:  # first, so that no old file lies beside a new sidecar
@@ -184,13 +184,13 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
 def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outputs) -> str | None:
     """Why there is no DICOM segmentation beside the others."""
     if outputs.probabilities and mask.probabilities is not None:
-        path = made / f"{case}{_PROBABILITIES}"
+        path = made / f"{case}{PROBABILITIES}"
         write_probabilities(path, mask.probabilities, mask.class_names, mask.affine)
     if outputs.preview:
         scaling = predictor.members[0].intensity.fit(mask.source.voxels)
-        write_preview(made / f"{case}{_PREVIEW}", mask, predictor.slice_axis, scaling)
+        write_preview(made / f"{case}{PREVIEW}", mask, predictor.slice_axis, scaling)
     if "nifti" in outputs.formats:
-        mask.save(made / f"{case}{FORMATS['nifti']}")
+        write_labels(made / f"{case}{FORMATS['nifti']}", mask.voxels, mask.source)
     if outputs.regrid:
         voxels, affine = regridded(mask.voxels, mask.affine)
         x, y, z = voxels.shape

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsnet_med.errors import InputError
-from dsnet_med.geometry import SliceAxis, SliceOrder
+from dsnet_med.geometry import SliceAxis, SliceOrder, cut_across, is_sheared
 from dsnet_med.inference.anatomy import contradictions
 from dsnet_med.inference.batches import first_guess, in_batches
 from dsnet_med.inference.hardware import choose_device, choose_precision, compile_in_place
@@ -21,7 +21,6 @@ from dsnet_med.inference.mask import Mask
 from dsnet_med.inference.member import Member, mean_probabilities
 from dsnet_med.inference.model_folder import Model, load_model
 from dsnet_med.inference.postprocess import PostProcess, postprocessed
-from dsnet_med.inference.regrid import is_sheared
 from dsnet_med.inference.running_max import class_ids, id_type
 from dsnet_med.prepare.intensity import Scaling
 from dsnet_med.volumes import Volume
@@ -127,8 +126,10 @@ class Predictor:
         with self._one_at_a_time:
             ids = self._class_ids(volume, probabilities, progress, notices.append)
         ids = postprocessed(ids, self.postprocess, self.class_names, volume.voxel_mm3)
-        sheared = (_sheared_note(volume),) if is_sheared(volume.affine) else ()
-        notes = (*volume.notes, *sheared, *contradictions(ids, volume.affine, self.class_names))
+        across = cut_across(volume.affine, self.slice_axis)
+        thick = () if across is None else (across,)
+        sheared = (_sheared_note(volume),) if is_sheared(volume.shape, volume.affine) else ()
+        notes = (*volume.notes, *sheared, *thick, *contradictions(ids, volume.affine, self.class_names))
         return Mask(ids, self.class_names, volume, notes, tuple(notices), probabilities)
 
     def _class_ids(
@@ -164,13 +165,13 @@ class Predictor:
         return ids
 
     def _suggested(self, pixels: int) -> int:
-        """How many slices of so many pixels to work on at a time; logits of all classes weigh like images.
+        """How many slices of so many pixels to work on at a time, by what one takes of memory.
 
         Probabilities do not count: with another batch size the last bits, and so a mask, could differ.
         """
-        largest = max(pixels, *(one.size[0] * one.size[1] for one in self.members))
+        sizes = [one.size[0] * one.size[1] for one in self.members]
         whole = self.mirror or len(self.members) > 1 or any(one.fit == "window" for one in self.members)
-        return first_guess(largest * (len(self.class_names) if whole else 1), self.device)
+        return first_guess(max(pixels, *sizes), pixels * len(self.class_names) if whole else 0, self.device)
 
     @torch.inference_mode()
     def _decide(self, slices: Images, scalings: Sequence[Scaling], keep: bool) -> tuple[Tensor, Tensor | None]:

@@ -6,14 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_RIGHT_ANGLE = 1e-5  # cosine
 _ROUNDING = 1e-6  # of a voxel
-
-
-def is_sheared(affine: NDArray[np.float64]) -> bool:
-    """Whether the axes of a grid are not at right angles; ITK then refuses its NIfTI file."""
-    edges = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return not np.allclose(edges.T @ edges, np.eye(3), atol=_RIGHT_ANGLE)
 
 
 def regridded(

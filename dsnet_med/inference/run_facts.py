@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_NAMES = ("recipe", "seed", "iterations", "width", "select_on", "device")
+_NAMES = ("recipe", "seed", "iterations", "width", "parameters", "select_on", "device")
 _TITLE, _SELECTED = "method", "selected at iteration"
 FACTS = {_TITLE, *_NAMES, _SELECTED}
 

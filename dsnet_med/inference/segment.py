@@ -133,6 +133,8 @@ def _submit(loader: ThreadPoolExecutor, work: _Work, waiting: Iterator[Source]) 
 def _load(work: _Work, source: Source) -> _Loaded:
     loaded, choice = _Loaded(source, {}), work.choice
     try:
+        if source.refused is not None:
+            raise InputError(source.refused)
         loaded.facts = identity(source, work.predictor, settings_of(work.predictor, choice))
         if not work.outputs.overwrite and is_finished(work.out, loaded.facts, work.outputs):
             loaded.kept = True

@@ -1,36 +1,54 @@
 """From what a user names (files, folders, patterns, DICOM series) to one source per case, and to its volume."""
 
+import filecmp
 import glob
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import os
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from dsnet_med.dicom.series import choose, find_series, is_dicom, over_folders
 from dsnet_med.errors import InputError, SeveralVolumesError
+from dsnet_med.files import absent, entries_of, is_dangling, is_file_or_dangling, require_file
+from dsnet_med.inference.sidecar import masks_among
 from dsnet_med.volumes import Volume, case_name, files_of, is_volume, read_image
+from dsnet_med.volumes_nifti import header_of
 
 # What lies among volumes and is one, but cannot be read: to be refused by name rather than passed over.
-_OTHER_VOLUMES = (".img", ".mgz", ".mgh", ".mnc", ".par", ".rec", ".dcm", ".ima")
+_OTHER_VOLUMES = (".img", ".img.gz", ".img.bz2", ".mgz", ".mgh", ".mnc", ".par", ".rec", ".dcm", ".ima")
+_OF_DICOM = (".dcm", ".ima")
 RESERVED = ("labels", "run", "statistics")
+_SHOWN = 3
+_WANTED = ".nii, .nii.gz, .nrrd, .mha or DICOM file"
+Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Source:
-    """One case: a volume file, or the DICOM files of a folder, of which a series is chosen on reading."""
+    """One case: a volume file, or the DICOM files of a folder, of which a series is chosen on reading.
+
+    `refused` says why it cannot be taken: the case fails, the others go on.
+    """
 
     case: str
     kind: Literal["file", "dicom"]
     files: tuple[Path, ...]
     where: Path = field(compare=False)  # the file, or the folder of the files
+    refused: str | None = field(default=None, compare=False)
 
 
-def find_sources(paths: Sequence[Path], leave_out: Path | None = None) -> list[Source]:
+def find_sources(
+    paths: Sequence[Path], leave_out: Path | None = None, note: Note = lambda _: None
+) -> list[Source]:
     """The cases named by `paths`: files, folders (searched with all that they hold), patterns like `*.nii`.
 
     A case has the name of its file, or of its DICOM folder; below a given folder, the way there is put before
-    it: `patient1/ct.nii` is `patient1_ct`. `leave_out` is a folder not to search, the one to write to. Raises
-    InputError for what does not exist, for folders without a volume, and for two cases of one name.
+    it: `patient1/ct.nii` is `patient1_ct`. `leave_out` is a folder not to search, the one to write to. Masks
+    that `infer` wrote are passed over, which `note` is told. Cases of one name, links that lead nowhere and
+    the like are sources that are `refused`. Raises InputError for what does not exist, and for folders without
+    a volume.
     """
     sources: list[Source] = []
     out = leave_out.resolve() if leave_out else None
@@ -38,21 +56,35 @@ def find_sources(paths: Sequence[Path], leave_out: Path | None = None) -> list[S
         if path.is_dir():
             if path.resolve() == out:
                 raise InputError(f"{path}: is the folder to write to; choose another --out")
-            found = list(_below(path, path, out, set()))
-            if not found:
-                raise InputError(f"{path}: holds no .nii, .nii.gz, .nrrd, .mha or DICOM file")
-            sources += found
-        elif path.is_file():
+            sources += _searched(path, out, note)
+        elif is_file_or_dangling(path):
             sources.append(_single(path))
         elif path.exists():
             raise InputError(f"{path}: neither a file nor a folder; give a volume")
         else:
+            if path.is_symlink():
+                require_file(path)  # says where it leads
             raise InputError(f"{path}: no such file or folder")
     return _named_apart(_reunited(_grouped(sources)))
 
 
+def _copies_refused(sources: Sequence[Source], masks: Sequence[Path]) -> Iterator[Source]:
+    """The sources; those refused whose file is one of these masks under another name."""
+    by_size: dict[int, list[Path]] = {}
+    for mask in filter(Path.is_file, masks):
+        by_size.setdefault(mask.stat().st_size, []).append(mask)
+    for source in sources:
+        size = source.where.stat().st_size if by_size and source.refused is None else -1
+        same = (mask for mask in by_size.get(size, ()) if filecmp.cmp(mask, source.where, shallow=False))
+        copied = next(same, None)
+        why = f"{source.where}: is a copy of {copied}, a mask that infer wrote; wanted an image"
+        yield source if copied is None else replace(source, refused=why)
+
+
 def load(source: Source, volume_index: int | None = None, series: str | None = None) -> Volume:
     """The volume of a source. Raises InputError."""
+    if source.refused is not None:
+        raise InputError(source.refused)
     if source.kind == "file":
         if series is not None:
             raise InputError(f"{source.where}: got --series {series} for a file; it picks among DICOM series")
@@ -82,41 +114,92 @@ def _expanded(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _single(path: Path) -> Source:
+    if is_dangling(path):
+        case = case_name(path) if is_volume(path) else _bare(path)
+        return Source(case, "file", (path,), path, str(absent(path)))
+    masks = masks_among(path.parent, [path])
+    if path in masks.written:
+        refused = f"{path}: is a mask that infer wrote, wanted an image"
+        return Source(case_name(path), "file", (path,), path, refused)
     if is_dicom(path):
         return Source(_bare(path), "dicom", (path,), path)
-    header = _header_of(path)
-    return Source(case_name(path), "file", _files_of(header), header)
+    header = header_of(path)
+    return Source(case_name(path), "file", _files_of(header), header, _doubt(path) if masks.doubtful else None)
 
 
-def _header_of(path: Path) -> Path:
-    """The .hdr of an .img, where there is one: the pair is one volume."""
-    header = path.with_suffix(".hdr")
-    return header if path.suffix.lower() == ".img" and header.is_file() else path
+def _doubt(path: Path) -> str:
+    return f"{path}: lies among masks that infer wrote and may be one; move it elsewhere to segment it"
 
 
-def _below(folder: Path, top: Path, leave_out: Path | None, seen: set[Path]) -> Iterator[Source]:
-    """The sources in a folder and below; `seen` are the folders searched so far: links may lead back."""
+def _searched(folder: Path, leave_out: Path | None, note: Note) -> list[Source]:
+    """All sources in a folder. Raises InputError where there is none."""
+    written: list[Path] = []
+    found = list(_copies_refused(list(_below(folder, folder, leave_out, set(), written)), written))
+    if written:
+        where = ", ".join(dict.fromkeys(str(file.parent) for file in written[:_SHOWN]))
+        more = ", ..." if len(written) > _SHOWN else ""
+        count = "a mask" if len(written) == 1 else f"{len(written)} masks"
+        note(f"passed over {count} that infer wrote, in {where}{more}: wanted images")
+    if not found:
+        but = "nothing but masks that infer wrote, wanted images" if written else "no " + _WANTED
+        raise InputError(f"{folder}: holds {but}")
+    return found
+
+
+def _below(
+    folder: Path, top: Path, leave_out: Path | None, seen: set[Path], written: list[Path]
+) -> Iterator[Source]:
+    """The sources in a folder and below; `seen` are the folders searched so far: links may lead back.
+
+    Masks of earlier runs are added to `written`.
+    """
     place = folder.resolve()
     if place == leave_out or place in seen:
         return
     seen.add(place)
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    # A link that leads nowhere is somebody's volume too, which has not been fetched.
-    files = [entry for entry in entries if entry.is_file() or (entry.is_symlink() and not entry.exists())]
     prefix = "".join(f"{part}_" for part in folder.relative_to(top).parts)
-    dicom = []
+    own = prefix.removesuffix("_") or _own_name(folder)
+    try:
+        entries = entries_of(folder)
+    except InputError as error:
+        yield Source(own, "file", (folder,), folder, str(error))
+        return
+    files = [entry for entry in entries if is_file_or_dangling(entry)]
+    masks = masks_among(folder, [file for file in files if is_volume(file) or file.suffix == ".dcm"])
+    written += sorted(masks.written)
+    dicom, lost = [], []
     for file in files:
+        if file in masks.written:
+            continue
         if is_volume(file):
-            yield Source(prefix + case_name(file), "file", _files_of(file), file)
+            refused = _doubt(file) if file in masks.doubtful else _unreadable(file)
+            yield Source(prefix + case_name(file), "file", _files_of(file), file, refused)
         elif is_dicom(file):
             dicom.append(file)
-        elif file.name.lower().endswith(_OTHER_VOLUMES) and _header_of(file) == file:
-            yield Source(prefix + _bare(file), "file", (file,), file)
-    if dicom:
-        yield Source(prefix.removesuffix("_") or _own_name(folder), "dicom", tuple(dicom), folder)
+        elif _unreadable(file) and _may_be_dicom(file):
+            lost.append(file)
+        elif file.name.lower().endswith(_OTHER_VOLUMES) and header_of(file) == file:
+            yield Source(prefix + case_name(file), "file", (file,), file, _unreadable(file))
+    if dicom or lost:
+        of = f" ({len(lost)} of {len(dicom) + len(lost)} files)" if len(dicom) + len(lost) > 1 else ""
+        refused = f"{_unreadable(lost[0])}{of}" if lost else None  # a series without its last slice looks whole
+        yield Source(own, "dicom", tuple(dicom or lost), folder, refused)
     for entry in entries:
         if entry.is_dir():
-            yield from _below(entry, top, leave_out, seen)
+            yield from _below(entry, top, leave_out, seen, written)
+
+
+def _unreadable(file: Path) -> str | None:
+    """Why a file cannot be opened, or None."""
+    if is_dangling(file):
+        return str(absent(file))
+    return None if os.access(file, os.R_OK) else f"{file}: cannot be read (permission denied)"
+
+
+def _may_be_dicom(file: Path) -> bool:
+    """Whether a DICOM file could have this name: its own endings, none, or numbers; a folder's, for a link."""
+    suffix = file.suffix.lower()
+    return suffix in _OF_DICOM or suffix.removeprefix(".").isdecimal() or not suffix
 
 
 def _files_of(path: Path) -> tuple[Path, ...]:
@@ -181,16 +264,38 @@ def _is_loose(source: Source) -> bool:
 
 
 def _named_apart(sources: Sequence[Source]) -> list[Source]:
-    """The sources, each once. Raises InputError where two have one name, or one that is taken."""
-    by_case: dict[str, Source] = {}
+    """The sources, each once; those whose name is another's too, or is taken, are refused."""
+    by_name: dict[str, list[Source]] = {}
     for source in sources:
-        other = by_case.setdefault(source.case, source)
-        if source.case in RESERVED:
-            raise InputError(
-                f"{source.where}: a case cannot be called '{source.case}', which is a file in --out; rename it"
-            )
-        if other is not source and [f.resolve() for f in other.files] != [f.resolve() for f in source.files]:
-            raise InputError(
-                f"two inputs are called '{source.case}': {other.where} and {source.where}; rename one"
-            )
-    return list(by_case.values())
+        group = by_name.setdefault(_as_on_any_disk(source.case), [])
+        if not any(_same_files(source, other) for other in group):
+            group.append(source)
+    return [each for name, group in by_name.items() for each in _apart(name, group)]
+
+
+def _apart(name: str, group: Sequence[Source]) -> list[Source]:
+    """The sources of one name; of several one for each spelling, refused."""
+    if name in RESERVED:
+        taken = f"a case cannot be called '{group[0].case}', which is a file in --out; rename it"
+        group = [replace(source, refused=f"{source.where}: {taken}") for source in group]
+    if len(group) == 1:
+        return list(group)
+    spellings = list(dict.fromkeys(source.case for source in group))
+    names = " and ".join(f"'{case}'" for case in spellings[:_SHOWN])
+    count = "two" if len(group) == 2 else str(len(group))
+    places = " and ".join(str(source.where) for source in group[:_SHOWN])
+    one_file = ", which is one file on some disks" if len(spellings) > 1 else ""
+    refused = f"{count} inputs are called {names}{one_file}: {places}; rename all but one"
+    first = {source.case: source for source in reversed(group)}
+    return [replace(first[case], refused=refused) for case in spellings]
+
+
+def _as_on_any_disk(case: str) -> str:
+    """What names have in common that some file systems take for one: capitals, composed letters."""
+    return unicodedata.normalize("NFC", case).casefold()
+
+
+def _same_files(source: Source, other: Source) -> bool:
+    if source.files == other.files:
+        return True
+    return [file.resolve() for file in source.files] == [file.resolve() for file in other.files]

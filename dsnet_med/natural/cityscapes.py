@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ignite.metrics import Metric, MetricsLambda
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -20,19 +21,22 @@ from torchvision.transforms import v2
 from dsnet_med.engine.losses import cross_entropy
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
-from dsnet_med.natural.images import Transform, read_image, required, required_folder, subfolders
+from dsnet_med.natural.images import Transform, read_image, require_files, required, required_folder, subfolders
 
 IGNORED = 255
 _TRAINED = [each for each in datasets.Cityscapes.classes if 0 <= each.train_id < IGNORED]  # in their order
 CLASSES = [each.name for each in _TRAINED]
 IDS = np.array([each.id for each in _TRAINED], dtype=np.uint8)
+LARGEST_ID = max(each.id for each in datasets.Cityscapes.classes)  # 33
+_LOOKED_AT = 8  # label files of a set
 COLOURS = np.array([each.color for each in _TRAINED], dtype=np.uint8)
 
 
 class Streets(Dataset[dict[str, Tensor]]):
     """Items {"image", "label"} of a split: what `transform` makes of the image and its train ids (H, W).
 
-    Raises InputError for another layout, an image without its labels, and files that cannot be read.
+    Raises InputError for another layout, an image without its labels, files that are empty, labels that look
+    like train ids, and, when reached, for files that cannot be read.
     """
 
     def __init__(self, dataset_dir: str, split: str, transform: Transform) -> None:
@@ -47,6 +51,9 @@ class Streets(Dataset[dict[str, Tensor]]):
             raise InputError(f"{images} holds no images: wanted <city>/<name>_leftImg8bit.png")
         self.samples = [(str(file), str(_label_file(file, labels))) for file in found]
         self.transform = transform
+        files = (file for sample in self.samples for file in sample)
+        require_files(files, "fetch them again")
+        _refuse_train_ids([target for _, target in self.samples])
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -68,7 +75,13 @@ def _label_file(image: Path, labels: Path) -> Path:
 
 
 def read_train_ids(file: str) -> Tensor:
-    """The train ids (H, W) of a file of label ids: 0 to 18, or 255. Raises InputError."""
+    """The train ids (H, W) of a file of label ids, 0 to 33: 0 to 18, or 255. Raises InputError."""
+    table = np.full(256, IGNORED, dtype=np.uint8)
+    table[IDS] = np.arange(len(IDS))
+    return torch.from_numpy(table[_label_ids(file)])
+
+
+def _label_ids(file: str) -> NDArray[np.uint8]:
     try:
         with Image.open(file) as labels:
             ids = np.asarray(labels)
@@ -76,9 +89,23 @@ def read_train_ids(file: str) -> Tensor:
         raise InputError(f"{file} cannot be read as label ids: {one_line(error)}") from error
     if ids.ndim != 2 or ids.dtype != np.uint8:
         raise InputError(f"{file} holds no label ids: wanted one channel of 8 bits, _gtFine_labelIds.png")
-    table = np.full(256, IGNORED, dtype=np.uint8)
-    table[IDS] = np.arange(len(IDS))
-    return torch.from_numpy(table[ids])
+    if (highest := int(ids.max())) > LARGEST_ID:
+        like = ", as a file of train ids does (_labelTrainIds.png)" if highest == IGNORED else ""
+        raise InputError(f"{file} holds the id {highest}{like}: wanted label ids, 0 to {LARGEST_ID}")
+    return ids
+
+
+def _refuse_train_ids(files: Sequence[str]) -> None:
+    """Raise InputError where no label is above the train ids, and most of what they name would be ignored."""
+    step = max(1, len(files) // _LOOKED_AT)
+    looked_at = (np.bincount(_label_ids(file).ravel(), minlength=LARGEST_ID + 1) for file in files[::step])
+    counts = np.sum(list(looked_at), axis=0)
+    trained = [number for number in IDS.tolist() if number < len(IDS)]
+    if not counts[len(IDS) :].any() and 2 * counts[trained].sum() < counts.sum():
+        raise InputError(
+            f"{files[0]} and others hold no id above {len(IDS) - 1}, and look like train ids "
+            f"(_labelTrainIds.png): wanted label ids, 0 to {LARGEST_ID}"
+        )
 
 
 class VariedCrop:

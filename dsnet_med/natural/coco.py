@@ -26,7 +26,7 @@ from torchvision.utils import draw_bounding_boxes
 from dsnet_med.errors import InputError
 from dsnet_med.files import written_whole
 from dsnet_med.natural.coco_annotations import check_categories
-from dsnet_med.natural.images import Transform, read_image, required_folder
+from dsnet_med.natural.images import Transform, read_image, require_files, required_folder
 
 SCORES = ("AP", "AP50", "AP75", "APS", "APM", "APL")  # the first of the evaluation's statistics
 _SMALLEST = 32  # pixels of the short side of an image to train on
@@ -37,8 +37,11 @@ class Photographs(Dataset[Item]):
     """Items {"image", "target"} of a split: what `transform` makes of an image and its target.
 
     The target of training holds `boxes` (N, 4), x1 y1 x2 y2, and `labels` (N,); that of evaluation the
-    `image_id`. Raises InputError for missing folders, for training without a single box, and for files that
-    cannot be read.
+    `image_id`. An image is taken as viewers show it, on which boxes are drawn, unless the annotations give it
+    the size that it is stored in.
+
+    Raises InputError for missing folders and files, for training without a single box, and, when reached, for
+    files that cannot be read.
     """
 
     def __init__(
@@ -55,6 +58,9 @@ class Photographs(Dataset[Item]):
                 f"the annotations of {self.folder} hold no box to train on: all are crowds or none"
             )
 
+        files = (self._file(number) for number in self.ids)
+        require_files(files, "fetch them, or take them out of the annotations")
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -66,13 +72,19 @@ class Photographs(Dataset[Item]):
         return {"image": transformed, "target": target}
 
     def _image(self, number: int) -> Image:
-        file, size = self.folder / self.annotations.imgs[number]["file_name"], self._size(number)
-        if (image := read_image(file)).size != size:
+        file, size = self._file(number), self._size(number)
+        image = read_image(file)
+        if image.size != size and image.size == size[::-1]:
+            image = read_image(file, upright=False)
+        if image.size != size:
             raise InputError(
                 f"{file} has {image.size[0]}x{image.size[1]} pixels, by its annotations {size[0]}x{size[1]}: "
                 "wanted the image that was annotated"
             )
         return image
+
+    def _file(self, number: int) -> Path:
+        return self.folder / str(self.annotations.imgs[number]["file_name"])
 
     def _size(self, number: int) -> tuple[int, int]:
         image = self.annotations.imgs[number]

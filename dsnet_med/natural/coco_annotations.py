@@ -51,8 +51,8 @@ class _Content(TypedDict):
 def read_annotations(dataset_dir: str, split: str) -> COCO:
     """What annotations/instances_<split>2017.json holds.
 
-    Raises InputError for a file that is missing, has another form, or names an object's image or category that
-    it does not list.
+    Raises InputError for a file that is missing, has another form, gives two categories one name, or names an
+    object's image or category that it does not list.
     """
     file = Path(dataset_dir) / "annotations" / f"instances_{split}2017.json"
     required(file, "wanted annotations/ beside train2017/ and val2017/, as COCO has them")
@@ -110,6 +110,10 @@ def _problem(content: _Content) -> str | None:
         number, times = ids.most_common(1)[0] if ids else (0, 0)
         if times > 1:
             return f"{times} of the {name} have the id {number}"
+    name, times = Counter(each["name"] for each in content["categories"]).most_common(1)[0]
+    if times > 1:
+        numbers = [each["id"] for each in content["categories"] if each["name"] == name]
+        return f"the categories {', '.join(map(str, numbers[:5]))} have one name, '{name}': rename or join them"
     for each in content["annotations"]:
         if each["image_id"] not in images:
             return f"annotation {each['id']} has the image_id {each['image_id']}, which is not listed"

@@ -1,10 +1,12 @@
 """Image files as items for MONAI's engines, with torchvision's transforms."""
 
-from collections.abc import Callable, Sequence
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -13,16 +15,27 @@ from dsnet_med.errors import InputError, one_line
 _SMALLEST = 32  # pixels of a side, the largest reduction of a backbone
 _LONGEST = 50  # times the short side: a network that shrinks images would leave nothing of that
 _EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
+_TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
+_NAMED = 5  # files in an error
 Transform = Callable[..., Any]
 
 
 class LabelledImages(Dataset[dict[str, Any]]):
     """Items {"image", "label"}: what `transform` makes of the image in each file; the label as it is.
 
-    Raises InputError for a file that cannot be read.
+    Raises InputError for files that are missing or empty, and, when reached, for one that cannot be read.
     """
 
     def __init__(self, samples: Sequence[tuple[str, int]], transform: Transform) -> None:
+        require_files((file for file, _ in samples), "fetch them again, or take them out of the folder")
         self.samples, self.transform = samples, transform
 
     def __len__(self) -> int:
@@ -51,16 +64,46 @@ class UnlabelledImages(Dataset[dict[str, Any]]):
         return {"image": self.transform(image), "path": self.files[index], "error": error}
 
 
-def read_image(file: str | Path) -> Image.Image:
-    """The image in a file, in RGB; InputError where there is none, or one of other values than 8 bits."""
+def read_image(file: str | Path, *, upright: bool = True) -> Image.Image:
+    """The image in a file, in RGB, as viewers show it, or else as it is stored, whatever its EXIF orientation.
+
+    Raises InputError where there is none, or one of other values than 8 bits.
+    """
     try:
         with Image.open(file) as image:
             if image.mode in _EIGHT_BITS:
-                return image.convert("RGB")
+                colours = image.convert("RGB")
+                turn = _TURNS.get(_orientation(image)) if upright else None
+                return colours if turn is None else colours.transpose(turn)
             mode = image.mode
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{file} cannot be read as an image: {one_line(error)}") from error
     raise InputError(f"{file} holds pixels of the kind {mode}: wanted 8 bits for each colour")
+
+
+def _orientation(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # whatever Pillow raises for damaged EXIF, without which the image can be read
+        return None
+
+
+def require_files(files: Iterable[str | Path], what: str) -> None:
+    """Raise InputError that counts and names the `files` that are not there, or are empty, and says `what`."""
+    absent = [file for file in files if not _holds_bytes(file)]
+    if absent:
+        rest = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
+        named = ", ".join(map(str, absent[:_NAMED]))
+        counted = "1 file is" if len(absent) == 1 else f"{len(absent)} files are"
+        raise InputError(f"{counted} missing or empty: {named}{rest}: {what}")
+
+
+def _holds_bytes(file: str | Path) -> bool:
+    try:
+        status = os.stat(file)  # noqa: PTH116 -- a million times for ImageNet
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def find_images(folder: str) -> list[str]:

@@ -3,16 +3,19 @@
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from dsnet_med import resources
-from dsnet_med.engine.compose import from_anywhere, load, override
+from dsnet_med.engine.card import card_of, titled
+from dsnet_med.engine.compose import as_written, literals, load, override
 from dsnet_med.engine.loggers import require_known
-from dsnet_med.engine.train import describe, require_unused, run_workflow, versions, write_yaml
+from dsnet_med.engine.train import count, describe, require_unused, run_workflow, versions, write_yaml
 from dsnet_med.errors import InputError
 from dsnet_med.files import require_writable, write_json
 from dsnet_med.methods import method_row
+from dsnet_med.networks.definition import literal
 
 _SHARED = ("method", "width", "size", "min_size", "max_size")  # what inference has to know of training
 
@@ -27,18 +30,20 @@ def prepare_run(method: str, data: Path, run: Path, settings: Mapping[str, Any])
     if not data.is_dir():
         raise InputError(f"no data set at {data}: give the folder that holds it as published")
     source = resources.configs() / "natural" / method.partition("/")[0] / "configs"
-    card = method_row(method)["method_card"]
     train, inference = load(source / "train.yaml"), load(source / "inference.yaml")
-    choices = {"method": method, "dataset_dir": str(data.resolve()), **from_anywhere(settings)}
-    for name, value in choices.items():
+    train |= {"method": method, "dataset_dir": literal(str(data.resolve()))}
+    row = deepcopy(train)
+    for name, value in as_written(settings).items():
         override(train, name, value)
+    card = titled(card_of(method_row(train["method"])["method_card"], row, train))
     require_known(train["loggers"])
-    inference |= {name: train[name] for name in _SHARED if name in inference}
+    inference |= {name: train[name] for name in (*_SHARED, "network_def") if name in inference}
     require_writable(run / "configs")
     for name in ("evaluate.yaml", "logging.conf", "metadata.json"):
         shutil.copyfile(source / name, run / "configs" / name)
     write_yaml(run / "configs" / "inference.yaml", inference)
-    write_yaml(run / "configs" / "train.yaml", {"method_card": card, **train})  # last: the run is prepared
+    written = {"method_card": literals(card), **train}
+    write_yaml(run / "configs" / "train.yaml", written)  # last: the run is prepared
 
 
 def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,14 +56,14 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     content = workflow.parser.get_parsed_content
     network = content("network")
     summary = {
-        "method": workflow.parser["method_card"],
+        "method": {**content("method_card"), "parameters": count(network)},
         "dataset": content("dataset_dir"),
         "seed": content("seed"),
         "iterations": content("iterations"),
         "batch_size": content("batch_size"),
         "width": content("width"),
         "pretrained": content("pretrained"),
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": count(network),
         "scores": content("validated").latest(),
         "best": content("checkpoints").best,
         "seconds": round(time.monotonic() - started, 1),

@@ -8,6 +8,7 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric, MetricsLambda
 
+from dsnet_med.engine.handlers import validated
 from dsnet_med.engine.loggers import Sink
 from dsnet_med.files import write_json
 from dsnet_med.natural.distributed import is_main
@@ -48,7 +49,7 @@ class Scores:
             write_json(Path(path), self.latest())
 
     def _send(self, trainer: Engine) -> None:
-        if self.evaluator.state.epoch != trainer.state.epoch:  # there was no validation after this one
+        if not validated(trainer, self.evaluator):
             return
         for sink in self.sinks:
             sink(trainer.state.iteration, {f"val_{name}": value for name, value in self.latest().items()})

@@ -3,25 +3,33 @@
 The plug-in becomes a child named `plugin` of the submodule it follows, and a forward hook there applies it:
 the host's modules and state-dict names stay as they are, and the plug-in's parameters are found at, for
 example, `layer4.0.act2.plugin.*`. Copies, pickles, `torch.export`, ONNX and traces carry the hook along.
+
+`torch.compile` keeps its code for a class and does not look for hooks: it would run what it made of a network
+before it had plug-ins, or of another one without them. So a submodule with a plug-in becomes of a class of its
+own, derived from its class and with the same name.
 """
 
-from collections.abc import Callable, Iterable
+import copyreg
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from functools import partial
-from typing import Any, TypeVar
+from functools import cache, partial
+from typing import Any, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.networks.blend import Blend
-from dsnet_med.networks.layers import is_traced
+from dsnet_med.networks.layers import is_traced, refuse_script
 from dsnet_med.networks.tracing import Place, trace
 
 Network = TypeVar("Network", bound=nn.Module)
 DEFAULT_PLACE = "layer4.*.act2"  # after conv2, its norm and ReLU, in every block of a ResNet's stage 4
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+_IS_PLUGIN, _BASE = "_is_plugin_of_attach", "_base_of_attach"
 
 
 def attach(
@@ -30,6 +38,8 @@ def attach(
     at: str = DEFAULT_PLACE,
     example: Tensor | None = None,
     identity_at_start: bool = False,
+    *,
+    shared: bool = False,
 ) -> Network:
     """Put `plugin(channels)` after every submodule of `module` that the glob `at` names; returns `module`.
 
@@ -39,13 +49,20 @@ def attach(
     (B, *spatial, C) are handed to the plug-in as (B, C, *spatial).
 
     `identity_at_start` makes it x + alpha (plugin(x) - x) with a learned alpha that starts at 0, so that a
-    trained network gives what it gave before.
+    trained network gives what it gave before. A submodule that runs several times in one forward is refused,
+    unless one plug-in is to be `shared` by all its runs.
+
+    What DataParallel and `torch.compile` put before names may be left out; compiled code may have run already.
+    Plug-ins that are there are not named by a pattern; one more at the same place follows them.
 
     Raises InputError, and leaves `module` as it was, when the pattern names nothing, or something that does not
-    give one feature map of fixed channels, or when the plug-in cannot take that map or changes its shape.
+    give one feature map of fixed channels, or when the plug-in cannot take that map or changes its shape; for
+    networks that are TorchScript, or wrapped in DistributedDataParallel already.
     """
     targets = _matches(module, at)
     places = trace(module, targets, example)
+    if not shared:
+        _check_runs(places)
     built = {name: _built(plugin, name, place, identity_at_start) for name, place in places.items()}
     for name, target in targets.items():
         _insert(target, built[name].train(target.training))
@@ -53,18 +70,62 @@ def attach(
 
 
 def matching(module: nn.Module, pattern: str) -> list[str]:
-    """The names of the submodules that a glob pattern names."""
-    return [name for name, _ in module.named_modules() if name and fnmatchcase(name, pattern)]
+    """The names of the submodules that a glob pattern names; what wrappers put before them may be left out."""
+    names = [name for name, _ in _named(module)]
+    whole = [name for name in names if fnmatchcase(name, pattern)]
+    return whole or [name for name in names if fnmatchcase(_inside_wrappers(name), pattern)]
+
+
+def _named(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The submodules by name, under all their names, without plug-ins and what is in them."""
+    named = [pair for pair in module.named_modules(remove_duplicate=False) if pair[0]]
+    plugins = tuple(f"{name}." for name, child in named if _IS_PLUGIN in vars(child))
+    return [pair for pair in named if not f"{pair[0]}.".startswith(plugins)]
+
+
+def _inside_wrappers(name: str) -> str:
+    """A submodule's name without what DataParallel and `torch.compile` put before it."""
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
 
 
 def _matches(module: nn.Module, pattern: str) -> dict[str, nn.Module]:
-    found = {name: module.get_submodule(name) for name in matching(module, pattern)}
-    if not found:
-        near = _near(pattern, [name for name, _ in module.named_modules() if name])
+    """The submodules that a pattern names, each once."""
+    names, named = matching(module, pattern), dict(_named(module))
+    if not names:
+        near = _near(pattern, map(_inside_wrappers, named))
         raise InputError(f"no submodule is named '{pattern}': the network has, for example, {', '.join(near)}")
-    for name, child in found.items():
+    found = {named[name]: name for name in reversed(names)}  # of several names the first
+    for child, name in found.items():
         _check_container(name, child)
-    return found
+        _check_fixed(name, child, module)
+    return {name: child for child, name in reversed(found.items())}
+
+
+def _check_fixed(name: str, child: nn.Module, module: nn.Module) -> None:
+    """Raise InputError where a plug-in would not run, or its gradients would not be averaged."""
+    if isinstance(child, torch.jit.ScriptModule):
+        raise InputError(
+            f"'{name}' is TorchScript, whose code is fixed: attach to the network before torch.jit.script or "
+            "torch.jit.trace"
+        )
+    parts = name.split(".")
+    around = [module, *(module.get_submodule(".".join(parts[:i])) for i in range(1, len(parts)))]
+    if any(isinstance(each, DistributedDataParallel) for each in around):
+        raise InputError(
+            f"'{name}' is wrapped in DistributedDataParallel, which would not average the gradients of a "
+            "plug-in: attach to the network before it is wrapped"
+        )
+
+
+def _check_runs(places: Mapping[str, Place]) -> None:
+    for name, place in places.items():
+        if place.runs > 1:
+            raise InputError(
+                f"'{name}' runs {place.runs} times in one forward, and all would share one plug-in: name a "
+                "submodule that runs once, or say shared=True"
+            )
 
 
 def _near(pattern: str, names: Iterable[str]) -> list[str]:
@@ -128,9 +189,43 @@ def _channels_to_back(_plugin: nn.Module, _inputs: Any, output: Tensor) -> Tenso
 
 def _insert(target: nn.Module, plugin: nn.Module) -> None:
     name = _free_name(target)
+    vars(plugin)[_IS_PLUGIN] = True
     target.add_module(name, plugin)
     if not _plain_sequence(target):  # which runs a new child anyway
         target.register_forward_hook(partial(_apply, name))
+    cls: Any = type(target)
+    target.__class__ = _followed(cls)
+
+
+@cache
+def _followed(base: type[nn.Module]) -> type[nn.Module]:
+    """A class that only differs from `base` in being another one."""
+    parts = {
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "__reduce_ex__": _reduced,
+        "__prepare_scriptable__": refuse_script,
+        _BASE: base,
+    }
+    return type(base.__name__, (base,), parts)
+
+
+def _reduced(module: nn.Module, protocol: SupportsIndex) -> Any:
+    """What pickles and copies a module: its class is made again, as it cannot be found by its name."""
+    base: Any = type(module)
+    times = 0
+    while _BASE in vars(base):
+        base, times = vars(base)[_BASE], times + 1
+    reduced = base.__reduce_ex__(module, protocol)
+    plain = reduced[0] is copyreg.__newobj__  # type: ignore[attr-defined]
+    return (_remade, (base, times), *reduced[2:]) if plain else reduced
+
+
+def _remade(base: Any, times: int) -> Any:
+    for _ in range(times):
+        base = _followed(base)
+    return base.__new__(base)
 
 
 def _free_name(target: nn.Module) -> str:

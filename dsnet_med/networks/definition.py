@@ -5,12 +5,15 @@ it, and a string "@name" stands for a value. MONAI's parser reads the same rows 
 no MONAI, whose import takes longer than all the rest.
 """
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
 from typing import Any
 
 from dsnet_med.errors import unknown
+
+_SIGNS = "#@%$"
 
 
 def build(definition: Any, values: Mapping[str, Any]) -> Any:
@@ -42,3 +45,13 @@ def locate(target: str) -> Any:
     """
     module, _, name = target.rpartition(".")
     return getattr(import_module(module), name)
+
+
+def literal(text: str) -> str:
+    """What MONAI's configuration language reads as `text`: an expression where it would find a meaning in it.
+
+    "#" separates the parts of an id there, wherever it stands; "@" refers, "%" includes, "$" evaluates.
+    """
+    if not any(sign in text for sign in _SIGNS):
+        return text
+    return "$" + re.sub(f"[{_SIGNS}]", lambda sign: f"\\x{ord(sign[0]):02x}", repr(text))

@@ -3,11 +3,13 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from dsnet_med.errors import InputError
 
 Norm = Callable[[int], nn.Module]
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
@@ -44,6 +46,14 @@ def becomes_a_graph() -> bool:
 def is_traced() -> bool:
     """Whether `torch.jit.trace` records the code, where sizes are tensors and a branch is taken for good."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def refuse_script(_module: nn.Module) -> NoReturn:
+    """For `__prepare_scriptable__`, which `torch.jit.script` asks what it is to compile."""
+    raise InputError(
+        "torch.jit.script does not take this network, whose parts it cannot compile: use torch.jit.trace, "
+        "torch.export or torch.onnx.export"
+    )
 
 
 def project(pixels: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

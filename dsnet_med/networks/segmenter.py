@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError
-from dsnet_med.networks.layers import becomes_a_graph, resized
+from dsnet_med.networks.layers import becomes_a_graph, refuse_script, resized
 
 Head = Callable[[tuple[int, ...]], nn.Module]
 
@@ -28,6 +28,8 @@ class Segmenter(nn.Module):
         (r"head", "decode_head"),
         (r"auxiliary", "auxiliary_head"),
     )
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(self, backbone: nn.Module, head: Head, auxiliary: Head | None = None) -> None:
         super().__init__()

@@ -5,8 +5,9 @@ axes are those that scale with the image, so an example whose sizes all differ t
 its scale leaves a doubt, a second run on an example twice as long in its last axis settles it.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,12 +24,14 @@ _SIZES = {1: (256,), 2: (64, 96), 3: (32, 64, 96)}  # by the number of spatial a
 class Place:
     """What a submodule gives, as (B, C, *spatial), and whether the network keeps it as (B, *spatial, C).
 
-    `overwritten`: the network goes on to change that map in place, such as by an in-place ReLU.
+    `overwritten`: the network goes on to change that map in place, such as by an in-place ReLU. `runs`: how
+    often the submodule runs in one forward; the map is that of the first.
     """
 
     features: Tensor
     channels_last: bool
     overwritten: bool
+    runs: int
 
 
 def trace(module: nn.Module, targets: Mapping[str, nn.Module], example: Tensor | None) -> dict[str, Place]:
@@ -67,7 +70,7 @@ def _place(name: str, maps: Sequence[Tensor], channels_last: bool, overwritten: 
             f"'{name}' runs several times, with {' and '.join(map(str, channels))} channels: "
             "name a submodule with one number of channels"
         )
-    return Place(features[0], channels_last, overwritten)
+    return Place(features[0], channels_last, overwritten, len(maps))
 
 
 def _example(module: nn.Module) -> Tensor:
@@ -90,7 +93,7 @@ def _run(module: nn.Module, targets: Mapping[str, nn.Module], image: Tensor) -> 
 
     handles = [target.register_forward_hook(partial(record, name)) for name, target in targets.items()]
     try:
-        with torch.no_grad(), _in_eval(module):
+        with torch.no_grad(), _in_eval(module), _uncompiled():
             module(image)
     except InputError:
         raise
@@ -103,7 +106,9 @@ def _run(module: nn.Module, targets: Mapping[str, nn.Module], image: Tensor) -> 
         for handle in handles:
             handle.remove()
     if missing := [name for name in targets if name not in outputs]:
-        raise InputError(f"'{missing[0]}' does not run in the network's forward: name a submodule that does")
+        raise InputError(
+            f"'{missing[0]}' does not run in the network's forward in evaluation: name a submodule that does"
+        )
     return outputs
 
 
@@ -156,6 +161,14 @@ def _settled(name: str, maps: Sequence[Tensor], longer: Sequence[Tensor] | None)
         f"'{name}' gives a map of shape {tuple(output.shape)}, of which it cannot be told which axis holds the "
         "channels: name a submodule whose map scales with the image, or pass an example of other sizes"
     )
+
+
+def _uncompiled() -> AbstractContextManager[None]:
+    """Run a network that `torch.compile` has seen as it is written, with the hooks that are there now."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and it takes a second to import
+        return nullcontext()
+    eager: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return eager
 
 
 @contextmanager

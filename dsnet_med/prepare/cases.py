@@ -2,49 +2,63 @@
 
 Four layouts: `pairs` (two path templates with {case}), `acdc` (patient folders with an Info.cfg), `decathlon`
 (dataset.json, or imagesTr and labelsTr alone) and `table` (a CSV file that names every file).
+
+What cannot be used is a case too, with its `problem`: a link to data that are not there, a name that makes no
+case id, a patient without an Info.cfg. It fails alone and does not vanish.
 """
 
+import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from dsnet_med.errors import InputError
+from dsnet_med.files import absent, entries_of, files_in, is_dangling, is_file_or_dangling, read_text
 from dsnet_med.prepare import decathlon
 from dsnet_med.prepare.recipe import Recipe
 from dsnet_med.prepare.splits import assign, read_table
-from dsnet_med.volumes import case_name, is_nifti
+from dsnet_med.volumes import case_name, is_nifti, is_volume
 
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+\-]*")
-_ACDC_LABEL = re.compile(r"(?P<case>patient\d+_frame\d+)_gt\.nii(\.gz)?")
+_ACDC_LABEL = re.compile(r"(?P<case>patient\d+_frame\d+)_(gt|GT)\.nii(\.gz)?")
+_NIFTI_END = r"(?i:\.nii(?:\.gz)?)"
 _TABLE_COLUMNS = ("case", "subject", "image", "label")
-_DECATHLON_FOLDERS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}
+_LEVELS, _LOOKED_AT, _SHOWN = 3, 300, 6
 
 
 @dataclass(frozen=True)
 class RawCase:
-    """One volume as it was published. `label` is None where there is no such file."""
+    """One volume as it was published.
+
+    `label` is None where there is no such file, and `wanted` then says where it was looked for. `problem` says
+    why the case cannot be used, as far as names and links tell.
+    """
 
     id: str
     subject: str
     split: str
     image: Path
     label: Path | None
+    wanted: Path | None = None
+    problem: str = ""
 
 
 def find_cases(recipe: Recipe, source: Path) -> list[RawCase]:
     """The cases under `source`, sorted by id, each with its split.
 
     A case that the recipe's split list does not name is `extra`. A missing label file gives `label=None`: what
-    that means depends on the split, so the reader decides. Raises InputError for a missing source, no cases at
-    all, or two files with one case id.
+    that means depends on the split, so the reader decides. Raises InputError for a missing source and for no
+    cases at all.
     """
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; give the folder that holds {_example(recipe)}")
-    cases = sorted(_FINDERS[recipe.layout](recipe, source), key=lambda case: case.id)
+    cases = sorted(_each_once(_FINDERS[recipe.layout](recipe, source)), key=lambda case: case.id)
     if not cases:
         raise InputError(f"{source}: holds no {_example(recipe)}{_hint(recipe, source)}")
-    _require_unique(cases)
     # Cases that come without labels by design are extra already and take no share of a seeded split.
     splits = assign(recipe.splits, {case.subject for case in cases if not case.split})
     return [case if case.split else replace(case, split=splits[case.subject]) for case in cases]
@@ -83,36 +97,137 @@ def case_of_label(recipe: Recipe, file: Path) -> str | None:
 
 
 def _find_pairs(recipe: Recipe, source: Path) -> Iterator[RawCase]:
+    images, labels = _pair_files(recipe, source)
+    label_of = _by_case(labels)
+    for case, image in images:
+        own = label_of.get(case, [])
+        wanted = source / recipe.label.replace("{case}", case)
+        yield RawCase(case, case, "", image, own[0] if own else None, wanted, _several(own))
+
+
+def _pair_files(recipe: Recipe, source: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
+    """The images and the labels with their cases: where the templates say or, where no image is there, by name.
+
+    Mirrors of a data set keep its files' names and change its folders. Names tell images from labels only where
+    both templates say more than {case}.
+    """
+    images, labels = (list(_matches(source, template)) for template in (recipe.image, recipe.label))
+    names = [PurePosixPath(template).name for template in (recipe.image, recipe.label)]
+    if not images and names[0] != names[1] and all(re.search(r"[^.{]\{case\}|\{case\}[^.]", n) for n in names):
+        folders = [source, *(entry for entry in entries_of(source) if _is_dir(entry))]
+        by_name = [[match for folder in folders for match in _matches(folder, name)] for name in names]
+        if all(by_name):
+            images, labels = by_name
     # In one folder, `{case}.nii.gz` also matches the labels `{case}_seg.nii.gz`: the longer name decides.
-    longer = len(recipe.label) > len(recipe.image)
-    labels = set(_volumes(source, recipe.label)) if longer else set()
-    for image in _volumes(source, recipe.image):
-        case = _case_in(recipe.image, image)
-        if case and image not in labels:
-            yield RawCase(case, case, "", image, _existing(source / recipe.label.format(case=case)))
+    if len(recipe.label) > len(recipe.image):
+        others = {file for _, file in labels if is_volume(file)}  # not a case's folder, which stands for both
+        return [match for match in images if match[1] not in others], labels
+    others = {file for _, file in images}
+    return images, [match for match in labels if match[1] not in others]
+
+
+def _matches(source: Path, template: str) -> Iterator[tuple[str, Path]]:
+    """The entries that a template stands for, each with its case: compressed or not, none of them hidden."""
+    *folders, name = PurePosixPath(template).parts
+    places = [("", source)]
+    for part in folders:
+        if "{case}" not in part:
+            places = [(case, place / part) for case, place in places]
+            continue
+        pattern = _pattern(part)
+        inside = [entry for _, place in places for entry in _listed(place) if _is_folder(entry)]
+        found = [(pattern.fullmatch(entry.name), entry) for entry in inside]
+        places = [(match["case"], entry) for match, entry in found if match]
+    pattern = _pattern(name.removesuffix(".gz").removesuffix(".nii"), _NIFTI_END)
+    for case, place in places:
+        if case and is_dangling(place):
+            yield case, place
+        try:
+            entries = _listed(place)
+        except InputError:  # which that case will say
+            if not case:
+                raise
+            yield case, place
+            continue
+        for entry in entries:
+            match = pattern.fullmatch(entry.name)
+            if match:
+                yield case or match["case"], _volume(entry)
+
+
+def _pattern(name: str, end: str = "") -> re.Pattern[str]:
+    return re.compile("(?P<case>.+)".join(re.escape(part) for part in name.split("{case}")) + end)
+
+
+def _is_folder(entry: Path) -> bool:
+    return _is_dir(entry) or is_dangling(entry)  # which may stand for one
+
+
+def _is_dir(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 -- Path's raises where it may not look
+
+
+def _listed(folder: Path) -> list[Path]:
+    return entries_of(folder) if _is_dir(folder) else []
+
+
+def _volume(entry: Path) -> Path:
+    """`entry` or, of a folder that bears a volume's name, as some unpackers make, the one volume in it."""
+    inside = [file for file in files_in(entry) if is_volume(file)] if _is_dir(entry) else []
+    return inside[0] if len(inside) == 1 else entry
+
+
+def _by_case(files: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
+    cases = defaultdict(list)
+    for case, file in files:
+        cases[case].append(file)
+    return cases
+
+
+def _several(files: list[Path]) -> str:
+    return f"{' and '.join(map(str, files))} are labels of one case; remove one" if len(files) > 1 else ""
 
 
 def _find_acdc(recipe: Recipe, source: Path) -> Iterator[RawCase]:  # noqa: ARG001 - one signature for all layouts
-    for folder in sorted(source.glob("*ing/patient*")):
-        if folder.parent.name in ("training", "testing") and folder.is_dir():
-            yield from _acdc_patient(folder)
+    for folder in _acdc_folders(source):
+        for patient in _listed(folder):
+            if patient.name.startswith("patient") and _is_folder(patient):
+                yield from _acdc_patient(patient)
+
+
+def _acdc_folders(source: Path) -> list[Path]:
+    """Where patients may lie: the published archive has another folder, database, around the two."""
+    return [root / part for root in (source, source / "database") for part in ("training", "testing")]
 
 
 def _acdc_patient(folder: Path) -> Iterator[RawCase]:
     patient = folder.name
-    for frame in sorted(set(_acdc_frames(folder / "Info.cfg"))):
+    try:
+        frames = _acdc_frames(folder / "Info.cfg")
+        entries = entries_of(folder)
+    except InputError as error:
+        yield RawCase(patient, patient, "", folder, None, None, str(error))
+        return
+    for frame in sorted(set(frames)):
         case = f"{patient}_frame{frame:02d}"
-        image = folder / f"{case}.nii.gz"
-        yield RawCase(case, patient, "", _existing(image) or image, _existing(folder / f"{case}_gt.nii.gz"))
+        image, label = (_named(entries, name) for name in (case, f"{case}_gt"))
+        wanted = folder / f"{case}_gt.nii.gz"
+        yield RawCase(case, patient, "", image or folder / f"{case}.nii.gz", label, wanted)
+
+
+def _named(entries: list[Path], name: str) -> Path | None:
+    """The volume of this name, in capitals or not, compressed or not."""
+    pattern = re.compile(f"(?i:{re.escape(name)}){_NIFTI_END}")
+    return next((_volume(entry) for entry in entries if pattern.fullmatch(entry.name)), None)
 
 
 def _acdc_frames(path: Path) -> tuple[int, int]:
     """The frame numbers of end-diastole and end-systole."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise InputError(f"{path}: {reason}; ACDC names each patient's ED and ES frame in it") from error
+        reason = str(absent(path)) if isinstance(error, FileNotFoundError) else f"{path}: {error}"
+        raise InputError(f"{reason}; ACDC names each patient's ED and ES frame in it") from error
     frames = {key: re.search(rf"^\s*{key}\s*:\s*(\d+)\s*$", text, re.MULTILINE) for key in ("ED", "ES")}
     diastole, systole = frames["ED"], frames["ES"]
     if not diastole or not systole:
@@ -121,26 +236,29 @@ def _acdc_frames(path: Path) -> tuple[int, int]:
 
 
 def _find_decathlon(recipe: Recipe, source: Path) -> Iterator[RawCase]:  # noqa: ARG001
-    if (source / decathlon.FILE_NAME).is_file():
-        pairs, unlabelled = decathlon.listed_files(source)
-    else:
-        pairs, unlabelled = _decathlon_folders(source)
-    for image, label in pairs:
-        yield RawCase(case_name(image), case_name(image), "", image, _existing(label))
-    for image in unlabelled:
-        yield RawCase(case_name(image), case_name(image), "extra", image, None)
+    for case in decathlon.listed_cases(source):
+        image, label = _written(case.image), _written(case.label) if case.label else None
+        split = "" if case.label or case.problem else "extra"
+        present = label if label and (_is_dir(label) or is_file_or_dangling(label)) else None
+        yield RawCase(case.case, case.case, split, image, present, label, case.problem)
 
 
-def _decathlon_folders(source: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
-    images = list(_volumes(source, "imagesTr/{case}.nii.gz"))
-    pairs = [(image, source / "labelsTr" / f"{case_name(image)}.nii.gz") for image in images]
-    return pairs, list(_volumes(source, "imagesTs/{case}.nii.gz"))
+def _written(path: Path) -> Path:
+    """`path`, or the same volume compressed or not, where that is there instead."""
+    plain = path.with_suffix("") if path.suffix == ".gz" else path
+    forms = (path, plain, Path(f"{plain}.gz"))
+    return _volume(next((file for file in forms if _is_dir(file) or is_file_or_dangling(file)), path))
 
 
 def _find_table(recipe: Recipe, source: Path) -> Iterator[RawCase]:
     for row in _table(recipe):
-        image, label = (_inside(source, row[key], recipe.cases) for key in ("image", "label"))
-        yield RawCase(row["case"], row["subject"] or row["case"], "", image, label if label.is_file() else None)
+        if PurePosixPath(row["image"]).name.startswith("._"):  # what macOS leaves beside files, never an image
+            continue
+        image, label = (source / row[key] for key in ("image", "label"))
+        leaving = [name for name in (row["image"], row["label"]) if _leaves(name)]
+        problem = f"{recipe.cases}: '{leaving[0]}' leaves the source folder" if leaving else ""
+        present = label if row["label"] and not problem and is_file_or_dangling(label) else None
+        yield RawCase(row["case"], row["subject"] or row["case"], "", image, present, label, problem)
 
 
 _FINDERS = {"pairs": _find_pairs, "acdc": _find_acdc, "decathlon": _find_decathlon, "table": _find_table}
@@ -152,39 +270,40 @@ def _table(recipe: Recipe) -> list[dict[str, str]]:
     return read_table(recipe.cases, _TABLE_COLUMNS)
 
 
-def _inside(source: Path, name: str, table: Path | None) -> Path:
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise InputError(f"{table}: '{name}' leaves the source folder; wanted a path relative to it")
-    return source / name
+def _leaves(name: str) -> bool:
+    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
 
 
-def _require_unique(cases: Iterable[RawCase]) -> None:
-    seen: dict[str, RawCase] = {}
+def _each_once(cases: Iterable[RawCase]) -> Iterator[RawCase]:
+    """Each case id once, with what makes it unusable: a name, several files of it, what its paths lead to."""
+    of_id: dict[str, list[RawCase]] = defaultdict(list)
     for case in cases:
-        if not _CASE_ID.fullmatch(case.id):
-            raise InputError(
-                f"{case.image}: case id '{case.id}' needs letters, digits, '_', '-', '+' or '.' only"
-            )
-        if case.id in seen:
-            raise InputError(
-                f"{seen[case.id].image} and {case.image} have one case id, '{case.id}'; remove one"
-            )
-        seen[case.id] = case
+        of_id[case.id].append(case)
+    for case, *twins in of_id.values():
+        problem = case.problem
+        if not problem and not _CASE_ID.fullmatch(case.id):
+            problem = f"{case.image}: case id '{case.id}' needs letters, digits, '_', '-', '+' or '.' only"
+        elif twins:
+            files = " and ".join(str(twin.image) for twin in (case, *twins))
+            problem = f"{files} have one case id, '{case.id}'; remove one"
+        yield replace(case, problem=problem or _unusable(case.image) or _unusable(case.label))
 
 
-def _volumes(source: Path, template: str) -> Iterator[Path]:
-    """The files that a template stands for, compressed or not, without hidden ones."""
-    stem = template.removesuffix(".gz")
-    for pattern in (stem, f"{stem}.gz"):
-        for file in sorted(source.glob(pattern.replace("{case}", "*"))):
-            if file.is_file() and not file.name.startswith("."):
-                yield file
-
-
-def _existing(path: Path) -> Path | None:
-    """`path`, or the same volume not compressed, or None."""
-    plain = path.with_suffix("") if path.suffix == ".gz" else path
-    return next((file for file in (path, plain, Path(f"{plain}.gz")) if file.is_file()), None)
+def _unusable(path: Path | None) -> str:
+    """Why an entry that is there cannot be a volume's file, as far as can be told without opening it."""
+    if path is None:
+        return ""
+    if is_dangling(path):
+        return str(absent(path))
+    try:
+        if path.is_dir():
+            entries_of(path)  # says so where it cannot be listed
+            return f"{path}: is a folder that does not hold just one volume, wanted a file"
+        return f"{path}: is neither a file nor a folder" if path.exists() and not path.is_file() else ""
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror})"
 
 
 def _case_in(template: str, file: Path) -> str | None:
@@ -210,12 +329,13 @@ def _listed_case(recipe: Recipe, file: Path, key: str) -> str | None:
 
 def _label_files(recipe: Recipe, source: Path) -> Iterator[Path]:
     if recipe.layout == "pairs":
-        yield from _volumes(source, recipe.label)
+        yield from (file for _, file in _pair_files(recipe, source)[1])
     elif recipe.layout == "acdc":
-        yield from _volumes(source, "training/patient*/{case}_gt.nii.gz")
-        yield from _volumes(source, "testing/patient*/{case}_gt.nii.gz")
+        folders = [patient for folder in _acdc_folders(source) for patient in _listed(folder)]
+        entries = [_volume(entry) for folder in folders for entry in _listed(folder)]
+        yield from (entry for entry in entries if _ACDC_LABEL.fullmatch(entry.name))
     elif recipe.layout == "decathlon":
-        yield from _volumes(source, "labelsTr/{case}.nii.gz")
+        yield from (entry for entry in map(_volume, _listed(source / "labelsTr")) if is_volume(entry))
 
 
 def _example(recipe: Recipe) -> str:
@@ -230,15 +350,26 @@ def _example(recipe: Recipe) -> str:
 
 
 def _hint(recipe: Recipe, source: Path) -> str:
-    """Where to look instead, when the source was given too deep or too high by some folders."""
-    example = PurePosixPath(_example(recipe))
-    patterns = {"acdc": "training/patient*", "decathlon": "imagesTr/*.nii*"}
-    pattern = patterns.get(recipe.layout, str(example).replace("{case}", "*"))
-    if next(source.glob(f"*/{pattern}"), None):
-        inner = next(source.glob(f"*/{pattern}"))
-        return f"; give {inner.parents[len(PurePosixPath(pattern).parts) - 1]} instead"
-    parts = PurePosixPath(pattern).parts
-    for level in range(1, len(parts)):
-        if next(source.glob("/".join(parts[level:])), None):
-            return f"; give the folder that holds {'/'.join(parts[:level])}"
-    return ""
+    """Where the data set lies instead, some folders further in or out; else what lies here."""
+    for folder in (*islice(_folders_below(source), _LOOKED_AT), *islice(source.absolute().parents, _LEVELS)):
+        with suppress(InputError):
+            found = () if recipe.layout == "table" else _FINDERS[recipe.layout](recipe, folder)
+            # Further out, only what holds the source's own files is the data set that was meant.
+            below = folder.is_relative_to(source)
+            if any(below or case.image.is_relative_to(source.absolute()) for case in found):
+                return f"; give {folder} instead"
+    names = [entry.name for entry in entries_of(source)]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"; it holds {', '.join(names[:_SHOWN])}{more}" if names else "; it is empty"
+
+
+def _folders_below(source: Path, levels: int = _LEVELS) -> Iterator[Path]:
+    """The folders below `source`, the nearest first."""
+    nearest = [source]
+    for _ in range(levels):
+        inside: list[Path] = []
+        for folder in nearest:
+            with suppress(InputError):
+                inside += [entry for entry in entries_of(folder) if _is_dir(entry)]
+        yield from inside
+        nearest = inside

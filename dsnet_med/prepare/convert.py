@@ -21,9 +21,12 @@ from dsnet_med.errors import InputError, one_line, unknown
 from dsnet_med.files import remove_partial, require_writable, sha256, write_json, written_whole
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.prepare.cases import RawCase, find_cases
+from dsnet_med.prepare.doctor import source_findings, volume_findings, wanted_label
+from dsnet_med.prepare.doctor_findings import Finding, Member, Severity, examine_set
+from dsnet_med.prepare.doctor_store import member_of
 from dsnet_med.prepare.labels import checked_counts, class_table
 from dsnet_med.prepare.recipe import Recipe, for_source
-from dsnet_med.prepare.splits import SPLITS
+from dsnet_med.prepare.splits import SPLITS, meant
 from dsnet_med.prepare.store import (
     CASES,
     FORMAT,
@@ -41,12 +44,16 @@ from dsnet_med.workers import in_parallel, on_cluster
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How one case went: `error` is None when it is in the store, `reused` when it already was."""
+    """How one case went: `error` is None when it is in the store, `reused` when it already was.
+
+    `member` is what the data doctor's checks on the whole set need of it.
+    """
 
     case: str
     error: str | None
     reused: bool
     seconds: float
+    member: Member | None = None
 
 
 def convert(
@@ -63,34 +70,47 @@ def convert(
     With more than one worker, cases run in processes of their own and end in any order; with the address of a
     Dask `scheduler` they run on its cluster, whose workers must see the same files. The manifest is written
     after the last case; until then `out` is no store. Raises InputError when the source, the recipe or `out`
-    cannot be used at all; what is wrong with a single case is in its result.
+    cannot be used at all, or a split list names something that is most likely misspelt; what is wrong with a
+    single case is in its result.
     """
     recipe = for_source(recipe, source)
-    cases = _chosen(find_cases(recipe, source), exclude)
+    every = find_cases(recipe, source)
+    noted = source_findings(recipe, source, every)
+    misspelt = [finding.message for finding in noted if (finding.severity, finding.kind) == ("error", "source")]
+    if misspelt:
+        raise InputError(f"{recipe.path.parent}: {misspelt[0]}")
+    cases = _chosen(every, exclude)
     if workers < 1:
         raise InputError(f"{workers} workers, wanted at least 1")
     _claim(recipe, out)
     work = partial(convert_case, recipe, source, out)
     failed: dict[str, str] = {}
+    members: list[Member] = []
     for result in _results(work, cases, workers, scheduler):
         if result.error is not None:
             failed[result.case] = result.error.replace(f"{source}{os.sep}", "").replace(f"{out}{os.sep}", "")
+        elif result.member is not None:
+            members.append(result.member)
         yield result
-    write_json(out / MANIFEST, _manifest(recipe, out, cases, failed, sorted(exclude)))
+    in_set = examine_set(sorted(members, key=lambda member: member.case))
+    findings = [vars(finding) for finding in (*noted, *in_set)]
+    manifest = _manifest(recipe, out, cases, failed, sorted(exclude))
+    write_json(out / MANIFEST, manifest | {"findings": findings})
 
 
 def convert_case(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> CaseResult:
     """Convert one case into the store folder `out`, or find it finished there. Raises nothing."""
-    start, reused, reason = time.perf_counter(), False, None
+    start, reused, reason, member = time.perf_counter(), False, None, None
     try:
-        reused = _convert(recipe, source, out, raw)
+        reused, stored = _convert(recipe, source, out, raw)
+        member = member_of(out, stored)
     except InputError as error:
         reason = str(error)
     except MemoryError:
         reason = "not enough memory; use fewer workers"
     except Exception as error:  # the others must go on, whatever this case met
         reason = f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
-    return CaseResult(raw.id, reason, reused, time.perf_counter() - start)
+    return CaseResult(raw.id, reason, reused, time.perf_counter() - start, member)
 
 
 def _results(
@@ -109,7 +129,8 @@ def _chosen(cases: list[RawCase], exclude: Collection[str]) -> list[RawCase]:
     ids = [case.id for case in cases]
     for name in exclude:
         if name not in ids:
-            raise unknown("case to exclude", name, ids)
+            near = meant(name, ids)
+            raise unknown("case to exclude", name, [near] if near else ids)
     chosen = [case for case in cases if case.id not in exclude]
     if not chosen:
         raise InputError("every case is excluded; leave at least one")
@@ -137,11 +158,14 @@ def _owner(manifest: Path) -> str | None:
         return None
 
 
-def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> bool:
-    """Bring one case into the store; True when it was there already. Raises InputError."""
+def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> tuple[bool, StoredCase]:
+    """Bring one case into the store; whether it was there already, and its entry. Raises InputError."""
+    if raw.problem:
+        raise InputError(raw.problem)
     if raw.label is None and raw.split != "extra":
         raise InputError(
-            f"{raw.image}: case '{raw.id}' has no label file; add it, exclude the case or make it 'extra'"
+            f"{raw.image}: case '{raw.id}' has no label file{wanted_label(raw)}; "
+            "add it, exclude the case or make it 'extra'"
         )
     digests = _digest(raw.image), _digest(raw.label) if raw.label else ""
     finished = _finished(out, raw.id)
@@ -149,16 +173,29 @@ def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> bool:
         *digests,
         recipe.hash,
     ):
-        _refresh(source, out, raw, finished)
-        return True
+        return True, _refreshed(source, out, raw, finished)
     entry_file(out, raw.id).unlink(missing_ok=True)
     image = read_image(raw.image)
     label = read_labels(raw.label) if raw.label else None
     entry = _entry(recipe, source, raw, image, label)
-    entry = replace(entry, image_sha256=digests[0], label_sha256=digests[1])
+    findings = _findings(recipe, source, raw, image, label)
+    entry = replace(entry, image_sha256=digests[0], label_sha256=digests[1], findings=findings)
     _write_slices(data_file(out, raw.id), entry, recipe, image, label)
     write_json(entry_file(out, raw.id), entry.as_dict())
-    return False
+    return False, entry
+
+
+def _findings(
+    recipe: Recipe, source: Path, raw: RawCase, image: Volume, label: Volume | None
+) -> tuple[Finding, ...]:
+    """What the data doctor says of a case that is converted all the same."""
+    findings: list[Finding] = []
+
+    def report(severity: Severity, kind: str, message: str) -> None:
+        findings.append(Finding(severity, raw.id, kind, message.replace(f"{source}{os.sep}", "")))
+
+    volume_findings(recipe, image, label, report)
+    return tuple(findings)
 
 
 def _digest(path: Path) -> str:
@@ -174,7 +211,7 @@ def _finished(out: Path, case: str) -> StoredCase | None:
     """The entry of a case that an earlier run finished and whose data file is whole."""
     try:
         entry = json.loads(entry_file(out, case).read_text(encoding="utf-8"))
-        if entry["format"] != FORMAT:
+        if entry["format"] != FORMAT or "findings" not in entry:
             return None
         stored = StoredCase.from_dict(entry)
         require_whole(out, stored)
@@ -183,8 +220,8 @@ def _finished(out: Path, case: str) -> StoredCase | None:
     return stored
 
 
-def _refresh(source: Path, out: Path, raw: RawCase, finished: StoredCase) -> None:
-    """Write down what may have changed around a finished case: its split, its files' names."""
+def _refreshed(source: Path, out: Path, raw: RawCase, finished: StoredCase) -> StoredCase:
+    """The entry with what may have changed around a finished case, split and file names; on disk too."""
     label_file = _relative(source, raw.label) if raw.label else ""
     now = replace(
         finished,
@@ -195,6 +232,7 @@ def _refresh(source: Path, out: Path, raw: RawCase, finished: StoredCase) -> Non
     )
     if now != finished:
         write_json(entry_file(out, raw.id), now.as_dict())
+    return now
 
 
 def _entry(recipe: Recipe, source: Path, raw: RawCase, image: Volume, label: Volume | None) -> StoredCase:
@@ -247,7 +285,11 @@ def _write_slices(path: Path, entry: StoredCase, recipe: Recipe, image: Volume, 
 
 
 def _manifest(
-    recipe: Recipe, out: Path, cases: list[RawCase], failed: dict[str, str], excluded: list[str]
+    recipe: Recipe,
+    out: Path,
+    cases: list[RawCase],
+    failed: dict[str, str],
+    excluded: list[str],
 ) -> dict[str, Any]:
     finished = [case.id for case in cases if case.id not in failed]
     entries = [json.loads(entry_file(out, case).read_text(encoding="utf-8")) for case in finished]

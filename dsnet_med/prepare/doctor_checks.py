@@ -1,7 +1,7 @@
 """The data doctor's checks on voxels: plausible CT numbers, left and right, a digest of the content."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ _AIR_AT_MOST_HU, _BONE_AT_LEAST_HU = -200, 200
 _LOWEST_HU, _HIGHEST_HU = -1100, 4000
 _SHARE_BELOW, _SHARE_ABOVE = 0.01, 0.001
 _SIDE_MARGIN_MM = 15.0
+_FINEST_MM, _COARSEST_MM = 0.2, 20.0
 
 
 def content_digest(voxels: NDArray[Any], affine: NDArray[np.float64]) -> str:
@@ -35,6 +36,15 @@ def odd_intensities(voxels: NDArray[Any], modality: str) -> Iterator[tuple[Sever
     elif modality == "CT":
         yield from _odd_range(low, high)
         yield from _odd_shares(voxels)
+
+
+def odd_spacing(spacing_mm: Sequence[float]) -> str | None:
+    """What is odd about voxel sizes for a scan of a patient, or None."""
+    finest, coarsest = min(spacing_mm), max(spacing_mm)
+    if finest >= _FINEST_MM and coarsest <= _COARSEST_MM:
+        return None
+    sizes = " x ".join(f"{size:.3g}" for size in spacing_mm)
+    return f"voxels of {sizes} mm, of scans {_FINEST_MM} to {_COARSEST_MM:g} mm: is the header in millimetres?"
 
 
 def _odd_range(low: float, high: float) -> Iterator[tuple[Severity, str]]:
@@ -71,18 +81,32 @@ def swapped_sides(
     `classes` (X, Y, Z) is a class map, `left` and `right` give each name its class id. A pair contradicts when
     its centroids, in RAS+ millimetres, lie the wrong way round by more than 15 mm.
     """
+    wrong, pairs = wrong_sides(classes, affine, left, right)
+    if not wrong:
+        return None
+    first, second, distance = wrong[0]
+    cause = "the affine or the axes are flipped" if len(wrong) * 2 > pairs else "labels are exchanged"
+    return (
+        f"left and right look swapped: {first} lies {distance:.0f} mm to the right of {second} "
+        f"({len(wrong)} of {pairs} pairs of organs; most likely {cause})"
+    )
+
+
+def wrong_sides(
+    classes: NDArray[np.unsignedinteger[Any]],
+    affine: NDArray[np.float64],
+    left: dict[str, int],
+    right: dict[str, int],
+) -> tuple[list[tuple[str, str, float]], int]:
+    """The pairs that contradict, as in `swapped_sides`, with their distances in mm, and how many there are.
+
+    Two sides of one organ come first, then the largest distance.
+    """
     centres = centroids_mm(classes, affine, {**left, **right})
     across = {name: centre[0] for name, centre in centres.items()}
     pairs = [(a, b, across[a] - across[b]) for a in left for b in right if a in across and b in across]
     wrong = [pair for pair in pairs if pair[2] > _SIDE_MARGIN_MM]
-    if not wrong:
-        return None
-    first, second, distance = max(wrong, key=lambda pair: (_same_organ(*pair[:2]), pair[2]))
-    cause = "the affine or the axes are flipped" if len(wrong) * 2 > len(pairs) else "labels are exchanged"
-    return (
-        f"left and right look swapped: {first} lies {distance:.0f} mm to the right of {second} "
-        f"({len(wrong)} of {len(pairs)} pairs of organs; most likely {cause})"
-    )
+    return sorted(wrong, key=lambda pair: (_same_organ(*pair[:2]), pair[2]), reverse=True), len(pairs)
 
 
 def _same_organ(left: str, right: str) -> bool:

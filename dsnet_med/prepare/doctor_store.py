@@ -3,36 +3,22 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dsnet_med.errors import InputError
-from dsnet_med.prepare.doctor_findings import Examined, Finding, Member, examine_set
+from dsnet_med.prepare.doctor_findings import Examined, Finding, Member
+from dsnet_med.prepare.doctor_portrait import Portrait
 from dsnet_med.prepare.store import CASES, MANIFEST, Store, StoredCase, entry_file, require_whole
 
 _LISTED = 5
 
 
-def examine_store(path: Path) -> Iterator[Examined]:
-    """Examine every case of the store in the folder `path`, then the failed ones, then the store as a whole.
-
-    Reads one slice at a time. Raises InputError when `path` holds no readable manifest.
-    """
-    store = _open_unchecked(path)
-    members = []
-    for case in store.cases.values():
-        findings, digest = _examine_stored(store, case)
-        members.append(Member(case.id, case.subject, case.split, digest))
-        yield Examined(case.id, tuple(findings))
-    for name, reason in store.failed.items():
-        yield Examined(name, (Finding("error", name, "failed", f"was not converted: {reason}"),))
-    yield Examined("", (*_leftovers(store), *examine_set(members)))
-
-
-def _open_unchecked(path: Path) -> Store:
-    """The store even if data files are missing or cut short, which `Store.open` refuses."""
+def open_unchecked(path: Path) -> Store:
+    """The store even if data files are missing or cut short, which `Store.open` refuses. Raises InputError."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         cases = {entry["id"]: StoredCase.from_dict(entry) for entry in manifest["cases"]}
@@ -43,29 +29,53 @@ def _open_unchecked(path: Path) -> Store:
     return Store(path, manifest, cases)
 
 
-def _examine_stored(store: Store, case: StoredCase) -> tuple[list[Finding], str | None]:
+def examine_stored(store: Store, case: StoredCase) -> tuple[Examined, Member]:
+    """The findings on one case, those of its source among them, and what the checks on the set need of it."""
+    store = replace(store, cases={case.id: case})
+    member = Member(case.id, case.subject, case.split, None)
+    seen = [finding for finding in case.findings if finding.kind != "missing class"]  # which is looked for here
     try:
         require_whole(store.path, case)
-        counts, finite, digest = _read_through(store, case)
+        counts, finite, member = _read_through(store, case)
     except (InputError, OSError) as error:
-        return [Finding("error", case.id, "damaged", str(error))], None
-    findings = [*_entry_findings(store, case), *_label_findings(store, case, counts)]
+        return Examined(case.id, (Finding("error", case.id, "damaged", str(error)), *seen)), member
+    findings = [*_entry_findings(store, case), *_label_findings(store, case, counts), *seen]
     if not finite:
         findings.append(Finding("error", case.id, "damaged", "its image holds NaN or infinite values"))
-    return findings, digest
+    return Examined(case.id, tuple(findings)), member
 
 
-def _read_through(store: Store, case: StoredCase) -> tuple[dict[int, int], bool, str]:
-    """Voxels of each label value, whether the image is finite, and a digest of the image."""
-    totals = np.zeros(256, np.int64)
-    finite = True
+def store_findings(store: Store) -> list[Finding]:
+    """Files that no case owns, and what preprocess had to say of the source's names and lists."""
+    noted = [Finding(**finding) for finding in store.manifest.get("findings", ())]
+    told = [replace(finding, severity="warning") for finding in noted if finding.kind in ("source", "pair")]
+    return [*_leftovers(store), *told]
+
+
+def findings_of(store: Store) -> list[Finding]:
+    """What preprocess found: in the source and the set as a whole, then in each case."""
+    in_set = [Finding(**finding) for finding in store.manifest.get("findings", ())]
+    return [*in_set, *(finding for case in store.cases.values() for finding in case.findings)]
+
+
+def member_of(path: Path, case: StoredCase) -> Member:
+    """What the checks on a whole set need of one case in the store folder `path`."""
+    return _read_through(Store(path, {}, {case.id: case}), case)[2]
+
+
+def _read_through(store: Store, case: StoredCase) -> tuple[dict[int, int], bool, Member]:
+    """Voxels of each label value, whether the image is finite, and what the checks on the set need."""
+    image, labels = store.read_case(case.id)
+    totals = np.bincount(labels.ravel(), minlength=256)
+    counts = {int(value): int(totals[value]) for value in np.flatnonzero(totals)}
+    finite = bool(np.isfinite(image).all())
     digest = hashlib.blake2b(repr(case.shape).encode(), digest_size=16)
-    for index in range(case.shape[0]):
-        image, label = store.read_slice(case.id, index)
-        totals += np.bincount(label.ravel(), minlength=256)
-        finite = finite and bool(np.isfinite(image).all())
-        digest.update(image.data)
-    return {int(value): int(totals[value]) for value in np.flatnonzero(totals)}, finite, digest.hexdigest()
+    digest.update(image.data)
+    portrait = None
+    names = tuple(case.label_voxels)
+    if finite and max(counts) < max(len(names), 1):
+        portrait = Portrait.of(image, labels if case.label_file else None, case.spacing_mm, names)
+    return counts, finite, Member(case.id, case.subject, case.split, digest.hexdigest(), portrait)
 
 
 def _entry_findings(store: Store, case: StoredCase) -> Iterator[Finding]:
@@ -92,7 +102,8 @@ def _label_findings(store: Store, case: StoredCase, counts: dict[int, int]) -> I
             "error", case.id, "label values", f"label values {_listed(strays)} are no class of the store"
         )
     if not any(counts.get(class_id) for class_id in range(1, len(store.classes))):
-        yield Finding("error", case.id, "empty label", "the label map is all background")
+        if not store.manifest["recipe"].get("allow_empty"):
+            yield Finding("error", case.id, "empty label", "the label map is all background")
         return
     for class_id, name in enumerate(store.classes):
         got, told = counts.get(class_id, 0), case.label_voxels.get(name, 0)

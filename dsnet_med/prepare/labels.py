@@ -56,8 +56,11 @@ def checked_counts(recipe: Recipe, path: Path, voxels: NDArray[Any]) -> dict[str
         counts = class_counts(recipe, value_counts(voxels))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    if counts[recipe.classes[0]] == voxels.size:
-        raise InputError(f"{path}: the label map is all background; correct it or exclude the case")
+    if counts[recipe.classes[0]] == voxels.size and not recipe.allow_empty:
+        raise InputError(
+            f"{path}: the label map is all background; correct it, exclude the case, "
+            "or keep such cases with 'allow_empty: true' in the recipe"
+        )
     return counts
 
 

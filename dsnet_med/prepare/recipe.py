@@ -6,31 +6,43 @@ describes its keys. Every mistake in it is an InputError that names the key and 
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
-
-import yaml
 
 from dsnet_med import resources
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.geometry import SliceAxis
 from dsnet_med.prepare import decathlon
 from dsnet_med.prepare.intensity import Intensity
+from dsnet_med.prepare.recipe_yaml import read_yaml
 from dsnet_med.prepare.splits import SeededSplit, read_splits
 
 LAYOUTS = ("pairs", "acdc", "decathlon", "table")
 MODALITIES = ("CT", "MR")
 _REQUIRED = ("id", "title", "source", "licence", "modality", "layout", "intensity", "splits")
-_OPTIONAL = ("citation", "image", "label", "cases", "classes", "label_map", "slice_axis", "sides")
+_OPTIONAL = (
+    "citation",
+    "image",
+    "label",
+    "cases",
+    "classes",
+    "label_map",
+    "slice_axis",
+    "sides",
+    "allow_empty",
+)
 _LARGEST_LABEL = 65535
+_FIELD = re.compile(r"\{[^{}]*\}")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One data set. `label_map` holds every legal raw label value; class id = position in `classes`.
 
+    With `allow_empty`, label maps may be all background. `notes` say what dataset.json wants and does not get.
     Recipes that leave `classes` to a dataset.json have none until `for_source` has read it.
     """
 
@@ -54,6 +66,13 @@ class Recipe:
     citation: str = ""
     cases: Path | None = None
     intensity_of: dict[str, Intensity] = field(default_factory=dict)
+    allow_empty: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the recipe comes with dsnet-med, its split list with it."""
+        return self.path.is_relative_to(resources.data_prep())
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but where the recipe lies, as JSON takes it."""
@@ -65,6 +84,7 @@ class Recipe:
             "label_map": {str(raw): class_id for raw, class_id in self.label_map.items()},
             "intensity": self.intensity.as_dict(),
             "slice_axis": self.slice_axis,
+            "allow_empty": self.allow_empty,
             "sides": {"left": list(self.left), "right": list(self.right)},
             "splits": rule,
         }
@@ -78,7 +98,7 @@ def recipe_ids() -> list[str]:
 def load_recipe(name_or_path: str) -> Recipe:
     """The recipe of this id, or in this file or folder. Raises InputError with the nearest name."""
     path = _recipe_file(name_or_path)
-    content = _read_yaml(path)
+    content = _read_keys(path)
     try:
         return _parse(path, content)
     except InputError as error:
@@ -95,7 +115,7 @@ def for_source(recipe: Recipe, source: Path) -> Recipe:
     if recipe.classes:
         return recipe
     description = decathlon.read_dataset_json(source)
-    classes, label_map = decathlon.described_classes(source, description)
+    classes, label_map, notes = decathlon.described_classes(source, description)
     modality = decathlon.described_modality(source, description)
     told = json.dumps([classes, sorted(label_map.items()), modality])
     return replace(
@@ -105,6 +125,7 @@ def for_source(recipe: Recipe, source: Path) -> Recipe:
         intensity=recipe.intensity_of[modality],
         classes=classes,
         label_map=label_map,
+        notes=notes,
         hash=hashlib.sha256(f"{recipe.hash}{told}".encode()).hexdigest(),
     )
 
@@ -122,11 +143,8 @@ def _recipe_file(name_or_path: str) -> Path:
     return resources.data_prep() / name_or_path / "recipe.yaml"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+def _read_keys(path: Path) -> dict[str, Any]:
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no keys, wanted a recipe with {', '.join(_REQUIRED)}")
     return content
@@ -139,13 +157,20 @@ def _parse(path: Path, content: dict[str, Any]) -> Recipe:
     intensity_of = _intensities(content)
     label_map = _label_map(content, classes)
     sides = _sides(content, classes)
+    templates = {key: _template(content, key, layout) for key in ("image", "label")}
+    if layout == "pairs" and templates["image"] == templates["label"]:
+        raise InputError(f"image and label are one template, '{templates['image']}'; give each its own")
     parts = _attached_files(path, content)
     return Recipe(
-        **{key: _text(content, key) for key in ("id", "title", "source", "licence", "citation")},
+        id=_text(content, "id"),
+        title=_text(content, "title"),
+        source=_text(content, "source"),
+        licence=_text(content, "licence"),
+        citation=_text(content, "citation"),
         modality=_choice(content, "modality", MODALITIES if classes else (decathlon.FILE_NAME,)),
         layout=layout,
-        image=_template(content, "image", layout),
-        label=_template(content, "label", layout),
+        image=templates["image"],
+        label=templates["label"],
         classes=classes,
         label_map=label_map,
         intensity=next(iter(intensity_of.values())),
@@ -157,6 +182,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Recipe:
         hash=_hash(path, *parts.values()),
         cases=parts.get("cases"),
         intensity_of=intensity_of,
+        allow_empty=_flag(content, "allow_empty"),
     )
 
 
@@ -188,16 +214,35 @@ def _choice(content: dict[str, Any], key: str, known: tuple[str, ...], default: 
 
 
 def _template(content: dict[str, Any], key: str, layout: str) -> str:
+    if isinstance(content.get(key), Mapping):  # what YAML makes of {case} alone
+        raise InputError(f'{key}: got {content[key]!r}, which needs quotes: "{{case}}.nii.gz"')
     value = _text(content, key)
-    if layout == "pairs" and (value.count("{case}") != 1 or not value.endswith((".nii", ".nii.gz"))):
+    if layout != "pairs":
+        return value
+    others = [field for field in _FIELD.findall(value) if field != "{case}"]
+    if value.count("{case}") > 1 or "*" in value or others:
+        raise InputError(
+            f"{key}: got '{value}', wanted one {{case}}, no other {{field}} and no '*'; "
+            "where names hold more than that, use layout 'table', whose CSV file lists every case's files"
+        )
+    if "{case}" not in value or not value.endswith((".nii", ".nii.gz")):
         raise InputError(f"{key}: got '{value}', wanted a path with one {{case}} that ends in .nii.gz")
+    return value
+
+
+def _flag(content: dict[str, Any], key: str) -> bool:
+    value = content.get(key, False)
+    if not isinstance(value, bool):
+        raise InputError(f"{key}: got {value!r}, wanted true or false")
     return value
 
 
 def _classes(content: dict[str, Any]) -> tuple[str, ...]:
     names = content.get("classes", [])
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"classes: got {names!r}, wanted a list of names")
+        raise InputError(
+            f"classes: got {names!r}, wanted a list of names; put numbers, true, false and null in quotes"
+        )
     if "classes" in content and (len(names) < 2 or names[0] != "background"):
         raise InputError(f"classes: got {names!r}, wanted background first and then at least one name")
     if len(set(names)) != len(names) or len(names) > 255:

@@ -6,11 +6,16 @@ training and test.
 
 import csv
 import hashlib
-from collections.abc import Collection, Mapping
+import io
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from dsnet_med.errors import InputError, unknown
+from dsnet_med.files import read_text
+from dsnet_med.volumes import case_name
 
 SPLITS = ("train", "val", "test", "extra")
 
@@ -42,8 +47,8 @@ def read_splits(path: Path) -> dict[str, str]:
 def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """The rows of a CSV file whose header is `columns`, cells stripped of blanks. Raises InputError."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if any(row)]
+        lines = io.StringIO(read_text(path), newline="")
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as a CSV file ({error})") from error
     if not rows or tuple(rows[0]) != columns:
@@ -62,6 +67,28 @@ def assign(splits: Mapping[str, str] | SeededSplit, subjects: Collection[str]) -
     if isinstance(splits, SeededSplit):
         return _draw(splits, subjects)
     return {subject: splits.get(subject, "extra") for subject in subjects}
+
+
+def meant(name: str, subjects: Iterable[str]) -> str | None:
+    """The one of `subjects` that a list most likely means by `name`, which is none of them: `c03` by `c3`.
+
+    Numbers must be the same, zeros in front apart, and the words around them alike: 0003 never stands for 0008.
+    """
+    words, numbers = _parts(name)
+    for subject in subjects:
+        others, theirs = _parts(subject)
+        alike = SequenceMatcher(None, words, others).ratio() >= (0.6 if numbers else 0.75)
+        if numbers == theirs and (alike or (numbers and not (words and others))):
+            return subject
+        if theirs and others and theirs == numbers[: len(theirs)] and words.startswith(others):
+            return subject  # for a case of it
+    return None
+
+
+def _parts(name: str) -> tuple[str, list[int]]:
+    """The letters of a name and its numbers, without the ending of a file."""
+    stem = re.sub(r"_0000$", "", case_name(Path(name)) if "." in name else name).lower()
+    return re.sub(r"[\W\d_]+", "", stem), [int(number) for number in re.findall(r"\d+", stem)]
 
 
 def _draw(rule: SeededSplit, subjects: Collection[str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.geometry import SliceAxis, SliceOrder
+from dsnet_med.prepare.doctor_findings import Finding
 from dsnet_med.prepare.intensity import Intensity, Scaling
 from dsnet_med.prepare.splits import SPLITS
 
@@ -34,7 +35,8 @@ class StoredCase:
 
     `shape` (D, H, W) and `spacing_mm` (slice, row, column) are those of the slices; `native_shape` and `affine`
     (4 x 4, voxels to RAS+ millimetres) those of the source volume. File names are relative to the source.
-    `base` and `slope` turn stored values into network input: (stored - base) * slope.
+    `base` and `slope` turn stored values into network input: (stored - base) * slope. `findings` are what the
+    data doctor saw in the source volume.
     """
 
     id: str
@@ -55,6 +57,7 @@ class StoredCase:
     slope: float
     clip: tuple[float, float]
     recipe_hash: str
+    findings: tuple[Finding, ...] = ()
 
     @property
     def record_bytes(self) -> int:
@@ -64,7 +67,8 @@ class StoredCase:
     def as_dict(self) -> dict[str, Any]:
         """The manifest entry, as JSON takes it."""
         order = {"axes": list(self.order.axes), "reversed": list(self.order.reversed)}
-        return {"format": FORMAT} | vars(self) | {"order": order}
+        findings = [vars(finding) for finding in self.findings]
+        return {"format": FORMAT} | vars(self) | {"order": order, "findings": findings}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> "StoredCase":
@@ -75,6 +79,7 @@ class StoredCase:
         order = fields["order"]
         fields["order"] = SliceOrder(tuple(order["axes"]), tuple(order["reversed"]))
         fields["affine"] = tuple(tuple(row) for row in fields["affine"])
+        fields["findings"] = tuple(Finding(**finding) for finding in fields.get("findings", ()))
         return cls(**fields)
 
 

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from dsnet_med.archives import numbered, unpack
+from dsnet_med.contents import content_of, is_pair_header
 from dsnet_med.dicom.series import is_dicom
 from dsnet_med.errors import InputError
 from dsnet_med.inference.sources import Source, find_sources
 from dsnet_med.server.dicom_files import require_bounded_dicom
-from dsnet_med.server.headers import require_bounded
-from dsnet_med.server.kinds import SUFFIXES, WANTED, Kind, kind_of
+from dsnet_med.server.headers import A_PAIR, require_bounded
+from dsnet_med.server.kinds import SUFFIXES, WANTED, Kind, kind_of, no_kind
 from dsnet_med.server.limits import Limits
 from dsnet_med.server.refusal import Refused
 from dsnet_med.server.zips import require_bounded_zip
@@ -21,7 +22,7 @@ def source_in(upload: Path, limits: Limits) -> Source:
     """
     kind = kind_of(upload)
     if kind is None:
-        raise Refused(415, f"the upload's content is of no known kind; {WANTED}")
+        raise Refused(415, f"{no_kind(upload)}; {WANTED}")
     if kind == "zip":
         return _in_archive(upload, limits)
     return _file(upload, upload.with_name("input"), kind, limits)
@@ -39,6 +40,8 @@ def _in_archive(upload: Path, limits: Limits) -> Source:
     if len(others) == 1 and not dicom:
         ((file, kind),) = others.items()
         return _file(file, file, kind, limits)
+    if any(_is_pair_header(file) for file in others):
+        raise Refused(415, A_PAIR)
     if others:
         with_dicom = f" and {len(dicom)} DICOM files" if dicom else ""
         raise InputError(f"the archive holds {len(others)} volume files{with_dicom}; send one volume at a time")
@@ -46,6 +49,13 @@ def _in_archive(upload: Path, limits: Limits) -> Source:
         raise Refused(415, f"the archive holds no volume; {WANTED}")
     require_bounded_dicom(dicom, limits)
     return _only(folder, set(dicom))
+
+
+def _is_pair_header(file: Path) -> bool:
+    try:
+        return is_pair_header(content_of(file).start)
+    except InputError:  # damaged, which matters only where it is alone
+        return False
 
 
 def _only(folder: Path, keep: set[Path]) -> Source:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dsnet_med.errors import one_line
-from dsnet_med.inference.outputs import FORMATS
+from dsnet_med.inference.sidecar import FORMATS
 from dsnet_med.server.answers import labels_header, notes_header, send_file, send_refusal
 from dsnet_med.server.body import Body
 from dsnet_med.server.job import MEDIA_TYPES, Answer, Wanted

@@ -14,12 +14,14 @@ from typing import Any, cast
 import nibabel as nib
 from isal import igzip, isal_zlib
 
+from dsnet_med.contents import LONGEST_START, is_nifti, is_pair_header
 from dsnet_med.errors import InputError, one_line
-from dsnet_med.server.kinds import LONGEST_START, WANTED, Kind, is_nifti
+from dsnet_med.server.kinds import WANTED, Kind
 from dsnet_med.server.limits import Limits
 from dsnet_med.server.metaimage import shape_of_metaimage
 from dsnet_med.server.refusal import Refused
 
+A_PAIR = "the upload is of a pair of files, .hdr and .img; make one .nii or .nii.gz file of them and send that"
 _CHUNK = 1 << 20
 _TRAILING = 1 << 20  # bytes after the voxels that nobody minds
 _LONGEST_TEXT = 1 << 16
@@ -56,7 +58,9 @@ def _require_bounded_gzip(path: Path, limits: Limits) -> None:
         with igzip.open(path, "rb") as stream:
             start = stream.read(LONGEST_START)
             if not is_nifti(start):
-                raise Refused(415, f"a gzip file without a NIfTI header inside; {WANTED}")
+                raise Refused(
+                    415, f"a gzip file without a NIfTI header inside, as the .img.gz of a pair; {WANTED}"
+                )
             left = _bytes_named(path, start, limits) + _TRAILING - len(start)
             while chunk := stream.read(_CHUNK):
                 left -= len(chunk)
@@ -68,6 +72,8 @@ def _require_bounded_gzip(path: Path, limits: Limits) -> None:
 
 def _bytes_named(path: Path, start: bytes, limits: Limits) -> int:
     """How long a NIfTI file is, unpacked, by its header."""
+    if is_pair_header(start):
+        raise Refused(415, A_PAIR)
     kind = nib.Nifti1Header if nib.Nifti1Header.may_contain_header(start) else nib.Nifti2Header
     try:
         header = kind(start[: kind.sizeof_hdr], check=False)

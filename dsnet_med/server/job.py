@@ -7,7 +7,8 @@ from typing import Literal
 
 from dsnet_med.errors import InputError
 from dsnet_med.inference import Predictor
-from dsnet_med.inference.outputs import FORMATS, NEEDS_DICOM, Outputs, write_case
+from dsnet_med.inference.outputs import NEEDS_DICOM, Outputs, write_case
+from dsnet_med.inference.sidecar import FORMATS
 from dsnet_med.inference.sources import load
 from dsnet_med.server.content import source_in
 from dsnet_med.server.limits import Limits

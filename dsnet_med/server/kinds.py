@@ -1,11 +1,9 @@
 """What a file is, by its first bytes: names come from strangers and say nothing."""
 
-import re
 from pathlib import Path
 from typing import Literal
 
-import nibabel as nib
-
+from dsnet_med.contents import LONGEST_START, METAIMAGE, is_nifti, known_as
 from dsnet_med.dicom.sniff import START, starts_dicom
 
 Kind = Literal["gzip", "zip", "dicom", "nrrd", "nifti", "metaimage"]
@@ -19,8 +17,6 @@ SUFFIXES: dict[Kind, str] = {
     "zip": ".zip",
     "dicom": "",
 }
-LONGEST_START = int(nib.Nifti2Header.sizeof_hdr)
-_METAIMAGE = re.compile(rb"\s*(ObjectType|ObjectSubType|Comment|NDims)\s*=")
 
 
 def kind_of(path: Path) -> Kind | None:
@@ -37,9 +33,11 @@ def kind_of(path: Path) -> Kind | None:
         return "nrrd"
     if is_nifti(start):
         return "nifti"
-    return "metaimage" if _METAIMAGE.match(start) else None
+    return "metaimage" if METAIMAGE.match(start) else None
 
 
-def is_nifti(start: bytes) -> bool:
-    """Whether these first bytes are those of a NIfTI-1 or NIfTI-2 header."""
-    return any(kind.may_contain_header(start) for kind in (nib.Nifti1Header, nib.Nifti2Header))
+def no_kind(path: Path) -> str:
+    """What is said of a file whose kind is None."""
+    with path.open("rb") as stream:
+        known = known_as(stream.read(LONGEST_START))
+    return f"the upload is {known[0]}" if known else "the upload's content is of no known kind"

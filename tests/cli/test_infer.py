@@ -108,6 +108,24 @@ def test_some_fail_and_the_others_are_finished(
     assert "not a readable NIfTI file" in _error(capsys)
 
 
+def test_names_that_clash_links_that_lead_nowhere_and_earlier_masks(
+    run_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(images / "a.nii.gz", images / "A.nii.gz")
+    (images / "d.nii.gz").symlink_to("../.git/annex/objects/x")
+    for model in ("one", "two"):
+        capsys.readouterr()
+        assert _infer("--model", run_folder, images, "--out", images / model) == 1
+        text = capsys.readouterr().err
+        assert text.strip().splitlines()[-1] == "dsnet-med: 3 failed: A, a, d; the others are finished"
+        assert "two inputs are called 'A' and 'a', which is one file on some disks" in text
+        assert "d.nii.gz: no such file, it is a link to ../.git/annex/objects/x, which is not there;" in text
+        assert sorted(path.name for path in (images / model).glob("*.nii.gz")) == ["b.nii.gz", "c.nii.gz"]
+    assert "note: passed over 2 masks that infer wrote, in " in text
+    assert _infer("--model", run_folder, images / "one", "--out", tmp_path / "three") == 2
+    assert "holds nothing but masks that infer wrote, wanted images" in _error(capsys)
+
+
 def test_finished_ones_are_kept(
     run_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

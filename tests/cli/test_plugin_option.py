@@ -24,6 +24,7 @@ from dsnet_med.prepare.recipe import load_recipe
 
 BIN = Path(sys.executable).parent / "dsnet-med"
 SMALL = {"width": 0.125, "network_def#backbone#layers": [1, 1, 1, 2], "validate_every": 2, "workers": 0}
+TITLE = "FCN + Mine at layer4.*.act2 (width 0.125, backbone.layers changed)"
 OF_NUL = (
     "SyntaxError" if sys.version_info >= (3, 11, 4) else "ValueError"
 )  # what Python says of a NUL in a source
@@ -98,7 +99,7 @@ def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         [BIN, "train", *what, "--out", "run", "--iterations", "2", "--device", "cpu", *settings], folder
     )
     assert done.returncode == 0, done.stderr
-    assert "FCN + Mine at layer4.*.act2: best Dice" in done.stdout
+    assert f"{TITLE}: best Dice" in done.stdout and " parameters, " in done.stdout
     (folder / "my @file.py").unlink()
     return (folder / "run").rename(folder / "elsewhere")
 
@@ -122,16 +123,18 @@ def test_the_run_says_what_it_is(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert summary["method"] == {
         "id": "fcn+Mine",
-        "title": "FCN + Mine at layer4.*.act2",
+        "title": TITLE,
+        "changes": "width 0.125, backbone.layers changed",
+        "parameters": summary["parameters"],
         "paper": "Long et al. 2015, https://arxiv.org/abs/1411.4038",
-        "backbone": "ResNet-50-C, output stride 8",
+        "backbone": "ResNet-50-C, output stride 8 (changed)",
         "plugin": "Mine",
         "place": "layer4.*.act2",
         "head": "FCN",
     }
     assert json.loads((run / "configs" / "metadata.json").read_text())["name"] == "fcn+Mine"
     config = yaml.safe_load((run / "configs" / "train.yaml").read_text())
-    assert config["method_card"] == summary["method"]
+    assert config["method_card"] | {"parameters": summary["parameters"]} == summary["method"]
     assert config["network_def"]["at"] == "layer4.*.act2"
     assert (run / "scripts" / "my__file.py").read_text() == MINE
     plain = build_network("fcn", num_classes=9, width=0.125, backbone={"layers": [1, 1, 1, 2]})
@@ -148,7 +151,7 @@ def test_its_weights_hold_the_plugin_where_it_was_put(run: Path) -> None:
 def test_it_segments_without_the_file(run: Path, raw: Path, tmp_path: Path) -> None:
     done = _run([BIN, "infer", _image(raw), "--model", run, "--out", tmp_path / "masks"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "masks" / "run.json").read_text())["method"] == "FCN + Mine at layer4.*.act2"
+    assert json.loads((tmp_path / "masks" / "run.json").read_text())["method"] == TITLE
 
 
 def test_monai_s_own_command_loads_it(run: Path) -> None:
@@ -163,7 +166,7 @@ def test_it_goes_on_without_the_file(run: Path) -> None:
     last = run / "models" / "last.pt"
     torch.save({**torch.load(last, weights_only=True), "iteration": 0}, last)
     summary = train(run, {"resume": True})
-    assert summary["method"]["title"] == "FCN + Mine at layer4.*.act2"
+    assert summary["method"]["title"] == TITLE
     assert torch.load(last, weights_only=True)["iteration"] == 2
 
 
@@ -184,10 +187,11 @@ def test_one_of_ours_after_a_method_s_own(store: Path, tmp_path: Path) -> None:
     )
     summary = train(tmp_path, {})
     card = summary["method"]
-    assert (card["id"], card["title"]) == ("fcn_dsm+ConstantGate", "FCN+DSM + ConstantGate at layer3.*.act2")
+    title = "FCN+DSM + ConstantGate at layer3.*.act2 (width 0.125, backbone.layers changed)"
+    assert (card["id"], card["title"]) == ("fcn_dsm+ConstantGate", title)
     assert (card["plugin"], card["place"]) == (
-        "DSM (ratio 2, bias); ConstantGate",
-        "stage 4, after conv2; layer3.*.act2",
+        "DSM (ratio 2, bias) (changed); ConstantGate",
+        "stage 4, after conv2 (changed); layer3.*.act2",
     )
     weights = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert "backbone.layer3.0.act2.plugin.logit" in weights

@@ -122,6 +122,8 @@ def test_resample_has_to_be_asked_for(scans: Path) -> None:
         (["--nsd-tolerance", "-1"], "tolerance"),
         (["--nsd-tolerance", "nan"], "tolerance"),
         (["--workers", "0"], "--workers"),
+        (["--missing", "zeros"], "did you mean 'zero'"),
+        (["--drop-outside"], "--resample"),
         (["--images", "nowhere"], "nowhere"),
         (["--scheduler", "not-an-address"], "no Dask scheduler"),
     ],
@@ -163,7 +165,8 @@ def test_folders_without_a_case_in_common(scans: Path) -> None:
         method = "near" if number < 4 else "right"
         (scans / method / "masks" / f"c{number}.nii.gz").unlink()
     both = [*near(scans), "--prediction", scans / "right" / "masks"]
-    assert "no case is in every one of" in refused(evaluate(scans, *both))
+    assert "4 of 7 references" in refused(evaluate(scans, *both))
+    assert "no case is in every one of" in refused(evaluate(scans, *both, "--missing", "ignore"))
     assert not (scans / "out").exists()
 
 

@@ -1,13 +1,19 @@
 """A run's configuration: merged, written out, and never with an id that does not exist."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+from monai.bundle import ConfigParser
 
 from dsnet_med.engine import compose
+from dsnet_med.engine.card import titled
 from dsnet_med.errors import InputError
 from dsnet_med.methods import method_ids
+from dsnet_med.networks import definition
 
 
 @pytest.mark.parametrize("method", method_ids())
@@ -78,3 +84,96 @@ def test_inference_sees_what_training_saw(run: Path) -> None:
         assert infer[shared] == train[shared]
     assert infer["slice_network"] == train["network_def"]
     assert infer["intensity"] == {"window": [-125.0, 275.0]}
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\r"), min_size=1))
+@example("exp#1").via("each sign of MONAI's, and all that quotes them")
+@example("$(touch x)")
+@example("@bundle_root")
+@example("%configs/train.yaml")
+@example('it\'s "@#%$" \\x23 {0} ::')
+def test_a_literal_is_read_back_by_monai_as_it_was(text: str) -> None:
+    parser = ConfigParser(yaml.safe_load(yaml.safe_dump({"a": definition.literal(text), "b": "$@a + '/x'"})))
+    if text[:1] not in "$@%" or text != definition.literal(text):
+        assert parser.get_parsed_content("a") == text
+        assert parser.get_parsed_content("b") == f"{text}/x"
+
+
+@pytest.mark.parametrize("name", ["exp#1", "$x", "@store", "%a", "a@#b%c$d", "it's"])
+def test_text_of_the_user_is_what_a_run_reads(name: str, store: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).symlink_to(store)
+    (tmp_path / f"{name}.pth").write_bytes(b"")
+    texts = {"pretrained": f"{name}.pth", "model_dir": name, "loss#dice": {"a": [f"x{name}"]}}
+    settings = compose.parse_settings([f"{key}={json.dumps(text)}" for key, text in texts.items()])
+    config = ConfigParser(compose.compose_train("fcn", Path(name), settings))
+    assert config.get_parsed_content("dataset_dir") == str(store)  # resolved: the store itself
+    assert config.get_parsed_content("pretrained") == str(tmp_path / f"{name}.pth")
+    assert config.get_parsed_content("model_dir") == name
+    assert config.get_parsed_content("loss#dice") == {"a": [f"x{name}"]}
+
+
+def test_expressions_and_references_of_settings_stay_what_they_are(store: Path) -> None:
+    settings = compose.parse_settings(
+        ['model_dir=$@bundle_root + "/m#x"', 'sinks="@loggers"', 'run="%initialize"']
+    )
+    config = compose.compose_train("fcn", store, settings)
+    assert [config[name] for name in ("model_dir", "sinks", "run")] == [*settings.values()]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("5E-4", 5e-4),
+        ("-2e1", -20.0),
+        (".5e+2", 50.0),
+        ("1.e0", 1.0),
+        ("{lr: 1e-3}", {"lr": 1e-3}),
+    ],
+)
+def test_numbers_in_the_usual_notation(text: str, value: object) -> None:
+    assert compose.parse_settings([f"a={text}"]) == {"a": value}
+    assert isinstance(compose.parse_settings(["a=1e-4x"])["a"], str)
+
+
+@pytest.mark.parametrize("size", ["64", "64,64", "(64, 64)", "[64]", "[64, 0]", "[64, 64.0]", "null"])
+def test_a_size_that_is_none_is_refused(size: str, store: Path) -> None:
+    with pytest.raises(InputError, match=r"got size=.*, wanted rows and columns in brackets"):
+        compose.compose_train("fcn", store, compose.parse_settings([f"size={size}"]))
+
+
+BASIC = {"_target_": "monai.networks.nets.BasicUNet", "spatial_dims": 2, "out_channels": 9}
+
+
+@pytest.mark.parametrize(
+    ("settings", "title", "kept"),
+    [
+        ({}, "FCN", {"paper", "backbone", "plugin", "place", "head", "parameters", "flops"}),
+        ({"optimizer#lr": 0.1, "pretrained": True}, "FCN", {"backbone", "parameters", "flops"}),
+        ({"width": 1.0}, "FCN", {"parameters"}),
+        ({"width": 0.125}, "FCN (width 0.125)", {"paper", "backbone", "head"}),
+        ({"network_def#backbone#layers": [1, 1, 1, 1]}, "FCN (backbone.layers changed)", {"paper", "head"}),
+        ({"network_def#backbone#plugin": {"_target_": "x.Y"}}, "FCN (backbone.plugin changed)", {"head"}),
+        (
+            {"width": 0.5, "network_def#head": {"_target_": "x.Head"}},
+            "FCN (width 0.5, head changed)",
+            {"backbone", "plugin", "place"},
+        ),
+        ({"network_def": BASIC}, "BasicUNet (in place of FCN)", set()),
+        ({"network_def": "$torch.nn.Conv2d(1, 9, 1)"}, "another network (in place of FCN)", set()),
+        ({"network": BASIC}, "BasicUNet (in place of FCN)", set()),
+    ],
+)
+def test_a_run_of_another_network_is_not_called_as_its_row(
+    settings: dict[str, object], title: str, kept: set[str], store: Path
+) -> None:
+    row = compose.compose_train("fcn", store, {})["method_card"]
+    card = titled(compose.compose_train("fcn", store, settings)["method_card"])
+    assert card["title"] == title
+    assert {name for name in row if card.get(name) == row[name]} >= kept
+    if title != "FCN":
+        assert "parameters" not in card and "flops" not in card
+    if not kept:
+        assert card["id"] == "fcn-replaced"
+        assert not {name for name in row if card.get(name) == row[name]}

@@ -12,7 +12,9 @@ import pytest
 import yaml
 from narrow import NARROW
 
+from dsnet_med.engine.predict import items
 from dsnet_med.engine.train import prepare_run, train
+from dsnet_med.errors import InputError
 from dsnet_med.inference import Predictor
 from dsnet_med.inference.segment import segment_cases
 from dsnet_med.inference.sources import find_sources
@@ -123,3 +125,12 @@ def test_oblique_cardiac_mr(shared: Path, tmp_path: Path) -> None:
     names = tmp_path / "labels.json"
     names.write_text(json.dumps(dict(enumerate(store.classes))))
     assert _evaluated(tmp_path, labels, str(names))["cases"] == 4
+
+
+def test_a_bundle_is_given_no_two_images_of_one_name(tmp_path: Path) -> None:
+    for name in ("a.nii", "b.nii"):
+        (tmp_path / name).touch()
+    assert items(str(tmp_path)) == [{"image": str(tmp_path / name)} for name in ("a.nii", "b.nii")]
+    (tmp_path / "a.nii.gz").touch()
+    with pytest.raises(InputError, match="two inputs are called 'a'"):
+        items(str(tmp_path))

@@ -17,6 +17,7 @@ from monai.engines import SupervisedTrainer
 from narrow import NARROW
 
 from dsnet_med.engine.compose import from_anywhere
+from dsnet_med.engine.plugged import Plugged
 from dsnet_med.engine.train import prepare_run, train
 from dsnet_med.errors import InputError
 from dsnet_med.inference import Predictor
@@ -190,6 +191,27 @@ def test_a_value_of_the_wrong_kind_is_bad_input_and_can_be_corrected(store: Path
         train(tmp_path, {})
     prepare_run("fcn", store, tmp_path, {**NARROW, "iterations": 1})
     assert train(tmp_path, {})["best"]["iteration"] == 1
+
+
+@pytest.mark.parametrize("name", ["exp#1", "$x", "@store", "%a"])
+def test_a_run_lies_where_it_was_asked_for_and_is_read_there(
+    name: str, store: Path, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    (tmp_path / name).mkdir()
+    shutil.copytree(store, tmp_path / name / name)
+    file = tmp_path / name / f"{name}.py"
+    file.write_text("from torch.nn import Identity\n\n\nclass Mine(Identity):\n    pass\n")
+    run = Path(name) / "run"
+    settings = {**NARROW, "iterations": 2, "validate_every": 2}
+    prepare_run("fcn", Path(name) / name, run, settings, Plugged(f"{name}/{name}.py:Mine"))
+    assert train(run, {})["best"]["iteration"] == 2
+    assert {each.name for each in tmp_path.iterdir()} == {name, "home"}
+    assert (run / "models" / "model.pt").is_file() and (run / "metrics.jsonl").is_file()
+    shutil.rmtree(tmp_path / name / name)
+    image = raw / "RawData" / "Training" / "img" / "img0001.nii.gz"
+    assert Predictor.from_run(run).predict(image).voxels.shape == (64, 64, 16)
 
 
 def test_metadata_names_the_channels(run: Path) -> None:

@@ -36,6 +36,25 @@ def masks(draw: st.DrawFn, ndim: int | None = None) -> tuple[NDArray, NDArray, t
 
 
 @st.composite
+def grids(draw: st.DrawFn, ndim: int) -> NDArray:
+    """The steps (ndim, ndim) along the axes of a grid: turned, mirrored, anisotropic, and sheared or not."""
+    turn, _ = np.linalg.qr(np.random.default_rng(draw(st.integers(0, 2**32 - 1))).normal(size=(ndim, ndim)))
+    turn = draw(st.sampled_from((turn, np.eye(ndim), np.diag((-1.0, *np.ones(ndim - 1))))))
+    shear = np.eye(ndim)
+    for above in zip(*np.triu_indices(ndim, 1), strict=True):
+        shear[above] = draw(st.sampled_from((0.0, 0.0, 2e-5, 0.01)) | st.floats(-2, 2))
+    steps = turn @ shear
+    return steps / np.linalg.norm(steps, axis=0) * [draw(SPACINGS) for _ in range(ndim)]
+
+
+def surface_distances(reference: NDArray, prediction: NDArray, steps: NDArray) -> tuple[NDArray, NDArray]:
+    """The two directed sets by brute force, border voxel by border voxel, at their places in mm."""
+    a, b = (np.argwhere(border(mask)) @ np.asarray(steps).T for mask in (reference, prediction))
+    between = np.linalg.norm(a[:, None] - b[None], axis=-1)
+    return between.min(axis=1), between.min(axis=0)
+
+
+@st.composite
 def label_maps(draw: st.DrawFn, labels: int = 3) -> tuple[NDArray, NDArray, tuple[float, float, float]]:
     """Two small label maps in which any label may be missing, and a spacing."""
     shape = tuple(draw(st.integers(1, 6)) for _ in range(3))

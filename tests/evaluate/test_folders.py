@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import pickle
 
 import nibabel as nib
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import score_case
-from dsnet_med.evaluate.folders import Pair, _stored_bytes, evaluate_pairs, pair_folders, workers_for
+from dsnet_med.evaluate.folders import _stored_bytes, evaluate_pairs, workers_for
 from dsnet_med.evaluate.measure import measure_case
+from dsnet_med.evaluate.pairing import Pair, pair_folders
 from dsnet_med.evaluate.report import write_results
 from dsnet_med.evaluate.summary import COLUMNS, cases_csv, summarise
+from dsnet_med.evaluate.worst_slice import worst_slice
 from dsnet_med.volumes import case_name, read_labels
 from dsnet_med.workers import on_cluster
 
@@ -52,19 +55,22 @@ def folders(tmp_path):
     return prediction, reference
 
 
-def evaluate(prediction, reference, protocols=("strict",), workers=1, **options):
-    pairs, missing, failures = pair_folders(prediction, reference)
+def evaluate(prediction, reference, protocols=("strict",), workers=1, rule="ignore", **options):
+    pairs, missing, failures, orphans, _ = pair_folders(prediction, reference)
     scores = list(evaluate_pairs(pairs, NAMES, protocols=protocols, workers=workers, **options))
-    return scores, summarise(scores, NAMES, protocols, missing=missing, failures=failures)
+    counting = {"missing": missing, "failures": failures, "orphans": orphans, "rule": rule}
+    return scores, summarise(scores, NAMES, protocols, **counting)
 
 
 def test_pairing(folders):
-    pairs, missing, failures = pair_folders(*folders)
+    pairs, missing, failures, orphans, notes = pair_folders(*folders)
     assert [pair.case for pair in pairs] == ["a", "b", "cut", "shape", "stray"]
     assert pairs[0] == Pair("a", folders[0] / "a.nii.gz", folders[1] / "a.nii.gz")
-    assert missing == ["alone"]
-    assert list(failures) == ["orphan"]
-    assert "no reference" in failures["orphan"]
+    assert missing == {"alone": folders[1] / "alone.nii.gz"}
+    assert list(orphans) == ["orphan"]
+    assert "no reference" in orphans["orphan"]
+    assert "which holds a.nii.gz, alone.nii.gz" in orphans["orphan"]
+    assert (failures, notes) == ({}, [])
 
 
 def test_pairing_by_names_of_the_data_set(tmp_path):
@@ -75,21 +81,21 @@ def test_pairing_by_names_of_the_data_set(tmp_path):
     def reference_case(path):
         return case_name(path)[5:] if path.name.startswith("label") else None
 
-    pairs, missing, failures = pair_folders(tmp_path / "p", tmp_path / "r", reference_case=reference_case)
-    assert ([pair.case for pair in pairs], missing, failures) == (["0001"], [], {})
+    pairs, missing, failures, *_ = pair_folders(tmp_path / "p", tmp_path / "r", reference_case=reference_case)
+    assert ([pair.case for pair in pairs], missing, failures) == (["0001"], {}, {})
 
 
 def test_two_files_of_one_case_fail_that_case(folders):
     write(folders[0] / "a.nii", ball())
-    pairs, missing, failures = pair_folders(*folders)
+    pairs, missing, failures, *_ = pair_folders(*folders)
     assert "a" not in [pair.case for pair in pairs]
     assert "a" not in missing
     assert "two files" in failures["a"]
 
 
 def test_two_single_files(folders):
-    pairs, missing, failures = pair_folders(folders[0] / "a.nii.gz", folders[1] / "b.nii.gz")
-    assert ([pair.case for pair in pairs], missing, failures) == (["a"], [], {})
+    pairs, missing, failures, *_ = pair_folders(folders[0] / "a.nii.gz", folders[1] / "b.nii.gz")
+    assert ([pair.case for pair in pairs], missing, failures) == (["a"], {}, {})
     assert next(evaluate_pairs(pairs, NAMES)).error is None
 
 
@@ -383,6 +389,19 @@ def test_memory_is_said_and_used_again(folders):
     by_case = {score.case: score for score in scores}
     first = next(evaluate_pairs(pair_folders(*folders)[0][:1], NAMES))
     assert np.array_equal(by_case["a"].worst.reference, first.worst.reference)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
+def test_every_case_keeps_its_worst_slice_in_kilobytes(dtype):
+    reference = np.zeros((512, 512, 2), dtype, order="F")
+    reference[100:400, 150:420, 1] = 300 if dtype == np.uint16 else 3
+    prediction = np.roll(reference, 5, axis=0).astype(np.uint16)
+    differing = [np.ones(length, int) for length in reference.shape]
+    kept = worst_slice(reference, prediction, np.diag((0.7, 0.7, 5.0, 1.0)), [*differing[:2], np.array([0, 1])])
+    assert len(pickle.dumps(kept)) < 40_000 < 2 * 512 * 512
+    assert np.array_equal(kept.reference, reference[::-1, ::-1, 1].T)
+    assert np.array_equal(kept.prediction, prediction[::-1, ::-1, 1].T)
+    assert (kept.reference.dtype, kept.prediction.dtype) == (dtype, np.uint16)
 
 
 def test_a_cluster_that_goes_away_loses_its_cases_alone(monkeypatch):

@@ -17,7 +17,8 @@ from hypothesis.extra import numpy as hnp
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import assd, dice, hd95, nsd, score_case
-from dsnet_med.evaluate.folders import evaluate_pairs, pair_folders
+from dsnet_med.evaluate.folders import evaluate_pairs
+from dsnet_med.evaluate.pairing import pair_folders
 
 FILES = 1000
 NAMES = {1: "organ", 2: "speck"}
@@ -184,8 +185,8 @@ def test_every_spoilt_file_is_a_clear_error(thousand):
     folder, spoilt, kinds = thousand
     assert len(spoilt) == FILES
     assert len(kinds) > 30
-    pairs, missing, failures = pair_folders(folder / "p", folder / "r")
-    assert (len(pairs), missing, failures) == (FILES + 1, [], {})
+    pairs, missing, failures, *_ = pair_folders(folder / "p", folder / "r")
+    assert (len(pairs), missing, failures) == (FILES + 1, {}, {})
     scores = {score.case: score for score in evaluate_pairs(pairs, NAMES, workers=2)}
     assert scores.keys() == {*spoilt, "good"}
     assert [row.dice for row in scores["good"].records()] == [1, 1]

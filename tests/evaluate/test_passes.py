@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from random_masks import SPACINGS, border
+from random_masks import SPACINGS, border, grids
 
 from dsnet_med.evaluate import hd95, passes, passes_scipy
 from dsnet_med.evaluate.measure import measure_case
@@ -118,8 +118,17 @@ def test_nearest_far_beyond_the_columns_that_are_walked(form, spacing):
     np.testing.assert_allclose(form.nearest(both, targets, spacing), between, rtol=0, atol=1e-9)
 
 
-@given(volumes(), st.tuples(SPACINGS, SPACINGS, SPACINGS))
-@settings(max_examples=80)
+@given(point_sets(), grids(3))
+@settings(max_examples=100)
+def test_nearest_by_steps_by_brute_force(case, steps):
+    points, targets, _ = case
+    between = np.linalg.norm((points[:, None] - targets[None]) @ steps.T, axis=2)
+    found = passes_scipy.nearest_by_steps(points, targets, steps)
+    np.testing.assert_allclose(found, between.min(axis=1), rtol=0, atol=1e-9)
+
+
+@given(volumes(), st.tuples(SPACINGS, SPACINGS, SPACINGS) | grids(3))
+@settings(max_examples=120)
 def test_both_forms_measure_the_same(pair, spacing):
     results = []
     for form in (passes.PASSES, passes_scipy):  # without a C compiler one form, twice
@@ -145,14 +154,16 @@ def test_threads_change_nothing(pair, spacing):
     assert [repr(measure) for measure in one.measures] == [repr(measure) for measure in four.measures]
 
 
-def test_a_whole_volume_with_far_islands():
+@pytest.mark.parametrize("lean", [0.0, 1.2])
+def test_a_whole_volume_with_far_islands(lean):
     # Real size: the first voxel of the volume against its last, and an organ between.
     reference, prediction = (np.zeros((512, 512, 148), np.uint8, order="F") for _ in range(2))
     reference[200:260, 240:300, 60:90] = prediction[202:262, 240:300, 60:90] = 1
     reference[0, 0, 0] = prediction[511, 511, 147] = 2
-    spacing = (0.76, 0.76, 3.0)
-    organ, island = measure_case(reference, prediction, spacing, {1: "organ", 2: "island"}).measures
-    assert island.hd95_max_mm == pytest.approx(np.linalg.norm(np.multiply((511, 511, 147), spacing)))
+    steps = np.array([[0.76, 0, 0], [0, 0.76, lean], [0, 0, 3.0]])
+    organ, island = measure_case(reference, prediction, steps, {1: "organ", 2: "island"}).measures
+    assert island.hd95_max_mm == pytest.approx(np.linalg.norm(steps @ (511, 511, 147)))
+    assert island.diagonal_mm == pytest.approx(np.linalg.norm(steps @ (512, 512, 148)))
     assert organ.hd95_pooled_mm == pytest.approx(2 * 0.76)
 
 

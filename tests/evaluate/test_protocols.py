@@ -4,14 +4,16 @@ import json
 import math
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_masks import border, label_maps, masks
+from random_masks import border, grids, label_maps, masks, surface_distances
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import dice, hd95, score_case
+from dsnet_med.evaluate.folders import Pair, evaluate_pairs
 from dsnet_med.evaluate.measure import measure_case
 from dsnet_med.evaluate.protocols import DPCNET, MONAI, STRICT, TRANSUNET, find_protocols, record
 from dsnet_med.evaluate.stack import border_places, measure_stack, parts_of
@@ -185,6 +187,48 @@ def test_layout_and_integer_type_do_not_matter(case):
             assert (a.dice, a.hd95_mm, a.hd95_voxels, a.assd_mm, a.nsd) == pytest.approx(
                 (b.dice, b.hd95_mm, b.hd95_voxels, b.assd_mm, b.nsd), abs=1e-9, nan_ok=True
             )
+
+
+@given(label_maps(), grids(3))
+@settings(max_examples=80)
+def test_a_sheared_case_by_brute_force(case, steps):
+    reference, prediction, _ = case
+    longest = np.array(list(np.ndindex(2, 2, 2))) * reference.shape @ steps.T
+    diagonal = np.linalg.norm(longest[:, None] - longest[None], axis=-1).max()
+    by_monai, in_voxels = (_records(reference, prediction, steps, protocol) for protocol in (MONAI, TRANSUNET))
+    for row, other, third in zip(
+        score_case(reference, prediction, steps, NAMES), by_monai, in_voxels, strict=True
+    ):
+        pair = reference == row.label, prediction == row.label
+        if row.note:
+            penalty = diagonal if pair[0].any() or pair[1].any() else math.nan
+            assert row.hd95_mm == pytest.approx(penalty, rel=1.1e-5, nan_ok=True)
+            continue
+        a, b = surface_distances(*pair, steps)
+        both = np.concatenate([a, b])
+        assert row.hd95_mm == pytest.approx(np.percentile(both, 95), rel=1.1e-5)
+        assert row.assd_mm == pytest.approx(both.mean(), rel=1.1e-5)
+        assert other.hd95_mm == pytest.approx(max(np.percentile(a, 95), np.percentile(b, 95)), rel=1.1e-5)
+        assert row.hd95_mm <= diagonal
+        if np.abs(both - 1).min() > 1e-4:
+            assert row.nsd == pytest.approx((both <= 1).mean())
+        assert third.hd95_voxels == pytest.approx(hd95(*pair, (1, 1, 1)))
+
+
+def test_a_sheared_file_is_scored_on_its_own_grid(tmp_path):
+    steps = np.array([[-1, 0, 0], [0, 1, 2.5], [0, 0, 18.75**0.5]])
+    maps = np.zeros((2, 40, 60, 20), np.uint8)
+    maps[0, 10:30, 10:50, 8] = maps[1, 10:30, 10:50, 9] = 1
+    maps[0, 0, 0, 0] = 2
+    for role, voxels in zip("rp", maps, strict=True):
+        nib.save(nib.Nifti1Image(voxels, nib.affines.from_matvec(steps, (5, 6, 7))), tmp_path / f"{role}.nii")
+    pair = Pair("a", tmp_path / "p.nii", tmp_path / "r.nii")
+    (score,) = evaluate_pairs([pair], NAMES, protocols=("strict", "monai", "transunet"), nsd_tolerance_mm=4.5)
+    plate, missed, _ = score.records("strict")
+    assert (plate.hd95_mm, plate.nsd) == (pytest.approx(4.370, abs=5e-4), 0.95)
+    assert score.records("monai")[0].hd95_mm == pytest.approx(plate.hd95_mm)
+    assert score.records("transunet")[0].hd95_voxels == 1
+    assert missed.hd95_mm == pytest.approx(np.linalg.norm(steps @ (-40, 60, 20)))
 
 
 @pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (3.0, 0.7, 0.7)])

@@ -11,7 +11,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from scipy.spatial.transform import Rotation
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.folders import evaluate_pairs, pair_folders
+from dsnet_med.evaluate.folders import evaluate_pairs
+from dsnet_med.evaluate.pairing import pair_folders
 from dsnet_med.evaluate.resample import onto_grid
 from dsnet_med.evaluate.summary import summarise
 from dsnet_med.volumes import Volume, read_labels
@@ -53,9 +54,9 @@ def test_every_voxel_doubled_comes_back(tmp_path, reference):
     other = read_labels(write(tmp_path / "fine.nii.gz", fine, AFFINE @ scale))
     back, words = onto_grid(other, reference)
     assert np.array_equal(back.voxels, reference.voxels)
-    assert (
-        words
-        == "resampled from 24 x 10 x 18 voxels of 0.5 x 1.5 x 1 mm to 12 x 10 x 6 voxels of 1 x 1.5 x 3 mm"
+    assert words == (
+        "resampled from 24 x 10 x 18 voxels of 0.5 x 1.5 x 1 mm in RAS to 12 x 10 x 6 voxels of 1 x 1.5 x 3 mm "
+        "in RAS, first voxels 1.03 mm and middles 0 mm apart"
     )
 
 
@@ -90,7 +91,7 @@ def test_nearest_by_brute_force(seed):
             wanted[index] = voxels[next(iter(candidates))]
     if not wanted.any():
         return
-    found = onto_grid(volume, like)[0].voxels
+    found = onto_grid(volume, like, drop_outside=True)[0].voxels
     assert np.array_equal(found[known], wanted[known])
 
 
@@ -107,7 +108,11 @@ def test_outside_is_background_and_nowhere_is_an_error(tmp_path, reference):
     moved = AFFINE.copy()
     moved[0, 3] += 6
     other = read_labels(write(tmp_path / "moved.nii.gz", np.ones((12, 10, 6)), moved))
-    back, _ = onto_grid(other, reference)
+    with pytest.raises(InputError, match="360 of its 720 labelled voxels lie outside") as refused:
+        onto_grid(other, reference)
+    assert "first voxels 6 mm and middles 6 mm apart" in str(refused.value)
+    back, words = onto_grid(other, reference, drop_outside=True)
+    assert "360 of its 720 labelled voxels" in words
     assert (back.voxels[:6] == 0).all()
     assert (back.voxels[6:] == 1).all()
     moved[0, 3] += 500

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.folders import evaluate_pairs, pair_folders
+from dsnet_med.evaluate.folders import evaluate_pairs
+from dsnet_med.evaluate.pairing import pair_folders
 from dsnet_med.evaluate.report import write_results
 from dsnet_med.evaluate.summary import summarise
 from dsnet_med.evaluate.verify import count_numbers, differences, read_claim, score_again
@@ -20,7 +21,9 @@ def save(path, voxels, spacing=(1.0, 1.5, 3.0)):
     nib.save(nib.Nifti1Image(voxels.astype(np.uint8), np.diag((*spacing, 1.0))), path)
 
 
-def evaluated(folder, protocols=("strict",), reference_map=None, resample=False, spacing=(1.0, 1.5, 3.0)):
+def evaluated(
+    folder, protocols=("strict",), reference_map=None, resample=False, spacing=(1.0, 1.5, 3.0), rule="ignore"
+):
     """Four cases, one of them unreadable, scored and written; returns the summary's path."""
     rng = np.random.default_rng(0)
     for case in ("a", "b", "c"):
@@ -31,7 +34,7 @@ def evaluated(folder, protocols=("strict",), reference_map=None, resample=False,
         save(folder / "r" / f"{case}.nii.gz", reference * (10 if reference_map else 1))
     for role in "pr":
         (folder / role / "bad.nii.gz").write_bytes(b"no volume")
-    pairs, missing, failures = pair_folders(folder / "p", folder / "r")
+    pairs, missing, failures, *_ = pair_folders(folder / "p", folder / "r")
     scores = list(
         evaluate_pairs(
             pairs,
@@ -40,9 +43,12 @@ def evaluated(folder, protocols=("strict",), reference_map=None, resample=False,
             reference_map=lambda _: reference_map,
             nsd_tolerance_mm=2.5,
             resample=resample,
+            missing=rule,
         )
     )
-    summary = summarise(scores, NAMES, protocols, missing=missing, failures=failures, nsd_tolerance_mm=2.5)
+    summary = summarise(
+        scores, NAMES, protocols, missing=missing, failures=failures, rule=rule, nsd_tolerance_mm=2.5
+    )
     assert (summary["cases"], len(summary["failed"])) == (3, 1)
     write_results(folder / "out", scores, summary, NAMES)
     return folder / "out" / "summary.json"
@@ -207,9 +213,9 @@ def test_a_file_name_that_is_no_text(tmp_path):
     evaluated(tmp_path)
     for role in "pr":
         (tmp_path / role / "a.nii.gz").rename(tmp_path / role / "a\udcff.nii.gz")
-    pairs, missing, failures = pair_folders(tmp_path / "p", tmp_path / "r")
+    pairs, missing, failures, *_ = pair_folders(tmp_path / "p", tmp_path / "r")
     scores = list(evaluate_pairs(pairs, NAMES))
-    summary = summarise(scores, NAMES, missing=missing, failures=failures)
+    summary = summarise(scores, NAMES, missing=missing, failures=failures, rule="ignore")
     write_results(tmp_path / "odd", scores, summary, NAMES)
     assert "a\\udcff" in (tmp_path / "odd" / "cases.csv").read_text()
     assert verified(tmp_path / "odd" / "summary.json") == []

@@ -41,7 +41,9 @@ def test_an_upright_phantom_contradicts_nothing(recipe: str, tmp_path: Path) -> 
 def test_a_mirrored_one_is_noticed(recipe: str, tmp_path: Path) -> None:
     ids, affine, names = _phantom(tmp_path, recipe)
     (line,) = contradictions(ids, _flipped(affine, 0), names)
-    assert line.startswith("left and right look swapped")
+    assert line.startswith("this may be another kind of image than the network was trained on: ")
+    assert ("weak evidence" in line) == (recipe == "acdc")  # which has one pair
+    assert ("left and right are swapped, in " in line) == (recipe == "synapse")
 
 
 @pytest.mark.parametrize(("axis", "way"), [(2, "below"), (1, "behind")])
@@ -50,6 +52,7 @@ def test_upside_down_and_back_to_front(axis: int, way: str, tmp_path: Path) -> N
     lines = contradictions(ids, _flipped(affine, axis), names)
     assert lines
     assert all(f" {way} " in line for line in lines)
+    assert all(line.startswith("this may be another kind of image") for line in lines)
 
 
 def test_exchanged_kidneys(tmp_path: Path) -> None:
@@ -57,6 +60,16 @@ def test_exchanged_kidneys(tmp_path: Path) -> None:
     left, right = names.index("left_kidney"), names.index("right_kidney")
     exchanged = np.where(ids == left, right, np.where(ids == right, left, ids)).astype(np.uint8)
     assert "left_kidney" in contradictions(exchanged, affine, names)[0]
+
+
+def test_one_pair_of_organs_is_weak_evidence() -> None:
+    ids = np.zeros((60, 9, 9), np.uint8)
+    ids[5:10], ids[50:55] = 1, 2  # the stomach right of the liver, as in a brain that looks like both
+    (line,) = contradictions(ids, np.diag((2.0, 2, 2, 1)), ("background", "liver", "stomach"))
+    assert line == (
+        "this may be another kind of image than the network was trained on: stomach lies 90 mm to the right of "
+        "liver; one pair of organs of 1 is weak evidence that left and right are swapped"
+    )
 
 
 def test_nothing_found() -> None:

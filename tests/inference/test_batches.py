@@ -63,10 +63,20 @@ def test_every_slice_once(count: int, size: int) -> None:
 
 def test_small_slices_come_in_larger_batches() -> None:
     cpu = torch.device("cpu")
-    assert first_guess(512 * 512, cpu) == 1
-    assert first_guess(2048 * 2048, cpu) == 1
-    assert first_guess(128 * 128, cpu) == 16
-    assert first_guess(512 * 512, torch.device("cuda")) == 32
+    assert first_guess(512 * 512, 0, cpu) == 1
+    assert first_guess(2048 * 2048, 0, cpu) == 1
+    assert first_guess(128 * 128, 0, cpu) == 16
+    assert first_guess(512 * 512, 0, torch.device("cuda")) == 32
+
+
+def test_averaged_scores_count_by_what_they_take() -> None:
+    """Nine classes of a slice weigh a fifth of the network that gives them, not nine times as much."""
+    cpu = torch.device("cpu")
+    assert first_guess(128 * 128, 9 * 128 * 128, cpu) == 16 * 200 // 236
+    assert first_guess(224 * 224, 9 * 224 * 224, cpu) == 4
+    assert first_guess(512 * 512, 9 * 512 * 512, torch.device("cuda")) == 27
+    assert first_guess(128 * 128, 118 * 128 * 128, cpu) == 16 * 200 // 672
+    assert first_guess(512 * 512, 118 * 512 * 512, cpu) == 1
 
 
 def test_the_slices_size_and_the_classes_count() -> None:
@@ -74,6 +84,7 @@ def test_the_slices_size_and_the_classes_count() -> None:
     plain, mirrored = tiny.predictor(batch_size=None), tiny.predictor(batch_size=None, mirror=True)
     assert plain._suggested(small) == 512 * 512 // (32 * 32)
     assert plain._suggested(large) == 1
-    assert mirrored._suggested(small) == 64
+    with_scores = 512 * 512 * 200 // (32 * 32 * 200 + small * 4 * 4)
+    assert mirrored._suggested(small) == with_scores
     window = tiny.predictor(tiny.member(fit="window"), batch_size=None)
-    assert window._suggested(small) == 64
+    assert window._suggested(small) == with_scores

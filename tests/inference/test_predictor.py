@@ -11,6 +11,7 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.data import MetaTensor
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy.spatial.transform import Rotation
 from torch import nn
@@ -21,6 +22,7 @@ from dsnet_med.errors import InputError
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.inference import Predictor
 from dsnet_med.inference.hardware import choose_device, choose_precision, gives_coarse
+from dsnet_med.inference.images import as_volume
 from dsnet_med.methods import build_network
 from dsnet_med.networks import Segmenter
 
@@ -141,6 +143,33 @@ def test_a_mask_is_saved_on_its_grid(tmp_path: Path) -> None:
     assert saved.get_data_dtype() == np.uint8
 
 
+@pytest.mark.parametrize("name", ["m.nrrd", "m.seg.nrrd", "m.mha", "m.dcm", "m", "m.hdr", "m.nii.bz2"])
+def test_a_mask_is_saved_under_a_name_of_nifti_alone(name: str, tmp_path: Path) -> None:
+    mask = tiny.predictor().predict(*tiny.volume())
+    with pytest.raises(InputError, match=r"m.*written as NIfTI; give it a name that ends in .nii or .nii.gz"):
+        mask.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mask_replaces_nobody_s_file_unasked(tmp_path: Path) -> None:
+    (image,) = tiny.write_images(tmp_path, "a")
+    content = image.read_bytes()
+    mask = tiny.predictor().predict(image)
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    (tmp_path / "folder.nii").mkdir()
+    for name in (image.name, "link.nii.gz", "folder.nii"):
+        with pytest.raises(InputError, match=r"is there already; choose another name, or .* overwrite=True"):
+            mask.save(tmp_path / name)
+    assert image.read_bytes() == content
+    assert (tmp_path / "link.nii.gz").is_symlink()
+    for _ in range(2):  # its own file may be made again
+        mask.save(str(tmp_path / "mask.nii.gz"))
+    mask.save(image, overwrite=True)
+    assert image.read_bytes() == (tmp_path / "mask.nii.gz").read_bytes()
+    with pytest.raises(InputError, match="cannot write"):
+        mask.save(tmp_path / "folder.nii", overwrite=True)
+
+
 def test_more_classes_than_a_byte_holds() -> None:
     voxels, affine = tiny.volume()
     names = tuple(f"class{k}" for k in range(300))
@@ -228,8 +257,19 @@ def test_arguments_that_do_not_apply(tmp_path: Path) -> None:
         {"image": voxels, "affine": affine, "series": "99"},
         {"image": path, "affine": affine},
         {"image": nib.load(path), "affine": affine},
+        {"image": str(path), "affine": affine},
+        {"image": sitk.ReadImage(str(path)), "affine": affine},
+        {"image": nib.MGHImage(voxels, affine), "affine": affine},
+        {"image": MetaTensor(voxels, affine=affine), "affine": affine},
+        {"image": tiny.predictor().predict(voxels, affine), "affine": affine},
         {"image": np.stack([voxels, voxels], 3), "affine": affine, "volume_index": 2},
         {"image": path, "volume_index": 1},
+        {"image": voxels, "affine": affine, "volume_index": 1},
+        {"image": nib.load(path), "volume_index": 1},
+        {"image": nib.MGHImage(voxels, affine), "volume_index": 1},
+        {"image": sitk.ReadImage(str(path)), "volume_index": 1},
+        {"image": nib.load(path), "series": "3"},
+        {"image": sitk.ReadImage(str(path)), "series": "3"},
     ):
         with pytest.raises(InputError):
             tiny.predictor().predict(**arguments)
@@ -239,6 +279,34 @@ def test_arguments_that_do_not_apply(tmp_path: Path) -> None:
     )
     mgh = nib.MGHImage(voxels, affine)
     np.testing.assert_array_equal(tiny.predictor().predict(mgh), tiny.predictor().predict(voxels, affine))
+    np.testing.assert_array_equal(
+        tiny.predictor().predict(MetaTensor(voxels, affine=affine)), tiny.predictor().predict(voxels, affine)
+    )
+
+
+def test_a_mask_of_one_volume_keeps_that_volume_alone(tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    many = np.stack([voxels] * 40, 3)
+    nib.save(nib.Nifti1Image(many, affine), tmp_path / "a.nii.gz")
+    itk = sitk.GetImageFromArray(many.T, isVector=False)
+    sitk.WriteImage(itk, str(tmp_path / "a.nrrd"))
+    forms = (tmp_path / "a.nii.gz", nib.load(tmp_path / "a.nii.gz"), nib.Nifti1Image(many, affine), many)
+    for form in (*forms, nib.MGHImage(many, affine), tmp_path / "a.nrrd", itk):
+        kept = as_volume(form, affine if form is many else None, 17, None).voxels
+        np.testing.assert_array_equal(kept, voxels)
+        while getattr(kept, "base", None) is not None:
+            kept = kept.base
+        assert memoryview(kept).nbytes <= voxels.nbytes
+
+
+def test_what_an_image_in_memory_leaves_open_is_noted(tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    analyze = nib.Spm2AnalyzeImage(voxels, affine)
+    assert "left from right" in " ".join(tiny.predictor().predict(analyze).notes)
+    image = sitk.GetImageFromArray(voxels)
+    image.SetMetaData("ITK_VoxelUnits", "um")
+    with pytest.raises(InputError, match="counts in 'um', wanted millimetres"):
+        tiny.predictor().predict(image)
 
 
 def test_threads_may_share_one() -> None:
@@ -248,3 +316,19 @@ def test_threads_may_share_one() -> None:
     with ThreadPoolExecutor(6) as pool:
         for got, right in zip(pool.map(lambda each: predictor.predict(*each), volumes), wanted, strict=True):
             np.testing.assert_array_equal(got, right)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "slice_axis", "noted"),
+    [
+        ((5, 0.8, 0.8), "superior", True),
+        ((0.8, 5, 0.8), "superior", True),
+        ((0.8, 0.8, 5), "superior", False),
+        ((5, 0.8, 0.8), "coarsest", False),
+    ],
+)
+def test_thick_slices_that_are_cut_across_are_noted(
+    spacing: tuple[float, ...], slice_axis: str, noted: bool
+) -> None:
+    mask = tiny.predictor(slice_axis=slice_axis).predict(tiny.volume()[0], np.diag((*spacing, 1.0)))
+    assert any("cuts across them" in note for note in mask.notes) == noted

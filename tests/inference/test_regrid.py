@@ -10,9 +10,10 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsnet_med.evaluate.folders import pair_folders
+from dsnet_med.evaluate.pairing import listed_files
+from dsnet_med.geometry import is_sheared
 from dsnet_med.inference.outputs import Outputs
-from dsnet_med.inference.regrid import is_sheared, regridded
+from dsnet_med.inference.regrid import regridded
 from dsnet_med.inference.segment import segment_cases
 from dsnet_med.inference.sources import find_sources
 from dsnet_med.volumes import Grid, write_labels
@@ -56,7 +57,7 @@ def test_every_voxel_is_that_of_its_place(seed, shear, sizes, flips) -> None:  #
     affine[:3, 3] = rng.uniform(-100, 100, 3)
     ids = rng.integers(1, 5, (4, 5, 3)).astype(np.uint8)
     found, placed = regridded(ids, affine)
-    assert not is_sheared(placed)
+    assert not is_sheared(found.shape, placed)
     np.testing.assert_allclose(np.linalg.norm(placed[:3, 0]), sizes[0])
     assert np.linalg.det(placed[:3, :3]) == pytest.approx(np.linalg.det(affine[:3, :3]))
     at = (
@@ -88,7 +89,7 @@ def test_a_straight_grid_stays() -> None:
     np.testing.assert_allclose(placed, affine, atol=1e-12)
 
 
-@pytest.mark.parametrize(("degrees", "noted"), [(0.0, False), (0.05, True), (15.0, True)])
+@pytest.mark.parametrize(("degrees", "noted"), [(0.0, False), (0.05, False), (15.0, True)])
 def test_itk_opens_what_regrid_writes(degrees, noted, tmp_path) -> None:  # type: ignore[no-untyped-def]
     voxels, _ = tiny.volume()
     nib.save(nib.Nifti1Image(voxels, tilted(degrees)), tmp_path / "a.nii.gz")
@@ -121,5 +122,4 @@ def test_evaluate_passes_over_the_second_form(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(voxels, tilted(15)), tmp_path / "a.nii.gz")
     sources = find_sources([tmp_path / "a.nii.gz"])
     list(segment_cases(tiny.predictor(), sources, tmp_path / "m", Outputs(regrid=True)))
-    found, *_ = pair_folders(tmp_path / "m", tmp_path / "m")
-    assert [pair.case for pair in found] == ["a"]
+    assert [path.name for path in listed_files(tmp_path / "m")] == ["a.nii.gz"]

@@ -540,6 +540,40 @@ def test_a_foreign_mask_beside_the_sidecar_of_another_model(tmp_path: Path) -> N
     assert (tmp_path / "out" / "a.nii.gz").read_bytes() == b"drawn by hand"
 
 
+def test_the_hash_of_an_input_is_that_of_its_file(tmp_path: Path) -> None:
+    (a,) = tiny.write_images(tmp_path / "in", "a")
+    nib.save(nib.Nifti1Pair(tiny.volume(1)[0], np.eye(4)), tmp_path / "in" / "b.img")
+    _run(tmp_path / "in", tmp_path / "out")
+    one, two = (json.loads((tmp_path / "out" / f"{case}.json").read_text())["input"] for case in "ab")
+    listed = dict(reversed(line.split()) for line in _sha256sum(a, *sorted((tmp_path / "in").glob("b.*"))))
+    assert one == {"files": 1, "sha256": listed["a.nii.gz"]}
+    assert two == {"files": 2, "sha256": {name: listed[name] for name in ("b.hdr", "b.img")}}
+
+
+def _sha256sum(*files: Path) -> list[str]:
+    return subprocess.check_output(
+        ["sha256sum", *(f.name for f in files)], cwd=files[0].parent, text=True
+    ).splitlines()
+
+
+def test_sidecars_of_earlier_versions_still_vouch(tmp_path: Path) -> None:
+    """They held the hash of the files' hashes."""
+    tiny.write_images(tmp_path / "in", "a")
+    nib.save(nib.Nifti1Pair(tiny.volume(1)[0], np.eye(4)), tmp_path / "in" / "b.img")
+    _run(tmp_path / "in", tmp_path / "out")
+    for case, files in {"a": ["a.nii.gz"], "b": ["b.hdr", "b.img"]}.items():
+        sidecar = json.loads((tmp_path / "out" / f"{case}.json").read_text())
+        each = "".join(hashlib.sha256((tmp_path / "in" / name).read_bytes()).hexdigest() for name in files)
+        sidecar["input"] = {"files": len(files), "sha256": hashlib.sha256(each.encode()).hexdigest()}
+        (tmp_path / "out" / f"{case}.json").write_text(json.dumps(sidecar))
+    assert all(result.kept for result in _run(tmp_path / "in", tmp_path / "out").values())
+    again = _run(tmp_path / "in", tmp_path / "out", Outputs(preview=True))
+    assert [result.error for result in again.values()] == [None, None]
+    assert isinstance(json.loads((tmp_path / "out" / "b.json").read_text())["input"]["sha256"], dict)
+    nib.save(nib.Nifti1Image(*tiny.volume(9)), tmp_path / "in" / "a.nii.gz")
+    assert "of another input" in str(_run(tmp_path / "in", tmp_path / "out")["a"].error)
+
+
 # ---------------------------------------------------------------- formats of which one is impossible
 
 

@@ -1,5 +1,7 @@
 """What users name: files, folders, patterns, series."""
 
+import gzip
+import json
 import os
 import shutil
 from pathlib import Path
@@ -59,18 +61,36 @@ def test_inputs_that_are_not_there(tmp_path: Path) -> None:
         find_sources([tmp_path / "x.nii"])
     with pytest.raises(InputError, match=r"holds no \.nii"):
         find_sources([tmp_path])
+
+
+def test_inputs_of_one_name_fail_and_the_others_go_on(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path, "ab")
     (tmp_path / "a.nii").touch()
-    (tmp_path / "a.nii.gz").touch()
-    with pytest.raises(InputError, match="two inputs are called 'a'"):
-        find_sources([tmp_path])
+    (tmp_path / "Über.nii").touch()
+    (tmp_path / "über.nii").touch()
+    (tmp_path / "u\u0308ber.nii").touch()  # as macOS writes it
+    tiny.write_images(tmp_path / "more", "b")
+    sources = {source.case: source for source in find_sources([tmp_path, tmp_path / "more" / "b.nii.gz"])}
+    assert sorted(sources) == sorted(["a", "b", "more_b", "Über", "über", "u\u0308ber"])
+    assert str(sources["a"].refused).startswith("two inputs are called 'a': ")
+    assert "b.nii.gz and " in str(sources["b"].refused)
+    assert sources["more_b"].refused is None
+    for case in ("Über", "über", "u\u0308ber"):
+        assert str(sources[case].refused).startswith(
+            "3 inputs are called 'u\u0308ber' and 'Über' and 'über', which"
+        )
+        with pytest.raises(InputError, match="one file on some disks"):
+            load(sources[case])
 
 
 @pytest.mark.parametrize("name", ["labels", "run", "statistics"])
 def test_names_that_are_taken(name: str, tmp_path: Path) -> None:
     tiny.write_images(tmp_path, "a")
     (tmp_path / "a.nii.gz").rename(tmp_path / f"{name}.nii.gz")
-    with pytest.raises(InputError, match=f"cannot be called '{name}'"):
-        find_sources([tmp_path])
+    tiny.write_images(tmp_path, "a")
+    taken, other = sorted(find_sources([tmp_path]), key=lambda source: source.case == "a")
+    assert f"cannot be called '{name}'" in str(taken.refused)
+    assert other.refused is None
 
 
 def test_links_in_circles(tmp_path: Path) -> None:
@@ -100,6 +120,39 @@ def test_a_pair_is_one_case(tmp_path: Path) -> None:
     for path in (tmp_path / "a.img", tmp_path / "a.hdr"):
         (source,) = find_sources([path])
         np.testing.assert_array_equal(load(source).voxels, voxels)
+
+
+@pytest.mark.parametrize(
+    ("header", "image"), [("p.hdr.gz", "p.img.gz"), ("P.HDR.GZ", "P.IMG.GZ"), ("p.hdr", "p.img.gz")]
+)
+def test_a_compressed_pair_is_one_case(header: str, image: str, tmp_path: Path) -> None:
+    voxels, affine = tiny.volume()
+    nib.save(nib.Nifti1Pair(voxels, affine), tmp_path / "q.hdr")
+    for old, new in (("q.hdr", header), ("q.img", image)):
+        content = (tmp_path / old).read_bytes()
+        (tmp_path / old).unlink()
+        (tmp_path / new).write_bytes(gzip.compress(content) if new.lower().endswith(".gz") else content)
+    case = header[0]
+    assert _cases(tmp_path) == [case]
+    for path in (tmp_path, tmp_path / header, tmp_path / image):
+        (source,) = find_sources([path])
+        assert source.case == case
+        assert source.files == (tmp_path / header, tmp_path / image)
+        np.testing.assert_array_equal(load(source).voxels, voxels)
+    (tmp_path / header).unlink()
+    (alone,) = find_sources([tmp_path])
+    assert alone.case == case
+    with pytest.raises(InputError, match=r"its header, .\.hdr, is not there"):
+        load(alone)
+
+
+@pytest.mark.parametrize("name", ["a.nii.bz2", "a.nii.xz", "a.nii.zst"])
+def test_every_compression_of_a_volume_is_a_case(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\xfd7zXZ\x00" + bytes(99))
+    (source,) = find_sources([tmp_path])
+    assert source.case == "a"
+    with pytest.raises(InputError, match=r"compressed with xz, wanted NIfTI; unpack it first"):
+        load(source)
 
 
 def test_a_dicom_folder_is_one_case(shared: Path, tmp_path: Path) -> None:
@@ -173,8 +226,9 @@ def test_names_in_capitals_and_links(tmp_path: Path) -> None:
     assert _cases(tmp_path / "in") == ["A", "absent", "patient_a", "patient_b"]
     sources = {source.case: source for source in find_sources([tmp_path / "in"])}
     np.testing.assert_array_equal(load(sources["A"]).voxels, load(sources["patient_a"]).voxels)
-    with pytest.raises(InputError, match="no such file"):
-        load(sources["absent"])
+    (alone,) = find_sources([tmp_path / "in" / "absent.nii.gz"])
+    for source in (sources["absent"], alone):
+        assert "nowhere.nii.gz, which is not there; fetch the data" in str(source.refused)
 
 
 def test_one_file_named_in_several_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +273,151 @@ def test_many_files_are_found_quickly(shared: Path, tmp_path: Path) -> None:
     (source,) = find_sources([tmp_path])
     assert len(source.files) == 3000
     assert len(find_sources(sorted(tmp_path.iterdir()))) == 1
+
+
+def test_links_that_lead_nowhere_are_cases_that_fail(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "a")
+    names = ("b.nii.gz", "c.nrrd", "d.mgz", "patient2", "README.txt")
+    for name in names:
+        (tmp_path / "in" / name).symlink_to("../.git/annex/objects/x")
+    for paths in ([tmp_path / "in"], [tmp_path / "in" / "*"]):
+        sources = {source.case: source for source in find_sources(paths)}
+        assert sources.pop("a").refused is None
+        assert {"b", "c", "d"} < sources.keys()
+        for source in sources.values():
+            assert (
+                "no such file, it is a link to ../.git/annex/objects/x, which is not there; fetch the data"
+                in str(source.refused)
+            )
+
+
+@pytest.mark.parametrize("name", ["IM0099", "IMG0099.dcm", "1.2.840.99"])
+def test_a_series_of_which_a_slice_was_not_fetched(name: str, shared: Path, tmp_path: Path) -> None:
+    """Without its last slice it would look whole."""
+    folder = _series(shared, tmp_path / "ct")
+    (folder / name).symlink_to("nowhere")
+    (source,) = find_sources([folder])
+    assert (
+        "a link to nowhere, which is not there; fetch the data (git annex get, dvc pull) or mend the link (1 of"
+        in str(source.refused)
+    )
+    for file in folder.iterdir():
+        file.unlink()
+        file.symlink_to("nowhere")
+    (source,) = find_sources([tmp_path])
+    assert source.case == "ct"
+    assert "(18 of 18 files)" in str(source.refused)
+
+
+def test_what_may_not_be_read(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _series(shared, tmp_path / "ct")
+    tiny.write_images(tmp_path, "ab")
+    closed = {tmp_path / "a.nii.gz", folder / "IMG0003.dcm"}
+    open_it, may = Path.open, os.access
+
+    def opened(self: Path, *rest: str, **more: str) -> object:
+        if self in closed:
+            raise PermissionError(13, "Permission denied")
+        return open_it(self, *rest, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(os, "access", lambda path, mode: path not in closed and may(path, mode))
+    refused = {source.case: source.refused for source in find_sources([tmp_path])}
+    assert "a.nii.gz: cannot be read (permission denied)" in str(refused["a"])
+    assert refused["b"] is None
+    assert "cannot be read (permission denied) (1 of 17 files)" in str(refused["ct"])
+
+
+def test_a_folder_that_may_not_be_listed_is_a_case_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write_images(tmp_path, "a")
+    (tmp_path / "closed").mkdir()
+    listed = Path.iterdir
+
+    def closed(self: Path) -> object:
+        if self.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    a, other = find_sources([tmp_path])
+    assert a.refused is None
+    assert str(other.refused).endswith("closed: cannot be listed (Permission denied)")
+
+
+def _sidecar(folder: Path, case: str, *endings: str) -> None:
+    form: dict[str, object] = {"labels": {}, "input": {}, "model": [], "settings": {}}
+    content = {"case": case, **form, "files": dict.fromkeys(endings, "0")}
+    (folder / f"{case}.json").write_text(json.dumps(content))
+
+
+def test_masks_of_earlier_runs_are_no_images(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path, "ab")
+    tiny.write_images(tmp_path / "fcn", "ac")
+    _sidecar(tmp_path / "fcn", "a", ".nii.gz", ".dcm")
+    _sidecar(tmp_path / "fcn", "c", ".nii.gz")
+    (tmp_path / "fcn" / "a.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    (tmp_path / "link.nii.gz").symlink_to("fcn/a.nii.gz")
+    notes: list[str] = []
+    assert [source.case for source in find_sources([tmp_path], note=notes.append)] == ["a", "b"]
+    (note,) = notes
+    assert note.startswith("passed over 4 masks that infer wrote, in ")
+    with pytest.raises(InputError, match="holds nothing but masks that infer wrote"):
+        find_sources([tmp_path / "fcn"])
+    for named in (tmp_path / "fcn" / "a.nii.gz", tmp_path / "fcn" / "*.dcm", tmp_path / "link.nii.gz"):
+        (source,) = find_sources([named])
+        assert "is a mask that infer wrote, wanted an image" in str(source.refused)
+
+
+def test_what_lies_among_masks_may_be_one(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "out", "abc")
+    (tmp_path / "out" / "labels.json").write_text('{"0": "background", "1": "liver"}')
+    tiny.write_images(tmp_path / "out" / "patient1", "a")
+    assert not [source for source in find_sources([tmp_path]) if source.refused]  # a user's own labels.json
+    (tmp_path / "out" / "run.json").write_text('{"method": "FCN"}')
+    refused = {source.case: source.refused for source in find_sources([tmp_path])}
+    assert refused.pop("out_patient1_a") is None
+    assert all("lies among masks that infer wrote" in str(line) for line in refused.values())
+    (tmp_path / "out" / "run.json").unlink()
+    _sidecar(tmp_path / "out", "a", ".nii.gz")
+    refused = {source.case: source.refused for source in find_sources([tmp_path])}
+    assert sorted(refused) == ["out_b", "out_c", "out_patient1_a"]
+    assert "lies among masks" in str(refused["out_b"])
+
+
+def test_predictions_of_a_bundle_are_no_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write_images(tmp_path, "a")
+    tiny.write_images(tmp_path / "run" / "predictions", "b")
+    tiny.write_images(tmp_path / "predictions", "c")  # of another tool, or images that are called so
+    assert _cases(tmp_path) == ["a", "predictions_c", "run_predictions_b"]
+    (tmp_path / "run" / "configs").mkdir()
+    (tmp_path / "run" / "configs" / "inference.yaml").touch()
+    assert _cases(tmp_path) == ["a", "predictions_c"]
+    monkeypatch.chdir(tmp_path / "run" / "predictions")
+    (source,) = find_sources([Path("b.nii.gz")])
+    assert "is a mask that infer wrote" in str(source.refused)
+
+
+def test_a_copy_of_a_mask_under_another_name(tmp_path: Path) -> None:
+    (a,) = tiny.write_images(tmp_path / "fcn", "a")
+    _sidecar(tmp_path / "fcn", "a", ".nii.gz")
+    shutil.copy(a, tmp_path / "a_fcn.nii.gz")
+    shutil.copy(a, tmp_path / "other.nii.gz")
+    with (tmp_path / "other.nii.gz").open("r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"x")
+    refused = {source.case: source.refused for source in find_sources([tmp_path])}
+    assert "is a copy of " in str(refused["a_fcn"])
+    assert refused["other"] is None
+
+
+def test_images_that_are_called_like_masks(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path, "abc")
+    for name, other in {"a": "a_seg", "b": "mask", "c": "label"}.items():
+        (tmp_path / f"{name}.nii.gz").rename(tmp_path / f"{other}.nii.gz")
+        (tmp_path / f"{other}.json").write_text('{"Modality": "MR"}')  # as dcm2niix writes
+    assert [source.refused for source in find_sources([tmp_path])] == [None] * 3
 
 
 @pytest.mark.parametrize("torn", [True, False])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -180,10 +180,10 @@ def streets(tmp_path):
 
 
 def test_label_ids_become_the_published_train_ids(tmp_path):
-    ids = np.arange(256, dtype=np.uint8).reshape(16, 16)  # 0 to 33; the licence plate's -1 is 255
+    ids = np.arange(34, dtype=np.uint8).reshape(2, 17)  # the licence plate's -1 is never drawn
     Image.fromarray(ids).save(tmp_path / "ids.png")
     found = cityscapes.read_train_ids(str(tmp_path / "ids.png")).flatten().tolist()
-    assert found == [PUBLISHED.get(number, 255) for number in range(256)]
+    assert found == [PUBLISHED.get(number, 255) for number in range(34)]
     assert [name.replace(" ", "_") for name in cityscapes.CLASSES] == NAMES.split()
 
 
@@ -201,6 +201,33 @@ def test_items_are_images_and_train_ids(streets):
         assert item["label"].tolist() == [
             [PUBLISHED.get(number, 255) for number in row] for row in ids.tolist()
         ]
+
+
+@pytest.mark.parametrize(("number", "like"), [(34, ""), (254, ""), (255, ", as a file of train ids does")])
+def test_ids_that_cityscapes_has_not_are_refused(number, like, tmp_path):
+    ids = np.full((4, 4), 33, dtype=np.uint8)
+    ids[2, 3] = number
+    Image.fromarray(ids).save(tmp_path / "ids.png")
+    message = refused(cityscapes.read_train_ids, str(tmp_path / "ids.png"))
+    assert f"holds the id {number}{like}" in message and "wanted label ids, 0 to 33" in message
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_train_ids_under_the_name_of_label_ids_are_refused_at_the_start(ignored, streets):
+    for file in (streets / "gtFine" / "train").rglob("*_labelIds.png"):
+        ids = cityscapes.read_train_ids(str(file)).numpy()
+        Image.fromarray(ids if ignored else np.where(ids == 255, 0, ids).astype(np.uint8)).save(file)
+    message = refused(cityscapes.Streets, str(streets), "train", None)
+    assert "train ids" in message and "wanted label ids, 0 to 33" in message
+    assert len(cityscapes.Streets(str(streets), "val", None))  # which are as published
+
+
+@pytest.mark.parametrize("kind", ["leftImg8bit", "gtFine"])
+def test_empty_files_of_streets_are_refused_at_the_start(kind, streets):
+    items = cityscapes.Streets(str(streets), "train", None)
+    file = Path(items.samples[0][kind == "gtFine"])
+    file.write_bytes(b"")
+    assert f"1 file is missing or empty: {file}: " in refused(cityscapes.Streets, str(streets), "train", None)
 
 
 def test_streets_that_lack_something_are_refused(streets, tmp_path):
@@ -426,6 +453,99 @@ def test_missing_and_damaged_photographs_are_refused(phantom):
     assert f"{file} cannot be read as an image" in refused(items.__getitem__, 0)
     shutil.rmtree(phantom / "train2017")
     assert "train2017 is missing" in refused(items_of, phantom, training=False)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("count", [1, 7])
+def test_photographs_that_are_not_there_are_listed_at_the_start(count, training, phantom):
+    files = [
+        items_of(phantom, training=training)._file(number)
+        for number in items_of(phantom, training=training).ids
+    ]
+    for number, file in enumerate(files[:count]):
+        file.write_bytes(b"") if number % 2 else file.unlink()
+    message = refused(items_of, phantom, training=training)
+    assert message.startswith(f"{count} file{'s are' if count > 1 else ' is'} missing or empty: {files[0]}")
+    assert ("and 2 more" in message) == (count == 7)
+    assert "fetch them, or take them out of the annotations" in message
+
+
+def test_an_empty_image_of_a_class_is_said_at_the_start(flat):
+    folder = next(each for each in (flat / "train").iterdir() if each.is_dir())
+    file = min(folder.iterdir())
+    file.write_bytes(b"")
+    samples = imagenet.train_samples(str(flat), imagenet.find_classes(str(flat)))
+    assert f"1 file is missing or empty: {file}" in refused(LabelledImages, samples, TENSOR)
+
+
+def test_two_categories_of_one_name_are_refused(phantom):
+    file = phantom / "annotations" / "instances_train2017.json"
+    read = json.loads(file.read_text())
+    first, second = read["categories"][0], read["categories"][4]
+    second["name"] = first["name"]
+    file.write_text(json.dumps(read))
+    message = refused(coco_annotations.read_annotations, str(phantom), "train")
+    assert f"the categories {first['id']}, {second['id']} have one name, '{first['name']}'" in message
+
+
+STORED = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+# How viewers turn what is stored, by EXIF orientation: the standard's rows and columns, worked by hand.
+SHOWN = {
+    1: [[0, 1, 2], [3, 4, 5]], 2: [[2, 1, 0], [5, 4, 3]], 3: [[5, 4, 3], [2, 1, 0]],
+    4: [[3, 4, 5], [0, 1, 2]], 5: [[0, 3], [1, 4], [2, 5]], 6: [[3, 0], [4, 1], [5, 2]],
+    7: [[5, 2], [4, 1], [3, 0]], 8: [[2, 5], [1, 4], [0, 3]],
+}  # fmt: skip
+
+
+def turned(file, orientation, pixels):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(file, exif=exif)
+    return file
+
+
+@pytest.mark.parametrize("orientation", SHOWN)
+def test_images_are_read_as_viewers_show_them(orientation, tmp_path):
+    file = turned(tmp_path / "a.png", orientation, STORED)
+    found = np.asarray(read_image(file).convert("L")).tolist()
+    assert found == [[40 * value for value in row] for row in SHOWN[orientation]]
+    with Image.open(file) as image:
+        assert np.array_equal(np.asarray(ImageOps.exif_transpose(image)), found)
+    assert np.array_equal(np.asarray(read_image(file, upright=False).convert("L")), STORED)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_is_none_is_passed_over(orientation, tmp_path):
+    assert read_image(turned(tmp_path / "a.png", orientation, STORED)).size == (3, 2)
+
+
+def test_damaged_exif_is_passed_over(tmp_path):
+    Image.fromarray(STORED).save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0")
+    assert read_image(tmp_path / "a.jpg").size == (3, 2)
+
+
+@pytest.mark.parametrize("annotated", ["as shown", "as stored"])
+@pytest.mark.parametrize("orientation", SHOWN)
+def test_boxes_lie_on_the_image_that_was_annotated(orientation, annotated, tmp_path):
+    """A bright object in a dark image is inside its box, whatever the orientation says."""
+    if annotated == "as stored" and orientation < 5:
+        return  # both have one size: taken as shown
+    stored = np.zeros((40, 60, 3), np.uint8)
+    stored[5:15, 8:28] = 255
+    (tmp_path / "train2017").mkdir()
+    file = turned(tmp_path / "train2017" / "a.png", orientation, stored)
+    seen = np.asarray(read_image(file, upright=annotated == "as shown"))[..., 0]
+    rows, columns = np.where(seen > 0)
+    box = [int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
+    image = {"id": 1, "file_name": "a.png", "width": seen.shape[1], "height": seen.shape[0]}
+    read = {"images": [image], "categories": [{"id": 1, "name": "x"}]}
+    read["annotations"] = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": box}]
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(read))
+    item = items_of(tmp_path, training=True)[0]
+    left, top, right, bottom = map(int, item["target"]["boxes"][0].tolist())
+    inside = item["image"][0, top:bottom, left:right]
+    assert (inside == 255).all() and inside.sum() == item["image"][0].sum() == 255 * 200
 
 
 def test_batches_are_lists_of_images_of_any_size(phantom):

@@ -12,6 +12,7 @@ from torch import nn
 from torchvision.models import SwinTransformer
 from torchvision.models.segmentation import fcn_resnet50
 
+from dsnet_med import build_network
 from dsnet_med.errors import InputError
 from dsnet_med.networks import attach
 from dsnet_med.networks.plugins import DSM, Encoding, Hamburger, Squeezed
@@ -342,6 +343,148 @@ def test_onnx(tmp_path):
         session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
         output = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
         torch.testing.assert_close(torch.from_numpy(output), network(x), rtol=1e-4, atol=1e-5)
+
+
+class Rectified(nn.Module):
+    """A host with an inner sequence; `tied` runs its first convolution twice."""
+
+    def __init__(self, tied=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.act = nn.Conv2d(2, 2, 1), nn.ReLU()
+        self.body = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Sigmoid())
+        self.tied, self.alias = tied, self.act
+
+    def forward(self, x):
+        x = self.act(self.conv(x))
+        return self.body(self.conv(x) if self.tied else x)
+
+
+@pytest.fixture
+def nothing_compiled():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+WRAPPED = {
+    "wrapped": lambda network: torch.compile(network, backend="eager"),
+    "in place": lambda network: network.compile(backend="eager") or network,
+}
+
+
+@pytest.mark.parametrize("at", ["act", "body", "body.0"])
+@pytest.mark.parametrize("how", WRAPPED)
+def test_takes_effect_after_a_compiled_network_has_run(how, at, nothing_compiled):
+    x = torch.randn(1, 2, 64, 96)  # the size of the example, which must not be compiled
+    network = Rectified().eval()
+    compiled = WRAPPED[how](network)
+    with torch.no_grad():
+        plain = compiled(x)
+        for times in (1, 2):
+            attach(compiled, lambda channels: Scale(channels, 0.5), at=at)
+            wanted = copy.deepcopy(network).forward(x)
+            torch.testing.assert_close(compiled(x), wanted)
+            assert not torch.allclose(wanted, plain), times
+
+
+def test_code_compiled_for_another_network_of_the_same_class_is_not_run(nothing_compiled):
+    plain = Rectified().eval()
+    plugged = attach(copy.deepcopy(plain), Scale, at="act")
+    x = torch.randn(1, 2, 8, 8)
+    for first_one, second in ((plain, plugged), (plugged, plain)):
+        torch._dynamo.reset()
+        with torch.no_grad():
+            torch.compile(first_one, backend="eager")(x)
+            torch.testing.assert_close(torch.compile(second, backend="eager")(x), second(x))
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_host_with_plugins_keeps_its_class_and_pickles(times):
+    network = Rectified().eval()
+    for _ in range(times):
+        attach(network, Scale, at="act")
+    x = torch.randn(1, 2, 8, 8)
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert isinstance(twin.act, nn.ReLU) and repr(type(twin.act)) == repr(nn.ReLU)
+        assert type(twin.act) is type(network.act) and torch.equal(twin(x), network(x))
+        assert list(twin.state_dict()) == list(network.state_dict())
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda network: torch.compile(network, backend="eager")])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_wrappers_are_looked_through(wrap, prefix):
+    network = Rectified().eval()
+    wrapped = wrap(network)
+    prefix = prefix and next(iter(wrapped.state_dict())).partition("conv")[0]
+    attach(wrapped, Scale, at=f"{prefix}act")
+    assert isinstance(network.act.plugin, Scale)
+
+
+def test_data_parallel_copies_run_their_own_plugin():
+    network = attach(Rectified(), Scale, at="act")
+    replica = network.act._replicate_for_data_parallel()
+    replica.plugin = Scale(2, 3.0)
+    assert torch.equal(replica(torch.ones(1, 2, 1, 1)), torch.full((1, 2, 1, 1), 3.0))
+
+
+def test_averaged_gradients_would_leave_plugins_out(tmp_path):
+    from torch import distributed
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        network = nn.parallel.DistributedDataParallel(Rectified())
+        for at in ("act", "module.act"):
+            with pytest.raises(InputError, match=r"wrapped in DistributedDataParallel.* before it is wrapped"):
+                attach(network, Scale, at=at)
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("at", ["conv", "?on?", "*.conv"])
+def test_what_runs_twice_shares_its_plugin_only_when_asked(at):
+    network = nn.Sequential(Rectified(tied=True)) if "." in at else Rectified(tied=True)
+    with pytest.raises(InputError, match=r"conv' runs 2 times in one forward, .* or say shared=True"):
+        attach(network, Scale, at=at)
+    assert not any(isinstance(module, Scale) for module in network.modules())
+    attach(network, Scale, at=at, shared=True)
+    assert sum(isinstance(module, Scale) for module in network.modules()) == 1
+
+
+@pytest.mark.parametrize("at", ["act", "alias", "a*"])
+def test_a_module_of_several_names_gets_one_plugin_under_any(at):
+    network = attach(Rectified(), Scale, at=at)
+    assert sum(isinstance(module, Scale) for module in network.modules()) == 1
+    assert network.act.plugin is network.alias.plugin
+
+
+def test_plugins_are_not_named_by_a_later_pattern():
+    network = attach(Rectified(), Scale, at="act*")
+    attach(network, DSM, at="act*")
+    names = [name for name, module in network.named_modules() if isinstance(module, Scale | DSM)]
+    assert names == ["act.plugin", "act.plugin2"]
+
+
+@pytest.mark.parametrize(
+    "fixed", [torch.jit.script, lambda network: torch.jit.trace(network, torch.zeros(1, 2, 8, 8))]
+)
+def test_torchscript_is_refused_on_both_sides(fixed):
+    scripted = fixed(Rectified().eval())
+    with pytest.raises(InputError, match=r"'act' is TorchScript.* before torch.jit.script"):
+        attach(scripted, Scale, at="act")
+    with pytest.raises(InputError, match=r"'0\.act' is TorchScript"):
+        attach(nn.Sequential(scripted), Scale, at="0.act")
+
+
+@pytest.mark.parametrize("at", ["act", "body"])
+def test_scripting_says_what_to_use(at):
+    network = attach(Rectified().eval(), Scale, at=at)
+    with pytest.raises(InputError, match=r"torch.jit.script does not take .*: use torch.jit.trace"):
+        torch.jit.script(nn.Sequential(network))
+    with pytest.raises(InputError, match=r"torch.jit.script does not take this network"):
+        torch.jit.script(build_network("fcn", num_classes=2, width=1 / 64))
+    x = torch.randn(1, 2, 8, 8)
+    torch.testing.assert_close(torch.jit.trace(network, x)(x), network(x))
 
 
 def test_channels_last_exports_and_copies():

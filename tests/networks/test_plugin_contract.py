@@ -1,5 +1,6 @@
 """Every plug-in on disk keeps the contract, and the contract finds every way to break it."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -278,3 +279,63 @@ def test_random_numbers_outside_are_left_alone(quick):
     before = torch.get_rng_state()
     check_plugin(TwoD)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+ARGUMENTS = sorted(
+    (name, argument)
+    for name in plugins.__all__
+    for argument in inspect.signature(getattr(plugins, name)).parameters
+)
+VALUES = [0, -1, -8, 1, 3, 7, 64, 10**12, 2.5, 2.0, 0.25, 1e-9, float("nan"), float("inf"), True, False, None]
+VALUES += ["dsa", "no", "", [], ["avg"], (1, 2), {}, int, torch.nn.Identity, Exception]
+
+
+@pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
+def test_an_argument_is_honoured_or_refused_in_one_line_of_ours(name, argument):
+    """Every value of every argument either makes a plug-in that runs, or is an error that names it."""
+    plugin = getattr(plugins, name)
+    if argument in ("plugin", "norm", "parameters"):  # a stranger's class raises what it raises
+        values = [value for value in VALUES if not callable(value)]
+    else:
+        values = VALUES
+    refused = 0
+    for value in values:
+        arguments = {"channels": 8} | {argument: value}
+        try:
+            made = plugin(**arguments).eval()
+        except InputError as error:
+            assert "\n" not in str(error) and (argument in str(error) or argument.rstrip("s") in str(error))
+            refused += 1
+            continue
+        dims = value if argument == "spatial_dims" else 2
+        with torch.no_grad():
+            x = torch.rand(2, arguments["channels"], *[5] * dims)
+            assert made(x).isfinite().all() and made(x).shape == x.shape, value
+    assert refused >= 10, "nearly everything was taken"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: plugins.SE(8, ratio=0), "SE got ratio=0 and wants a whole number, at least 1"),
+        (lambda: plugins.DSM(8, ratio=2.5), "DSM got ratio=2.5 and wants a whole number, at least 1"),
+        (lambda: plugins.DSM(8, bias="no"), "DSM got bias='no' and wants True or False"),
+        (
+            lambda: plugins.CBAM(8, kernel_size=-1),
+            "CBAM got kernel_size=-1 and wants an odd number, such as 3 or 7",
+        ),
+        (
+            lambda: plugins.GlobalContext(8, ratio=16),
+            "GlobalContext got ratio=16 and wants a number above 0 and at most 4, such as 0.25",
+        ),
+        (lambda: plugins.Hamburger(8, rank=0), "Hamburger got rank=0 and wants a whole number, at least 1"),
+        (
+            lambda: plugins.Squeezed(8, plugin="SE"),
+            "Squeezed got plugin='SE' and wants a class or function that is called with the channels",
+        ),
+    ],
+)
+def test_what_was_wrong_with_an_argument(make, message):
+    with pytest.raises(InputError) as error:
+        make()
+    assert str(error.value) == message

@@ -21,6 +21,7 @@ from dsnet_med import __version__, files
 from dsnet_med.errors import InputError
 from dsnet_med.prepare import convert as module
 from dsnet_med.prepare.convert import CaseResult, convert
+from dsnet_med.prepare.doctor import examine_source, examine_store
 from dsnet_med.prepare.recipe import Recipe, load_recipe
 from dsnet_med.prepare.store import MANIFEST, Store, data_file, entry_file
 from dsnet_med.workers import in_parallel
@@ -158,6 +159,72 @@ def test_strays_list_is_cut_after_eight(recipe: Recipe, source: Path, out: Path)
     write_volume(source / "label/label0002.nii.gz", label)
     error = run(recipe, source, out)["0002"].error
     assert error is not None and "27 (1 voxel) and 12 more" in error
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_empty_label_maps_are_kept_where_the_recipe_says_so(tmp_path: Path, out: Path, keep: bool) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path / "recipe", allow_empty=keep)))
+    source = write_source(tmp_path / "source")
+    write_volume(source / "label/label0002.nii.gz", np.zeros(SHAPE, np.uint8))
+    error = run(recipe, source, out)["0002"].error
+    assert error is None if keep else "allow_empty: true" in str(error)
+    if keep:
+        assert Store.open(out).cases["0002"].label_voxels == {"background": 210, "liver": 0, "spleen": 0}
+        kinds = [
+            f.kind for each in (*examine_source(recipe, source), *examine_store(out)) for f in each.findings
+        ]
+        assert not {"empty label", "missing class"} & set(kinds)
+
+
+def test_a_misspelt_split_stops_before_anything_is_written(tmp_path: Path, source: Path, out: Path) -> None:
+    splits = "subject,split\n1,train\n0002,val\n0003,test\n"
+    recipe = load_recipe(str(write_recipe(tmp_path / "recipe", split_list=splits)))
+    with pytest.raises(InputError, match=r"names '1' \(did you mean '0001'\?\)"):
+        run(recipe, source, out)
+    assert not out.exists()
+
+
+def test_what_is_said_of_source_and_set_is_kept_in_the_manifest(tmp_path: Path, out: Path) -> None:
+    splits = "subject,split\n0001,train\n0002,val\n0005,test\n"
+    recipe = load_recipe(str(write_recipe(tmp_path / "recipe", split_list=splits)))
+    source = write_source(tmp_path / "source")
+    (source / "img/img0002.nii.gz").rename(source / "img/img0003.tmp")
+    run(recipe, source, out)
+    told = [
+        (f["severity"], f["kind"], f["message"]) for f in json.loads((out / MANIFEST).read_text())["findings"]
+    ]
+    assert [each for each in told if each[1] != "fit"] == [
+        ("error", "pair", "label/label0002.nii.gz: the label has no image file"),
+        ("warning", "source", "2 of the 3 subjects of the split list are not in the source: 0002, 0005"),
+        ("warning", "source", "the split list does not name 0003: extra, neither trained nor tested on"),
+        ("warning", "split", "no case belongs to test"),
+    ]
+    again = [f.message for each in examine_store(out) for f in each.findings]
+    assert again.count("2 of the 3 subjects of the split list are not in the source: 0002, 0005") == 1
+    assert again.count("no case belongs to test") == 1
+
+
+def test_a_case_with_a_problem_fails_alone_and_can_be_excluded(recipe: Recipe, source: Path, out: Path) -> None:
+    write_volume(source / "img/imgA B.nii.gz", voxels_of(9)[0])
+    (source / "img/img0002.nii.gz").unlink()
+    (source / "img/img0002.nii.gz").symlink_to("gone")
+    results = run(recipe, source, out)
+    assert [case for case, result in results.items() if result.error is None] == ["0001", "0003"]
+    assert "needs letters" in str(results["A B"].error)
+    assert "it is a link to gone" in str(results["0002"].error)
+    assert set(Store.open(out).failed) == {"0002", "A B"}
+    assert set(run(recipe, source, out, exclude=["A B"])) == {"0001", "0002", "0003"}
+
+
+def test_findings_outlive_the_run_that_made_them(recipe: Recipe, source: Path, out: Path) -> None:
+    image = voxels_of(2)[0].clip(0, 255).astype(np.uint8)
+    write_volume(source / "img/img0002.nii.gz", image)
+    for reused in (False, True):
+        assert run(recipe, source, out)["0002"].reused == reused
+        (finding,) = Store.open(out).cases["0002"].findings
+        assert (finding.severity, finding.kind) == ("error", "intensity")
+        found = [f for each in examine_store(out) if each.case == "0002" for f in each.findings]
+        assert finding in found
 
 
 def test_extra_case_needs_no_label(recipe: Recipe, tmp_path: Path, out: Path) -> None:

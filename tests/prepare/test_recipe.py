@@ -200,6 +200,13 @@ def test_seeded_split_is_a_rule(tmp_path: Path) -> None:
         ({"splits": {"seed": 0, "val": 0.1}}, "seed, val and test"),
         ({"layout": "table"}, "needs the key cases"),
         ({"title": 3}, "title: got 3, wanted text"),
+        ({"label": "{case}_{organ}.nii.gz"}, "no other {field}"),
+        ({"image": "{case}/{case}_flair.nii.gz"}, "use layout 'table'"),
+        ({"image": "{case}/*_flair.nii.gz"}, "use layout 'table'"),
+        ({"label": "img/img{case}.nii.gz"}, "one template"),
+        ({"image": {"case": None}}, "needs quotes"),
+        ({"allow_empty": "perhaps"}, "wanted true or false"),
+        ({"classes": ["background", 1, 2]}, "put numbers, true, false and null in quotes"),
         ({"id": ""}, "id: got '', wanted text"),
     ],
 )
@@ -233,6 +240,57 @@ def test_text_that_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
         load_recipe(str(path))
 
 
+TRAPS = {
+    "a template without quotes": (
+        "image: {case}/ct.nii.gz\nid: x\n",
+        'line 1: {case}/ct.nii.gz needs quotes: "{case}',
+    ),
+    "one with a comment": (
+        "image: {case}.nii.gz # files\n",
+        'line 1: {case}.nii.gz needs quotes: "{case}.nii.gz"',
+    ),
+    "a tab": ("label_map:\n\tliver: 1\n", "line 2: holds a tab, where YAML takes blanks only"),
+    "a colon": ("title: Abdomen: CT\n", "line 1: a value that holds ': ' needs quotes: title: Abdomen: CT"),
+    "a key twice": ("label_map:\n  liver: 1\n  liver: 6\n", "line 3: the key 'liver' is given twice; keep one"),
+    "a sign": ("id: @home\n", 'line 1: @home needs quotes: "@home"'),
+    "an open list": ("classes: [background,\nid: x\n", "expected ',' or ']'"),
+    "other letters": ("title: Größe\n".encode("latin-1"), "save it as UTF-8"),
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_traps_of_yaml_are_told_by_their_line(tmp_path: Path, trap: str) -> None:
+    content, told = TRAPS[trap]
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError) as caught:
+        load_recipe(str(path))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_words_and_numbers_mean_what_they_say(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, classes=None, label_map=None, sides=None)
+    path.write_text(
+        path.read_text() + "classes: [background, yes, no]\nlabel_map: {background: 0, yes: 010, no: 8}\n"
+    )
+    recipe = load_recipe(str(path))
+    assert recipe.classes == ("background", "yes", "no")
+    assert recipe.label_map == {0: 0, 8: 2, 10: 1}  # 010 is ten, not eight
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks_are_no_text(tmp_path: Path, encoding: str) -> None:
+    path = write_recipe(tmp_path / "r", title="Größe", splits="splits.csv")
+    for file in (path, path.with_name("splits.csv")):
+        file.write_bytes(file.read_text().encode(encoding))
+    recipe = load_recipe(str(path))
+    assert (recipe.title, recipe.splits) == ("Größe", {"0001": "train", "0002": "val", "0003": "test"})
+    task = _task(tmp_path / "task")
+    (task / "dataset.json").write_bytes((task / "dataset.json").read_text().encode(encoding))
+    assert for_source(load_recipe("decathlon"), task).title == "Liver"
+
+
 def _task(folder: Path, **changes: Any) -> Path:
     folder.mkdir(exist_ok=True)
     description = {
@@ -241,7 +299,8 @@ def _task(folder: Path, **changes: Any) -> Path:
         "labels": {"0": "background", "2": "Liver Cancer", "1": "liver"},
         "training": [],
     }
-    (folder / "dataset.json").write_text(json.dumps(description | changes))
+    described = {key: value for key, value in (description | changes).items() if value is not None}
+    (folder / "dataset.json").write_text(json.dumps(described))
     return folder
 
 
@@ -277,6 +336,53 @@ def test_missing_or_broken_dataset_json_is_refused(tmp_path: Path, text: str | N
     if text is not None:
         (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(InputError, match=r"dataset\.json"):
+        for_source(load_recipe("decathlon"), tmp_path)
+
+
+V2: dict[str, Any] = {
+    "channel_names": {"0": "CT"},
+    "labels": {"background": 0, "Liver": 2, "spleen": 5},
+    "modality": None,
+    "training": None,
+}
+
+
+def test_dataset_json_of_nnunet_2(tmp_path: Path) -> None:
+    recipe = for_source(load_recipe("decathlon"), _task(tmp_path, **V2))
+    assert recipe.classes == ("background", "liver", "spleen")
+    assert recipe.label_map == {0: 0, 2: 1, 5: 2}
+    assert (recipe.modality, recipe.notes) == ("CT", ())
+
+
+def test_the_ignore_label_becomes_background_with_a_note(tmp_path: Path) -> None:
+    labels = V2["labels"] | {"ignore": 9}
+    recipe = for_source(load_recipe("decathlon"), _task(tmp_path, **V2 | {"labels": labels}))
+    assert recipe.classes == ("background", "liver", "spleen")
+    assert recipe.label_map == {0: 0, 2: 1, 5: 2, 9: 0}
+    assert recipe.notes == (
+        "dataset.json: label 9 is 'ignore': its voxels become background, and are trained on as such",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"labels": {"background": 0, "tumour": [1, 2]}}, "labels tumour are regions, lists of values"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "each name once"),
+        ({"labels": {"background": 0, "a": True}}, "wanted labels"),
+        ({"labels": {"background": 1, "a": 0}}, "background 0"),
+        ({"channel_names": {"0": "T1", "1": "T2"}}, r"2 channels \(T1, T2\)"),
+        ({"channel_names": None}, "wanted modality or channel_names"),
+    ],
+)
+def test_what_nnunet_2_asks_for_and_is_not_read(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        for_source(load_recipe("decathlon"), _task(tmp_path, **V2 | changes))
+
+
+def test_a_key_twice_in_dataset_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text('{"labels": {"0": "background", "1": "a", "1": "b"}}')
+    with pytest.raises(InputError, match="the key '1' is given twice"):
         for_source(load_recipe("decathlon"), tmp_path)
 
 

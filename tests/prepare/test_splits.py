@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsnet_med.errors import InputError
-from dsnet_med.prepare.splits import SPLITS, SeededSplit, assign, read_splits
+from dsnet_med.prepare.splits import SPLITS, SeededSplit, assign, meant, read_splits
 
 SUBJECTS = st.sets(st.text("abcdef0123", min_size=1, max_size=5), max_size=40)
 RULES = st.builds(SeededSplit, st.integers(0, 9), st.floats(0, 0.4), st.floats(0, 0.4))
@@ -45,6 +45,28 @@ def test_binary_list_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\x1f\x8b\xff\xfe")
     with pytest.raises(InputError, match="cannot be read as a CSV file"):
         read_splits(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant_by_it"),
+    [
+        ("c3", "c03"),
+        ("c03.nii.gz", "c03"),
+        ("C03", "c03"),
+        ("c03_0000", "c03"),
+        ("3", "c03"),
+        ("c-03", "c03"),
+        ("c30", None),
+        ("c05", None),
+        ("other03", None),
+        ("patient7_frame01", "patient007"),
+        ("patiemt007", "patient007"),
+        ("anne", "anna"),
+        ("bert", None),
+    ],
+)
+def test_which_subject_a_name_means(name: str, meant_by_it: str | None) -> None:
+    assert meant(name, ["c04", "c03", "patient007", "anna"]) == meant_by_it
 
 
 def test_unlisted_subject_is_extra() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import httpx
+import nibabel as nib
+import numpy as np
 import pytest
 from served import RAW, Served, error_of, gzipped, image, mask_of, nifti, serving, zipped
 
@@ -50,6 +52,28 @@ def test_content_of_no_known_kind(server: Served, content: bytes) -> None:
 
 def test_a_gzip_file_of_something_else(server: Served) -> None:
     assert "without a NIfTI header" in error_of(server.raw(gzipped(bytes(5000))), 415)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "the upload is a git-lfs pointer"),
+        (b"<!DOCTYPE html><html>Sign in", "the upload is a web page"),
+        (b"\xfd7zXZ\x00" + bytes(600), "the upload is compressed with xz"),
+        (b"BZh9" + bytes(600), "the upload is compressed with bzip2"),
+    ],
+)
+def test_content_that_is_known_is_named(server: Served, content: bytes, words: str) -> None:
+    assert words in error_of(server.raw(content), 415)
+
+
+def test_pairs_are_to_be_one_file(server: Served) -> None:
+    header = nib.Nifti1Pair(image().get_fdata(dtype=np.float32), np.eye(4)).header
+    hdr, img = header.binaryblock + bytes(4), bytes(5000)
+    for upload in (hdr, gzipped(hdr), zipped({"p.hdr.gz": gzipped(hdr), "p.img.gz": gzipped(img)})):
+        assert "a pair of files, .hdr and .img; make one .nii" in error_of(server.raw(upload), 415)
+    assert "a pair of files" in error_of(server.raw(zipped({"p.hdr": hdr, "p.img": img})), 415)
+    assert ".img.gz of a pair" in error_of(server.raw(gzipped(img)), 415)
 
 
 def test_a_content_type_that_is_not_taken(server: Served) -> None:

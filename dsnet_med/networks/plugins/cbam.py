@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import InputError
+from dsnet_med.networks.arguments import flags, names_of, odd_numbers, whole_numbers
 from dsnet_med.networks.layers import is_traced, per_channel
 
 
@@ -63,8 +64,11 @@ class CBAM(nn.Module):
         pools: Collection[str] = ("avg", "max"),
         spatial_dims: int = 2,
     ) -> None:
+        whole_numbers("CBAM", channels=channels, ratio=ratio, spatial_dims=spatial_dims)
+        odd_numbers("CBAM", kernel_size=kernel_size)
+        flags("CBAM", spatial=spatial)
         super().__init__()
-        self.pools = _checked(pools)
+        self.pools = names_of("CBAM", "pools", pools, _POOLS)
         self.spatial_dims = spatial_dims
         hidden = max(channels // ratio, 1)
         self.reduce = nn.Linear(channels, hidden)
@@ -91,18 +95,7 @@ class CBAM(nn.Module):
             )
 
 
-def _checked(pools: Collection[str]) -> tuple[str, ...]:
-    if not pools or isinstance(pools, str):
-        raise InputError(f'CBAM got pools={pools!r} and wants several names or one, such as ("avg", "max")')
-    for name in pools:
-        if name not in _POOLS:
-            raise unknown("pool of CBAM", name, _POOLS)
-    return tuple(pools)
-
-
 def _spatial_gate(kernel_size: int, dims: int) -> nn.Module:
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise InputError(f"CBAM got kernel_size={kernel_size} and wants an odd number, such as 3 or 7")
     if dims not in _LAYERS:
         raise InputError(f"CBAM got spatial_dims={dims} and wants 1, 2 or 3")
     conv, norm = _LAYERS[dims]

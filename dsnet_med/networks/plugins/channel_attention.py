@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dsnet_med.networks.arguments import whole_numbers
 from dsnet_med.networks.layers import becomes_a_graph
 
 
@@ -23,7 +24,8 @@ class ChannelAttention(nn.Module):
 
     reference_names: ClassVar[tuple[tuple[str, str], ...]] = ((r"gamma", "gamma.scale"),)
 
-    def __init__(self, channels: int) -> None:  # noqa: ARG002 (as every plug-in)
+    def __init__(self, channels: int) -> None:
+        whole_numbers("ChannelAttention", channels=channels)
         super().__init__()
         self.gamma = nn.Parameter(torch.zeros(()))
 

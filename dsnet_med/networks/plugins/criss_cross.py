@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
+from dsnet_med.networks.arguments import whole_numbers
 
 
 class CrissCross(nn.Module):
@@ -34,6 +35,7 @@ class CrissCross(nn.Module):
     )
 
     def __init__(self, channels: int, recurrence: int = 1) -> None:
+        whole_numbers("CrissCross", channels=channels, recurrence=recurrence)
         super().__init__()
         self.recurrence = recurrence
         hidden = max(channels // 8, 1)

@@ -34,9 +34,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import InputError
+from dsnet_med.networks.arguments import flags, one_of, whole_numbers
 from dsnet_med.networks.layers import kaiming, per_channel, pixels_at, project, weighted_sums
 from dsnet_med.networks.softmax_mean import softmax_mean
+
+NORMS = ("batch", "group")  # of the selective kernel
 
 
 class DSM(nn.Module):
@@ -68,6 +71,9 @@ class DSM(nn.Module):
     def __init__(
         self, channels: int, ratio: int = 2, bias: bool = False, fusion: str = "dsa", norm: str = "batch"
     ) -> None:
+        whole_numbers("DSM", channels=channels, ratio=ratio)
+        flags("DSM", bias=bias)
+        one_of("DSM norm", norm, NORMS)
         super().__init__()
         hidden = max(channels // ratio, 1)
         self.channel = None if fusion == "spatial" else ChannelAttention(channels, hidden, bias)
@@ -220,14 +226,8 @@ def _fusion(name: str, channels: int, hidden: int, bias: bool, norm: str) -> nn.
         "channel": ChannelGate,
         "spatial": SpatialGate,
     }
-    if name not in fusions:
-        raise unknown("DSM fusion", name, fusions)
-    return fusions[name]()
+    return fusions[one_of("DSM fusion", name, fusions)]()
 
 
 def _norm(name: str, channels: int) -> nn.Module:
-    if name == "batch":
-        return nn.BatchNorm1d(channels)
-    if name == "group":
-        return nn.GroupNorm(1, channels)
-    raise unknown("DSM norm", name, ["batch", "group"])
+    return nn.BatchNorm1d(channels) if name == "batch" else nn.GroupNorm(1, channels)

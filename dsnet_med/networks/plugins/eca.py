@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dsnet_med.errors import InputError
+from dsnet_med.networks.arguments import odd_numbers, whole_numbers
 from dsnet_med.networks.layers import per_channel
 
 
@@ -22,10 +22,10 @@ class ECA(nn.Module):
     reference_name: ClassVar[str] = "eca_layer"
     reference_names: ClassVar[tuple[tuple[str, str], ...]] = ((r"neighbours", "conv"),)
 
-    def __init__(self, channels: int, kernel_size: int = 3) -> None:  # noqa: ARG002 (as every plug-in)
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
+        whole_numbers("ECA", channels=channels)
+        odd_numbers("ECA", kernel_size=kernel_size)
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise InputError(f"ECA got kernel_size={kernel_size} and wants an odd number, such as 3 or 5")
         self.neighbours = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
+from dsnet_med.networks.arguments import whole_numbers
 from dsnet_med.networks.layers import kaiming, per_channel, project, weighted_sums
 
 
@@ -39,6 +40,7 @@ class Encoding(nn.Module):
     )
 
     def __init__(self, channels: int, num_codes: int = 32) -> None:
+        whole_numbers("Encoding", channels=channels, num_codes=num_codes)
         super().__init__()
         self.project = kaiming(nn.Linear(channels, channels, bias=False), "fan_out")
         self.project_norm = nn.BatchNorm1d(channels)

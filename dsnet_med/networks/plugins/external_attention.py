@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dsnet_med.networks.arguments import flags, whole_numbers
 from dsnet_med.networks.layers import project
 
 _EPS = 1e-9
@@ -40,6 +41,8 @@ class ExternalAttention(nn.Module):
     )
 
     def __init__(self, channels: int, memory: int = 128, reference_layout: bool = False) -> None:
+        whole_numbers("ExternalAttention", channels=channels, memory=memory)
+        flags("ExternalAttention", reference_layout=reference_layout)
         super().__init__()
         self.reference_layout = reference_layout
         self.query = nn.Linear(channels, channels)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import InputError
+from dsnet_med.networks.arguments import one_of, shares, whole_numbers
 
 _GRID = 7  # frequencies are multiples of those of a grid of this size
 _PRODUCT = 56 * 256  # FcaNet's size times its channels, the same in all four stages
@@ -55,9 +56,9 @@ class FrequencyChannel(nn.Module):
     def __init__(
         self, channels: int, height: int = 7, width: int = 7, ratio: int = 16, frequencies: str = "top16"
     ) -> None:
+        whole_numbers("FrequencyChannel", channels=channels, height=height, width=width, ratio=ratio)
+        one_of("frequencies of FrequencyChannel", frequencies, _RANKINGS)
         super().__init__()
-        if frequencies not in _RANKINGS:
-            raise unknown("frequencies of FrequencyChannel", frequencies, _RANKINGS)
         if min(height, width) < _GRID:
             raise InputError(
                 f"FrequencyChannel got height={height} and width={width}, on which frequencies of a "
@@ -86,6 +87,8 @@ def fcanet_layer(
     """FcaNet's layer behind the third norm of a ResNet's blocks: 56x56 for the 256 channels of stage 1, 28x28
     for 512, 14x14 for 1024 and 7x7 for 2048, where `width` multiplies the channels.
     """
+    whole_numbers("FrequencyChannel", channels=channels)
+    shares("fcanet_layer", at_most=100, width=width)
     size = max(round(_PRODUCT * width / channels), _GRID)
     return FrequencyChannel(channels, size, size, ratio, frequencies)
 

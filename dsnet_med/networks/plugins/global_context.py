@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.networks.arguments import names_of, one_of, shares, whole_numbers
 from dsnet_med.networks.layers import kaiming, per_channel, project, weighted_sums
 
 _POOLINGS = ("att", "avg")
@@ -39,10 +39,11 @@ class GlobalContext(nn.Module):
         pooling: str = "att",
         fusions: Collection[str] = ("channel_add",),
     ) -> None:
+        whole_numbers("GlobalContext", channels=channels)
+        shares("GlobalContext", at_most=4, ratio=ratio)
+        one_of("pooling of GlobalContext", pooling, _POOLINGS)
+        fusions = names_of("GlobalContext", "fusions", fusions, _FUSIONS)
         super().__init__()
-        if pooling not in _POOLINGS:
-            raise unknown("pooling of GlobalContext", pooling, _POOLINGS)
-        _check(fusions)
         hidden = max(int(channels * ratio), 1)
         self.mask = kaiming(nn.Linear(channels, 1)) if pooling == "att" else None
         self.add = _transform(channels, hidden) if "channel_add" in fusions else None
@@ -61,14 +62,6 @@ class GlobalContext(nn.Module):
             return pixels.mean(2)
         logits = project(pixels, self.mask.weight, self.mask.bias)  # (B, 1, N)
         return weighted_sums(pixels, logits.softmax(2)).squeeze(1)
-
-
-def _check(fusions: Collection[str]) -> None:
-    if not fusions or isinstance(fusions, str):
-        raise InputError(f'GlobalContext got fusions={fusions!r} and wants names, such as ("channel_add",)')
-    for name in fusions:
-        if name not in _FUSIONS:
-            raise unknown("fusion of GlobalContext", name, _FUSIONS)
 
 
 def _transform(channels: int, hidden: int) -> nn.Sequential:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
+from dsnet_med.networks.arguments import callables, whole_numbers
 from dsnet_med.networks.layers import Norm, group_norm, kaiming, project
 
 
@@ -54,8 +55,12 @@ class Hamburger(nn.Module):
         *,
         norm: Norm = group_norm,
     ) -> None:
+        whole_numbers("Hamburger", channels=channels, rank=rank)
+        whole_numbers("Hamburger", at_least=0, train_steps=train_steps, eval_steps=eval_steps)
+        hidden = channels if ham_channels is None else ham_channels
+        whole_numbers("Hamburger", ham_channels=hidden)
+        callables("Hamburger", norm=norm)
         super().__init__()
-        hidden = ham_channels or channels
         self.rank, self.train_steps, self.eval_steps = rank, train_steps, eval_steps
         self.reduce = kaiming(nn.Linear(channels, hidden), "fan_out")
         self.expand = kaiming(nn.Linear(hidden, channels, bias=False), "fan_out")

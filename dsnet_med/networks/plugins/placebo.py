@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dsnet_med.networks.arguments import whole_numbers
 from dsnet_med.networks.layers import per_channel, project
 from dsnet_med.networks.plugins.dsm import DSM
 
@@ -24,6 +25,7 @@ class Identity(nn.Module):
     """x: what the plumbing alone does."""
 
     def __init__(self, channels: int) -> None:
+        whole_numbers("Identity", channels=channels)
         super().__init__()
         self.channels = channels
 
@@ -40,6 +42,8 @@ class RandomGate(nn.Module):
     gate: Tensor
 
     def __init__(self, channels: int, seed: int = 0) -> None:
+        whole_numbers("RandomGate", channels=channels)
+        whole_numbers("RandomGate", at_least=0, at_most=2**64 - 1, seed=seed)
         super().__init__()
         generator = torch.Generator("cpu").manual_seed(seed)
         values = torch.randn(channels, generator=generator, device="cpu").sigmoid()
@@ -53,6 +57,7 @@ class ConstantGate(nn.Module):
     """x sigmoid(logit) with one learned logit per channel, which starts at 0 (a gate of one half)."""
 
     def __init__(self, channels: int) -> None:
+        whole_numbers("ConstantGate", channels=channels)
         super().__init__()
         self.logit = nn.Parameter(torch.zeros(channels))
 
@@ -69,8 +74,11 @@ class PointwiseConv(nn.Module):
     """
 
     def __init__(self, channels: int, parameters: int | Callable[[int], nn.Module] | None = None) -> None:
+        whole_numbers("PointwiseConv", channels=channels)
+        plugin = DSM if parameters is None else parameters
+        wanted = _count(plugin, channels) if callable(plugin) else plugin
+        whole_numbers("PointwiseConv", at_least=0, parameters=wanted)
         super().__init__()
-        wanted = parameters if isinstance(parameters, int) else _count(parameters or DSM, channels)
         hidden = max(round(wanted / (2 * channels)), 1)
         self.reduce = nn.Linear(channels, hidden, bias=False)
         self.expand = nn.Linear(hidden, channels, bias=False)

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
+from dsnet_med.networks.arguments import flags, one_of, whole_numbers
 from dsnet_med.networks.layers import hard_sigmoid, per_channel, project
-from dsnet_med.networks.plugins.dsm import SelectiveKernel
+from dsnet_med.networks.plugins.dsm import NORMS, SelectiveKernel
 from dsnet_med.networks.softmax_mean import softmax_mean
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -58,6 +59,9 @@ class PooledDSM(nn.Module):
         *,
         spatial_dims: int = 2,
     ) -> None:
+        whole_numbers("PooledDSM", channels=channels, ratio=ratio, spatial_dims=spatial_dims)
+        flags("PooledDSM", value=value)
+        one_of("DSM norm", norm, NORMS)
         super().__init__()
         hidden = max(channels // ratio, 1)
         self.spatial_dims = spatial_dims

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dsnet_med.networks.arguments import whole_numbers
 from dsnet_med.networks.layers import becomes_a_graph, project
 
 _QUERIES = 512  # in a slice: few enough for the cache, and enough for the matrix products
@@ -33,8 +34,10 @@ class PositionAttention(nn.Module):
     )
 
     def __init__(self, channels: int, hidden: int | None = None) -> None:
+        whole_numbers("PositionAttention", channels=channels)
+        hidden = max(channels // 8, 1) if hidden is None else hidden
+        whole_numbers("PositionAttention", hidden=hidden)
         super().__init__()
-        hidden = hidden or max(channels // 8, 1)
         self.query = nn.Linear(channels, hidden)
         self.key = nn.Linear(channels, hidden)
         self.value = nn.Linear(channels, channels)

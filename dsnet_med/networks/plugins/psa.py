@@ -12,7 +12,7 @@ function; any number of spatial axes is taken.
 import torch
 from torch import Tensor, nn
 
-from dsnet_med.errors import unknown
+from dsnet_med.networks.arguments import one_of, whole_numbers
 from dsnet_med.networks.layers import kaiming, project, weighted_sums
 
 _MODES = ("parallel", "sequential")
@@ -34,9 +34,9 @@ class PSA(nn.Module):
     )
 
     def __init__(self, channels: int, mode: str = "parallel") -> None:
+        whole_numbers("PSA", channels=channels)
+        one_of("mode of PSA", mode, _MODES)
         super().__init__()
-        if mode not in _MODES:
-            raise unknown("mode of PSA", mode, _MODES)
         self.parallel = mode == "parallel"
         self.reference_name = "psa_p" if self.parallel else "psa_s"
         hidden = max(channels // 2, 1)

@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dsnet_med.networks.arguments import whole_numbers
 from dsnet_med.networks.layers import hard_sigmoid, kaiming, per_channel
 
 
@@ -26,6 +27,7 @@ class SE(nn.Module):
     )
 
     def __init__(self, channels: int, ratio: int = 16) -> None:
+        whole_numbers("SE", channels=channels, ratio=ratio)
         super().__init__()
         hidden = _multiple_of_8(channels // ratio)
         self.reduce = kaiming(nn.Linear(channels, hidden), "fan_out")

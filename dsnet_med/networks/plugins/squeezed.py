@@ -12,6 +12,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError
+from dsnet_med.networks.arguments import callables, whole_numbers
 from dsnet_med.networks.layers import Norm, conv_norm_relu, group_norm
 from dsnet_med.networks.plugins.pooled_dsm import PooledDSM
 
@@ -37,6 +38,8 @@ class Squeezed(nn.Module):
         ratio: int = 4,
         norm: Norm = group_norm,
     ) -> None:
+        whole_numbers("Squeezed", channels=channels, ratio=ratio)
+        callables("Squeezed", plugin=plugin, norm=norm)
         super().__init__()
         hidden = max(channels // ratio, 1)
         self.squeeze = conv_norm_relu(channels, hidden, norm=norm)

@@ -9,6 +9,7 @@ mean of a projected map to every pixel? What DSM adds, divided by what this adds
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dsnet_med.networks.arguments import flags, whole_numbers
 from dsnet_med.networks.layers import project
 
 
@@ -16,6 +17,8 @@ class UniformDSM(nn.Module):
     """x + mean_n relu(W x): (B, channels, *spatial) -> the same shape. `bias` is that of W, as in DSM."""
 
     def __init__(self, channels: int, bias: bool = False) -> None:
+        whole_numbers("UniformDSM", channels=channels)
+        flags("UniformDSM", bias=bias)
         super().__init__()
         self.value = nn.Linear(channels, channels, bias)
 

@@ -1,0 +1,243 @@
+"""Which prediction belongs to which reference: by the cases that their file names say."""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dsnet_med.errors import InputError, one_line
+from dsnet_med.evaluate.inputs import listed
+from dsnet_med.files import files_in, parse_json, read_text
+from dsnet_med.volumes import case_name, is_volume
+
+# What tools and people add to a case's name to say what the file is; nnU-Net numbers a case's channels.
+_ROLE = r"(?:seg(?:mentation)?s?|pred(?:iction)?s?|gt|ground[_-]?truth|ref(?:erence)?s?|labels?|masks?|0000)"
+_ADDED = re.compile(rf"(?:[._-]+{_ROLE})+$|^(?:{_ROLE}[._-]+)+", re.IGNORECASE)
+REGRIDDED = ".regridded.nii.gz"  # a mask of `infer --regrid`, beside the one on the grid of its image
+_KINDS = "*.nii.gz, *.nii, *.nrrd or *.mha"
+
+CaseOf = Callable[[Path], str | None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two label maps of a case; without a `prediction` it is scored as one where nothing was predicted."""
+
+    case: str
+    prediction: Path | None
+    reference: Path
+
+
+class Pairing(NamedTuple):
+    """The files of two folders by case.
+
+    `missing` holds the reference of each case without a prediction; `failures` why a case that has a reference
+    cannot be paired, `orphans` why a prediction cannot; `notes` what was paired although the names differ.
+    """
+
+    pairs: list[Pair]
+    missing: dict[str, Path]
+    failures: dict[str, str]
+    orphans: dict[str, str]
+    notes: list[str]
+
+
+def pair_folders(
+    prediction: Path,
+    reference: Path,
+    *,
+    prediction_case: CaseOf = case_name,
+    reference_case: CaseOf = case_name,
+    cases: Iterable[str] | None = None,
+) -> Pairing:
+    """Pair the volumes of two folders (or two single files) by case, sorted by case.
+
+    `prediction_case` and `reference_case` give a file's case; a reference file for which it is None is passed
+    over. Files that nothing pairs by name are paired where their names differ only in what says prediction,
+    reference or channel (`a_pred`, `a_gt`, `a_0000`, `a.seg`). `cases` names the only cases that count. Raises
+    InputError when a folder is missing or holds no volume, or `cases` names one without a reference.
+    """
+    if prediction.is_file() and reference.is_file():
+        return Pairing([Pair(str(prediction_case(prediction)), prediction, reference)], {}, {}, {}, [])
+    predictions, double_predictions = _by_case(_volumes(prediction, "predictions"), prediction_case)
+    references, double_references = _by_case(_volumes(reference, "references"), reference_case)
+    same = _alike(
+        predictions.keys() - references.keys() - double_predictions.keys(),
+        references.keys() - predictions.keys() - double_references.keys(),
+    )
+    notes = [
+        f"{predictions[of_prediction].name} was paired with {references[of_reference].name}, as case '{case}'"
+        for case, (of_prediction, of_reference) in same.items()
+    ]
+    for case, (of_prediction, of_reference) in same.items():
+        predictions[case], references[case] = predictions.pop(of_prediction), references.pop(of_reference)
+    counted = references.keys() if cases is None else _chosen(cases, references, reference_case, reference)
+    failures = {case: why for case, why in (double_predictions | double_references).items() if case in counted}
+    orphans = {
+        case: f"{file}: no reference for case '{case}' in {reference}, which holds {_holds(reference)}"
+        for case, file in sorted(predictions.items())
+        if cases is None and case not in references
+    }
+    pairs = [
+        Pair(case, predictions[case], references[case])
+        for case in sorted(counted & predictions.keys() - failures.keys())
+    ]
+    missing = {case: references[case] for case in sorted(counted - predictions.keys() - failures.keys())}
+    return Pairing(pairs, missing, dict(sorted(failures.items())), orphans, notes)
+
+
+def read_cases(path: Path) -> list[str]:
+    """The cases that a file names: one a line, the column `case` of a CSV file, or the test cases of a
+    training store's manifest.json. Raises InputError."""
+    try:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); wanted one case a line") from error
+    if path.suffix.lower() == ".json":
+        return _test_cases(path, text)
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if lines and "case" in next(csv.reader(lines[:1])):
+        lines = [row["case"].strip() for row in csv.DictReader(lines) if row["case"]]
+    elif broken := next((line for line in lines if "," in line), None):
+        raise InputError(f"{path}: got the line '{broken}', wanted one case a line, or a CSV column 'case'")
+    names = list(dict.fromkeys(lines))
+    if not names:
+        raise InputError(f"{path}: names no case; wanted one a line")
+    return names
+
+
+def require_one_file_per_case(cases: Iterable[str], labels: Mapping[int, str], where: Path) -> None:
+    """Raise InputError where the files are one per organ (liver.nii.gz, spleen.nii.gz), not one per case."""
+    if len(labels) < 2:
+        return
+    organs = {_plain(name) for name in labels.values()}
+    of_subject: dict[str, set[str]] = {}
+    for case in cases:
+        subject, organ = _split_organ(_plain(case), organs)
+        if organ:
+            of_subject.setdefault(subject, set()).add(organ)
+    for subject, found in of_subject.items():
+        if len(found) > 1 or not subject:
+            raise InputError(
+                f"{where}: holds one file per organ ({listed(sorted(found), 4)}), which would be "
+                f"scored as cases of label {min(labels)}; combine each subject's into one label map first "
+                "(docs/metrics.md, 'One file per organ', has the lines for it)"
+            )
+
+
+def listed_files(folder: Path) -> list[Path]:
+    """The volumes in a folder, sorted; links that lead nowhere too, so that their case is not lost."""
+    return [path for path in files_in(folder) if is_volume(path) and not _is_regridded(path)]
+
+
+def _is_regridded(path: Path) -> bool:
+    """Whether it is a second form of a mask of infer, on another grid."""
+    case = path.name.removesuffix(REGRIDDED)
+    return case != path.name and path.with_name(f"{case}.json").is_file()
+
+
+def _alike(predictions: Iterable[str], references: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """case -> its names on both sides, which differ only in what _ADDED matches; unless several are alike."""
+    left, right = _by_stripped(predictions), _by_stripped(references)
+    return {
+        case: (left[case][0], right[case][0])
+        for case in sorted(left.keys() & right.keys())
+        if len(left[case]) == len(right[case]) == 1
+    }
+
+
+def _by_stripped(cases: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        found.setdefault(_ADDED.sub("", _ADDED.sub("", case)), []).append(case)
+    found.pop("", None)
+    return found
+
+
+def _chosen(cases: Iterable[str], references: Mapping[str, Path], case_of: CaseOf, folder: Path) -> set[str]:
+    chosen = set()
+    for name in cases:
+        found = next(
+            (case for case in (name, case_of(Path(name)), case_name(Path(name))) if case in references), None
+        )
+        if found is None:
+            near = get_close_matches(name, references, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise InputError(
+                f"--cases names '{name}', which has no reference in {folder}: {hint}it holds "
+                f"{listed(sorted(references), 6)}"
+            )
+        chosen.add(found)
+    return chosen
+
+
+def _volumes(place: Path, role: str) -> list[Path]:
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise InputError(f"{place}: no such folder or file; wanted the {role}, {_KINDS}")
+    files = listed_files(place)
+    if not files:
+        raise InputError(f"{place}: no {_KINDS} files; wanted the {role}{_deeper(place)}")
+    return files
+
+
+def _deeper(folder: Path) -> str:
+    """Where volumes lie instead, one folder down."""
+    inner = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
+    found = {path: files for path in inner[:1000] if (files := listed_files(path))}
+    if not found:
+        return ""
+    first, files = next(iter(found.items()))
+    if len(found) == 1:
+        return f"; {len(files)} lie in {first}: give that folder"
+    some = f"{first.name}/{files[0].name}"
+    return f"; {len(found)} folders in it hold some ({some}): put them into one, named by case"
+
+
+def _holds(place: Path) -> str:
+    if place.is_file():
+        return place.name
+    return listed((path.name for path in listed_files(place)), 4) + _deeper(place)
+
+
+def _by_case(files: Sequence[Path], case_of: CaseOf) -> tuple[dict[str, Path], dict[str, str]]:
+    found: dict[str, Path] = {}
+    clashes: dict[str, str] = {}
+    for path in files:
+        case = case_of(path)
+        if case in found:
+            clashes[case] = f"case '{case}' has two files, {found[case]} and {path}; remove one"
+        elif case is not None:
+            found[case] = path
+    return found, clashes
+
+
+def _test_cases(path: Path, text: str) -> list[str]:
+    try:
+        content: Any = parse_json(text)
+        names = [case["id"] for case in content["cases"] if case["split"] == "test"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a training store's manifest.json ({one_line(error)}); wanted that, or one case a line"
+        ) from error
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: its store has no test cases; name the cases one a line")
+    return names
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^0-9a-z]+", "_", name.lower()).strip("_")
+
+
+def _split_organ(name: str, organs: Iterable[str]) -> tuple[str, str]:
+    """A file's name as subject and organ, either of them first; the longest organ that fits."""
+    for organ in sorted(organs, key=len, reverse=True):
+        for pattern in (rf"(?:(.*)_)?{organ}", rf"{organ}_(.*)"):
+            if match := re.fullmatch(pattern, name):
+                return match[1] or "", organ
+    return name, ""

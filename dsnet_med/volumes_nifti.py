@@ -1,0 +1,318 @@
+"""Reading and writing NIfTI: what a file is comes from its bytes, nibabel knows what they mean."""
+
+import io
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
+from numpy.typing import NDArray
+
+from dsnet_med.contents import (
+    DECODING_ERRORS,
+    GZIP_AT_MOST,
+    Content,
+    Packing,
+    content_of,
+    looks,
+    misnamed,
+    opened,
+    refusal,
+)
+from dsnet_med.errors import InputError, one_line
+from dsnet_med.files import require_file
+from dsnet_med.geometry import corner_distance, is_sheared, right_angled, spacing_mm
+
+_DAMAGED = (*DECODING_ERRORS, OverflowError, ValueError, ImageFileError, HeaderDataError)
+_CHUNK = 1 << 20
+_NIFTI1_AT_MOST = 32767  # voxels along an axis
+_MOST_UNPACKED: dict[Packing | None, int] = {None: 1, "gzip": GZIP_AT_MOST, "bzip2": 1_200_000}
+_CIFTI = range(3000, 3100)  # intent codes
+_LONGEST_QUATERNION = 1 + 1e-3  # squared; more is no rounding
+_FORMS_AGREE_MM = 1.0
+_PLACE = (  # all that says where a volume lies; the rest of a header may be about the patient
+    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units"),
+)
+_UNHEARD = logging.Logger("nibabel")  # what matters is raised, in one line
+_UNHEARD.addHandler(logging.NullHandler())
+
+
+class Memory(Protocol):
+    """Gives memory for voxels."""
+
+    def take(self, size: int) -> memoryview: ...
+
+
+@dataclass(frozen=True)
+class NiftiFile:
+    """A NIfTI file, or a pair, whose header has been read; `voxels` is the file that holds the voxels."""
+
+    path: Path
+    header: Any
+    voxels: Path
+    packing: Packing | None
+    notes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(length) for length in self.header.get_data_shape())
+
+
+# ---------------------------------------------------------------- names
+
+
+def header_of(path: Path) -> Path:
+    """The .hdr of an .img, where it lies beside: the pair is one volume. Any other file itself."""
+    return _partner(path, ".img", ".hdr") or path
+
+
+def voxels_of(path: Path) -> Path:
+    """The .img of a .hdr, compressed alike or not, where it lies beside. Any other file itself."""
+    return _partner(path, ".hdr", ".img") or path
+
+
+def is_header(path: Path) -> bool:
+    """Whether the name is that of the header of a pair."""
+    return _split(path, ".hdr") is not None
+
+
+def _partner(path: Path, own: str, other: str) -> Path | None:
+    if (split := _split(path, own)) is None:
+        return None
+    stem, packing = split
+    names = (f"{stem}{form}{end}" for end in (packing, "", ".gz", ".bz2") for form in (other, other.upper()))
+    return next((file for file in map(path.with_name, names) if file.is_file()), None)
+
+
+def _split(path: Path, ending: str) -> tuple[str, str] | None:
+    """The name before `ending` and the compression's suffix behind it."""
+    for packing in ("", ".gz", ".bz2"):
+        if path.name.lower().endswith(ending + packing):
+            cut = len(path.name) - len(ending + packing)
+            return path.name[:cut], path.name[cut + len(ending) :]
+    return None
+
+
+# ---------------------------------------------------------------- reading
+
+
+def open_nifti(path: Path, content: Content) -> NiftiFile:
+    """The file with its header read. Raises InputError."""
+    if content.kind != "nifti":
+        raise _not_nifti(path, content)
+    try:
+        notes = list(_require_plain_header(path, content.start))
+        kind = _header_class(path, content.start)
+        with opened(path, content.packing) as stream:
+            header = kind.from_fileobj(stream, check=False)
+        header.check_fix(logger=_UNHEARD)
+        notes += _with_unit_quaternion(header)
+        header.get_best_affine()  # raises for what places no volume
+    except _DAMAGED as error:
+        raise InputError(
+            f"{path}: not a readable NIfTI file ({one_line(error, 160)}); export it again"
+        ) from error
+    if isinstance(header, nib.Nifti2Header) and int(header["intent_code"]) in _CIFTI:
+        raise InputError(f"{path}: is Cifti2Image, wanted NIfTI; convert it first")
+    voxels, packing = path, content.packing
+    if not header.is_single:
+        voxels, packing = _voxels_file(path)
+    names = (misnamed(file, kind) for file, kind in {path: content.packing, voxels: packing}.items())
+    return NiftiFile(path, header, voxels, packing, (*filter(None, names), *notes))
+
+
+def _not_nifti(path: Path, content: Content) -> InputError:
+    if nib.AnalyzeHeader.may_contain_header(content.start) and (is_header(path) or _split(path, ".img")):
+        return InputError(
+            f"{path}: is Analyze 7.5, which does not tell left from right, wanted NIfTI; convert it first"
+        )
+    if known := refusal(path, content, "NIfTI"):
+        return known
+    if alone := _split(path, ".img"):
+        return InputError(f"{path}: its header, {alone[0]}.hdr, is not there; fetch it too")
+    return InputError(f"{path}: not a readable NIfTI file ({looks(content.start)}); export it again")
+
+
+def _header_class(path: Path, start: bytes) -> Any:
+    first = nib.Nifti1Header.may_contain_header(start)
+    if is_header(path):
+        return nib.nifti1.Nifti1PairHeader if first else nib.nifti2.Nifti2PairHeader
+    return nib.Nifti1Header if first else nib.Nifti2Header
+
+
+def _voxels_file(path: Path) -> tuple[Path, Packing | None]:
+    voxels = voxels_of(path)
+    if voxels == path:
+        wanted = path.with_name(path.name.replace(".hdr", ".img").replace(".HDR", ".IMG"))
+        if wanted.is_symlink():
+            require_file(wanted)
+        raise InputError(
+            f"{path}: damaged or cut short (its voxels, {wanted.name}, are not there); fetch the file again"
+        )
+    return voxels, content_of(voxels).packing
+
+
+def _require_plain_header(path: Path, start: bytes) -> Iterator[str]:
+    """Raise ValueError for what nibabel would mend by a guess: a damaged start, voxels inside the header, a
+    spacing of zero. Yields notes."""
+    for kind in (nib.Nifti1Header, nib.Nifti2Header):
+        if len(start) < kind.sizeof_hdr or not kind.may_contain_header(start):
+            continue
+        header = kind(start[: kind.sizeof_hdr], check=False)
+        length, magic = int(header["sizeof_hdr"]), header["magic"].item()
+        if length != kind.sizeof_hdr:
+            raise ValueError(f"its header says that it is {length} bytes long, not {kind.sizeof_hdr}")
+        if magic == kind.pair_magic and not is_header(path):
+            raise ValueError("its header is that of a pair of files, .hdr and .img")
+        begin, spacing = int(header["vox_offset"]), header["pixdim"][1:4]
+        if magic == kind.single_magic and begin < kind.single_vox_offset:
+            raise ValueError(f"its header puts the voxels at byte {begin}, inside itself; correct vox_offset")
+        if header["sform_code"] == 0 and not (spacing > 0).all():
+            kind_of = "a spacing of zero" if not spacing.all() else "a spacing below zero"
+            raise ValueError(f"its header has {kind_of}, {spacing.tolist()} mm; correct pixdim")
+        for form in ("sform", "qform"):
+            if (code := int(header[f"{form}_code"])) not in nib.nifti1.xform_codes.value_set("code"):
+                yield f"the header's {form}_code {code} is none that NIfTI defines; its {form} was not used"
+
+
+def _with_unit_quaternion(header: Any) -> Iterator[str]:
+    """Shorten a quaternion that is longer than 1 by rounding; nibabel refuses what it takes for damage."""
+    fields = ("quatern_b", "quatern_c", "quatern_d")
+    quaternion = np.array([header[field] for field in fields], np.float64)
+    squared = float(quaternion @ quaternion)
+    if header["qform_code"] > 0 and 1 + header.quaternion_threshold <= squared <= _LONGEST_QUATERNION:
+        for field, part in zip(fields, quaternion / math.sqrt(squared), strict=True):
+            header[field] = part
+        yield f"the quaternion of the header's qform is longer than 1, by {squared - 1:.1g}; it was shortened"
+
+
+def require_millimetres(path: Path, header: Any) -> None:
+    """Raise InputError for a header that counts in another unit."""
+    unit = {1: "metres", 3: "micrometres"}.get(int(header["xyzt_units"]) & 7)
+    if unit:
+        raise InputError(f"{path}: its header counts in {unit}, wanted millimetres; correct affine and units")
+
+
+def says_unit(header: Any) -> bool:
+    """Whether the header names its unit of length."""
+    return (int(header["xyzt_units"]) & 7) == 2
+
+
+def doubts(header: Any, affine: NDArray[np.float64], shape: tuple[int, ...]) -> Iterator[str]:
+    """What a header leaves open about where the volume lies."""
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    if codes == (0, 0):
+        yield "the header has neither sform nor qform: left and right are a guess"
+    if not all(codes):
+        return
+    try:
+        other = header.get_qform()
+    except (HeaderDataError, ValueError):
+        yield "the header's qform is damaged; the sform was used"
+        return
+    apart = corner_distance(shape, affine, other)
+    if not apart <= min(_FORMS_AGREE_MM, *spacing_mm(affine)):
+        yield f"the header's sform and qform disagree by up to {apart:.2g} mm; the sform was used"
+
+
+def read_voxels(file: NiftiFile, memory: Memory, volume_index: int | None) -> NDArray[Any]:
+    """The voxels of one volume as the header scales them; those of other volumes are not kept.
+
+    The file is read to its last byte, so that damage anywhere is seen. Raises InputError.
+    """
+    try:
+        return _stored(file, memory, volume_index)
+    except (MemoryError, *_DAMAGED) as error:
+        raise InputError(
+            f"{file.path}: damaged or cut short ({one_line(error, 160)}); fetch the file again"
+        ) from error
+
+
+def _stored(file: NiftiFile, memory: Memory, volume_index: int | None) -> NDArray[Any]:
+    """No well-kept decoder is faster than isal."""
+    header, shape = file.header, file.shape
+    kind, begin = header.get_data_dtype(), int(header.get_data_offset())
+    wanted = begin + math.prod(shape) * kind.itemsize
+    size = file.voxels.stat().st_size
+    if size * _MOST_UNPACKED[file.packing] < wanted:  # before any memory is taken
+        raise EOFError(f"{size} bytes cannot hold the {wanted} that its header names")
+    if file.packing is None:
+        stored = np.memmap(file.voxels, kind, "c", begin, shape, order="F")
+        return _scaled(part_of(stored, shape, volume_index), header)
+    if volume_index is not None:
+        shape = shape[:3]
+        begin += volume_index * math.prod(shape) * kind.itemsize
+    content = memory.take(math.prod(shape) * kind.itemsize)
+    if (read := _unpack(file, begin, content)) < wanted:
+        raise EOFError(f"{read} bytes of {wanted}")
+    return _scaled(np.frombuffer(content, kind).reshape(shape, order="F"), header)
+
+
+def _scaled(voxels: NDArray[Any], header: Any) -> NDArray[Any]:
+    """Stored values as the header's slope and intercept mean them, in nibabel's arithmetic."""
+    slope, intercept = header.get_slope_inter()
+    if slope is None or (slope, intercept) == (1, 0):
+        return voxels
+    return np.asarray(apply_read_scaling(voxels, np.asanyarray(slope), np.asanyarray(intercept)))
+
+
+def part_of(stored: Any, shape: tuple[int, ...], volume_index: int | None) -> NDArray[Any]:
+    """All of an array, or a copy of one of the volumes along its fourth and later axes."""
+    if volume_index is None or len(shape) < 4:
+        return np.asarray(stored)
+    chosen = np.unravel_index(volume_index, shape[3:], order="F")
+    return np.array(stored[(..., *map(int, chosen))], order="F")
+
+
+def _unpack(file: NiftiFile, begin: int, content: memoryview) -> int:
+    """Fill `content` with the bytes from `begin` on; the number of bytes that there are in all."""
+    source: Any = file.voxels
+    if file.packing == "gzip":
+        source = io.BytesIO(file.voxels.read_bytes())  # one read from the disk, not a hundred
+    with opened(source, file.packing) as stream:
+        read = 0
+        while read < begin and (skipped := stream.read(min(_CHUNK, begin - read))):
+            read += len(skipped)
+        filled = 0
+        while count := stream.readinto(content[filled : filled + _CHUNK]):  # type: ignore[attr-defined]
+            filled += count
+        read += filled
+        while rest := stream.read(_CHUNK):  # on to the checksum at the end
+            read += len(rest)
+    return read
+
+
+# ---------------------------------------------------------------- writing
+
+
+def header_on(shape: tuple[int, int, int], affine: NDArray[np.float64], like: Any) -> Any:
+    """The header of a single-file label map on a grid; of `like`, the header of its image, only the place.
+
+    Without such a header, or where it is about another grid, a sheared grid has no qform.
+    """
+    if like is None or not np.allclose(like.get_best_affine(), affine, atol=1e-6):
+        return _new_header(shape, affine)
+    kind = nib.Nifti2Header if isinstance(like, nib.Nifti2Header) else nib.Nifti1Header
+    header = kind(endianness=like.endianness)
+    header.set_data_shape(shape)
+    for field in _PLACE:
+        header[field] = like[field]
+    header["pixdim"][:4] = like["pixdim"][:4]
+    return header
+
+
+def _new_header(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> Any:
+    header = nib.Nifti2Header() if max(shape) > _NIFTI1_AT_MOST else nib.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_xyzt_units("mm")
+    header.set_qform(right_angled(affine), 0 if is_sheared(shape, affine) else 1)
+    header.set_sform(affine, 1)
+    return header
