@@ -1,5 +1,7 @@
 """Masks of sheared grids on orthogonal ones: where every voxel goes, by physical positions."""
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsnet_med.evaluate.pairing import listed_files
 from dsnet_med.geometry import is_sheared
 from dsnet_med.inference.outputs import Outputs
 from dsnet_med.inference.regrid import regridded
@@ -112,3 +115,11 @@ def test_itk_opens_what_regrid_writes(degrees, noted, tmp_path) -> None:  # type
         )
     )
     assert again[0].kept
+
+
+def test_evaluate_passes_over_the_second_form(tmp_path: Path) -> None:
+    voxels, _ = tiny.volume()
+    nib.save(nib.Nifti1Image(voxels, tilted(15)), tmp_path / "a.nii.gz")
+    sources = find_sources([tmp_path / "a.nii.gz"])
+    list(segment_cases(tiny.predictor(), sources, tmp_path / "m", Outputs(regrid=True)))
+    assert [path.name for path in listed_files(tmp_path / "m")] == ["a.nii.gz"]
