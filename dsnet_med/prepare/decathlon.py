@@ -39,9 +39,9 @@ def read_dataset_json(source: Path) -> dict[str, Any]:
     """The dataset.json of a task folder. Raises InputError."""
     path = source / FILE_NAME
     if not path.is_file():
-        raise InputError(
-            f"{path}: no such file; give the task folder that holds it, or a recipe that names the classes"
-        )
+        below = next(iter(sorted(source.glob(f"*/{FILE_NAME}"))), None)
+        folder = below.parent if below else "the task folder that holds it"
+        raise InputError(f"{path}: no such file; give {folder}, or a recipe that names the classes")
     try:
         description = read_json(path)
     except (OSError, ValueError) as error:

@@ -62,6 +62,8 @@ def examine_set(members: Iterable[Member]) -> Iterator[Finding]:
     for case, kind, message in suspicions(portraits, subjects, contents):
         yield Finding("warning", case, kind, message)
     found = {member.split for member in known}
+    if not found:  # every case failed, which says more
+        return
     if found <= {"extra"}:
         yield Finding("warning", "", "split", "no case belongs to train, val or test")
         return

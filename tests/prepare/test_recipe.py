@@ -380,6 +380,12 @@ def test_what_nnunet_2_asks_for_and_is_not_read(tmp_path: Path, changes: dict[st
         for_source(load_recipe("decathlon"), _task(tmp_path, **V2 | changes))
 
 
+def test_the_folder_above_the_task_names_the_task(tmp_path: Path) -> None:
+    task = _task(tmp_path / "Task09_Spleen")
+    with pytest.raises(InputError, match=f"no such file; give {task}, or a recipe"):
+        for_source(load_recipe("decathlon"), tmp_path)
+
+
 def test_a_key_twice_in_dataset_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"labels": {"0": "background", "1": "a", "1": "b"}}')
     with pytest.raises(InputError, match="the key '1' is given twice"):
