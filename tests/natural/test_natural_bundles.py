@@ -84,7 +84,9 @@ def rectangles(folder):
 
 
 LEARN = {
-    "imagenet": {**TINY["imagenet"], "batch_size": 16, "iterations": 20, "learning_rate": 0.02, "milestones": []},
+    "imagenet": {
+        **TINY["imagenet"], "batch_size": 16, "iterations": 20, "learning_rate": 0.02, "milestones": []
+    },
     "cityscapes": {
         **TINY["cityscapes"], "batch_size": 4, "iterations": 60, "validate_every": 30, "learning_rate": 0.05
     },
