@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 UNKNOWN = "unknown: the network was replaced"
+NONE = ("none", "-")  # a row's plug-in and its place
 _PART_OF = {"backbone": "backbone", "plugin": "backbone", "place": "backbone", "head": "head"}
 
 
@@ -19,7 +20,8 @@ def card_of(card: Mapping[str, Any], row: Mapping[str, Any], run: Mapping[str, A
     if not notes:
         return dict(card)
     parts = {change.partition(".")[0] for change in changes}
-    other = {name: f"{card[name]} (changed)" for name, part in _PART_OF.items() if part in parts}
+    touched = (name for name, part in _PART_OF.items() if part in parts and card[name] not in NONE)
+    other = {name: f"{card[name]} (changed)" for name in touched}
     return _words(card) | other | {"changes": ", ".join(notes)}
 
 

@@ -172,7 +172,7 @@ def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
         if not separator or not name:
             raise InputError(f"got '{text}', wanted id=value, for example optimizer#lr=0.05")
         try:
-            settings[name.strip()] = yaml.load(value, _Numbers)
+            settings[name.strip()] = _Numbers(value).get_single_data()
         except yaml.YAMLError as error:
             raise InputError(f"'{text}': the value is not valid YAML ({str(error).splitlines()[0]})") from error
     return settings

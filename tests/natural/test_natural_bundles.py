@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.engines import SupervisedTrainer
@@ -84,7 +84,9 @@ def rectangles(folder):
 
 
 LEARN = {
-    "imagenet": {**TINY["imagenet"], "batch_size": 16, "iterations": 20, "learning_rate": 0.02},
+    "imagenet": {
+        **TINY["imagenet"], "batch_size": 16, "iterations": 20, "learning_rate": 0.02, "milestones": []
+    },
     "cityscapes": {
         **TINY["cityscapes"], "batch_size": 4, "iterations": 60, "validate_every": 30, "learning_rate": 0.05
     },
@@ -403,6 +405,53 @@ def test_validations_may_be_some_epochs_apart(data, tmp_path):
     assert train(tmp_path, {})["best"]["iteration"] in (2, 4)
     assert [line["iteration"] for line in lines_of(tmp_path) if "val_top1" in line] == [2, 4]
     assert torch.load(tmp_path / "models" / "last.pt", weights_only=True)["iteration"] == 4
+
+
+@pytest.mark.parametrize(("interval", "held"), [(1, None), (2, None), (3, None), (9, 4)])
+def test_weights_are_of_a_measured_epoch_or_else_of_the_last(interval, held, data, tmp_path):
+    """Epochs 1 to 4 of one step; validations give 0.5, then 0.2: the first that was measured is the best."""
+    settings = {**TINY["imagenet"], "iterations": 4, "epoch_length": 1, "val_interval": interval}
+    prepare_run("imagenet/resnet50", data / "imagenet", tmp_path, settings)
+    workflow = workflow_of(tmp_path, ["train"], "train")
+    workflow.initialize()
+    content = workflow.parser.get_parsed_content
+    trainer, checkpoints, network = content("train#trainer"), content("checkpoints"), content("network")
+    scores = iter([0.5, 0.2, 0.2, 0.2])
+    checkpoints.metric = SimpleNamespace(compute=lambda: next(scores))
+    kept = []
+
+    def keep(_):
+        kept.append({name: value.clone() for name, value in network.state_dict().items()})
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, keep)
+    workflow.run()
+    held = held or interval
+    weights = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    same = [all(torch.equal(weights[name], each[name]) for name in weights) for each in kept]
+    assert same == [epoch == held for epoch in (1, 2, 3, 4)]
+    assert checkpoints.best == {"top1": 0.5 if interval < 9 else -1.0, "iteration": held}
+
+
+def test_a_score_that_is_never_defined_leaves_the_newest_weights(tmp_path):
+    network = nn.Linear(1, 1)
+    parts = {"folder": str(tmp_path), "network": network, "optimizer": network, "lr_scheduler": network}
+    checkpoints = Checkpoints(**parts, metric=SimpleNamespace(compute=lambda: -1.0), score="AP")
+    trainer = Engine(lambda engine, _: nn.init.constant_(network.weight, engine.state.iteration))
+    checkpoints.attach(trainer)
+    trainer.run([0], max_epochs=3)
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"] == 3
+    assert checkpoints.best == {"AP": -1.0, "iteration": 3}
+
+
+@pytest.mark.parametrize(
+    ("task", "iterations", "milestones", "warmup"),
+    [("coco", 1200, [800, 1100], 500), ("coco", 360, [240, 330], 36), ("imagenet", 50, [15, 30, 45], None)],
+)
+def test_a_run_of_another_length_has_its_steps_at_the_same_shares(task, iterations, milestones, warmup):
+    parser = ConfigParser(load(BUNDLES / task / "configs" / "train.yaml"))
+    parser.update({"iterations": iterations})
+    assert parser.get_parsed_content("milestones") == milestones
+    assert warmup is None or parser.get_parsed_content("warmup") == warmup
 
 
 def test_inference_knows_what_training_was_told(data, tmp_path):
