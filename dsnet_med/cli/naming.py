@@ -86,10 +86,18 @@ def _by_recipe(name: str) -> Naming:
         raise InputError(f"recipe '{recipe.id}' names no classes; give the task's dataset.json as --labels")
     return Naming(
         Labels({i: name for i, name in enumerate(recipe.classes) if i > 0}),
-        prediction_case=lambda file: case_of_image(recipe, file),
+        prediction_case=lambda file: _case_of_prediction(recipe, file),
         reference_case=lambda file: case_of_label(recipe, file) or case_of_image(recipe, file),
         recipe=recipe,
     )
+
+
+def _case_of_prediction(recipe: "Recipe", file: Path) -> str:
+    """The case of a mask: named as its image, or as the data set's own label of it."""
+    from dsnet_med.prepare.cases import case_of_image, case_of_label
+
+    case = case_of_image(recipe, file)
+    return (case_of_label(recipe, file) or case) if case == case_name(file) else case
 
 
 def _holds_raw(files: Sequence[Path], folder: Path, recipe: "Recipe", role: str) -> tuple[bool, str]:

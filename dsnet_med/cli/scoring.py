@@ -293,9 +293,14 @@ def _say(summary: Mapping[str, Any], scores: Sequence[CaseScore], out: Path) -> 
         dice, hd95 = entry["mean"]["dice"], entry["mean"][f"hd95_{unit}"]
         distance = "" if hd95 is None else f", HD95 {hd95:.2f} {unit}"
         why = entry.get("note", "no organ counts in any case")
-        say(f"{summary['cases']} cases, {name}: " + (why if dice is None else f"Dice {dice:.4f}{distance}"))
+        words = "no mean" if why == summary["headline"] else why
+        say(f"{summary['cases']} cases, {name}: " + (words if dice is None else f"Dice {dice:.4f}{distance}"))
     if summary["missing"]["left_out"] or summary["missing"]["counted_as_missed"]:
-        say(f"counted: {summary['headline']}" if summary["mean"]["dice"] is not None else summary["headline"])
+        say(
+            summary["headline"]
+            if summary["headline"].startswith("no mean")
+            else f"counted: {summary['headline']}"
+        )
     for note in summary["notes"]:
         say(f"note: {note}")
     for case, words in summary["resampled"].items():

@@ -3,6 +3,7 @@
 A case that cannot be scored carries the reason; the others are scored all the same.
 """
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from dsnet_med.evaluate.resample import onto_grid
 from dsnet_med.evaluate.worst_slice import SlicePair, worst_slice
 from dsnet_med.files import sha256
 from dsnet_med.geometry import SliceOrder
-from dsnet_med.volumes import GZIP_AT_MOST, Memory, Volume, read_labels, require_same_grid
+from dsnet_med.volumes import GZIP_AT_MOST, Memory, Volume, files_of, read_labels, require_same_grid
 from dsnet_med.workers import in_parallel, on_cluster, peak_memory_bytes, workers_that_fit
 
 LabelValues = Mapping[int, int]
@@ -187,7 +188,7 @@ def _score(task: _Task) -> CaseScore:
     if task.missing == "zero" and pair.prediction is not None:
         empty = _score(replace(task, pair=replace(pair, prediction=None)))
         if empty.error is None:
-            found = sha256(pair.prediction) if pair.prediction.is_file() else ""
+            found = _digest(pair.prediction) if pair.prediction.is_file() else ""
             return replace(empty, prediction=pair.prediction, prediction_sha256=found, unpredicted=reason)
     return CaseScore(pair.case, pair.prediction, pair.reference, error=reason)
 
@@ -239,13 +240,19 @@ def _measured(task: _Task) -> CaseScore:
         shape=reference.shape,
         affine=reference.affine,
         spacing_mm=reference.spacing_mm,
-        prediction_sha256=sha256(pair.prediction) if pair.prediction else "",
-        reference_sha256=sha256(pair.reference),
+        prediction_sha256=_digest(pair.prediction) if pair.prediction else "",
+        reference_sha256=_digest(pair.reference),
         reference_map=task.reference_map,
         prediction_map=task.prediction_map,
         resampled=resampled,
         peak_memory_bytes=peak_memory_bytes(),
     )
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a volume's file; of a header and its voxels, that of theirs one after the other."""
+    digests = [sha256(file) for file in files_of(path)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _prediction(task: _Task, reference: Volume, memory: Memory) -> tuple[Volume, str]:

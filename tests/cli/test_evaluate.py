@@ -386,3 +386,24 @@ def test_slices_of_several_sizes_are_told_on_the_spot(four, capsys):
         save(Path(f"{folder}/a.nii.gz"), organs(1, 2)[:, :-1])
     evaluate(protocols=("strict", "dpcnet"))
     assert "dpcnet: the slices of the cases differ in size" in capsys.readouterr().out
+
+
+def test_label_files_of_the_data_set_on_both_sides(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("ref", "pred"):
+        save(Path(f"{folder}/label0001.nii.gz"), organs(6, 13))
+    assert evaluate(labels="synapse13")["mean"]["dice"] == 1  # values that are class ids
+    assert evaluate(labels="synapse", overwrite=True)["mean"]["dice"] == 1  # 13 is no class: raw values
+    assert any("predictions in pred: taken as raw values" in note for note in summary()["notes"])
+
+
+def test_the_hash_of_a_volume_of_two_files_covers_both(four):
+    for case in "abcd":
+        Path(f"pred/{case}.nii.gz").unlink()
+        nib.save(nib.Nifti1Pair(organs(1, 2), AFFINE), f"pred/{case}.img")
+    evaluate()
+    voxels = bytearray(Path("pred/a.img").read_bytes())
+    voxels[0] = 1
+    Path("pred/a.img").write_bytes(voxels)
+    with pytest.raises(CasesFailedError):
+        holds()

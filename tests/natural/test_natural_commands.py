@@ -28,7 +28,7 @@ def trained(tmp_path, capsys):
         *("--iterations", 2),
         *settings,
     )
-    assert "Faster R-CNN, DSNet50-B: best AP 0.000 at iteration" in capsys.readouterr().out
+    assert "Faster R-CNN, DSNet50-B (width 0.0625): best AP 0.000 at iteration" in capsys.readouterr().out
     return tmp_path / "run"
 
 
@@ -46,11 +46,9 @@ def test_a_run_is_a_bundle_that_can_be_resumed_and_evaluated(trained, monkeypatc
     typed("train", "--out", trained, "--resume", "--device", "cpu")
     assert json.loads((trained / "summary.json").read_text())["iterations"] == 2 * summary["iterations"]
     monkeypatch.chdir(trained)
-    assert bundle._checked(["evaluating"])[1:] == [
-        "--config_file",
-        "['configs/train.yaml', 'configs/evaluate.yaml']",
-    ]
-    assert bundle._checked(["training"])[1:] == ["--config_file", "['configs/train.yaml']"]
+    both = "--config_file=['configs/train.yaml', 'configs/evaluate.yaml']"
+    assert bundle._checked(["evaluating"])[1:] == [both]
+    assert bundle._checked(["training"])[1:] == ["--config_file=['configs/train.yaml']"]
     with pytest.raises(InputError, match="unknown setting 'epoch': did you mean 'epochs'"):
         bundle._checked(["training", "--epoch", "3"])
     with pytest.raises(InputError, match="unknown run id 'trainin'"):
