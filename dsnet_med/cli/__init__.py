@@ -4,8 +4,17 @@ Nothing else is loaded before it is known that this Python can read it.
 """
 
 import sys
+from typing import Any
 
 PYTHONS = ((3, 11), (3, 12), (3, 13))  # those that `.ci/run` tries
+
+
+def __getattr__(name: str) -> Any:
+    if name == "guarded":  # scripts that run commands in their own process take it from here
+        from dsnet_med.cli.guard import guarded
+
+        return guarded
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main() -> None:

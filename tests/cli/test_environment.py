@@ -7,8 +7,7 @@ import pytest
 from typed import refused, run
 
 from dsnet_med import cli
-from dsnet_med.cli import environment
-from dsnet_med.cli.guard import guarded
+from dsnet_med.cli import environment, guarded
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import passes
 from dsnet_med.inference import running_max

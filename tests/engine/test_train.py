@@ -40,10 +40,13 @@ def _command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_run_leaves_everything_behind(run: Path) -> None:
+def test_a_run_leaves_everything_behind(run: Path, store: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert summary["method"]["id"] == "fcn_dsm"
     assert summary["select_on"] == "val"
+    found = json.loads((store / "manifest.json").read_text())["findings"]
+    assert summary["store_findings"] == found
+    assert any("of the split list are not in the source" in finding["message"] for finding in found)
     assert summary["best"]["iteration"] in (3, 6)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     validations = [line for line in lines if "val_mean_dice" in line]
