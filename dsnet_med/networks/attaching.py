@@ -10,6 +10,7 @@ own, derived from its class and with the same name.
 """
 
 import copyreg
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -66,6 +67,8 @@ def attach(
     built = {name: _built(plugin, name, place, identity_at_start) for name, place in places.items()}
     for name, target in targets.items():
         _insert(target, built[name].train(target.training))
+    if "torch._dynamo" in sys.modules:  # torch 2.9 does not look at the class either; code is made anew
+        torch.compiler.reset()
     return module
 
 
