@@ -86,7 +86,7 @@ def verify(summary: Path, *, prediction: Path | None, reference: Path | None, wo
     found = verifying.differences(claim, scores)
     if found:
         for line in found[:_SHOWN_DIFFERENCES]:
-            typer.echo(line.encode("utf-8", errors="backslashreplace").decode("utf-8"), err=True)
+            say(line, err=True)
         more = len(found) - _SHOWN_DIFFERENCES
         raise CasesFailedError(
             {str(summary): "does not hold" + (f"; {more} more differences are not shown" if more > 0 else "")}
@@ -313,9 +313,9 @@ def _say(summary: Mapping[str, Any], scores: Sequence[CaseScore], out: Path) -> 
         )
 
 
-def say(words: str) -> None:
-    """A line on stdout; bytes of file names that are no text, in a form that every terminal takes."""
-    typer.echo(words.encode("utf-8", errors="backslashreplace").decode("utf-8"))
+def say(words: str, *, err: bool = False) -> None:
+    """A line on stdout or stderr; bytes of file names that are no text, in a form that every terminal takes."""
+    typer.echo(words.encode("utf-8", errors="backslashreplace").decode("utf-8"), err=err)
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
