@@ -37,9 +37,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} '{name}': {hint}known: {', '.join(options)}")
 
 
-def first_of(names: Iterable[str], limit: int = 8) -> str:
+def first_of(names: Iterable[object], limit: int = 8) -> str:
     """The first names of a list, for a message of one line: `a, b and 7 more`."""
-    every = list(names)
+    every = [str(name) for name in names]
     more = f" and {len(every) - limit} more" if len(every) > limit else ""
     return ", ".join(every[:limit]) + more
 

@@ -12,10 +12,9 @@ import typer
 import dsnet_med
 from dsnet_med.cli.naming import Naming, Values, naming_of, values_of
 from dsnet_med.cli.steps import bar
-from dsnet_med.errors import CasesFailedError, InputError
+from dsnet_med.errors import CasesFailedError, InputError, first_of
 from dsnet_med.evaluate import passes
 from dsnet_med.evaluate.folders import RUN_FACTS, CaseScore, Missing, evaluate_pairs
-from dsnet_med.evaluate.inputs import listed
 from dsnet_med.evaluate.pairing import (
     Pair,
     listed_files,
@@ -131,7 +130,7 @@ def _prepared(
     if missing and options.missing == "refuse":
         raise InputError(
             f"{len(missing)} of {len(missing) + len(pairs) + len(failures)} references in {reference} have no "
-            f"prediction in {prediction}: {listed(missing, _SHOWN)}; name the cases that count "
+            f"prediction in {prediction}: {first_of(missing, _SHOWN)}; name the cases that count "
             "with --cases FILE, or count these as missed with --missing zero, or leave them out with --missing "
             "ignore"
         )
@@ -254,7 +253,7 @@ def _evaluate_several(
         return failures | {"comparison": "only one folder could be scored, so there is nothing to compare"}
     if gone and options.missing != "ignore":
         return failures | {
-            "comparison": f"not made, since not every case was scored: {listed(sorted(gone), _SHOWN)}; "
+            "comparison": f"not made, since not every case was scored: {first_of(sorted(gone), _SHOWN)}; "
             "mend them, or leave them out everywhere with --missing ignore"
         }
     try:
@@ -354,7 +353,7 @@ def find_scans(folder: Path, naming: Naming, cases: Collection[str]) -> dict[str
     found = by_name | {case: file for file in files if (case := str(naming.prediction_case(file))) in cases}
     if not found:
         raise InputError(
-            f"{folder}: --images holds the image of no case (but {listed((file.name for file in files), 4)}); "
-            f"wanted one named as the case is, {min(cases)}.nii.gz or {min(cases)}_0000.nii.gz"
+            f"{folder}: --images holds the image of no case (but {first_of((file.name for file in files), 4)}"
+            f"); wanted one named as the case is, {min(cases)}.nii.gz or {min(cases)}_0000.nii.gz"
         )
     return found

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import InputError, first_of, unknown
 from dsnet_med.evaluate import inputs, stack
 from dsnet_med.evaluate.inputs import LabelMap
 from dsnet_med.evaluate.labels import label_names
@@ -165,7 +165,7 @@ def mapped(volume: Volume, values: LabelValues | None) -> LabelMap:
     unknown = [int(value) for value in present if value not in values]
     if unknown:
         raise InputError(
-            f"{volume.path}: label values {inputs.listed(unknown)} are none of the "
+            f"{volume.path}: label values {first_of(unknown)} are none of the "
             f"{len(values)} that the label map knows; add them to it or correct the file"
         )
     table = np.zeros(int(present.max()) + 1, np.uint16)

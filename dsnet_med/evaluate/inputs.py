@@ -1,6 +1,6 @@
 """What the measures accept: shapes and data types."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,12 +65,6 @@ def tolerance(tolerance_mm: float) -> float:
     if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise InputError(f"the surface tolerance is {tolerance_mm} mm, wanted a finite number of at least 0")
     return float(tolerance_mm)
-
-
-def listed(values: Iterable[object], most: int = 8) -> str:
-    """`values` in words, the first few of them."""
-    items = [str(value) for value in values]
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def _require_same_shape(reference: NDArray[Any], prediction: NDArray[Any]) -> None:

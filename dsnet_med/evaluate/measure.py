@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, first_of
 from dsnet_med.evaluate import inputs, passes
 from dsnet_med.evaluate.conventions import Presence, presence
 from dsnet_med.evaluate.labels import label_names
@@ -94,7 +94,7 @@ def _require_known(voxels: NDArray[np.int64], names: Mapping[int, str]) -> None:
         strays = [int(label) for label in np.flatnonzero(voxels[:, column]) if label > 0 and label not in names]
         if strays:
             raise InputError(
-                f"{role} holds label {inputs.listed(strays)}, which is none of {inputs.listed(names, 20)}; "
+                f"{role} holds label {first_of(strays)}, which is none of {first_of(names, 20)}; "
                 "name it in the labels or map it to 0"
             )
 

@@ -8,8 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dsnet_med.errors import InputError, one_line
-from dsnet_med.evaluate.inputs import listed
+from dsnet_med.errors import InputError, first_of, one_line
 from dsnet_med.files import files_in, parse_json, read_text
 from dsnet_med.volumes import case_name, is_volume
 
@@ -123,7 +122,7 @@ def require_one_file_per_case(cases: Iterable[str], labels: Mapping[int, str], w
     for subject, found in of_subject.items():
         if len(found) > 1 or not subject:
             raise InputError(
-                f"{where}: holds one file per organ ({listed(sorted(found), 4)}), which would be "
+                f"{where}: holds one file per organ ({first_of(sorted(found), 4)}), which would be "
                 f"scored as cases of label {min(labels)}; combine each subject's into one label map first "
                 "(docs/metrics.md, 'One file per organ', has the lines for it)"
             )
@@ -169,7 +168,7 @@ def _chosen(cases: Iterable[str], references: Mapping[str, Path], case_of: CaseO
             hint = f"did you mean '{near[0]}'? " if near else ""
             raise InputError(
                 f"--cases names '{name}', which has no reference in {folder}: {hint}it holds "
-                f"{listed(sorted(references), 6)}"
+                f"{first_of(sorted(references), 6)}"
             )
         chosen.add(found)
     return chosen
@@ -202,7 +201,7 @@ def _deeper(folder: Path) -> str:
 def _holds(place: Path) -> str:
     if place.is_file():
         return place.name
-    return listed((path.name for path in listed_files(place)), 4) + _deeper(place)
+    return first_of((path.name for path in listed_files(place)), 4) + _deeper(place)
 
 
 def _by_case(files: Sequence[Path], case_of: CaseOf) -> tuple[dict[str, Path], dict[str, str]]:

@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dsnet_med
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, first_of
 from dsnet_med.evaluate import passes, stack
 from dsnet_med.evaluate.conventions import Presence
 from dsnet_med.evaluate.folders import CaseScore, Missing
-from dsnet_med.evaluate.inputs import listed
 from dsnet_med.evaluate.labels import label_names
 from dsnet_med.evaluate.measure import Measure
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
@@ -127,8 +126,8 @@ def case_mean(records: Sequence[Record], metric: str) -> float:
 
 def _no_mean(gone: Mapping[str, str]) -> str:
     return (
-        f"no mean: {_cases(gone)} not scored ({listed(sorted(gone), 6)}), and a mean of the others could only "
-        "be better; mend them, or count them as missed (--missing zero) or leave them out (--missing ignore)"
+        f"no mean: {_cases(gone)} not scored ({first_of(sorted(gone), 6)}), and a mean of the others could "
+        "only be better; mend them, or count them as missed (--missing zero) or leave them out (--missing ignore)"
     )
 
 
@@ -136,7 +135,7 @@ def _headline(scored: int, unpredicted: int, gone: Mapping[str, str]) -> str:
     """Which cases the numbers count, in words."""
     words = f"all {scored} cases" if scored > 1 else "1 case"
     if gone:
-        words = f"{scored} of {scored + len(gone)} cases; left out, in no mean: {listed(sorted(gone), 6)}"
+        words = f"{scored} of {scored + len(gone)} cases; left out, in no mean: {first_of(sorted(gone), 6)}"
     missed = f"; {unpredicted} of them without a usable prediction, every organ missed" if unpredicted else ""
     return words + missed
 
@@ -151,12 +150,12 @@ def _notes(scored: Sequence[CaseScore], ignored: tuple[str, int] | None) -> list
     for score in scored:
         for note in score.notes:
             of_note.setdefault(note.split(": ", 1)[-1], []).append(note.split(": ", 1)[0])
-    notes = [f"{listed(dict.fromkeys(files), 4)}: {note}" for note, files in of_note.items()]
+    notes = [f"{first_of(dict.fromkeys(files), 4)}: {note}" for note, files in of_note.items()]
     if ignored is not None:
         notes.append(f"voxels that a reference gives the value {ignored[1]} ('{ignored[0]}') count for nothing")
     same = [score.case for score in scored if score.prediction_sha256 == score.reference_sha256]
     if same:
-        notes.append(f"prediction and reference are the same, byte for byte: {listed(same, 6)}")
+        notes.append(f"prediction and reference are the same, byte for byte: {first_of(same, 6)}")
     return notes
 
 
