@@ -127,7 +127,8 @@ def case_mean(records: Sequence[Record], metric: str) -> float:
 def _no_mean(gone: Mapping[str, str]) -> str:
     return (
         f"no mean: {_cases(gone)} not scored ({first_of(sorted(gone), 6)}), and a mean of the others could "
-        "only be better; mend them, or count them as missed (--missing zero) or leave them out (--missing ignore)"
+        "only be better; mend them, or count them as missed (--missing zero) or leave them out (--missing "
+        "ignore)"
     )
 
 
