@@ -16,6 +16,9 @@ which changed its meaning between versions. With p the probabilities, t the one-
 In the three forms with one Dice per sample, ignored pixels have no label, and their p still counts. nnU-Net's
 leaves them out. The cross-entropy divides by all pixels, ignored ones included.
 
+Logits (B, K) are of presence (EncNet's head gives them): binary cross-entropy of which classes an image has, as
+MMSegmentation takes it.
+
 Departures from the published code: none in the function; everything is computed in float32 under autocast.
 """
 
@@ -31,26 +34,33 @@ from dsnet_med.errors import InputError, unknown
 SPATIAL = (2, 3)
 SAMPLE = (1, 2, 3)
 BATCH = (0, 2, 3)
+PRESENCE_WEIGHT = 0.2  # of EncNet
 
 
 class SegmentationLoss(nn.Module):
     """Weighted sum of cross-entropy and one of the `DICE` forms: logits and labels -> a scalar.
 
     Logits are (B, K, h, w), resized bilinearly to the labels' size, or a sequence of such, whose losses are
-    summed (networks with auxiliary outputs). Labels are (B, 1, H, W) or (B, H, W), class ids or `ignore_index`.
+    summed (networks with auxiliary outputs); those of presence, (B, K), count `presence_weight`. Labels are
+    (B, 1, H, W) or (B, H, W), class ids or `ignore_index`.
 
     Raises InputError for an unknown Dice, for shapes that do not fit, and for ids that are no class (looked at
     on the CPU only: on a GPU the look would stall every step).
     """
 
     def __init__(
-        self, dice: str = "softmax", ce_weight: float = 1.2, dice_weight: float = 0.8, ignore_index: int = 255
+        self,
+        dice: str = "softmax",
+        ce_weight: float = 1.2,
+        dice_weight: float = 0.8,
+        ignore_index: int = 255,
+        presence_weight: float = PRESENCE_WEIGHT,
     ) -> None:
         super().__init__()
         if dice not in DICE:
             raise unknown("Dice", dice, DICE)
         self.dice, self.ignore_index = DICE[dice], ignore_index
-        self.ce_weight, self.dice_weight = ce_weight, dice_weight
+        self.ce_weight, self.dice_weight, self.presence_weight = ce_weight, dice_weight, presence_weight
 
     def forward(self, logits: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
         outputs = [logits] if isinstance(logits, Tensor) else list(logits)
@@ -59,6 +69,8 @@ class SegmentationLoss(nn.Module):
         return torch.stack([self._of_one(output, labels) for output in outputs]).sum()
 
     def _of_one(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if logits.ndim == 2:
+            return self.presence_weight * presence(logits, labels)
         labels = _checked(logits, labels, self.ignore_index)
         logits = resized_to(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels.shape[1:])
         entropy = cross_entropy(logits, labels, self.ignore_index)
@@ -68,6 +80,13 @@ class SegmentationLoss(nn.Module):
 def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
     """Summed over the pixels that have a label (B, H, W), divided by the number of all pixels."""
     return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum") / labels.numel()
+
+
+def presence(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean binary cross-entropy of logits (B, K) and which classes are in the labels (B, [1,] H, W)."""
+    classes = torch.arange(logits.shape[1], device=labels.device)
+    there = (labels.flatten(1).unsqueeze(2) == classes).any(1)
+    return F.binary_cross_entropy_with_logits(logits.float(), there.float())
 
 
 def dice_softmax(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
