@@ -29,7 +29,7 @@ def compose_train(
     """train.yaml with a task's, a data set's and a row's values over it, and what the data say written out.
 
     `method` is a row's id or file, `data` a store or, for natural images, the data set's folder; `overlays` are
-    files laid over all of these. `settings` are top-level ids or nested ones (`optimizer#lr`) with their values.
+    files laid over all of these. `settings` are ids, top-level or nested (`optimizer#lr`), with their values.
     Raises InputError for a row, a file or an id that does not exist, and for values that cannot be.
     """
     row = method_row(method)
@@ -98,7 +98,7 @@ def compose_inference(train: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(*files: Path) -> dict[str, Any]:
-    """MONAI's merge of configuration files: later ones win."""
+    """MONAI's merge of configuration files: later ones win, and `without` in one drops ids of those before."""
     return load_over({}, *files)
 
 
@@ -108,6 +108,9 @@ def load_over(config: Mapping[str, Any], *files: Path) -> dict[str, Any]:
     for file in files:
         for name, value in ConfigParser.load_config_file(str(file)).items():
             merge_kv(parser, name, value)
+        for name in parser.config.pop("without", []):
+            *parents, last = name.split("#")
+            del parser["#".join(parents)][last]
     return dict(parser.get())
 
 

@@ -18,7 +18,7 @@ class Handler(Protocol):
 
 
 class AttachAll:
-    """Attach the handlers of a mapping in its order: in a configuration they have names, not places in a list."""
+    """Attach the handlers of a mapping in its order: in a configuration they have names, no places."""
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self.handlers = handlers

@@ -52,7 +52,7 @@ def prepare(
 ) -> None:
     """Make `run` a bundle folder that trains `method` on `data`: configs/ with every value written out.
 
-    `method` is a row's id or file. `plugged` puts a plug-in into its network; the plug-in's file, which is code,
+    `method` is a row's id or file. `plugged` puts a plug-in into its network; the plug-in's file, being code,
     becomes part of the folder.
 
     Raises InputError when a run in the folder has already begun to train, a setting does not exist or cannot

@@ -1,26 +1,31 @@
-"""When a run is validated: after every epoch, and at its last iteration, wherever that lies in an epoch."""
+"""When a run is validated: after every so many epochs, and at its last iteration, wherever that lies in an epoch."""
 
 from ignite.engine import Engine, Events
 
 
 class Validation:
-    """Run `validator` when an epoch of a trainer ends, and end the trainer at `iterations` with a last one.
+    """Run `validator` after every `interval` epochs of a trainer, and end the trainer at `iterations` with a last one.
 
     MONAI's ValidationHandler knows whole epochs only. What happens after a validation listens to the validator.
     """
 
-    def __init__(self, validator: Engine, iterations: int) -> None:
-        self.validator, self.iterations = validator, iterations
+    def __init__(self, validator: Engine, iterations: int, interval: int = 1) -> None:
+        self.validator, self.iterations, self.interval = validator, iterations, interval
 
     def attach(self, trainer: Engine) -> None:
         """Listen to `trainer`."""
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._stop)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED | Events.TERMINATE, self.validate)
-
-    def validate(self, trainer: Engine) -> None:
-        """Validate what `trainer` has reached."""
-        self.validator.run(trainer.state.epoch)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._at_epoch)
+        trainer.add_event_handler(Events.TERMINATE, self._at_the_end)
 
     def _stop(self, trainer: Engine) -> None:
         if trainer.state.iteration == self.iterations and self.iterations % trainer.state.epoch_length:
             trainer.terminate()
+
+    def _at_epoch(self, trainer: Engine) -> None:
+        if trainer.state.epoch % self.interval == 0 or trainer.state.iteration == self.iterations:
+            self.validator.run(trainer.state.epoch)
+
+    def _at_the_end(self, trainer: Engine) -> None:
+        if trainer.state.iteration == self.iterations:
+            self.validator.run(trainer.state.epoch)

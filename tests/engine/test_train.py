@@ -18,7 +18,7 @@ from narrow import NARROW
 
 from dsnet_med.engine.compose import from_anywhere
 from dsnet_med.engine.plugged import Plugged
-from dsnet_med.engine.train import prepare_run, train
+from dsnet_med.engine.run import prepare, train
 from dsnet_med.errors import InputError
 from dsnet_med.inference import Predictor
 from dsnet_med.methods import method_ids, method_row
@@ -88,7 +88,7 @@ def test_monai_refuses_what_does_not_exist(arguments: list[str], message: str, r
 
 def test_two_seeds_differ_and_one_seed_repeats(run: Path, store: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
-        prepare_run("fcn_dsm", store, tmp_path / str(seed), {**NARROW, "seed": seed})
+        prepare("fcn_dsm", store, tmp_path / str(seed), {**NARROW, "seed": seed})
         train(tmp_path / str(seed), {})
     assert _same(_weights(tmp_path / "0"), _weights(run))
     assert not _same(_weights(tmp_path / "1"), _weights(run))
@@ -97,7 +97,7 @@ def test_two_seeds_differ_and_one_seed_repeats(run: Path, store: Path, tmp_path:
 @pytest.mark.parametrize("method", method_ids())
 def test_every_row_trains_by_its_recipe_and_segments(method: str, store: Path, tmp_path: Path) -> None:
     recipe = method_row(method)
-    prepare_run(method, store, tmp_path, {**NARROW, "iterations": 2, "validate_every": 2})
+    prepare(method, store, tmp_path, {**NARROW, "iterations": 2, "validate_every": 2})
     summary = train(tmp_path, {})
     assert summary["method"]["id"] == method
     assert summary["best"]["iteration"] == 2
@@ -164,7 +164,7 @@ def test_weights_to_start_from_are_found_from_any_folder(tmp_path: Path, monkeyp
 
 def test_a_folder_with_a_run_is_not_overwritten(run: Path, store: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="already holds a run"):
-        prepare_run("fcn_dsm", store, run, NARROW)
+        prepare("fcn_dsm", store, run, NARROW)
     with pytest.raises(InputError, match="nothing to resume"):
         train(tmp_path, {"resume": True})
 
@@ -189,10 +189,10 @@ def test_configurations_have_the_properties_that_monai_requires(
 
 
 def test_a_value_of_the_wrong_kind_is_bad_input_and_can_be_corrected(store: Path, tmp_path: Path) -> None:
-    prepare_run("fcn", store, tmp_path, {**NARROW, "width": "abc"})
+    prepare("fcn", store, tmp_path, {**NARROW, "width": "abc"})
     with pytest.raises(InputError, match="check what --set changed"):
         train(tmp_path, {})
-    prepare_run("fcn", store, tmp_path, {**NARROW, "iterations": 1})
+    prepare("fcn", store, tmp_path, {**NARROW, "iterations": 1})
     assert train(tmp_path, {})["best"]["iteration"] == 1
 
 
@@ -208,7 +208,7 @@ def test_a_run_lies_where_it_was_asked_for_and_is_read_there(
     file.write_text("from torch.nn import Identity\n\n\nclass Mine(Identity):\n    pass\n")
     run = Path(name) / "run"
     settings = {**NARROW, "iterations": 2, "validate_every": 2}
-    prepare_run("fcn", Path(name) / name, run, settings, Plugged(f"{name}/{name}.py:Mine"))
+    prepare("fcn", Path(name) / name, run, settings, Plugged(f"{name}/{name}.py:Mine"))
     assert train(run, {})["best"]["iteration"] == 2
     assert {each.name for each in tmp_path.iterdir()} == {name, "home"}
     assert (run / "models" / "model.pt").is_file() and (run / "metrics.jsonl").is_file()
@@ -260,7 +260,7 @@ def test_the_bundle_evaluates_its_best_checkpoint(run: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
 def test_loggers_work_without_an_account(logger: str, store: Path, tmp_path: Path) -> None:
-    prepare_run("fcn", store, tmp_path, {**NARROW, "iterations": 2, "validate_every": 2, "loggers": [logger]})
+    prepare("fcn", store, tmp_path, {**NARROW, "iterations": 2, "validate_every": 2, "loggers": [logger]})
     train(tmp_path, {})
     pattern = {"tensorboard": "tensorboard/events*", "wandb": "wandb/offline-run-*"}[logger]
     assert list(tmp_path.glob(pattern))

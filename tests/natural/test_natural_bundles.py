@@ -28,14 +28,14 @@ from dsnet_med.methods import natural_method_ids
 from dsnet_med.natural import cityscapes, coco
 from dsnet_med.natural.images import read_image
 from dsnet_med.natural.phantom import make_cityscapes, make_coco, make_imagenet
-from dsnet_med.natural.run import is_natural, prepare_run, train
+from dsnet_med.engine.run import prepare, train
 from dsnet_med.networks.backbones import resnet
 from dsnet_med.networks.detector import faster_rcnn
 from dsnet_med.networks.plugins import DSM
 
 TASKS = ("cityscapes", "coco", "imagenet")
 BUNDLES = resources.configs() / "natural"
-SMALL = {"width": 0.0625, "workers": 0, "train#handlers#3#every": 1}
+SMALL = {"width": 0.0625, "workers": 0, "handlers#loss_log#every": 1}
 TINY = {  # one step and a validation
     "imagenet": {**SMALL, "size": 32, "batch_size": 8, "iterations": 1},
     "cityscapes": {**SMALL, "crop": [64, 64], "short_side": [48, 96], "iterations": 1, "validate_every": 1},
@@ -106,7 +106,7 @@ def finished(request, data, tmp_path_factory):
     if task == "coco":
         source = folder / "rectangles"
         rectangles(source)
-    prepare_run(f"{task}/resnet50", source, folder / "run", LEARN[task])
+    prepare(f"{task}/resnet50", source, folder / "run", LEARN[task])
     summary = train(folder / "run", {})
     return SimpleNamespace(task=task, source=source, folder=folder / "run", summary=summary)
 
@@ -314,7 +314,7 @@ def test_the_detector_finds_what_it_has_learnt_by_heart(finished):
 @pytest.mark.parametrize("method", natural_method_ids())
 def test_every_method_trains(method, data, tmp_path):
     task = method.partition("/")[0]
-    prepare_run(method, data / task, tmp_path, TINY[task])
+    prepare(method, data / task, tmp_path, TINY[task])
     summary = train(tmp_path, {})
     assert summary["method"]["id"] == method and summary["iterations"] == 1
     assert summary["best"]["iteration"] == 1
@@ -329,7 +329,7 @@ def test_every_method_trains(method, data, tmp_path):
 
 def test_real_images_train_and_are_evaluated(shared, tmp_path):
     settings = {**TINY["coco"], "iterations": 2, "train_split": "train", "val_split": "train"}
-    prepare_run("coco/dsnet50_a", shared / "data" / "natural" / "coco_open", tmp_path, settings)
+    prepare("coco/dsnet50_a", shared / "data" / "natural" / "coco_open", tmp_path, settings)
     summary = train(tmp_path, {})
     assert summary["iterations"] == 2 and set(summary["scores"]) == set(coco.SCORES)
     losses = [line["loss"] for line in lines_of(tmp_path) if "loss" in line]
@@ -344,7 +344,7 @@ def test_real_images_train_and_are_evaluated(shared, tmp_path):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_run_goes_on_where_it_stopped(task, data, tmp_path, monkeypatch):
     settings = {**TINY[task], "iterations": 2, "epoch_length": 2, "batch_size": 4}
-    prepare_run(f"{task}/resnet50", data / task, tmp_path, settings)
+    prepare(f"{task}/resnet50", data / task, tmp_path, settings)
     train(tmp_path, {})
     stopped = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
     assert stopped["iteration"] == 2
@@ -382,7 +382,7 @@ def test_a_run_goes_on_where_it_stopped(task, data, tmp_path, monkeypatch):
 def test_a_resumed_run_sees_other_images_and_augmentations(task, data, tmp_path, monkeypatch):
     """Than before: it draws from the seed and the iteration where it goes on, not from the first again."""
     settings = {**TINY[task], "iterations": 4, "epoch_length": 2, "batch_size": 2}
-    prepare_run(f"{task}/resnet50", data / task, tmp_path, settings)
+    prepare(f"{task}/resnet50", data / task, tmp_path, settings)
     seen = []
     step = SupervisedTrainer._iteration
 
@@ -401,7 +401,7 @@ def test_a_resumed_run_sees_other_images_and_augmentations(task, data, tmp_path,
 
 def test_validations_may_be_some_epochs_apart(data, tmp_path):
     settings = {**TINY["imagenet"], "iterations": 4, "epoch_length": 1, "val_interval": 2}
-    prepare_run("imagenet/resnet50", data / "imagenet", tmp_path, settings)
+    prepare("imagenet/resnet50", data / "imagenet", tmp_path, settings)
     assert train(tmp_path, {})["best"]["iteration"] in (2, 4)
     assert [line["iteration"] for line in lines_of(tmp_path) if "val_top1" in line] == [2, 4]
     assert torch.load(tmp_path / "models" / "last.pt", weights_only=True)["iteration"] == 4
@@ -411,7 +411,7 @@ def test_validations_may_be_some_epochs_apart(data, tmp_path):
 def test_weights_are_of_a_measured_epoch_or_else_of_the_last(interval, held, data, tmp_path):
     """Epochs 1 to 4 of one step; validations give 0.5, then 0.2: the first that was measured is the best."""
     settings = {**TINY["imagenet"], "iterations": 4, "epoch_length": 1, "val_interval": interval}
-    prepare_run("imagenet/resnet50", data / "imagenet", tmp_path, settings)
+    prepare("imagenet/resnet50", data / "imagenet", tmp_path, settings)
     workflow = workflow_of(tmp_path, ["train"], "train")
     workflow.initialize()
     content = workflow.parser.get_parsed_content
@@ -455,18 +455,18 @@ def test_a_run_of_another_length_has_its_steps_at_the_same_shares(task, iteratio
 
 
 def test_inference_knows_what_training_was_told(data, tmp_path):
-    prepare_run("coco/dsnet50_b", data / "coco", tmp_path, TINY["coco"])
+    prepare("coco/dsnet50_b", data / "coco", tmp_path, TINY["coco"])
     inference = load(tmp_path / "configs" / "inference.yaml")
     assert {name: inference[name] for name in ("method", "width", "min_size", "max_size")} == {
         "method": "coco/dsnet50_b", "width": 0.0625, "min_size": 64, "max_size": 96
     }  # fmt: skip
     (tmp_path / "models").mkdir()
     with pytest.raises(InputError, match="already holds a run"):
-        prepare_run("coco/dsnet50_b", data / "coco", tmp_path, TINY["coco"])
+        prepare("coco/dsnet50_b", data / "coco", tmp_path, TINY["coco"])
     with pytest.raises(InputError, match="unknown setting"):
-        prepare_run("coco/dsnet50_b", data / "coco", tmp_path / "other", {"min_siz": 3})
+        prepare("coco/dsnet50_b", data / "coco", tmp_path / "other", {"min_siz": 3})
     with pytest.raises(InputError, match="no data set at"):
-        prepare_run("coco/dsnet50_b", data / "absent", tmp_path / "other", {})
+        prepare("coco/dsnet50_b", data / "absent", tmp_path / "other", {})
 
 
 # ---------------------------------------------------------------- the recipes
