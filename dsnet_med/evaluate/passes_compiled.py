@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dsnet_med.evaluate import kernel
 from dsnet_med.evaluate.inputs import LabelMap
-from dsnet_med.evaluate.passes import Distances, Places, Spacing, Survey
+from dsnet_med.evaluate.survey import Distances, Places, Spacing, Survey
 
 # Columns looked into before the tree is asked: more or fewer, from 64 to 1024, cost the same on organs.
 _COLUMNS = 256

@@ -9,7 +9,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 from dsnet_med.evaluate.inputs import LabelMap
-from dsnet_med.evaluate.passes import Distances, Places, Spacing, Survey, plane_border
+from dsnet_med.evaluate.survey import Distances, Places, Spacing, Survey, plane_border
 
 # Above this share of a box a tree of points is slower than a distance transform of the whole box.
 _DENSE = 0.25

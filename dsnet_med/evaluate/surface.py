@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from dsnet_med.errors import unknown
 from dsnet_med.evaluate import inputs, passes
 from dsnet_med.evaluate.metric import GridSpacing, Metric
-from dsnet_med.evaluate.passes import Distances, Places
+from dsnet_med.evaluate.survey import Distances, Places
 
 HausdorffRule = Literal["pooled", "max"]
 
