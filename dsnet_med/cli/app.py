@@ -171,7 +171,7 @@ def train(
     select_on: Annotated[
         str | None,
         typer.Option(
-            help="Pick the checkpoint on `val` (training patients, the default) or `test`, as the reference did."
+            help="Pick the checkpoint on `val` (training patients; default) or `test`, as the reference did."
         ),
     ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from ImageNet weights.")] = False,

@@ -1,10 +1,10 @@
-"""When a run is validated: after every so many epochs, and at its last iteration, wherever that lies in an epoch."""
+"""When a run is validated: after every so many epochs, and at its last iteration."""
 
 from ignite.engine import Engine, Events
 
 
 class Validation:
-    """Run `validator` after every `interval` epochs of a trainer, and end the trainer at `iterations` with a last one.
+    """Run `validator` after every `interval` epochs of a trainer, and at `iterations`, where the trainer ends.
 
     MONAI's ValidationHandler knows whole epochs only. What happens after a validation listens to the validator.
     """
