@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dsnet_med.errors import InputError, one_line, unknown
+from dsnet_med.errors import InputError, unknown
 from dsnet_med.files import require_file
+from dsnet_med.yaml_core import read_yaml
 
 PACKAGE = Path(__file__).parent
 
@@ -53,17 +52,14 @@ def config_file(kind: str, name: str) -> Path:
 def read_config(kind: str, name: str) -> dict[str, Any]:
     """What the file `config_file` holds. Raises InputError for a row's own file that holds no row."""
     file = config_file(kind, name)
-    try:
-        row: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{file} cannot be read as a row: {one_line(error)}") from error
+    row = read_yaml(file)
     if kind == "method" and not _is_row(row):
         raise InputError(f"{file} holds no row: wanted method_card with an id and a title, and network_def")
     return row
 
 
-def _is_row(row: Any) -> bool:
-    card = row.get("method_card") if isinstance(row, dict) else None
+def _is_row(row: dict[str, Any]) -> bool:
+    card = row.get("method_card")
     return isinstance(card, dict) and {"id", "title"} <= card.keys() and "network_def" in row
 
 

@@ -6,16 +6,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
-from monai.bundle.utils import merge_kv
-
 from dsnet_med import resources
 from dsnet_med.engine.card import card_of
 from dsnet_med.engine.data import open_store, slice_size, split_cases
 from dsnet_med.engine.loggers import known_loggers
-from dsnet_med.engine.overrides import MEANINGS, as_written, override
+from dsnet_med.engine.overrides import MEANINGS, as_written, lay_over, load, load_over
 from dsnet_med.errors import InputError
-from dsnet_med.methods import method_row, row_file
+from dsnet_med.methods import method_row
 from dsnet_med.networks.definition import literal
 
 _SHARED = (  # what inference has to know of training
@@ -48,10 +45,9 @@ def compose_train(
     arguments = config[
         "network_def"
     ]  # of a task's own, such as a detector's size of images: they hold for any row
-    config = load_over(config, row_file(method))
+    lay_over(config, {name: value for name, value in row.items() if name != "schedule"})
     config["network_def"] |= {name: arguments[name] for name in arguments if name in row["network_def"]}
     config["network_def"]["_target_"] = row["network_def"]["_target_"]
-    config.pop("schedule", None)
     config["dataset_dir"] = literal(str(data.resolve()))
     if store:
         config["class_names"] = [literal(_plain_name(name)) for name in store.classes]
@@ -62,8 +58,7 @@ def compose_train(
         config["validate_every"] = max(
             100, settings["iterations"] // 10
         )  # ten validations, unless told otherwise
-    for name, value in as_written(settings).items():
-        override(config, name, value)
+    lay_over(config, as_written(settings))
     config["method_card"] = card_of(before["method_card"], before, config)
     config["loggers"] = known_loggers(config["loggers"])
     if store:
@@ -95,23 +90,6 @@ def compose_inference(train: Mapping[str, Any]) -> dict[str, Any]:
     config["slice_network"] = train["network_def"]
     config["intensity"], config["slice_axis"] = store.intensity.as_dict(), store.slice_axis
     return config
-
-
-def load(*files: Path) -> dict[str, Any]:
-    """MONAI's merge of configuration files: later ones win, and `without` in one drops ids of those before."""
-    return load_over({}, *files)
-
-
-def load_over(config: Mapping[str, Any], *files: Path) -> dict[str, Any]:
-    """`load`, over a configuration that is already there."""
-    parser = ConfigParser(deepcopy(dict(config)))
-    for file in files:
-        for name, value in ConfigParser.load_config_file(str(file)).items():
-            merge_kv(parser, name, value)
-        for name in parser.config.pop("without", []):
-            *parents, last = name.split("#")
-            del parser["#".join(parents)][last]
-    return dict(parser.get())
 
 
 def plain_names(train: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from dsnet_med.engine.card import titled
@@ -16,10 +15,9 @@ from dsnet_med.engine.compose import (
     compose_inference,
     compose_train,
     literals,
-    load,
     plain,
 )
-from dsnet_med.engine.overrides import as_written, override
+from dsnet_med.engine.overrides import as_written, load, override
 from dsnet_med.engine.plugged import Plugged
 from dsnet_med.engine.session import BEGUN
 from dsnet_med.errors import InputError, root_cause
@@ -27,6 +25,7 @@ from dsnet_med.files import require_writable, write_json, write_text
 from dsnet_med.inference.trust import sign
 from dsnet_med.methods import method_row
 from dsnet_med.networks.definition import literal
+from dsnet_med.yaml_core import yaml_text
 
 _CONFIG = Path("configs") / "train.yaml"
 _WRITTEN = (
@@ -180,4 +179,4 @@ def describe(template: Path, train: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_yaml(path: Path, config: Mapping[str, Any]) -> None:
     """Write a configuration to `path`, whole or not at all."""
-    write_text(path, yaml.safe_dump(dict(config), sort_keys=False, width=110, allow_unicode=True))
+    write_text(path, yaml_text(config))
