@@ -1,6 +1,5 @@
-"""What happens around a training step: numbers written down, the newest state kept, progress shown."""
+"""What happens around a training step: the newest state kept."""
 
-import time
 from collections.abc import Sequence
 from math import inf, isnan
 from pathlib import Path
@@ -9,10 +8,7 @@ from typing import Any, Protocol
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
-from torch.optim import Optimizer
-from tqdm import tqdm
 
-from dsnet_med.engine.loggers import Sink
 from dsnet_med.engine.metrics import CaseDice
 from dsnet_med.errors import InputError
 from dsnet_med.files import write_json, written_whole
@@ -26,51 +22,6 @@ class Scored(Protocol):
 
     def compute(self) -> float:
         """The score."""
-
-
-class LossLog:
-    """Send the loss and the learning rate to the sinks every `every` iterations of a trainer."""
-
-    def __init__(self, sinks: Sequence[Sink], optimizer: Optimizer, every: int = 10) -> None:
-        self.sinks, self.optimizer, self.every = sinks, optimizer, every
-
-    def attach(self, trainer: Engine) -> None:
-        """Listen to `trainer`."""
-        self.started = time.monotonic()
-        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), self._send)
-
-    def _send(self, trainer: Engine) -> None:
-        values = {
-            "loss": round(trainer.state.output["loss"].item(), 6),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "seconds": round(time.monotonic() - self.started, 2),
-        }
-        for sink in self.sinks:
-            sink(trainer.state.iteration, values)
-
-
-class ValidationLog:
-    """Send the mean Dice and the Dice of every class to the sinks after each run of `validator`."""
-
-    def __init__(
-        self,
-        sinks: Sequence[Sink],
-        metric: CaseDice,
-        class_names: Sequence[str],
-        validator: Engine | None = None,
-    ) -> None:
-        self.sinks, self.metric, self.names, self.validator = sinks, metric, class_names, validator
-
-    def attach(self, trainer: Engine) -> None:
-        """Listen to `trainer`; comes after the handler that validates."""
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._send)
-
-    def _send(self, trainer: Engine) -> None:
-        if not validated(trainer, self.validator):
-            return
-        values = {f"val_{key}": value for key, value in dice_by_name(self.metric, self.names).items()}
-        for sink in self.sinks:
-            sink(trainer.state.iteration, values)
 
 
 def validated(trainer: Engine, validator: Engine | None) -> bool:
@@ -140,38 +91,6 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a state dict, whole or not at all."""
     with written_whole(path) as temporary:
         torch.save(state, temporary)
-
-
-class Progress:
-    """A progress bar on stderr over all iterations: time left, loss, best validation."""
-
-    def __init__(self, iterations: int, checkpoints: Checkpoints) -> None:
-        self.iterations, self.checkpoints = iterations, checkpoints
-
-    def attach(self, trainer: Engine) -> None:
-        """Show the progress of `trainer`."""
-        trainer.add_event_handler(Events.STARTED, self._open)
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
-        trainer.add_event_handler(Events.COMPLETED, self._close)
-        trainer.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
-
-    def _open(self, trainer: Engine) -> None:
-        done = trainer.state.iteration
-        self.bar = tqdm(total=self.iterations, initial=done, desc="train", unit="step", ncols=100)
-
-    def _advance(self, trainer: Engine) -> None:
-        shown = {"loss": f"{trainer.state.output['loss'].item():.3f}"}
-        if self.checkpoints.best[self.checkpoints.score] >= 0:
-            shown["best"] = f"{self.checkpoints.best[self.checkpoints.score]:.3f}"
-        self.bar.set_postfix(shown, refresh=False)
-        self.bar.update()
-
-    def _close(self, _: Engine) -> None:
-        self.bar.close()
-
-    def _fail(self, _: Engine, error: BaseException) -> None:
-        self.bar.close()  # so that what is said next stands on a line of its own
-        raise error
 
 
 class ScoreFile:
