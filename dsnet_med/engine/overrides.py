@@ -71,10 +71,9 @@ def lay_over(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
     missing = {name for name in references(config) if not _exists(config, name)}
     new = list(_set_all(config, settings, checked=True))
     read = references(config)
-    for name in new:
-        if not any(
-            _within(name, other) or _within(other, name) for other in (*read, *_NOTES, *run_ids(config))
-        ):
+    users = (*read, *_NOTES, *run_ids(config))
+    for name, added in new:
+        if not any(_within(user, name) or (added and _within(name, user)) for user in users):
             *parents, last = _keys(name)
             node = _node(config, parents)
             del node[last]
@@ -116,39 +115,42 @@ def run_ids(config: Mapping[str, Any]) -> list[str]:
     return [name for name, listed in runs.items() if listed not in (*_STAGES, *read)]
 
 
-def _set_all(config: Any, settings: Mapping[str, Any], checked: bool, path: str = "") -> Iterator[str]:
-    """Set all of `settings`, whose names follow `path`; gives the ids that are new."""
+def _set_all(
+    config: Any, settings: Mapping[str, Any], checked: bool, within: str = ""
+) -> Iterator[tuple[str, bool]]:
+    """Set all of `settings`; gives the ids that are new, and whether a + says so."""
     for name, value in settings.items():
-        yield from _set(config, f"{'+' * name.startswith('+')}{path}{name.removeprefix('+')}", value, checked)
+        *parents, last = _keys(within + name.removeprefix("+"))
+        new, last = last.startswith("+"), last.removeprefix("+")
+        node, path = _node(config, parents, create=True), "#".join([*parents, last])
+        if new and isinstance(node, list):
+            node.append(value)
+        elif new and last in node:
+            raise InputError(f"got {name}, which is there already: leave out the + to change it")
+        elif last not in _names(node):
+            if not _takes(node, last):
+                raise _unknown(node, last, parents)
+            if not _in_component(config, parents):
+                yield path, new or bool(within) or name.startswith("+")
+            node[last] = value
+        elif name.startswith("+"):
+            yield from _add(config, path, node[_index(node, last)], value, checked)
+        else:
+            index = _index(node, last)
+            node[index] = _fitting(path, node[index], value) if checked else value
 
 
-def _set(config: Any, name: str, value: Any, checked: bool) -> Iterator[str]:
-    *parents, last = _keys(name.removeprefix("+"))
-    node, adds, last = _node(config, parents, create=True), last.startswith("+"), last.removeprefix("+")
-    path = "#".join([*parents, last])
-    if adds and isinstance(node, list):
-        node.append(value)
-    elif adds and last in node:
-        raise InputError(f"got {name}, which is there already: leave out the + to change it")
-    elif last not in _names(node):
-        if not _takes(node, last):
-            raise _unknown(node, last, parents)
-        node[last] = value
-        yield path
-    elif name.startswith("+"):
-        yield from _add(config, path, node[_index(node, last)], value, checked)
-    else:
-        index = _index(node, last)
-        node[index] = _fitting(path, node[index], value) if checked else value
-
-
-def _add(config: Any, path: str, old: Any, value: Any, checked: bool) -> Iterator[str]:
+def _add(config: Any, path: str, old: Any, value: Any, checked: bool) -> Iterator[tuple[str, bool]]:
     if isinstance(old, list) and isinstance(value, list):
         old.extend(value)
     elif isinstance(old, dict) and isinstance(value, Mapping):
         yield from _set_all(config, value, checked, f"{path}#")
     else:
         raise InputError(f"got +{path}={value}: a + adds a mapping to a mapping, or a list to a list")
+
+
+def _in_component(config: Any, keys: Sequence[str]) -> bool:
+    return any("_target_" in _node(config, keys[:depth]) for depth in range(1, len(keys) + 1))
 
 
 def _keys(name: str) -> list[str]:
@@ -178,7 +180,7 @@ def _node(config: Any, keys: Sequence[str], create: bool = False) -> Any:
             node[key] = None if key in named else {}
         node = node[_index(node, key)]
         if not isinstance(node, dict | list):
-            raise InputError(f"setting '{'#'.join(keys)}': '{key}' is a single value, which has no parts")
+            raise InputError(f"'{'#'.join(keys[: depth + 1])}' is a single value, which has no parts")
     return node
 
 
