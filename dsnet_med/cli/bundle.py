@@ -78,7 +78,7 @@ def _run(config: dict[str, Any], folder: Path, given: dict[str, Any]) -> None:
     workflow.config_root_path = folder  # whose parent Python is to find modules in
     try:
         workflow.initialize()
-        _build(workflow, references({"run": config[given["run_id"]]}))
+        _build(workflow, references({"run": workflow.parser[given["run_id"]]}))
         workflow.run()
     except Exception as error:
         cause = root_cause(error)
