@@ -18,14 +18,14 @@ class Handler(Protocol):
 
 
 class AttachAll:
-    """Attach the handlers of a mapping in its order: in a configuration they have names, no places."""
+    """Attach the handlers of a mapping in its order, but for None: in a configuration they have names."""
 
-    def __init__(self, handlers: Mapping[str, Handler]) -> None:
-        self.handlers = handlers
+    def __init__(self, handlers: Mapping[str, Handler | None]) -> None:
+        self.handlers = [handler for handler in handlers.values() if handler is not None]
 
     def attach(self, engine: Engine) -> None:
         """Let all listen to `engine`."""
-        for handler in self.handlers.values():
+        for handler in self.handlers:
             handler.attach(engine)
 
 

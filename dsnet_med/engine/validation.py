@@ -11,6 +11,7 @@ class Validation:
 
     def __init__(self, validator: Engine, iterations: int, interval: int = 1) -> None:
         self.validator, self.iterations, self.interval = validator, iterations, interval
+        self.due = False
 
     def attach(self, trainer: Engine) -> None:
         """Listen to `trainer`."""
@@ -19,7 +20,8 @@ class Validation:
         trainer.add_event_handler(Events.TERMINATE, self._at_the_end)
 
     def _stop(self, trainer: Engine) -> None:
-        if trainer.state.iteration == self.iterations and self.iterations % trainer.state.epoch_length:
+        self.due = trainer.state.iteration == self.iterations and self.iterations % trainer.state.epoch_length > 0
+        if self.due:
             trainer.terminate()
 
     def _at_epoch(self, trainer: Engine) -> None:
@@ -27,5 +29,5 @@ class Validation:
             self.validator.run(trainer.state.epoch)
 
     def _at_the_end(self, trainer: Engine) -> None:
-        if trainer.state.iteration == self.iterations:
+        if self.due:  # and not ended for another reason, such as early stopping
             self.validator.run(trainer.state.epoch)
