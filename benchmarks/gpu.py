@@ -3,7 +3,7 @@
     python benchmarks/gpu.py --out DIR [--only dsm steps ...] [--seconds 300] [--device cpu --tiny]
 
 Every check runs in a process of its own. All of them prepare side by side (build, compile, compare values) and
-wait; then each measures alone, in the order of CHECKS, and what it finds is a line of DIR/results.jsonl at once.
+wait; then each measures alone, in the order of CHECKS, what it finds is a line of DIR/results.jsonl at once.
 A check that fails, or is not done when the time is over, leaves a line that says so. `--tiny` rehearses.
 """
 
