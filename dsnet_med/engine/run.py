@@ -17,6 +17,7 @@ from dsnet_med.engine.compose import (
     literals,
     plain,
 )
+from dsnet_med.engine.data import require_store
 from dsnet_med.engine.overrides import as_written, load, override
 from dsnet_med.engine.plugged import Plugged
 from dsnet_med.engine.session import BEGUN
@@ -122,6 +123,7 @@ def reopen(
     before, after = config["iterations"], changed["iterations"]
     if isinstance(before, int) and isinstance(after, int) and after < before:
         raise _cannot(run, f"--iterations {after}", f"it was to make {before}; more are possible, not fewer")
+    require_store(plain(changed["dataset_dir"]), changed.get("store_id"))
     if changed != config:
         write_yaml(run / _CONFIG, changed)
 
