@@ -224,12 +224,12 @@ class Checkpoints:
     def _catch_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():  # where none arrives
             return
-        self._process = os.getpid()
+        self._process = os.getpid()  # processes that do not write go on until the one that does is gone
         for number in _SIGNALS:
             previous = signal.getsignal(number)
             if previous not in (None, signal.SIG_IGN):  # None: not Python's
                 self._previous[number] = previous
-                signal.signal(number, self._note)
+                signal.signal(number, self._note if self.writes else signal.SIG_IGN)
 
     def _give_signals_back(self) -> None:
         while self._previous:
