@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dsnet_med.cli.environment import require_libraries
+from dsnet_med.cli.exit_codes import BAD_INPUT, INTERRUPTED, SOME_FAILED
 from dsnet_med.cli.streams import output_lost
-from dsnet_med.errors import CasesFailedError, InputError, root_cause
+from dsnet_med.errors import CasesFailedError, InputError, StoppedError, root_cause
 
-BAD_INPUT, SOME_FAILED, INTERRUPTED = 2, 1, 130
 _INTERRUPTED = "interrupted; whatever was written is whole"
 
 
@@ -81,6 +81,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
             explained = "", error.exit_code
         case click.ClickException():
             explained = error.format_message(), BAD_INPUT
+        case StoppedError():
+            explained = str(error), SOME_FAILED
         case CasesFailedError():
             explained = f"{len(error.failures)} failed: {error}", SOME_FAILED
         case KeyboardInterrupt() | click.Abort():
