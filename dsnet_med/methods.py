@@ -1,10 +1,11 @@
 """The rows of the comparison: list, read and build them. Importing this module does not import torch."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.resources import config_ids, read_config
+from dsnet_med.resources import config_file, config_ids, read_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,16 +21,25 @@ def natural_method_ids() -> list[str]:
     return config_ids("natural method")
 
 
-def require_task(method: str, task: str) -> None:
-    """Raise InputError unless `method` is a row of `task`: imagenet, cityscapes or coco."""
+def of_task(method: str, task: str) -> str:
+    """`method`; InputError unless it is a row of `task`: imagenet, cityscapes or coco."""
     rows = [each for each in natural_method_ids() if each.startswith(f"{task}/")]
     if method not in rows:
         raise InputError(f"got the method {method} in the bundle of {task}: wanted one of {', '.join(rows)}")
+    return method
 
 
 def method_row(method: str) -> dict[str, Any]:
-    """The row `method` as its file has it: `method_card` and `network_def`; InputError for an unknown id."""
+    """The row `method`, an id or a file, as its file has it: `method_card` and `network_def`.
+
+    Raises InputError for an unknown id, and for a file that holds no row.
+    """
     return read_config("method", method)
+
+
+def row_file(method: str) -> Path:
+    """The file of the row `method`, which may be one itself; InputError for an unknown id."""
+    return config_file("method", method)
 
 
 def build_network(

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dsnet_med.errors import unknown
+from dsnet_med.errors import InputError, unknown
+from dsnet_med.files import require_file
+from dsnet_med.yaml_core import read_yaml
 
 PACKAGE = Path(__file__).parent
 
@@ -33,18 +33,34 @@ def config_ids(kind: str) -> list[str]:
     return sorted(_config_files(kind))
 
 
-def read_config(kind: str, name: str) -> dict[str, Any]:
-    """What the yaml file of that name holds; InputError, with the nearest name, when there is no such file.
+def config_file(kind: str, name: str) -> Path:
+    """The yaml file of that name; InputError, with the nearest name, when there is none.
 
-    A "method" may be a natural one.
+    A "method" may be a natural one, or the path of a row's own file.
     """
     files = _config_files(kind)
     if kind == "method":
         files |= _config_files("natural method")
+        if name.endswith((".yaml", ".yml")):
+            require_file(Path(name))
+            return Path(name)
     if name not in files:
         raise unknown(kind, name, files)
-    row: dict[str, Any] = yaml.safe_load(files[name].read_text(encoding="utf-8"))
+    return files[name]
+
+
+def read_config(kind: str, name: str) -> dict[str, Any]:
+    """What the file `config_file` holds. Raises InputError for a row's own file that holds no row."""
+    file = config_file(kind, name)
+    row = read_yaml(file)
+    if kind == "method" and not _is_row(row):
+        raise InputError(f"{file} holds no row: wanted method_card with an id and a title, and network_def")
     return row
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    card = row.get("method_card")
+    return isinstance(card, dict) and {"id", "title"} <= card.keys() and "network_def" in row
 
 
 def _config_files(kind: str) -> dict[str, Path]:

@@ -146,21 +146,34 @@ def train(
     out: Annotated[
         Path, typer.Option("--out", help="Folder of the run; afterwards a MONAI bundle.", callback=_folder)
     ],
-    method: Annotated[str | None, typer.Option(help="A method (see `methods`).")] = None,
-    data: Annotated[Path | None, typer.Option(help="A store made by `preprocess`.")] = None,
+    method: Annotated[str | None, typer.Option(help="A method (see `methods`), or a row's own file.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A store made by `preprocess`, or a data set of natural images.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of weights, order and augmentation; 0 unless given.")
     ] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    devices: Annotated[int, typer.Option(help="Processes that train together, one for each GPU.", min=1)] = 1,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    compiled: Compiled = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits on a GPU, too, where it can.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write where the time goes: profile/ in the run.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    logger: Annotated[str, typer.Option(help="none, tensorboard, wandb, or several with commas")] = "none",
+    logger: Annotated[
+        str | None, typer.Option(help="none, tensorboard, wandb, mlflow, or several with commas.")
+    ] = None,
     select_on: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Pick the checkpoint on `val` (training patients) or on `test`, as the reference did."
+            help="Pick the checkpoint on `val` (training patients; default) or `test`, as the reference did."
         ),
-    ] = "val",
+    ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from ImageNet weights.")] = False,
     plugin: Annotated[
         str | None,
@@ -177,25 +190,26 @@ def train(
             help="The submodules that --plugin follows, a pattern of names; layer4.*.act2 unless given.",
         ),
     ] = None,
+    overlay: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file laid over the configuration, which may run code; may be repeated."),
+    ] = None,
     settings: Settings = None,
 ) -> None:
-    """Train one method on one store."""
-    from dsnet_med.cli import steps
+    """Train one method on one store. The same seed gives the same bits, killed and resumed or not."""
+    from dsnet_med.cli import training
 
-    given: dict[str, Any] = {"seed": seed, "iterations": iterations}
-    given |= {"select_on": select_on, "loggers": logger.split(","), "pretrained": pretrained or None}
-    if resume:
-        if plugin is not None or at is not None:
-            raise InputError("got --plugin or --at with --resume: a run goes on with the network that it has")
-        steps.resume(out, device=device)
-        return
-    if method is None or data is None:
-        raise InputError("give --method and --data (or --resume to go on with the run in --out)")
     if plugin == "" or at == "":
         raise InputError("got an empty --plugin or --at: give a name, or leave the option out")
     if at and not plugin:
         raise InputError(f"got --at {at} without --plugin: name what to put there, for example --plugin SE")
-    steps.train(method, data, out, given=given, assignments=settings or [], device=device, plugin=plugin, at=at)
+    given: dict[str, Any] = {"seed": seed, "iterations": iterations, "select_on": select_on}
+    given |= {"precision": precision, "loggers": logger.split(",") if logger else None}
+    flags = {"pretrained": pretrained, "compile": compiled, "deterministic": deterministic, "profile": profile}
+    given |= {name: True for name, value in flags.items() if value}
+    request = training.Request(method, data, given, settings or [], overlay or [], plugin, at)
+    go = training.resume if resume else training.train
+    go(out, request, device=device, devices=devices)
 
 
 @app.command()

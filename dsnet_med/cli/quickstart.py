@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from dsnet_med.cli import inferring, scoring, steps
+from dsnet_med.cli import inferring, scoring, steps, training
 from dsnet_med.errors import InputError
 from dsnet_med.files import require_writable, write_text
 
@@ -34,7 +34,7 @@ def quickstart(out: Path, iterations: int = ITERATIONS) -> None:
     steps.phantom("synapse", raw, cases=CASES, seed=0, size=SIZE, oblique=False)
     steps.preprocess("synapse", raw, store, workers=2)
     length = {"iterations": iterations, "validate_every": iterations // 2}
-    steps.train("fcn_dsm", store, run, given={"seed": 0, **length}, assignments=SETTINGS, device="auto")
+    training.train(run, training.Request("fcn_dsm", store, {"seed": 0, **length}, SETTINGS))
     folder = raw / "RawData" / "Training"
     inferring.infer([run], held_out_images(store, raw), masks)
     scoring.evaluate(

@@ -54,7 +54,7 @@ def _announce(address: tuple[str, int], title: str) -> None:
 
 def _leave() -> None:
     """End at once: a network that is at work in another thread cannot be stopped, and would be waited for."""
-    from dsnet_med.cli.guard import INTERRUPTED
+    from dsnet_med.cli.exit_codes import INTERRUPTED
 
     code = INTERRUPTED if isinstance(sys.exception(), KeyboardInterrupt) else 0
     sys.stdout.flush()

@@ -42,9 +42,11 @@ def phantom(dataset: str, out: Path, *, cases: int, seed: int, size: str | None,
         raise InputError(f"got --oblique for {dataset}, which holds images: leave it out")
     _mark_phantom(dataset, out)
     if not volumes:
-        from dsnet_med.cli import natural
+        from dsnet_med.natural.phantom import make_cityscapes, make_coco, make_imagenet
 
-        natural.phantom(dataset, out, cases, seed, shape)
+        images = {"imagenet": make_imagenet, "cityscapes": make_cityscapes, "coco": make_coco}[dataset]
+        drawn = list(bar(images(out, images=cases, seed=seed, **shape), None, "phantom"))
+        typer.echo(f"{len(drawn)} {dataset} images, {cases} of them to train on, in {out}")
         return
     from dsnet_med.prepare.phantom import make_acdc, make_synapse
 
@@ -150,87 +152,3 @@ def check(
         raise InputError(f"{errors} errors, {len(findings) - errors} warnings")
     if not as_json:
         typer.echo(f"no errors, {len(findings)} warnings")
-
-
-def train(
-    method: str,
-    data: Path,
-    out: Path,
-    *,
-    given: Mapping[str, Any],
-    assignments: Sequence[str],
-    device: str,
-    plugin: str | None = None,
-    at: str | None = None,
-) -> dict[str, Any]:
-    """Prepare a run folder and train it; options that were not given keep the configuration's values.
-
-    `plugin`, one of ours or file.py:Class, is put after every submodule that `at` names.
-    """
-    from dsnet_med.methods import method_ids, natural_method_ids
-
-    if method in natural_method_ids():
-        from dsnet_med.cli import natural
-
-        return natural.train(method, data, out, given, assignments, device, plugin)
-    if method not in method_ids():
-        raise unknown("method", method, [*method_ids(), *natural_method_ids()])
-    quiet_monai()
-    from dsnet_med.engine.plugged import Plugged
-    from dsnet_med.engine.train import prepare_run
-    from dsnet_med.networks.attaching import DEFAULT_PLACE
-
-    plugged = Plugged(plugin, at or DEFAULT_PLACE) if plugin else None
-    prepare_run(method, data, out, run_settings(validated_ten_times(given), assignments), plugged)
-    return _train(out, device, resume=False)
-
-
-def run_settings(given: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """What the options say, and over it `id=value` texts."""
-    from dsnet_med.engine.compose import parse_settings
-
-    settings = {name: value for name, value in given.items() if value is not None}
-    return settings | parse_settings(assignments)
-
-
-def validated_ten_times(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given`, and with a number of iterations how often such a run is validated."""
-    iterations = given.get("iterations")
-    return {"validate_every": max(100, iterations // 10), **given} if iterations else dict(given)
-
-
-def resume(out: Path, *, device: str) -> dict[str, Any]:
-    """Go on with the run in a folder."""
-    quiet_monai()
-    from dsnet_med.cli import natural
-    from dsnet_med.natural.run import is_natural
-
-    return (natural.run if is_natural(out) else _train)(out, device, resume=True)
-
-
-def _train(out: Path, device: str, *, resume: bool) -> dict[str, Any]:
-    from dsnet_med.engine.train import train
-    from dsnet_med.inference.hardware import choose_device
-
-    summary = train(out, {"device": f"$torch.device('{choose_device(device)}')", "resume": resume})
-    best = summary["best"]
-    score = f"{best['val_mean_dice']:.3f}" if best["val_mean_dice"] >= 0 else "not measured"
-    typer.echo(
-        f"{summary['method']['title']}: best Dice {score} on {summary['select_on']} cases "
-        f"at iteration {best['iteration']}, {summary['parameters']:,} parameters, {summary['seconds']:.0f} s, "
-        f"in {out}"
-    )
-    return summary
-
-
-def quiet_monai() -> None:
-    """Silence what MONAI and ignite say about themselves; what a user can act on is raised as an error."""
-    import logging
-    import warnings
-
-    for category in (FutureWarning, DeprecationWarning, UserWarning):
-        warnings.filterwarnings("ignore", category=category)
-    from monai.bundle import workflows  # sets its own level when imported
-
-    for name in ("monai", "ignite", workflows.logger.name):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

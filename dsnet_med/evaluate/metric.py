@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import passes
-from dsnet_med.evaluate.passes import Distances, Places, Spacing
+from dsnet_med.evaluate.survey import Distances, Places, Spacing
 
 GridSpacing = Sequence[float] | Sequence[Sequence[float]] | NDArray[np.floating[Any]]
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from dsnet_med.evaluate import passes
 from dsnet_med.evaluate.inputs import LabelMap, Mask
 from dsnet_med.evaluate.measure import Measure
-from dsnet_med.evaluate.passes import plane_border
 from dsnet_med.evaluate.surface import SurfaceDistances
+from dsnet_med.evaluate.survey import plane_border
 
 Points = NDArray[np.int32]
 

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from dsnet_med.errors import unknown
 from dsnet_med.evaluate import inputs, passes
 from dsnet_med.evaluate.metric import GridSpacing, Metric
-from dsnet_med.evaluate.passes import Distances, Places
+from dsnet_med.evaluate.survey import Distances, Places, Survey
 
 HausdorffRule = Literal["pooled", "max"]
 
@@ -101,7 +101,7 @@ class Borders:
     prediction: list[Places]
 
     @classmethod
-    def of(cls, maps: inputs.AlignedMaps, survey: passes.Survey) -> "Borders":
+    def of(cls, maps: inputs.AlignedMaps, survey: Survey) -> "Borders":
         """Of the labels that both maps hold."""
         voxels = survey.voxels
         shared = (voxels[:, 0] > 0) & (voxels[:, 1] > 0)

@@ -1,4 +1,4 @@
-"""What a training run leaves in its models folder: weights, and the names of the classes."""
+"""What a training run leaves in its folder: weights, and the names of the classes."""
 
 import json
 from collections.abc import Sequence
@@ -6,25 +6,27 @@ from pathlib import Path
 
 from torch import nn
 
+from dsnet_med.engine.distributed import is_main
 from dsnet_med.errors import InputError
 from dsnet_med.files import write_json
 from dsnet_med.networks.checkpoint import read_checkpoint
 
 _FILE = "classes.json"
-_WANTED = "give the models folder of a training run, --model_dir"
+_WANTED = "train first, or give the folder of a training run, --bundle_root"
 
 
-def write_classes(model_dir: str, names: Sequence[str]) -> None:
-    """Write the names in the order of the network's outputs."""
-    write_json(Path(model_dir) / _FILE, list(names))
+def write_classes(run: str, names: Sequence[str]) -> None:
+    """Write the names in the order of the network's outputs, once for all processes."""
+    if is_main():
+        write_json(Path(run) / _FILE, list(names))
 
 
-def read_classes(model_dir: str, published: int) -> list[str]:
+def read_classes(run: str, published: int) -> list[str]:
     """The names in the order of the network's outputs; before any training "0" to those of the `published` set.
 
     Raises InputError where the file is there and holds no names.
     """
-    file = Path(model_dir) / _FILE
+    file = Path(run) / _FILE
     if not file.exists():  # a bundle whose network can be built, and which is yet to be trained
         return [str(index) for index in range(published)]
     try:
@@ -36,12 +38,12 @@ def read_classes(model_dir: str, published: int) -> list[str]:
     return names
 
 
-def load_weights(network: nn.Module, model_dir: str) -> None:
+def load_weights(network: nn.Module, run: str) -> None:
     """Load the best weights into `network`.
 
     Raises InputError where they or the names of their classes are missing, or belong to another network.
     """
-    best, names = Path(model_dir) / "model.pt", Path(model_dir) / _FILE
+    best, names = Path(run) / "models" / "model.pt", Path(run) / _FILE
     for file in (best, names):
         if not file.is_file():
             raise InputError(f"no {file}: {_WANTED}")

@@ -79,6 +79,11 @@ def matching(module: nn.Module, pattern: str) -> list[str]:
     return whole or [name for name in names if fnmatchcase(_inside_wrappers(name), pattern)]
 
 
+def is_attached(module: nn.Module) -> bool:
+    """Whether `module` is a plug-in that `attach` has put into a network."""
+    return _IS_PLUGIN in vars(module)
+
+
 def _named(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """The submodules by name, under all their names, without plug-ins and what is in them."""
     named = [pair for pair in module.named_modules(remove_duplicate=False) if pair[0]]

@@ -3,6 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NoReturn, TypeVar
 
 import torch
@@ -46,6 +47,18 @@ def becomes_a_graph() -> bool:
 def is_traced() -> bool:
     """Whether `torch.jit.trace` records the code, where sizes are tensors and a branch is taken for good."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def widened(x: Tensor) -> Tensor:
+    """x in single precision at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """For what overflows or cancels in half precision: products that a softmax or a quotient is taken of."""
+    if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()
 
 
 def refuse_script(_module: nn.Module) -> NoReturn:

@@ -38,7 +38,7 @@ def softmax_mean(value: Tensor, slope: Tensor, level: Tensor, *, rectify: bool =
 def series_softmax_mean(value: Tensor, slope: Tensor, level: Tensor) -> Tensor:
     """`softmax_mean` as a matrix product with the terms of a power series, on any device."""
     count = _TERMS.get(value.dtype, 9)
-    powers = _powers(level - 0.5, count)  # (B, count, N)
+    powers = _powers(level - 0.5, count) / level.shape[1]  # (B, count, N): means, for sums leave half precision
     series = _powers(slope, count, factorial=True)  # (B, count, C)
     numerator = (series * weighted_sums(value, powers)).sum(1)
     return numerator / (series * powers.sum(2, keepdim=True)).sum(1)

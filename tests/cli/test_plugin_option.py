@@ -13,7 +13,7 @@ import yaml
 from dsnet_med.cli.app import app
 from dsnet_med.cli.guard import guarded
 from dsnet_med.engine.plugged import Plugged
-from dsnet_med.engine.train import prepare_run, train
+from dsnet_med.engine.run import prepare, train
 from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network, with_plugin
 from dsnet_med.networks.plugin_file import load_plugin
@@ -163,7 +163,7 @@ def test_monai_s_own_command_loads_it(run: Path) -> None:
 
 
 def test_it_goes_on_without_the_file(run: Path) -> None:
-    last = run / "models" / "last.pt"
+    last = run / "checkpoints" / "last.pt"
     torch.save({**torch.load(last, weights_only=True), "iteration": 0}, last)
     summary = train(run, {"resume": True})
     assert summary["method"]["title"] == TITLE
@@ -182,8 +182,8 @@ def test_a_run_that_lost_its_script_says_so(
 
 
 def test_one_of_ours_after_a_method_s_own(store: Path, tmp_path: Path) -> None:
-    prepare_run(
-        "fcn_dsm", store, tmp_path, {**SMALL, "iterations": 2}, Plugged("ConstantGate", "layer3.*.act2")
+    prepare(
+        "fcn_dsm", store, tmp_path, {**SMALL, "iterations": 2}, plugged=Plugged("ConstantGate", "layer3.*.act2")
     )
     summary = train(tmp_path, {})
     card = summary["method"]
@@ -270,7 +270,7 @@ def test_at_wants_a_plugin(store: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_plugin_that_the_batch_is_too_small_for(store: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="DSM got a batch of one in training"):
-        prepare_run("fcn", store, tmp_path / "run", {**SMALL, "batch_size": 1}, Plugged("DSM"))
+        prepare("fcn", store, tmp_path / "run", {**SMALL, "batch_size": 1}, plugged=Plugged("DSM"))
     assert not (tmp_path / "run").exists()
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from dsnet_med.cli import steps
 from dsnet_med.cli.importing import import_checkpoint
-from dsnet_med.engine.train import require_unused
+from dsnet_med.engine.run import require_unused
 from dsnet_med.errors import InputError
 
 

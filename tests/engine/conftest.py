@@ -7,7 +7,7 @@ import pytest
 import torch
 from narrow import NARROW
 
-from dsnet_med.engine.train import prepare_run, train
+from dsnet_med.engine.run import prepare, train
 from dsnet_med.prepare.convert import convert
 from dsnet_med.prepare.phantom import make_synapse
 from dsnet_med.prepare.recipe import load_recipe
@@ -45,6 +45,6 @@ def store(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps of a narrow FCN+DSM."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    prepare_run("fcn_dsm", store, folder, NARROW)
+    prepare("fcn_dsm", store, folder, NARROW)
     train(folder, {})
     return folder

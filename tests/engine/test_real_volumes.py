@@ -13,7 +13,7 @@ import yaml
 from narrow import NARROW
 
 from dsnet_med.engine.predict import items
-from dsnet_med.engine.train import prepare_run, train
+from dsnet_med.engine.run import prepare, train
 from dsnet_med.errors import InputError
 from dsnet_med.inference import Predictor
 from dsnet_med.inference.segment import segment_cases
@@ -47,7 +47,7 @@ def _converted(recipe: Recipe, source: Path, out: Path) -> Store:
 
 def _path_to_masks(store: Store, images: Path, folder: Path) -> None:
     """Train a few steps, segment every image, and check that each mask has the grid of its image."""
-    prepare_run("fcn_dsm", store.path, folder / "run", NARROW)
+    prepare("fcn_dsm", store.path, folder / "run", NARROW)
     train(folder / "run", {})
     sources = find_sources([images])
     results = list(segment_cases(Predictor.from_run(folder / "run"), sources, folder / "masks"))

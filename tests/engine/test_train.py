@@ -16,10 +16,10 @@ from monai.bundle.properties import InferProperties, TrainProperties
 from monai.engines import SupervisedTrainer
 from narrow import NARROW
 
-from dsnet_med.engine.compose import from_anywhere
+from dsnet_med.engine.overrides import from_anywhere
 from dsnet_med.engine.plugged import Plugged
-from dsnet_med.engine.train import prepare_run, train
-from dsnet_med.errors import InputError
+from dsnet_med.engine.run import prepare, reopen, train
+from dsnet_med.errors import InputError, root_cause
 from dsnet_med.inference import Predictor
 from dsnet_med.methods import method_ids, method_row
 
@@ -88,7 +88,7 @@ def test_monai_refuses_what_does_not_exist(arguments: list[str], message: str, r
 
 def test_two_seeds_differ_and_one_seed_repeats(run: Path, store: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
-        prepare_run("fcn_dsm", store, tmp_path / str(seed), {**NARROW, "seed": seed})
+        prepare("fcn_dsm", store, tmp_path / str(seed), {**NARROW, "seed": seed})
         train(tmp_path / str(seed), {})
     assert _same(_weights(tmp_path / "0"), _weights(run))
     assert not _same(_weights(tmp_path / "1"), _weights(run))
@@ -97,12 +97,12 @@ def test_two_seeds_differ_and_one_seed_repeats(run: Path, store: Path, tmp_path:
 @pytest.mark.parametrize("method", method_ids())
 def test_every_row_trains_by_its_recipe_and_segments(method: str, store: Path, tmp_path: Path) -> None:
     recipe = method_row(method)
-    prepare_run(method, store, tmp_path, {**NARROW, "iterations": 2, "validate_every": 2})
+    prepare(method, store, tmp_path, {**NARROW, "iterations": 2, "validate_every": 2})
     summary = train(tmp_path, {})
     assert summary["method"]["id"] == method
     assert summary["best"]["iteration"] == 2
-    state = torch.load(tmp_path / "models" / "last.pt", weights_only=True)["optimizer"]
-    adam = "AdamW" in str(recipe.get("optimizer"))
+    state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["parts"]["optimizer"]
+    adam = "schedule" in recipe
     assert ("betas" if adam else "momentum") in state["param_groups"][0]
     image = np.random.default_rng(0).normal(40, 100, (40, 50, 3)).astype(np.float32)
     mask = Predictor.from_run(tmp_path).predict(image, np.eye(4))
@@ -110,47 +110,75 @@ def test_every_row_trains_by_its_recipe_and_segments(method: str, store: Path, t
     assert mask.voxels.max() <= 8
 
 
-def test_a_stopped_run_goes_on(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "run")
-    last = tmp_path / "run" / "models" / "last.pt"
-    state = torch.load(last, weights_only=True)
-    assert state["iteration"] == 6
-    torch.save({**state, "iteration": 3}, last)
-    summary = train(tmp_path / "run", {"resume": True})
-    assert torch.initial_seed() == 3  # it does not draw again what it has drawn
-    assert torch.load(last, weights_only=True)["iteration"] == 6
-    assert summary["best"]["val_mean_dice"] >= state["best"]["val_mean_dice"]
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["iteration"] for line in lines if "val_mean_dice" in line] == [3, 6, 6]
-    with pytest.raises(RuntimeError) as refused:
-        train(tmp_path / "run", {"resume": True})
-    assert "has done all 6 iterations" in str(refused.value.__cause__)
-    last.write_bytes(last.read_bytes()[:200])
-    with pytest.raises((RuntimeError, InputError)) as refused:
-        train(tmp_path / "run", {"resume": True})
-    assert "nothing to resume" in str(refused.value.__cause__ or refused.value)
+class Killed(Exception):
+    """What stands for a kill."""
 
 
-def test_a_stopped_run_sees_other_slices_than_before(run: Path, tmp_path: Path, monkeypatch) -> None:
-    """A resumed run draws its slices and augmentations from the seed and the iteration where it goes on."""
-    shutil.copytree(run, tmp_path / "run")
-    last = tmp_path / "run" / "models" / "last.pt"
-    seen: list[float] = []
+def _killed_at(iteration: int, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train `run` until its step `iteration`, which never ends."""
     step = SupervisedTrainer._iteration
 
-    def watched(trainer, engine, batch):
-        seen.append(batch["image"].sum().item())
+    def killed(trainer, engine, batch):
+        if engine.state.iteration == iteration:
+            raise Killed
         return step(trainer, engine, batch)
 
-    monkeypatch.setattr(SupervisedTrainer, "_iteration", watched)
-    workflow = ConfigWorkflow(
-        str(run / "configs" / "train.yaml"), workflow_type="train", bundle_root=str(tmp_path / "fresh")
-    )
-    workflow.initialize()
-    workflow.run()
-    torch.save({**torch.load(last, weights_only=True), "iteration": 3}, last)
-    train(tmp_path / "run", {"resume": True})
-    assert len(seen) == 9 and not set(seen[:3]) & set(seen[6:])
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTrainer, "_iteration", killed)
+        with pytest.raises(Exception, match="") as stopped:
+            train(run, {"resume": (run / "checkpoints").exists()})
+    assert isinstance(root_cause(stopped.value), Killed)
+
+
+def test_a_run_that_was_stopped_twice_ends_as_one_that_was_not(
+    run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare("fcn_dsm", store, tmp_path, {**NARROW, "checkpoint_every": 1})
+    _killed_at(3, tmp_path, monkeypatch)
+    _killed_at(5, tmp_path, monkeypatch)
+    summary = train(tmp_path, {"resume": True})
+    for name in ("models/model.pt", "checkpoints/last.pt"):
+        if name != "checkpoints/last.pt":  # which holds how often the log was written, too
+            assert (tmp_path / name).read_bytes() == (run / name).read_bytes()
+    assert summary["best"] == json.loads((run / "summary.json").read_text())["best"]
+    assert _without_seconds(tmp_path) == _without_seconds(run)
+    with pytest.raises(InputError, match="has done all 6 iterations"):
+        train(tmp_path, {"resume": True})
+
+
+def _without_seconds(run: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def test_a_finished_run_goes_on_where_more_iterations_are_asked_for(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    reopen(tmp_path / "run", {"iterations": 8, "workers": 1})
+    summary = train(tmp_path / "run", {"resume": True})
+    assert summary["iterations"] == 8
+    lines = _without_seconds(tmp_path / "run")
+    assert [line["iteration"] for line in lines if "val_mean_dice" in line] == [3, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("settings", "more", "words"),
+    [
+        ({"seed": 1}, {}, "got seed=1 with --resume"),
+        ({"iterations": 2}, {}, "more are possible, not fewer"),
+        ({"optimizer#lr": 0.5}, {}, "optimizer#lr=0.5"),
+        ({"itertions": 9}, {}, "did you mean 'iterations'"),
+        ({}, {"method": "fcn"}, "--method fcn"),
+        ({}, {"data": Path("nowhere")}, "nowhere"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another_one(
+    settings: dict[str, object], more: dict[str, object], words: str, run: Path
+) -> None:
+    before = (run / "configs" / "train.yaml").read_bytes()
+    with pytest.raises(InputError, match=words):
+        reopen(run, settings, **more)
+    reopen(run, {"seed": 0, "iterations": 6}, method="fcn_dsm")  # said again, and as it is
+    assert (run / "configs" / "train.yaml").read_bytes() == before
 
 
 def test_weights_to_start_from_are_found_from_any_folder(tmp_path: Path, monkeypatch) -> None:
@@ -164,7 +192,7 @@ def test_weights_to_start_from_are_found_from_any_folder(tmp_path: Path, monkeyp
 
 def test_a_folder_with_a_run_is_not_overwritten(run: Path, store: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="already holds a run"):
-        prepare_run("fcn_dsm", store, run, NARROW)
+        prepare("fcn_dsm", store, run, NARROW)
     with pytest.raises(InputError, match="nothing to resume"):
         train(tmp_path, {"resume": True})
 
@@ -189,10 +217,10 @@ def test_configurations_have_the_properties_that_monai_requires(
 
 
 def test_a_value_of_the_wrong_kind_is_bad_input_and_can_be_corrected(store: Path, tmp_path: Path) -> None:
-    prepare_run("fcn", store, tmp_path, {**NARROW, "width": "abc"})
+    prepare("fcn", store, tmp_path, {**NARROW, "width": "abc"})
     with pytest.raises(InputError, match="check what --set changed"):
         train(tmp_path, {})
-    prepare_run("fcn", store, tmp_path, {**NARROW, "iterations": 1})
+    prepare("fcn", store, tmp_path, {**NARROW, "iterations": 1})
     assert train(tmp_path, {})["best"]["iteration"] == 1
 
 
@@ -208,7 +236,7 @@ def test_a_run_lies_where_it_was_asked_for_and_is_read_there(
     file.write_text("from torch.nn import Identity\n\n\nclass Mine(Identity):\n    pass\n")
     run = Path(name) / "run"
     settings = {**NARROW, "iterations": 2, "validate_every": 2}
-    prepare_run("fcn", Path(name) / name, run, settings, Plugged(f"{name}/{name}.py:Mine"))
+    prepare("fcn", Path(name) / name, run, settings, plugged=Plugged(f"{name}/{name}.py:Mine"))
     assert train(run, {})["best"]["iteration"] == 2
     assert {each.name for each in tmp_path.iterdir()} == {name, "home"}
     assert (run / "models" / "model.pt").is_file() and (run / "metrics.jsonl").is_file()
@@ -260,7 +288,7 @@ def test_the_bundle_evaluates_its_best_checkpoint(run: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
 def test_loggers_work_without_an_account(logger: str, store: Path, tmp_path: Path) -> None:
-    prepare_run("fcn", store, tmp_path, {**NARROW, "iterations": 2, "validate_every": 2, "loggers": [logger]})
+    prepare("fcn", store, tmp_path, {**NARROW, "iterations": 2, "validate_every": 2, "loggers": [logger]})
     train(tmp_path, {})
     pattern = {"tensorboard": "tensorboard/events*", "wandb": "wandb/offline-run-*"}[logger]
     assert list(tmp_path.glob(pattern))

@@ -4,6 +4,7 @@ import colorsys
 import json
 import shutil
 from math import isfinite
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,21 +22,21 @@ from torchvision.ops import box_iou
 from torchvision.transforms import v2
 
 from dsnet_med import build_network, resources
-from dsnet_med.engine.compose import load
-from dsnet_med.engine.handlers import Checkpoints
-from dsnet_med.errors import InputError
+from dsnet_med.engine.overrides import layers, load
+from dsnet_med.engine.checkpoints import Checkpoints
+from dsnet_med.errors import InputError, root_cause
 from dsnet_med.methods import natural_method_ids
 from dsnet_med.natural import cityscapes, coco
 from dsnet_med.natural.images import read_image
 from dsnet_med.natural.phantom import make_cityscapes, make_coco, make_imagenet
-from dsnet_med.natural.run import is_natural, prepare_run, train
+from dsnet_med.engine.run import prepare, train
 from dsnet_med.networks.backbones import resnet
 from dsnet_med.networks.detector import faster_rcnn
 from dsnet_med.networks.plugins import DSM
 
 TASKS = ("cityscapes", "coco", "imagenet")
 BUNDLES = resources.configs() / "natural"
-SMALL = {"width": 0.0625, "workers": 0, "train#handlers#3#every": 1}
+SMALL = {"width": 0.0625, "workers": 0, "handlers#loss_log#every": 1}
 TINY = {  # one step and a validation
     "imagenet": {**SMALL, "size": 32, "batch_size": 8, "iterations": 1},
     "cityscapes": {**SMALL, "crop": [64, 64], "short_side": [48, 96], "iterations": 1, "validate_every": 1},
@@ -106,7 +107,7 @@ def finished(request, data, tmp_path_factory):
     if task == "coco":
         source = folder / "rectangles"
         rectangles(source)
-    prepare_run(f"{task}/resnet50", source, folder / "run", LEARN[task])
+    prepare(f"{task}/resnet50", source, folder / "run", LEARN[task])
     summary = train(folder / "run", {})
     return SimpleNamespace(task=task, source=source, folder=folder / "run", summary=summary)
 
@@ -121,7 +122,7 @@ def copied(finished, tmp_path):
 
 
 def workflow_of(run, names, kind, **settings):
-    files = [str(run / "configs" / f"{name}.yaml") for name in names]
+    files = [str(file) for name in names for file in layers(run / "configs" / f"{name}.yaml")]
     return ConfigWorkflow(files, workflow_type=kind, logging_file=False, bundle_root=str(run), **settings)
 
 
@@ -169,7 +170,7 @@ def test_bundles_have_the_properties_that_monai_requires(task, name, wanted, run
 def test_every_part_of_the_bundles_can_be_built(task, data, tmp_path):
     """MONAI builds what is asked for only: a part that nothing asks for may be wrong for long."""
     settings = {name: value for name, value in TINY[task].items() if "#" not in name}
-    common = {"dataset_dir": str(data / task), "model_dir": str(tmp_path), "facts": {}, "sinks": []}
+    common = {"dataset_dir": str(data / task), "bundle_root": str(tmp_path)}
     workflow = workflow_of(BUNDLES / task, ["train"], "train", **common, **settings)
     workflow.initialize()
     skipped = {"imports", "initialize", "run", "training", "finalize"}
@@ -199,7 +200,7 @@ def test_the_loss_falls_and_everything_is_left_behind(finished):
         KEY[finished.task]: best[f"val_{KEY[finished.task]}"], "iteration": best["iteration"]
     }  # fmt: skip
     metadata = json.loads((finished.folder / "configs" / "metadata.json").read_text())
-    names = json.loads((finished.folder / "models" / "classes.json").read_text())
+    names = json.loads((finished.folder / "classes.json").read_text())
     assert metadata["name"] == f"{finished.task}/resnet50"
     assert metadata["label_classes"] == f"{len(names)} classes"
     pred = metadata["network_data_format"]["outputs"]["pred"]
@@ -213,7 +214,6 @@ def test_the_loss_falls_and_everything_is_left_behind(finished):
         == (summary["parameters"])
     )
     assert not list(finished.folder.rglob("*partial*"))
-    assert is_natural(finished.folder) and not is_natural(finished.folder / "absent")
 
 
 def test_evaluating_gives_the_best_validation(finished, tmp_path):
@@ -227,7 +227,7 @@ def test_evaluating_gives_the_best_validation(finished, tmp_path):
     shutil.rmtree(run / "models")
     with pytest.raises(RuntimeError) as caught:
         finish(workflow_of(run, ["train", "evaluate"], "train"))
-    assert "model.pt: give the models folder" in str(caught.value.__cause__)
+    assert "model.pt: train first" in str(caught.value.__cause__)
 
 
 def test_evaluating_takes_the_file_of_weights(finished, tmp_path):
@@ -260,7 +260,7 @@ def test_inference_writes_predictions_and_files(finished, tmp_path):
     one = said["predictions"][f"below/one{first.suffix}"]
     files = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()} - {"predictions.json"}
     if finished.task == "imagenet":
-        classes = json.loads((run / "models" / "classes.json").read_text())
+        classes = json.loads((run / "classes.json").read_text())
         assert set(one) == set(classes) and sum(one.values()) == pytest.approx(1, abs=1e-5)
         assert list(one.values()) == sorted(one.values(), reverse=True)
         if finished.summary["scores"]["top1"] == 1:
@@ -314,13 +314,13 @@ def test_the_detector_finds_what_it_has_learnt_by_heart(finished):
 @pytest.mark.parametrize("method", natural_method_ids())
 def test_every_method_trains(method, data, tmp_path):
     task = method.partition("/")[0]
-    prepare_run(method, data / task, tmp_path, TINY[task])
+    prepare(method, data / task, tmp_path, TINY[task])
     summary = train(tmp_path, {})
     assert summary["method"]["id"] == method and summary["iterations"] == 1
     assert summary["best"]["iteration"] == 1
     (loss,) = [line["loss"] for line in lines_of(tmp_path) if "loss" in line]
     assert isfinite(loss) and loss > 0
-    state = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
+    state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["parts"]
     trained = [each["momentum_buffer"] for each in state["optimizer"]["state"].values()]
     assert len(trained) == len(
         state["optimizer"]["param_groups"][0]["params"]
@@ -329,7 +329,7 @@ def test_every_method_trains(method, data, tmp_path):
 
 def test_real_images_train_and_are_evaluated(shared, tmp_path):
     settings = {**TINY["coco"], "iterations": 2, "train_split": "train", "val_split": "train"}
-    prepare_run("coco/dsnet50_a", shared / "data" / "natural" / "coco_open", tmp_path, settings)
+    prepare("coco/dsnet50_a", shared / "data" / "natural" / "coco_open", tmp_path, settings)
     summary = train(tmp_path, {})
     assert summary["iterations"] == 2 and set(summary["scores"]) == set(coco.SCORES)
     losses = [line["loss"] for line in lines_of(tmp_path) if "loss" in line]
@@ -341,83 +341,60 @@ def test_real_images_train_and_are_evaluated(shared, tmp_path):
     assert None not in scores.values()  # these images have objects of every size
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_run_goes_on_where_it_stopped(task, data, tmp_path, monkeypatch):
-    settings = {**TINY[task], "iterations": 2, "epoch_length": 2, "batch_size": 4}
-    prepare_run(f"{task}/resnet50", data / task, tmp_path, settings)
-    train(tmp_path, {})
-    stopped = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
-    assert stopped["iteration"] == 2
-    with pytest.raises((RuntimeError, InputError)) as caught:
-        train(tmp_path, {"resume": True})
-    assert "has done all 2 iterations" in str(caught.value.__cause__ or caught.value)
-    config = tmp_path / "configs" / "train.yaml"
-    text = config.read_text()
-    assert text.count("\niterations: 2\n") == 1
-    config.write_text(text.replace("\niterations: 2\n", "\niterations: 4\n"))
-    loaded = {}
-    resume = Checkpoints.resume
-
-    def watched(self, trainer):
-        resume(self, trainer)
-        loaded.update({name: part.state_dict() for name, part in self.parts.items()})
-        loaded["network"] = {name: value.clone() for name, value in loaded["network"].items()}
-        buffers = loaded["optimizer"]["state"]
-        loaded["momentum"] = {key: value["momentum_buffer"].clone() for key, value in buffers.items()}
-
-    monkeypatch.setattr(Checkpoints, "resume", watched)
-    summary = train(tmp_path, {"resume": True})
-    assert summary["iterations"] == 4
-    assert all(torch.equal(value, stopped["network"][name]) for name, value in loaded["network"].items())
-    wanted = stopped["optimizer"]["state"]
-    assert loaded["momentum"].keys() == wanted.keys() and wanted
-    assert all(torch.equal(each, wanted[key]["momentum_buffer"]) for key, each in loaded["momentum"].items())
-    ended = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
-    assert ended["iteration"] == 4
-    assert any(not torch.equal(value, stopped["network"][name]) for name, value in ended["network"].items())
-    assert [line["iteration"] for line in lines_of(tmp_path) if "loss" in line] == [1, 2, 3, 4]
+class Killed(Exception):
+    """What stands for a kill."""
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_resumed_run_sees_other_images_and_augmentations(task, data, tmp_path, monkeypatch):
-    """Than before: it draws from the seed and the iteration where it goes on, not from the first again."""
-    settings = {**TINY[task], "iterations": 4, "epoch_length": 2, "batch_size": 2}
-    prepare_run(f"{task}/resnet50", data / task, tmp_path, settings)
-    seen = []
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(task, data, tmp_path, monkeypatch):
+    """Its images, augmentations and steps are those of the undisturbed one, to the last bit."""
+    settings = {**TINY[task], "iterations": 4, "epoch_length": 2, "batch_size": 2, "checkpoint_every": 1}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for run in (whole, stopped):
+        prepare(f"{task}/resnet50", data / task, run, settings)
+    train(whole, {})
     step = SupervisedTrainer._iteration
 
-    def watched(trainer, engine, batch):
-        seen.append([image.sum().item() for image in batch["image"]])
+    def killed(trainer, engine, batch):
+        if engine.state.iteration == 4:
+            raise Killed
         return step(trainer, engine, batch)
 
-    monkeypatch.setattr(SupervisedTrainer, "_iteration", watched)
-    train(tmp_path, {})
-    config = tmp_path / "configs" / "train.yaml"
-    config.write_text(config.read_text().replace("\niterations: 4\n", "\niterations: 8\n"))
-    parser = finish(workflow_of(tmp_path, ["train"], "train", resume=True))
-    assert len(seen) == 8 and all(first != second for first, second in zip(seen[:4], seen[4:], strict=True))
-    assert parser.get_parsed_content("order").initial_seed() == torch.initial_seed() == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTrainer, "_iteration", killed)
+        with pytest.raises(Exception, match="") as caught:
+            train(stopped, {})
+    assert isinstance(root_cause(caught.value), Killed)
+    summary = train(stopped, {"resume": True})
+    assert summary["iterations"] == 4
+    model = Path("models") / "model.pt"
+    assert (whole / model).read_bytes() == (stopped / model).read_bytes()
+    losses = [[line["loss"] for line in lines_of(run) if "loss" in line] for run in (whole, stopped)]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+    with pytest.raises(InputError, match="has done all 4 iterations"):
+        train(stopped, {"resume": True})
 
 
 def test_validations_may_be_some_epochs_apart(data, tmp_path):
     settings = {**TINY["imagenet"], "iterations": 4, "epoch_length": 1, "val_interval": 2}
-    prepare_run("imagenet/resnet50", data / "imagenet", tmp_path, settings)
+    prepare("imagenet/resnet50", data / "imagenet", tmp_path, settings)
     assert train(tmp_path, {})["best"]["iteration"] in (2, 4)
     assert [line["iteration"] for line in lines_of(tmp_path) if "val_top1" in line] == [2, 4]
-    assert torch.load(tmp_path / "models" / "last.pt", weights_only=True)["iteration"] == 4
 
 
 @pytest.mark.parametrize(("interval", "held"), [(1, None), (2, None), (3, None), (9, 4)])
 def test_weights_are_of_a_measured_epoch_or_else_of_the_last(interval, held, data, tmp_path):
     """Epochs 1 to 4 of one step; validations give 0.5, then 0.2: the first that was measured is the best."""
     settings = {**TINY["imagenet"], "iterations": 4, "epoch_length": 1, "val_interval": interval}
-    prepare_run("imagenet/resnet50", data / "imagenet", tmp_path, settings)
+    prepare("imagenet/resnet50", data / "imagenet", tmp_path, settings)
     workflow = workflow_of(tmp_path, ["train"], "train")
     workflow.initialize()
     content = workflow.parser.get_parsed_content
     trainer, checkpoints, network = content("train#trainer"), content("checkpoints"), content("network")
     scores = iter([0.5, 0.2, 0.2, 0.2])
-    checkpoints.metric = SimpleNamespace(compute=lambda: next(scores))
+    content("validate#evaluator").add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: engine.state.metrics.update(top1=next(scores))
+    )
     kept = []
 
     def keep(_):
@@ -429,18 +406,7 @@ def test_weights_are_of_a_measured_epoch_or_else_of_the_last(interval, held, dat
     weights = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     same = [all(torch.equal(weights[name], each[name]) for name in weights) for each in kept]
     assert same == [epoch == held for epoch in (1, 2, 3, 4)]
-    assert checkpoints.best == {"top1": 0.5 if interval < 9 else -1.0, "iteration": held}
-
-
-def test_a_score_that_is_never_defined_leaves_the_newest_weights(tmp_path):
-    network = nn.Linear(1, 1)
-    parts = {"folder": str(tmp_path), "network": network, "optimizer": network, "lr_scheduler": network}
-    checkpoints = Checkpoints(**parts, metric=SimpleNamespace(compute=lambda: -1.0), score="AP")
-    trainer = Engine(lambda engine, _: nn.init.constant_(network.weight, engine.state.iteration))
-    checkpoints.attach(trainer)
-    trainer.run([0], max_epochs=3)
-    assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"] == 3
-    assert checkpoints.best == {"AP": -1.0, "iteration": 3}
+    assert checkpoints.best == {"top1": 0.5, "iteration": held}
 
 
 @pytest.mark.parametrize(
@@ -455,18 +421,18 @@ def test_a_run_of_another_length_has_its_steps_at_the_same_shares(task, iteratio
 
 
 def test_inference_knows_what_training_was_told(data, tmp_path):
-    prepare_run("coco/dsnet50_b", data / "coco", tmp_path, TINY["coco"])
+    prepare("coco/dsnet50_b", data / "coco", tmp_path, TINY["coco"])
     inference = load(tmp_path / "configs" / "inference.yaml")
     assert {name: inference[name] for name in ("method", "width", "min_size", "max_size")} == {
         "method": "coco/dsnet50_b", "width": 0.0625, "min_size": 64, "max_size": 96
     }  # fmt: skip
     (tmp_path / "models").mkdir()
     with pytest.raises(InputError, match="already holds a run"):
-        prepare_run("coco/dsnet50_b", data / "coco", tmp_path, TINY["coco"])
+        prepare("coco/dsnet50_b", data / "coco", tmp_path, TINY["coco"])
     with pytest.raises(InputError, match="unknown setting"):
-        prepare_run("coco/dsnet50_b", data / "coco", tmp_path / "other", {"min_siz": 3})
+        prepare("coco/dsnet50_b", data / "coco", tmp_path / "other", {"min_siz": 3})
     with pytest.raises(InputError, match="no data set at"):
-        prepare_run("coco/dsnet50_b", data / "absent", tmp_path / "other", {})
+        prepare("coco/dsnet50_b", data / "absent", tmp_path / "other", {})
 
 
 # ---------------------------------------------------------------- the recipes
@@ -544,10 +510,10 @@ def test_epochs_or_iterations(task, settings, iterations, epoch_length, max_epoc
 @pytest.mark.parametrize("kind", ["train", "inference"])
 @pytest.mark.parametrize("task", TASKS)
 def test_a_bundle_refuses_the_rows_of_others(task, kind, data):
-    config = BUNDLES / task / "configs" / f"{kind}.yaml"
+    config = layers(BUNDLES / task / "configs" / f"{kind}.yaml")
     for other in {f"{each}/resnet50" for each in TASKS} - {f"{task}/resnet50"} | {"fcn"}:
         workflow = ConfigWorkflow(
-            str(config), workflow_type=kind, logging_file=False, bundle_root=".", method=other,
+            [str(file) for file in config], workflow_type=kind, logging_file=False, bundle_root=".", method=other,
             dataset_dir=str(data / task),
         )  # fmt: skip
         with pytest.raises((RuntimeError, InputError)) as caught:

@@ -19,7 +19,7 @@ from torch.utils.data import RandomSampler, SequentialSampler
 from dsnet_med.natural.coco import SCORES
 from dsnet_med.natural.distributed import Share, is_main, parallel, rank, world_size
 from dsnet_med.natural.phantom import make_imagenet
-from dsnet_med.natural.run import prepare_run
+from dsnet_med.engine.run import prepare
 
 # ---------------------------------------------------------------- parts
 
@@ -157,7 +157,7 @@ def coco_run(folder):
     (source / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
     (folder / "detectors.py").write_text(DETECTOR)
     settings = {"workers": 0, "network_def": "$__import__('detectors').Whole()"}
-    prepare_run("coco/resnet50", source, folder / "coco", settings)
+    prepare("coco/resnet50", source, folder / "coco", settings)
     (folder / "coco" / "models").mkdir()
     torch.save({"factor": torch.ones(1)}, folder / "coco" / "models" / "model.pt")
     (folder / "coco" / "models" / "classes.json").write_text('["dark", "blue"]')
@@ -169,7 +169,7 @@ def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
     list(make_imagenet(folder / "data", images=28, seed=0, size=(48, 48), classes=3))
     settings = {"width": 0.0625, "workers": 0, "size": 32, "batch_size": 4, "epochs": 2, "learning_rate": 0.05}
-    prepare_run("imagenet/resnet50", folder / "data", folder / "imagenet", settings)
+    prepare("imagenet/resnet50", folder / "data", folder / "imagenet", settings)
     coco_run(folder)
     (folder / "work.py").write_text(SCRIPT)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

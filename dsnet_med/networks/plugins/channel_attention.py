@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.networks.arguments import whole_numbers
-from dsnet_med.networks.layers import becomes_a_graph
+from dsnet_med.networks.layers import becomes_a_graph, widened, without_autocast
 
 
 class ChannelAttention(nn.Module):
@@ -31,16 +31,22 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.flatten(2)  # (B, C, N)
-        weights = self.gamma * (-_gram(pixels)).softmax(2)
+        with without_autocast(x):
+            weights = (self.gamma * (-_gram(pixels)).softmax(2)).to(pixels.dtype)
         return torch.baddbmm(pixels, weights, pixels).reshape(x.shape)
 
 
 def _gram(x: Tensor) -> Tensor:
-    """x x', (B, C, N) -> (B, C, C)."""
+    """x x', (B, C, N) -> (B, C, C), in single precision at least."""
     if becomes_a_graph() or not torch.is_grad_enabled():
-        return x @ x.mT
+        return _product(x)
     product: Tensor = _Gram.apply(x)
     return product
+
+
+def _product(x: Tensor) -> Tensor:
+    wide = widened(x)
+    return wide @ wide.mT
 
 
 class _Gram(torch.autograd.Function):
@@ -50,7 +56,7 @@ class _Gram(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        return x @ x.mT
+        return _product(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
@@ -59,5 +65,4 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         x: Tensor = ctx.saved_tensors[0]
-        gradient = gradients[0].to(x.dtype)  # which may be lower under autocast
-        return (gradient + gradient.mT) @ x
+        return ((gradients[0] + gradients[0].mT) @ widened(x)).to(x.dtype)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.arguments import whole_numbers
+from dsnet_med.networks.layers import widened, without_autocast
 
 
 class CrissCross(nn.Module):
@@ -57,7 +58,10 @@ class CrissCross(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         weight, bias = self.gamma * self.value.weight, self.gamma * self.value.bias  # type: ignore[operator]
         value = F.conv2d(x, weight, bias)
-        row, column = _attention(self.query(x), self.key(x))
+        with without_autocast(x):  # products that half precision cannot hold
+            wide = x.to(self.query.weight.dtype)
+            attention = _attention(widened(self.query(wide)), widened(self.key(wide)))
+        row, column = (each.to(value.dtype) for each in attention)
         output = (_rows(value) @ row.mT).transpose(1, 2)  # (B, C, H, W)
         output = output + (_columns(value) @ column.mT).permute(0, 2, 3, 1)
         return x + output

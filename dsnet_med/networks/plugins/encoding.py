@@ -11,7 +11,6 @@ function; any number of spatial axes is taken.
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -20,7 +19,14 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.arguments import whole_numbers
-from dsnet_med.networks.layers import kaiming, per_channel, project, weighted_sums
+from dsnet_med.networks.layers import (
+    kaiming,
+    per_channel,
+    project,
+    weighted_sums,
+    widened,
+    without_autocast,
+)
 
 
 class Encoding(nn.Module):
@@ -67,9 +73,9 @@ class Encoding(nn.Module):
             )
         pixels = project(x.flatten(2), self.project.weight)
         pixels = F.relu(self.project_norm(pixels))  # (B, C, N)
-        with _without_autocast(pixels.device.type):
-            residuals = self._residuals(pixels.to(torch.promote_types(pixels.dtype, torch.float32)))
-        mean: Tensor = F.relu(self.code_norm(residuals.to(x.dtype))).mean(1)
+        with without_autocast(pixels):  # sums over the pixels, which half precision cannot hold
+            residuals = self._residuals(widened(pixels)).to(self.codewords.dtype)
+            mean: Tensor = F.relu(self.code_norm(residuals)).mean(1)
         return mean
 
     def _residuals(self, pixels: Tensor) -> Tensor:
@@ -81,9 +87,3 @@ class Encoding(nn.Module):
         distances = squares + project(pixels, -2 * codewords) + lengths  # (B, K, N)
         weights = (scale * distances).softmax(1)
         return weighted_sums(pixels, weights) - weights.sum(2, keepdim=True) * codewords
-
-
-def _without_autocast(device: str) -> AbstractContextManager[None]:
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.networks.arguments import flags, whole_numbers
-from dsnet_med.networks.layers import project
+from dsnet_med.networks.layers import project, widened
 
 _EPS = 1e-9
 
@@ -61,7 +61,7 @@ class ExternalAttention(nn.Module):
 
     def _attend(self, x: Tensor, linear: Callable[..., Tensor], channels_axis: int) -> Tensor:
         query = linear(x, self.query.weight, self.query.bias)
-        attention = linear(query, self.keys.weight).softmax(3 - channels_axis)
-        attention = attention / (attention.sum(channels_axis, keepdim=True) + _EPS)
+        attention = widened(linear(query, self.keys.weight)).softmax(3 - channels_axis)
+        attention = (attention / (attention.sum(channels_axis, keepdim=True) + _EPS)).to(query.dtype)
         weight = self.project.weight @ self.values.weight  # (C, K)
         return query + linear(attention, weight, self.project(self.values.bias))

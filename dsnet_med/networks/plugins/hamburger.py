@@ -9,7 +9,8 @@ c = softmax_R(b' x) (B, R, N), then repeat `steps` times
     c <- c (b' x) / (b' b c + eps),   b <- b (x c') / (b c c' + eps)
 
 (products and quotients outside the matrix products are per element), update c once more and return b c. The
-gradient flows through all steps. Lean: the coefficients lie as the pixels do, so nothing of size (B, D, N) is
+gradient flows through all steps. All are taken in single precision at least: the sums over the pixels are
+beyond half precision. Lean: the coefficients lie as the pixels do, so nothing of size (B, D, N) is
 transposed, and the product b' x of the start serves the first step too.
 
 Departure from the published code, which draws the start bases anew in every call: in eval they are fixed, so
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.arguments import callables, whole_numbers
-from dsnet_med.networks.layers import Norm, group_norm, kaiming, project
+from dsnet_med.networks.layers import Norm, group_norm, kaiming, project, widened, without_autocast
 
 
 class Hamburger(nn.Module):
@@ -78,7 +79,9 @@ class Hamburger(nn.Module):
         """`bases` (1 or B, ham_channels, rank): the start, instead of the one that the mode says."""
         pixels = F.relu(project(x.flatten(2), self.reduce.weight, self.reduce.bias), inplace=True)  # (B, D, N)
         steps = self.train_steps if self.training else self.eval_steps
-        low_rank = nmf(pixels, self._start(pixels, bases), steps)
+        with without_autocast(x):
+            wide = widened(pixels)
+            low_rank = nmf(wide, self._start(wide, bases), steps).to(pixels.dtype)
         context: Tensor = self.norm(project(low_rank, self.expand.weight).reshape(x.shape))
         return F.relu(x + context, inplace=True)
 

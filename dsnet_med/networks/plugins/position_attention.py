@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.networks.arguments import whole_numbers
-from dsnet_med.networks.layers import becomes_a_graph, project
+from dsnet_med.networks.layers import becomes_a_graph, project, widened, without_autocast
 
 _QUERIES = 512  # in a slice: few enough for the cache, and enough for the matrix products
 
@@ -73,7 +73,13 @@ def _forgetful(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """(B, K, n), (B, K, N), (B, C, N) -> (B, C, n): the values, averaged for each query."""
-    return value @ (query.mT @ key).softmax(2).mT
+    return value @ _weights(query, key).to(value.dtype).mT
+
+
+def _weights(query: Tensor, key: Tensor) -> Tensor:
+    """(B, K, n), (B, K, N) -> (B, n, N), from products that half precision cannot hold."""
+    with without_autocast(query):
+        return (widened(query).mT @ widened(key)).softmax(2)
 
 
 class _Attend(torch.autograd.Function):
@@ -94,7 +100,7 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gradient = gradients[0]  # (B, C, n)
         query, key, value = (each.to(ctx.precision) for each in ctx.saved_tensors)
-        weights = (query.mT @ key).softmax(2)  # (B, n, N)
+        weights = _weights(query, key).to(ctx.precision)  # (B, n, N)
         of_weights = gradient.mT @ value
         of_logits = weights * (of_weights - (weights * of_weights).sum(2, keepdim=True))
         found = key @ of_logits.mT, query @ of_logits, gradient @ weights

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.networks.arguments import one_of, whole_numbers
-from dsnet_med.networks.layers import kaiming, project, weighted_sums
+from dsnet_med.networks.layers import kaiming, project, weighted_sums, widened, without_autocast
 
 _MODES = ("parallel", "sequential")
 
@@ -67,8 +67,9 @@ class PSA(nn.Module):
         query = self.spatial_query(pixels.mean(2))  # (B, K)
         if self.parallel:
             direction = query @ self.spatial_value.weight  # (B, C)
-            logits = weighted_sums(pixels.mT, direction.unsqueeze(1))
-            return torch.sigmoid(logits.softmax(2)).to(pixels.dtype)  # on a GPU autocast would widen it
+            with without_autocast(pixels):  # products that half precision cannot hold
+                logits = weighted_sums(widened(pixels).mT, widened(direction).unsqueeze(1))
+            return torch.sigmoid(logits.softmax(2)).to(pixels.dtype)
         values = project(pixels, self.spatial_value.weight).softmax(2)  # (B, K, N)
         return torch.sigmoid(query.unsqueeze(1) @ values)
 

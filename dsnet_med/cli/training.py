@@ -1,0 +1,102 @@
+"""What `train` does: a run prepared, or gone on with, and trained."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from dsnet_med.errors import InputError
+
+_CALLED = {"val_mean_dice": "Dice"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: the options that were given, by their ids, and what `--set` and `--overlay` say."""
+
+    method: str | None
+    data: Path | None
+    given: Mapping[str, Any]
+    assignments: Sequence[str] = ()
+    overlays: Sequence[Path] = ()
+    plugin: str | None = None
+    at: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What the options say, and over it the assignments."""
+        from dsnet_med.engine.overrides import parse_settings
+
+        given = {name: value for name, value in self.given.items() if value is not None}
+        return given | parse_settings(self.assignments)
+
+
+def train(out: Path, request: Request, *, device: str = "auto", devices: int = 1) -> dict[str, Any]:
+    """Prepare a run folder and train it; options that were not given keep the configuration's values."""
+    if request.method is None or request.data is None:
+        raise InputError("give --method and --data (or --resume to go on with the run in --out)")
+    from dsnet_med.engine import distributed
+    from dsnet_med.engine.plugged import Plugged
+    from dsnet_med.engine.run import prepare
+    from dsnet_med.methods import method_row
+    from dsnet_med.networks.attaching import DEFAULT_PLACE
+
+    settings = request.settings()
+    _refuse_what_it_has_not(request, method_row(request.method)["method_card"].get("task", "organs"))
+    plugged = Plugged(request.plugin, request.at or DEFAULT_PLACE) if request.plugin else None
+    distributed.on_main(
+        lambda: prepare(
+            str(request.method),
+            Path(str(request.data)),
+            out,
+            settings,
+            overlays=request.overlays,
+            plugged=plugged,
+        )
+    )
+    return _trained(out, device, devices, resume=False)
+
+
+def _refuse_what_it_has_not(request: Request, task: str) -> None:
+    given = {"--plugin": request.plugin, "--select-on": request.given.get("select_on")}
+    if task != "organs" and (names := [name for name, value in given.items() if value]):
+        raise InputError(f"got {names[0]} for {request.method}, which has none: leave it out")
+
+
+def resume(out: Path, request: Request, *, device: str = "auto", devices: int = 1) -> dict[str, Any]:
+    """Go on with the run in a folder."""
+    if request.plugin is not None or request.at is not None:
+        raise InputError("got --plugin or --at with --resume: a run goes on with the network that it has")
+    from dsnet_med.engine import distributed
+    from dsnet_med.engine.run import reopen
+
+    settings = request.settings()
+    distributed.on_main(
+        lambda: reopen(out, settings, method=request.method, data=request.data, overlays=request.overlays)
+    )
+    return _trained(out, device, devices, resume=True)
+
+
+def _trained(out: Path, device: str, devices: int, *, resume: bool) -> dict[str, Any]:
+    from dsnet_med.engine import distributed
+    from dsnet_med.engine.run import train
+    from dsnet_med.inference.hardware import choose_device
+
+    settings: dict[str, Any] = {"resume": resume}
+    if device != "auto":
+        settings["device"] = f"$torch.device('{choose_device(device)}')"
+    summary = distributed.launch(train, devices, out, settings)
+    if distributed.is_main():
+        _tell(summary, out)
+    return summary
+
+
+def _tell(summary: Mapping[str, Any], out: Path) -> None:
+    (score, value), (_, iteration) = summary["best"].items()
+    best = f"{value:.3f}" if value >= 0 else "not measured"
+    on = f" on {summary['select_on']} cases" if "select_on" in summary else ""
+    typer.echo(
+        f"{summary['method']['title']}: best {_CALLED.get(score, score)} {best}{on} at iteration "
+        f"{iteration}, {summary['parameters']:,} parameters, {summary['seconds']:.0f} s, in {out}"
+    )

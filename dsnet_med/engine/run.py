@@ -1,0 +1,180 @@
+"""One training run: its folder is a MONAI bundle, and training it is running that bundle."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from dsnet_med.engine.card import titled
+from dsnet_med.engine.compose import (
+    bundle_folder,
+    compose_inference,
+    compose_train,
+    literals,
+    plain,
+)
+from dsnet_med.engine.overrides import as_written, load, override
+from dsnet_med.engine.plugged import Plugged
+from dsnet_med.engine.session import BEGUN
+from dsnet_med.errors import InputError, root_cause
+from dsnet_med.files import require_writable, write_json, write_text
+from dsnet_med.inference.trust import sign
+from dsnet_med.methods import method_row
+from dsnet_med.networks.definition import literal
+from dsnet_med.yaml_core import yaml_text
+
+_CONFIG = Path("configs") / "train.yaml"
+_WRITTEN = (
+    "summary.json",
+    *(f"configs/{name}" for name in ("train.yaml", "inference.yaml", "evaluate.yaml", "metadata.json")),
+)
+_MAY_CHANGE = (
+    "workers",
+    "loggers",
+    "checkpoint_every",
+    "profile",
+)  # when a run goes on: no number depends on it
+
+
+def prepare(
+    method: str,
+    data: Path,
+    run: Path,
+    settings: Mapping[str, Any],
+    *,
+    overlays: Sequence[Path] = (),
+    plugged: Plugged | None = None,
+) -> None:
+    """Make `run` a bundle folder that trains `method` on `data`: configs/ with every value written out.
+
+    `method` is a row's id or file. `plugged` puts a plug-in into its network; the plug-in's file, being code,
+    becomes part of the folder.
+
+    Raises InputError when a run in the folder has already begun to train, a setting does not exist or cannot
+    be, or the plug-in does not fit the network.
+    """
+    require_unused(run)
+    train = compose_train(method, data, settings, overlays)
+    if plugged:
+        plugged.check(train)
+        train = plugged.add_to(train)
+    train["method_card"] = titled(train["method_card"])
+    require_writable(run / "configs")
+    if plugged:
+        plugged.copy_into(run)
+    write_yaml(run / "configs" / "inference.yaml", compose_inference(train))
+    source = bundle_folder(train["task"])
+    for name in ("evaluate.yaml", "logging.conf"):
+        shutil.copyfile(source / name, run / "configs" / name)
+    metadata = describe(source / "metadata.json", train)
+    write_json(run / "configs" / "metadata.json", metadata)
+    sign(run)
+    _write(run, train)  # last: its presence says that the run is prepared
+
+
+def _write(run: Path, train: Mapping[str, Any]) -> None:
+    write_yaml(run / _CONFIG, {**train, "method_card": literals(train["method_card"])})
+
+
+def require_unused(run: Path) -> None:
+    """Raise InputError when a run in the folder has already begun to train, or somebody's files lie there."""
+    if any((run / name).exists() for name in BEGUN[1:]):
+        raise InputError(f"{run} already holds a run; go on with --resume or choose another --out")
+    for name in _WRITTEN:
+        if (run / name).exists() and b"dsnet" not in (run / name).read_bytes():  # as all of ours have it
+            raise InputError(
+                f"{run / name} is there already, and was not written by train; choose another --out"
+            )
+
+
+def reopen(
+    run: Path,
+    settings: Mapping[str, Any],
+    *,
+    method: str | None = None,
+    data: Path | None = None,
+    overlays: Sequence[Path] = (),
+) -> None:
+    """Check that a run can go on as told, and write into it what may change: more iterations, a store's place.
+
+    What is said again and is as the run has it is taken as said. Raises InputError for what cannot be honoured.
+    """
+    if not (run / _CONFIG).is_file():
+        raise InputError(f"{run}: nothing to resume, it holds no {_CONFIG}; train without --resume")
+    config = load(run / _CONFIG)
+    if method is not None:
+        has, wanted = plain(config["method_card"]["id"]), method_row(method)["method_card"]["id"]
+        if has != wanted and not has.startswith(f"{wanted}+"):  # its plug-in
+            raise _cannot(run, f"--method {method}", f"it trains {has}")
+    changed = deepcopy(config)
+    if data is not None and literal(str(data.resolve())) != config["dataset_dir"]:
+        changed["dataset_dir"] = literal(str(data.resolve()))
+    for name, value in as_written(settings).items():
+        override(changed, name, value)
+        if changed != config and name.partition("#")[0] not in (*_MAY_CHANGE, "iterations", "dataset_dir"):
+            raise _cannot(run, f"{name}={value}", "a run goes on with the settings that it began with")
+    if overlays and load(run / _CONFIG, *overlays) != config:
+        raise _cannot(run, f"--overlay {overlays[0]}", "a run goes on with the settings that it began with")
+    before, after = config["iterations"], changed["iterations"]
+    if isinstance(before, int) and isinstance(after, int) and after < before:
+        raise _cannot(run, f"--iterations {after}", f"it was to make {before}; more are possible, not fewer")
+    if changed != config:
+        write_yaml(run / _CONFIG, changed)
+
+
+def _cannot(run: Path, what: str, why: str) -> InputError:
+    return InputError(f"got {what} with --resume, which {run} cannot honour: {why}; leave it out")
+
+
+def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train a prepared run folder to its end; what its summary.json says.
+
+    `settings` change this call only (`resume`, `device`). Raises InputError where the folder is not prepared or
+    a setting is of the wrong kind.
+    """
+    config = run / _CONFIG
+    if not config.is_file():
+        raise InputError(f"{run}: nothing to resume, it holds no {_CONFIG}; train without --resume")
+    workflow = ConfigWorkflow(str(config), workflow_type="train", bundle_root=literal(str(run)), **settings)
+    try:
+        _build(workflow)
+        workflow.run()
+    finally:
+        workflow.finalize()
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    return summary
+
+
+def _build(workflow: ConfigWorkflow) -> None:
+    """Initialise and make all parts, so that a value of the wrong kind is told from a failure in training."""
+    try:
+        workflow.initialize()
+        workflow.parser.get_parsed_content("train#trainer")
+    except Exception as error:
+        cause = root_cause(error)
+        if isinstance(cause, InputError):
+            raise cause from error
+        reason = f"{type(cause).__name__}: {cause}"
+        raise InputError(f"the configuration cannot be built ({reason}); check what --set changed") from error
+
+
+def describe(template: Path, train: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata.json in `template` for a composed train.yaml; its data are asked for the classes."""
+    metadata: dict[str, Any] = json.loads(template.read_text(encoding="utf-8"))
+    names = ConfigParser(dict(train)).get_parsed_content("class_names")
+    image, output = (metadata["network_data_format"][part] for part in ("inputs", "outputs"))
+    if output["pred"]["format"] != "boxes":  # but a channel of logits for each class
+        output["pred"] |= {"num_channels": len(names), "channel_def": dict(enumerate(names))}
+    if isinstance(train.get("size"), int):
+        image["image"]["spatial_shape"] = [train["size"]] * 2
+    card = train["method_card"]
+    return metadata | {"name": str(card["id"]), "description": f"{card['title']}, trained by dsnet-med"}
+
+
+def write_yaml(path: Path, config: Mapping[str, Any]) -> None:
+    """Write a configuration to `path`, whole or not at all."""
+    write_text(path, yaml_text(config))

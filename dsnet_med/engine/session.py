@@ -1,0 +1,94 @@
+"""The process of a run: whose folder it is, where its random numbers begin, what summary.json says of it."""
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from ignite.engine import Engine
+from torch import nn
+
+import dsnet_med
+from dsnet_med.engine import distributed
+from dsnet_med.engine.checkpoints import Checkpoints
+from dsnet_med.errors import InputError
+from dsnet_med.files import locked, write_json
+
+BEGUN = ("summary.json", "metrics.jsonl", "models/model.pt", "checkpoints/last.pt")
+
+
+class Session:
+    """What a bundle's `initialize`, `run` and `finalize` do around the trainer.
+
+    With `deterministic`, a GPU gives the same bits each time, or an error where PyTorch has no such operation.
+    """
+
+    def __init__(self, folder: str, seed: int, *, resume: bool = False, deterministic: bool = False) -> None:
+        self.folder, self.seed, self.resume, self.deterministic = Path(folder), seed, resume, deterministic
+        self.held = ExitStack()
+        self.started = time.monotonic()
+
+    def begin(self, device: torch.device) -> None:
+        """Join the other processes, if any, and seed what comes first: the network's weights."""
+        distributed.start(device)
+        torch.manual_seed(self.seed)
+        if self.deterministic:
+            torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = not self.deterministic
+
+    def claim(self) -> None:
+        """Own the folder until `end`. Raises InputError where another run does, or one lies there."""
+        if not distributed.is_main():
+            return
+        advice = "wait for it, or choose another folder"
+        self.held.enter_context(locked(self.folder, f"another run trains in {self.folder}: {advice}"))
+        if not self.resume and any((self.folder / name).exists() for name in BEGUN):
+            raise InputError(f"{self.folder} already holds a run; go on with --resume or choose another folder")
+
+    def summarise(
+        self,
+        facts: Mapping[str, Any],
+        card: Mapping[str, Any],
+        network: nn.Module,
+        checkpoints: Checkpoints,
+        validator: Engine,
+    ) -> None:
+        """Write summary.json: `facts`, and what a reader of the run's numbers has to know besides."""
+        if not distributed.is_main():
+            return
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        summary = {
+            "method": {**card, "parameters": parameters},
+            **facts,
+            "parameters": parameters,
+            "scores": _plain(validator.state.metrics),
+            "best": checkpoints.best,
+            "processes": distributed.world_size(),
+            "seconds": round(time.monotonic() - self.started, 1),
+            "device": str(next(network.parameters()).device),
+            "versions": versions(),
+        }
+        write_json(self.folder / "summary.json", summary)
+
+    def end(self) -> None:
+        """Give the folder back and leave the other processes."""
+        self.held.close()
+        distributed.stop()
+
+
+def _plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics as JSON takes them: None for what is not defined."""
+    plain: dict[str, Any] = {}
+    for name, value in metrics.items():
+        nested = isinstance(value, Mapping)
+        plain[name] = _plain(value) if nested else round(float(value), 6) if isfinite(value) else None
+    return plain
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a run's numbers depend on."""
+    return {"dsnet-med": dsnet_med.__version__, "monai": monai.__version__, "torch": torch.__version__}

@@ -1,0 +1,195 @@
+"""A run's numbers and pictures reach every logger once, whatever happens in between."""
+
+import importlib.machinery
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
+
+from dsnet_med.engine import loggers
+from dsnet_med.engine.loggers import Loggers, require_known
+from dsnet_med.errors import InputError
+
+PICTURE = np.full((4, 6, 3), 200, np.uint8)
+
+
+def _trained(sinks: Loggers, first: int, last: int) -> None:
+    """Steps `first` to `last` of a run that logs its iteration, and a picture at the end."""
+
+    def log(engine: Engine) -> None:
+        sinks.numbers(engine.state.iteration, {"loss": float(engine.state.iteration)})
+
+    trainer = Engine(lambda *_: None)
+    sinks.attach(trainer)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, log)
+    trainer.load_state_dict({"iteration": first - 1, "epoch_length": last, "max_epochs": 1})
+    trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda e: sinks.picture(e.state.iteration, "slices/a", PICTURE)
+    )
+    trainer.run(range(last), max_epochs=1)
+
+
+def _lines(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _events(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return events
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        ("tensorboard", ["tensorboard"]),
+        ("tensorboard, wandb", ["tensorboard", "wandb"]),
+        (["none"], []),
+        (["tensorboard", "tensorboard"], ["tensorboard"]),
+        ([], []),
+        (None, []),
+    ],
+)
+def test_one_name_is_a_list_of_one(names: object, wanted: list[str]) -> None:
+    assert require_known(names) == wanted
+
+
+@pytest.mark.parametrize("names", ["tensorbord", ["tensorbord"], 7, [[]]])
+def test_an_unknown_logger_is_refused_by_its_whole_name(names: object) -> None:
+    with pytest.raises(InputError, match=r"unknown logger '(tensorbord'.*'tensorboard'|7'|\[\]')"):
+        require_known(names)
+
+
+def test_a_missing_package_is_one_line_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loggers, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"mlflow is not installed: pip install 'dsnet-med\[loggers\]'"):
+        require_known("mlflow")
+
+
+def test_every_line_is_json_whatever_the_numbers(tmp_path: Path) -> None:
+    sinks = Loggers("none", str(tmp_path))
+    odd = {"inf": float("inf"), "one": np.float32(0.5), "tensor": torch.tensor(2.0), "none": None}
+    sinks.numbers(3, {"loss": float("nan"), "val_dice": odd, "name": "x"})
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    wanted = {"inf": None, "one": 0.5, "tensor": 2.0, "none": None}
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "iteration": 3,
+        "loss": None,
+        "val_dice": wanted,
+        "name": "x",
+    }
+
+
+def test_a_resumed_run_has_no_line_twice_and_a_new_one_none_of_the_old(tmp_path: Path) -> None:
+    killed = Loggers("tensorboard", str(tmp_path))
+    _trained(killed, 1, 3)
+    state = killed.state_dict()
+    _trained(killed, 4, 6)
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"iteration": 7, "lo')
+    resumed = Loggers("tensorboard", str(tmp_path))
+    resumed.load_state_dict(state)
+    _trained(resumed, 4, 5)
+    assert _lines(tmp_path) == [{"iteration": k, "loss": k} for k in range(1, 6)]
+    assert [event.step for event in _events(tmp_path).Scalars("loss")] == [1, 2, 3, 4, 5]
+    _trained(Loggers("none", str(tmp_path)), 1, 2)
+    assert len(_lines(tmp_path)) == 2
+
+
+def test_tensorboard_has_numbers_pictures_and_hyper_parameters(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "train.yaml").write_text(
+        "seed: 0\nloss: {dice: softmax, weights: [1, 2]}\nx: null\n"
+    )
+    sinks = Loggers("tensorboard", str(tmp_path), {"seed": 5})
+    _trained(sinks, 1, 2)
+    sinks = Loggers("none", str(tmp_path), {"seed": 5})
+    events = _events(tmp_path)
+    assert events.Scalars("loss")[-1].value == 2
+    (image,) = events.Images("slices/a")
+    assert (image.width, image.height, image.step) == (6, 4, 2)
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    shown = metadata.parse_session_start_info_plugin_data(content).hparams
+    assert shown["seed"].number_value == 5
+    assert shown["loss/dice"].string_value == "softmax"
+    assert shown["loss/weights"].string_value == "[1, 2]"
+
+
+def test_wandb_works_without_an_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    _trained(Loggers("wandb", str(tmp_path)), 1, 2)
+    (run,) = tmp_path.glob("wandb/offline-run-*")
+    assert list(run.glob("files/media/images/slices/*.png"))
+
+
+class _Client:
+    """What MLflow's client is asked, written down."""
+
+    def __init__(self, tracking_uri: str | None = None) -> None:
+        self.uri, self.said = tracking_uri, []
+        info = types.SimpleNamespace(run_id="r", run_name="n", status="RUNNING")
+        data = types.SimpleNamespace(params={"known": "1"})
+        self.run = types.SimpleNamespace(info=info, data=data)
+
+    def get_experiment_by_name(self, _name: str) -> object:
+        return types.SimpleNamespace(experiment_id="e", lifecycle_stage="active")
+
+    def search_runs(self, _experiment: str) -> list[object]:
+        return []
+
+    def create_run(self, experiment_id: str, run_name: str) -> object:
+        return self.run
+
+    def get_run(self, _run: str) -> object:
+        return self.run
+
+    def __getattr__(self, name: str) -> object:
+        return lambda *arguments, **options: self.said.append((name, *arguments[1:], *options.values()))
+
+
+def test_mlflow_is_told_by_monais_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With MLflow's client replaced: a real one is not among the packages of the tests."""
+    from monai.handlers import mlflow_handler
+
+    client = _Client()
+    status = types.SimpleNamespace(FINISHED="FINISHED", to_string=str)
+    stage = types.SimpleNamespace(ACTIVE="active")
+    entities = types.SimpleNamespace(
+        RunStatus=status, LifecycleStage=stage, Param=lambda key, value: (key, value)
+    )
+    fake = types.SimpleNamespace(MlflowClient=lambda tracking_uri: client, entities=entities)
+    monkeypatch.setattr(mlflow_handler, "mlflow", fake)
+    module = types.ModuleType("mlflow")
+    module.__spec__ = importlib.machinery.ModuleSpec("mlflow", None)
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "train.yaml").write_text("known: 2\noptimizer: {lr: 0.1}\n")
+    sinks = Loggers("mlflow", str(tmp_path))
+    _trained(sinks, 1, 2)
+    assert [each for each in client.said if each[0] == "log_param"] == [("log_param", "optimizer/lr", "0.1")]
+    assert ("log_metric", "loss", 2.0, 2) in client.said
+    assert any(each[0] == "log_image" and each[2] == "slices/a/0000002.png" for each in client.said)
+    assert client.said[-1][0] == "set_terminated"
+    assert sinks.state_dict()["run"].startswith(tmp_path.name)
+
+
+def test_a_process_that_does_not_write_leaves_the_files_alone(tmp_path: Path) -> None:
+    sinks = Loggers("tensorboard", str(tmp_path), writes=False)
+    _trained(sinks, 1, 2)
+    sinks.load_state_dict({"lines": 0, "run": ""})
+    assert not sinks.shows_pictures
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(InputError, match="cannot write"):
+        Loggers("none", str(tmp_path)).numbers(1, {})
