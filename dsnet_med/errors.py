@@ -1,5 +1,7 @@
 """What can go wrong for a user, one wording each."""
 
+import pickle
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -29,6 +31,13 @@ class CasesFailedError(RuntimeError):
         return "; ".join(f"{case}: {reason}" for case, reason in self.failures.items())
 
 
+class StoppedError(RuntimeError):
+    """A run ended early, and not by its input; the message is one line that says how to go on (exit code 1).
+
+    It is empty where another process tells it.
+    """
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An error for a `name` that is none of the `known` ones, with the nearest as a suggestion."""
     options = sorted(known)
@@ -51,7 +60,20 @@ def one_line(reason: BaseException | str, limit: int | None = 200) -> str:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The error that others were raised from, or the first InputError on the way there."""
-    while error.__cause__ is not None and not isinstance(error, InputError):
+    """The error that others were raised from, or the first InputError or StoppedError on the way there."""
+    while error.__cause__ is not None and not isinstance(error, InputError | StoppedError):
         error = error.__cause__
     return error
+
+
+def portable(error: Exception) -> Exception:
+    """What `error` was raised from, as another process can take it, with the traceback as a note."""
+    cause = root_cause(error)
+    try:
+        sent = pickle.loads(pickle.dumps(cause))
+        same = type(sent) is type(cause) and str(sent) == str(cause)
+    except Exception:
+        same = False
+    made = cause if same and isinstance(cause, Exception) else RuntimeError(f"{type(cause).__name__}: {cause}")
+    made.add_note("".join(traceback.format_exception(error)))
+    return made

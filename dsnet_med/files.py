@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from weakref import WeakValueDictionary
 
 from dsnet_med.errors import InputError
 
@@ -78,6 +79,49 @@ def staging(folder: Path) -> Iterator[Path]:
         raise output_error(folder, error) from error
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+class _Lock:
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream  # closed, and the lock given back, with the last reference to this
+
+
+_LOCKS: WeakValueDictionary[tuple[int, str], _Lock] = WeakValueDictionary()
+
+
+@contextmanager
+def locked(folder: Path, message: str) -> Iterator[None]:
+    """Have `folder` for this process alone, which may do so again; InputError(`message`) while another has it.
+
+    The lock ends with the process, however that ends. Where locks cannot be had (some network file systems,
+    Windows) nobody is kept out. Raises InputError where the folder cannot be written.
+    """
+    lock = _lock(folder, message)
+    try:
+        yield
+    finally:
+        del lock
+
+
+def _lock(folder: Path, message: str) -> _Lock:
+    key = (os.getpid(), os.path.realpath(folder))  # a forked process has none of its parent's locks
+    if (held := _LOCKS.get(key)) is not None:
+        return held  # a second stream, when closed, would give the first one's lock back
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _Lock((folder / ".lock").open("ab"))
+    except OSError as error:
+        raise output_error(folder, error) from error
+    try:
+        import fcntl  # noqa: PLC0415 -- not there on Windows
+
+        fcntl.lockf(lock.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which a killed run's workers keep
+    except ImportError:
+        pass
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise InputError(message) from error
+    return _LOCKS.setdefault(key, lock)
 
 
 def remove_partial(folder: Path) -> None:

@@ -109,10 +109,10 @@ def _alone(work: Callable[[Item], Result], item: Item) -> Result | None:
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Forking starts at once; with torch loaded the caller may hold threads and a GPU, which must not be forked.
     method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
-    return ProcessPoolExecutor(workers, multiprocessing.get_context(method), _prepare_worker)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context(method), prepare_worker)
 
 
-def _prepare_worker() -> None:
+def prepare_worker() -> None:
     """Leave Ctrl-C to the parent, and do not outlive it when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -16,6 +16,7 @@ from dsnet_med.files import (
     absent,
     files_in,
     is_dangling,
+    locked,
     output_error,
     remove_partial,
     require_file,
@@ -280,3 +281,63 @@ def test_a_link_that_leads_nowhere_says_so(tmp_path):
             check(tmp_path / "loop")
         with pytest.raises(InputError, match=r"none: no such file$"):
             check(tmp_path / "none")
+
+
+_HOLD = """
+import sys, time, os
+from pathlib import Path
+from dsnet_med.files import locked
+with locked(Path(sys.argv[1]), "taken"):
+    child = os.fork()  # as a data loader's worker is
+    if child == 0:
+        os.close(1)
+        time.sleep(30)
+        os._exit(0)
+    print(child, flush=True)
+    time.sleep(30)
+"""
+
+
+def _tried(folder: Path) -> str:
+    """What another process says that locks `folder`."""
+    code = "import sys; from pathlib import Path; from dsnet_med.files import locked\n"
+    code += "with locked(Path(sys.argv[1]), 'taken'): pass"
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
+    return done.stderr
+
+
+def test_a_folder_is_locked_for_one_process_until_that_is_gone(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", _HOLD, tmp_path / "run"], stdout=subprocess.PIPE) as holder:
+        worker = int(holder.stdout.readline())
+        try:
+            with (
+                pytest.raises(InputError, match="taken by another"),
+                locked(tmp_path / "run", "taken by another"),
+            ):
+                pass
+        finally:
+            holder.kill()
+            holder.wait()
+        try:
+            with locked(tmp_path / "run", "still taken"):  # though the worker lives
+                os.kill(worker, 0)
+                with locked(tmp_path / "run" / ".." / "run", "taken by this process"):
+                    pass
+                assert "InputError: taken" in _tried(tmp_path / "run")
+            assert _tried(tmp_path / "run") == ""
+        finally:
+            os.kill(worker, 9)
+
+
+def test_a_lock_that_cannot_be_had_keeps_nobody_out_and_one_that_cannot_be_written_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", unsupported)
+    with locked(tmp_path, "taken"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"), locked(tmp_path / "file", "taken"):
+        pass

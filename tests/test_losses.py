@@ -176,6 +176,21 @@ def test_without_ignored_pixels_the_default_is_also_one_of_monai_s():
 # ---------------------------------------------------------------- how it is called
 
 
+def test_class_weights_multiply_the_cross_entropy_of_their_pixels():
+    logits, labels = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randint(0, 3, (2, 1, 4, 5))
+    labels[0, 0, 0, 0] = 255
+    loss = SegmentationLoss(ce_weight=1.0, dice_weight=0.0, class_weights=[0.5, 1, 4])
+    chosen = labels[:, 0].clamp(max=2)
+    by_pixel = -logits.log_softmax(1).gather(1, chosen[:, None])[:, 0]
+    weights = torch.tensor([0.5, 1, 4], dtype=torch.float64)[chosen] * (labels[:, 0] != 255)
+    torch.testing.assert_close(loss(logits, labels), (weights * by_pixel).sum() / 40)
+    assert not loss.state_dict()
+    plain = SegmentationLoss(class_weights="none")(logits, labels)
+    assert torch.equal(plain, SegmentationLoss()(logits, labels))
+    with pytest.raises(InputError, match="class_weights=inverse_frequency, wanted numbers"):
+        SegmentationLoss(class_weights="inverse_frequency")
+
+
 def test_several_outputs_are_summed_and_resized():
     labels = torch.randint(0, 4, (2, 1, 16, 12))
     outputs = [torch.randn(2, 4, 16, 12), torch.randn(2, 4, 8, 6), torch.randn(2, 4, 4, 3)]

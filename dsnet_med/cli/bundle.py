@@ -1,14 +1,18 @@
 """`bundle run ...` as MONAI has it, with the defaults and the checks that MONAI leaves out."""
 
+import os
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import InputError, root_cause, unknown
+from dsnet_med.resources import PACKAGE
 
-_WORKFLOWS = ("train", "inference", "evaluate")
-_RUN_OPTIONS = (
+if TYPE_CHECKING:
+    from monai.bundle import ConfigWorkflow
+
+_RUN_OPTIONS = (  # in the order in which MONAI takes them without a name
     "run_id",
     "init_id",
     "final_id",
@@ -31,94 +35,141 @@ def monai_command(arguments: list[str]) -> None:
 
 
 def bundle_command(arguments: list[str]) -> None:
-    """Hand `arguments` to `monai.bundle`.
-
-    For `run`, the configuration defaults to what ./configs has for the run id; a run id or an override that
-    does not exist is an InputError, which MONAI itself would accept in silence; and values are not rewritten.
-    """
+    """Do what `python -m monai.bundle` does with `arguments`; `run` is `run_bundle`."""
     if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments):
-        arguments = ["run", *_checked(arguments[1:])]
+        run_bundle(_options(arguments[1:]))
+        return
     sys.argv = ["monai.bundle", *arguments]
     runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 
-def _checked(arguments: list[str]) -> list[str]:
-    from dsnet_med.engine.compose import load, override
+def run_bundle(options: dict[str, Any]) -> None:
+    """Run a bundle's workflow with MONAI's `options` of `run`, and settings of the configuration among them.
 
-    positional, options = _parsed(arguments)
-    run_id = options.get("run_id", positional[0] if positional else "run")
-    if "args_file" in options:
-        return arguments
-    if "config_file" not in options:
-        arguments = [*arguments, "--config_file", str([str(file) for file in _configuration(run_id)])]
-        _, options = _parsed(arguments)
-    config = load(*_files(options["config_file"]))
-    runs = [name for name, value in config.items() if _is_run(name, value)]
-    if run_id not in runs:
-        raise unknown("run id", run_id, runs)
-    for name in options:
-        if name not in _RUN_OPTIONS:
-            override(config, name, None)
-    return _as_typed(arguments)
+    The configuration is what ./configs has for the run id, or for inference where none is given, and the
+    bundle's root is where its file lies. Raises InputError for a run id or a setting that does not exist, both
+    of which MONAI accepts in silence, for a file that is missing, and for parts that cannot be built.
+    """
+    from dsnet_med.engine.overrides import as_written, lay_over, load, run_ids
+
+    given = {name: options.pop(name) for name in _RUN_OPTIONS if name in options}
+    run_id = given.setdefault("run_id", "run")
+    files = _named(given.pop("config_file")) if "config_file" in given else _found(run_id)
+    config = load(*files)
+    if run_id not in run_ids(config):
+        raise unknown("run id", run_id, run_ids(config))
+    for name in {"init_id", "final_id"} & given.keys():
+        if given[name] not in config:
+            raise unknown(name, given[name], config)
+    if config.get("bundle_root") == ".":
+        lay_over(config, as_written({"bundle_root": _root(files[0])}))
+    lay_over(config, as_written(options))
+    _run(config, files[0].parent, given)
 
 
-def _as_typed(arguments: list[str]) -> list[str]:
-    """`arguments` whose values reach MONAI as they were typed, names with a # in them too."""
-    from fire.parser import DefaultParseValue
+def _run(config: dict[str, Any], folder: Path, given: dict[str, Any]) -> None:
+    from monai.bundle import ConfigWorkflow
 
-    from dsnet_med.engine.compose import as_written
+    from dsnet_med.engine.overrides import references
 
-    positional, options = _parsed(arguments)
-    for name, text in options.items():
-        if not set(text) & set("#@%$"):
+    beside = {"meta_file": folder / "metadata.json", "logging_file": folder / "logging.conf"}
+    defaults = {name: str(file) if file.is_file() else False for name, file in beside.items()}
+    workflow = ConfigWorkflow(None, **{**defaults, **given}, **config)
+    workflow.config_root_path = folder  # whose parent Python is to find modules in
+    try:
+        workflow.initialize()
+        _build(workflow, references({"run": workflow.parser[given["run_id"]]}))
+        workflow.run()
+    except Exception as error:
+        cause = root_cause(error)
+        if not isinstance(cause, FileNotFoundError):
+            raise
+        raise InputError(f"{cause.filename or cause}: there is no such file or folder") from error
+    finally:
+        workflow.finalize()
+
+
+def _build(workflow: "ConfigWorkflow", names: list[str]) -> None:
+    """Make what the run refers to, so that a value of the wrong kind is told from a failure in the run."""
+    try:
+        for name in names:
+            if isinstance(part := workflow.parser[name], dict) and "_target_" in part:
+                workflow.parser.get_parsed_content(name)
+    except Exception as error:
+        cause = root_cause(error)
+        if isinstance(cause, InputError | FileNotFoundError):
+            raise
+        reason = f"{type(cause).__name__}: {cause}"
+        raise InputError(
+            f"the configuration cannot be built ({reason}); check what was changed in it"
+        ) from error
+
+
+def _options(arguments: list[str]) -> dict[str, Any]:
+    """What `run` was given, by name: MONAI's own options as they are, values of the configuration as YAML."""
+    from dsnet_med.engine.overrides import parse_value
+    from dsnet_med.yaml_core import read_yaml
+
+    bare: list[str] = []
+    named: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        name, separator, text = rest.pop(0).partition("=")
+        if not name.startswith("--"):
+            bare.append(f"{name}{separator}{text}")
             continue
-        value = DefaultParseValue(text) if text[0] in "[{('\"" else text
-        options[name] = repr(value if name in _RUN_OPTIONS else as_written({name: value})[name])
-    return [*positional, *(f"--{name}={value}" for name, value in options.items())]
+        if not separator:
+            text = "true" if not rest or rest[0].startswith("--") else rest.pop(0)
+        named[name[2:].replace("-", "_")] = text
+    if len(bare) > len(_RUN_OPTIONS):
+        raise InputError(f"got {' '.join(bare)}, wanted one run id, for example: bundle run training")
+    options = {
+        name: text if name in _RUN_OPTIONS and text[:1] not in ("[", "{") else parse_value(name, text)
+        for name, text in {**dict(zip(_RUN_OPTIONS, bare, strict=False)), **named}.items()
+    }
+    defaults = read_yaml(Path(options.pop("args_file"))) if "args_file" in options else {}
+    return {**defaults, **options}
 
 
-def _parsed(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    positional: list[str] = []
-    options: dict[str, str] = {}
-    rest = iter(arguments)
-    for argument in rest:
-        if not argument.startswith("--"):
-            positional.append(argument)
-            continue
-        name, separator, value = argument[2:].partition("=")
-        options[name] = value if separator else next(rest, "")
-    return positional, options
-
-
-def _configuration(run_id: str) -> list[Path]:
-    """The file in ./configs that has the run id; before evaluate.yaml, an overlay, also train.yaml."""
-    found = [
-        path
-        for stem in _WORKFLOWS
-        for path in sorted(Path("configs").glob(f"{stem}.*"))
-        if path.suffix in (".yaml", ".json")
-    ]
-    if not found:
-        raise InputError("no configs/train.yaml here; change to a bundle folder or give --config_file")
-    from dsnet_med.engine.compose import load
-
-    file = next((path for path in found if run_id in load(path)), found[0])
-    under = [path for path in found if path.stem == "train"] if file.stem == "evaluate" else []
-    return [*under, file]
-
-
-def _files(text: str) -> list[Path]:
-    import yaml
-
-    names: Any = yaml.safe_load(text) if text.startswith("[") else [text]
+def _named(config_file: Any) -> list[Path]:
+    """The files of `--config_file`, which is one or a list."""
+    names = config_file if isinstance(config_file, list) else [config_file]
+    if len(names) == 1 and not Path(names[0]).is_file():
+        names = str(names[0]).split(",")
     files = [Path(name) for name in names]
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"no configuration file {file}")
-    return files
+    return [*_under(files[0]), files[0]] if len(files) == 1 else files
 
 
-def _is_run(name: str, value: Any) -> bool:
-    return name not in ("imports", "initialize", "finalize") and (
-        (isinstance(value, list) and any(str(item).startswith("$@") for item in value)) or str(value) == "%run"
+def _found(run_id: str) -> list[Path]:
+    """The files in ./configs that have the run id; `run`, which all have, infers and never trains."""
+    from dsnet_med.engine.overrides import load, run_ids
+
+    stems = ("inference",) if run_id == "run" else ("train", "inference", "evaluate")
+    found = [file for stem in stems for file in _configuration(Path("configs"), stem)]
+    workflows = {file: [*_under(file), file] for file in found}
+    known = {file: run_ids(load(*files)) for file, files in workflows.items()}
+    if file := next((file for file in found if run_id in known[file]), None):
+        return workflows[file]
+    if found:
+        raise unknown("run id", run_id, {name for names in known.values() for name in names})
+    here = Path.cwd()
+    bundle = next((each for each in here.parents if (each / "configs" / "metadata.json").is_file()), None)
+    hint = (
+        f"change to {bundle}, the bundle that this folder lies in," if bundle else "change to a bundle folder"
     )
+    raise InputError(f"no configs/{stems[0]}.yaml here; {hint} or give --config_file")
+
+
+def _configuration(folder: Path, stem: str) -> list[Path]:
+    return [file for ending in (".yaml", ".yml", ".json") if (file := folder / f"{stem}{ending}").is_file()][:1]
+
+
+def _under(file: Path) -> list[Path]:
+    """What a file is laid over: evaluate.yaml over the train.yaml beside it."""
+    return _configuration(file.parent, "train") if file.stem == "evaluate" else []
+
+
+def _root(file: Path) -> str:
+    """The bundle's root, seen from here: the parent of `configs`, unless that lies in the installed package."""
+    folder = file.absolute().parent
+    return os.path.relpath(folder.parent) if folder.name == "configs" and PACKAGE not in folder.parents else "."

@@ -9,7 +9,7 @@ from dsnet_med.cli.environment import require_libraries
 from dsnet_med.cli.exit_codes import BAD_INPUT, INTERRUPTED, SOME_FAILED
 from dsnet_med.cli.noise import quiet
 from dsnet_med.cli.streams import output_lost
-from dsnet_med.errors import CasesFailedError, InputError, root_cause
+from dsnet_med.errors import CasesFailedError, InputError, StoppedError, root_cause
 
 _INTERRUPTED = "interrupted; whatever was written is whole"
 
@@ -73,7 +73,10 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return f"a library cannot be loaded: {error}; {advice} {where}", BAD_INPUT
     import click
 
-    explained = f"{type(error).__name__}: {str(error)[:500]} {where}", SOME_FAILED
+    reason = f"{type(error).__name__}: {str(error)[:500]}"
+    if "in DataLoader worker process" in reason:  # the traceback there, and in its last line the reason
+        reason = f"reading the data failed: {str(error).strip().splitlines()[-1][:500]}"
+    explained = f"{reason} {where}", SOME_FAILED
     match error:
         case InputError():  # that of a data loader's worker has its traceback before it
             explained = str(error).rpartition("\ndsnet_med.errors.InputError: ")[2], BAD_INPUT
@@ -81,6 +84,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
             explained = "", error.exit_code
         case click.ClickException():
             explained = error.format_message(), BAD_INPUT
+        case StoppedError():
+            explained = str(error), SOME_FAILED
         case CasesFailedError():
             explained = f"{len(error.failures)} failed: {error}", SOME_FAILED
         case KeyboardInterrupt() | click.Abort():

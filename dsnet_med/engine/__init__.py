@@ -2,6 +2,8 @@
 
 from dsnet_med.engine import (
     data,
+    distributed,
+    draws,
     handlers,
     inferers,
     loggers,
@@ -11,11 +13,16 @@ from dsnet_med.engine import (
     profiling,
     progress,
     schedule,
+    stepping,
+    stopping,
     transforms,
+    validation,
 )
 
 __all__ = [
     "data",
+    "distributed",
+    "draws",
     "handlers",
     "inferers",
     "loggers",
@@ -25,5 +32,8 @@ __all__ = [
     "profiling",
     "progress",
     "schedule",
+    "stepping",
+    "stopping",
     "transforms",
+    "validation",
 ]

@@ -8,8 +8,17 @@ from typing import Any
 
 from dsnet_med import resources
 from dsnet_med.engine.card import card_of
-from dsnet_med.engine.data import open_store, slice_size, split_cases
-from dsnet_med.engine.loggers import known_loggers
+from dsnet_med.engine.data import (
+    check_cases,
+    checked_size,
+    class_weights,
+    open_store,
+    slice_size,
+    slice_weights,
+    slices,
+    split_cases,
+)
+from dsnet_med.engine.loggers import require_known
 from dsnet_med.engine.overrides import MEANINGS, as_written, lay_over, load, load_over
 from dsnet_med.errors import InputError
 from dsnet_med.methods import method_row
@@ -42,12 +51,9 @@ def compose_train(
     ]
     shared = [file for part in parts if (file := resources.configs() / part).is_file()]
     config = load(*shared)
-    arguments = config[
-        "network_def"
-    ]  # of a task's own, such as a detector's size of images: they hold for any row
+    own = config["network_def"]  # the task's, whose values hold for every row: a detector's size of images
     lay_over(config, {name: value for name, value in row.items() if name != "schedule"})
-    config["network_def"] |= {name: arguments[name] for name in arguments if name in row["network_def"]}
-    config["network_def"]["_target_"] = row["network_def"]["_target_"]
+    config["network_def"] |= {name: own[name] for name in own if name in row["network_def"] and name[0] != "_"}
     config["dataset_dir"] = literal(str(data.resolve()))
     if store:
         config["class_names"] = [literal(_plain_name(name)) for name in store.classes]
@@ -60,18 +66,22 @@ def compose_train(
         )  # ten validations, unless told otherwise
     lay_over(config, as_written(settings))
     config["method_card"] = card_of(before["method_card"], before, config)
-    config["loggers"] = known_loggers(config["loggers"])
+    config["loggers"] = require_known(config["loggers"])
     if store:
-        split_cases(str(data), str(config["select_on"]))  # refuse now what would stop the run later
+        _refuse_early(config, str(data))
         if config["size"] == before["size"] and not isinstance(before["size"], list):  # nothing says it
             config["size"] = slice_size(str(data), config["largest_size"])
-        _check_size(config["size"])
+        config["size"] = checked_size(config["size"])
     return config
 
 
-def _check_size(size: Any) -> None:
-    if not isinstance(size, list) or len(size) != 2 or not all(type(each) is int and each > 0 for each in size):
-        raise InputError(f"got size={size}, wanted rows and columns in brackets, for example size=[64,64]")
+def _refuse_early(config: Mapping[str, Any], store: str) -> None:
+    """Raise InputError for what would stop the run later."""
+    cases = split_cases(store, str(config["select_on"]))
+    if not isinstance(config["cases"], str):  # an expression, which says what was just looked at
+        check_cases(config["cases"], store)
+    class_weights(config["class_weights"], store, cases["train"])
+    slice_weights(config["oversample"], store, slices(store, cases["train"]))
 
 
 def bundle_folder(task: str) -> Path:

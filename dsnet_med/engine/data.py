@@ -1,4 +1,4 @@
-"""From a store to what a trainer draws: which cases, which slices, and how one is read."""
+"""From a store to what a trainer draws: which cases, which slices and how often, and how one is read."""
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
@@ -6,10 +6,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.engine.augmentation import CHANGE, Change
+from dsnet_med.errors import InputError, first_of, unknown
+from dsnet_med.networks.layers import with_channels
 from dsnet_med.prepare.store import Store, StoredCase
 
 VALIDATION_FRACTION = 0.15
@@ -77,10 +81,117 @@ def slabs(store: str, cases: Sequence[str], thickness: int) -> list[dict[str, An
     ]
 
 
+def check_cases(cases: Mapping[str, Sequence[str]], store: str) -> None:
+    """Raise InputError unless {"train": [...], "val": [...]} name cases of the store, none on both sides."""
+    known = open_store(store).cases
+    if not isinstance(cases, Mapping) or set(cases) != {"train", "val"}:
+        raise InputError(f"got cases={cases}, wanted {{train: [...], val: [...]}} with the names of cases")
+    for side, names in cases.items():
+        if isinstance(names, str) or not isinstance(names, Sequence) or not names:
+            raise InputError(f"cases#{side}: got {names!r}, wanted a list of at least one case")
+        if strange := next((str(name) for name in names if name not in known), None):
+            raise unknown(f"case of {store}", strange, known)
+    if both := [name for name in cases["train"] if name in set(cases["val"])]:
+        raise InputError(f"cases: {first_of(both)} to train and to validate on; wanted each on one side")
+
+
 def slice_size(store: str, largest: Sequence[int]) -> list[int]:
     """The size (H, W) to train at: the store's largest slice, rounded up to 32, at most `largest`."""
     shapes = [case.shape for case in open_store(store).cases.values()]
     return [min(-(-max(shape[axis] for shape in shapes) // 32) * 32, largest[axis - 1]) for axis in (1, 2)]
+
+
+def checked_size(size: Any) -> list[int]:
+    """[rows, columns] that a user has written; one number stands for a square. Raises InputError."""
+    both = [size, size] if type(size) is int else size
+    if not isinstance(both, list) or len(both) != 2 or not all(type(each) is int and each > 0 for each in both):
+        raise InputError(f"got size={size}, wanted rows and columns, for example size=64 or size=[64, 96]")
+    return both
+
+
+def class_weights(kind: Any, store: str, cases: Sequence[str]) -> list[float] | None:
+    """The weight of every class in the cross-entropy: None, the numbers themselves, or by what the cases hold.
+
+    `inverse_frequency`: 1 / the class's share of the voxels of `cases`, scaled to a mean of 1 over the classes;
+    one that no case holds weighs as much as the rarest. Raises InputError.
+    """
+    if kind in (None, "none"):
+        return None
+    classes = open_store(store).classes
+    if isinstance(kind, list):
+        if len(kind) != len(classes) or not all(type(each) in (int, float) and each >= 0 for each in kind):
+            raise InputError(f"got class_weights={kind}, wanted {len(classes)} numbers, one for each class")
+        return [float(each) for each in kind]
+    if kind != "inverse_frequency":
+        raise unknown("class_weights", str(kind), ("none", "inverse_frequency", "[one number for each class]"))
+    entries = [open_store(store).cases[case] for case in cases]
+    counts = [sum(entry.label_voxels.get(name, 0) for entry in entries) for name in classes]
+    rarest = min(count for count in counts if count)
+    inverse = [1 / max(count, rarest) for count in counts]
+    return [weight * len(inverse) / sum(inverse) for weight in inverse]
+
+
+def slice_weights(oversample: Any, store: str, items: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """How often each of `items` (see `slices`) is drawn, in proportion; None where all are drawn alike.
+
+    `oversample` is a number from 0 to 1, the share of draws that surely hold an organ, as nnU-Net's
+    oversample_foreground_percent (0.33 there), or {organ: factor}: a slice that holds the organ is drawn
+    `factor` times as often as one without; of several factors the largest counts. Raises InputError.
+    """
+    if oversample in (None, "none", 0, {}):
+        return None
+    organs = open_store(store).classes[1:]
+    held = _organs_held(store, tuple((item["case"], item["index"]) for item in items))
+    if isinstance(oversample, Mapping):
+        for name, factor in oversample.items():
+            if name not in organs:
+                raise unknown("organ in oversample", str(name), organs)
+            if type(factor) not in (int, float) or not factor > 0:
+                raise InputError(f"got oversample#{name}={factor}, wanted a number above 0")
+        factors = {organs.index(name) + 1: float(factor) for name, factor in oversample.items()}
+        return [max((factors[each] for each in found & factors.keys()), default=1.0) for found in held]
+    if type(oversample) not in (int, float) or not 0 < oversample <= 1:
+        raise InputError(f"got oversample={oversample}, wanted a number from 0 to 1, or {{organ: factor}}")
+    count = sum(bool(found) for found in held)
+    if not count:
+        raise InputError(f"oversample={oversample}: no slice of the training cases holds an organ")
+    everywhere, more = (1 - oversample) / len(held), oversample / count
+    return [everywhere + more * bool(found) for found in held]
+
+
+@lru_cache(maxsize=1)
+def _organs_held(store: str, slices: tuple[tuple[str, int], ...]) -> list[set[int]]:
+    """The class ids but background of every slice."""
+    opened, every = open_store(store), []
+    for case, index in slices:
+        held = np.zeros(256, bool)
+        held[opened.read_label(case, index)] = True
+        every.append(set(np.flatnonzero(held).tolist()) - {0})
+    return every
+
+
+class PrepareBatch:
+    """Move a batch to where it is trained on: image (B, C, H, W) and label, plain tensors.
+
+    There the augmentation is applied that was left to do (RandRotFlipd's `on_device`), and grey images are
+    repeated for a network of `in_channels`, as in inference. A `prepare_batch` of MONAI's engines.
+    """
+
+    def __init__(self, in_channels: int = 1, augmentation: Any = None) -> None:
+        self.in_channels, self.augmentation = in_channels, augmentation
+
+    def __call__(
+        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = True, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        moved = {
+            key: convert_to_tensor(batchdata[key], track_meta=False).to(
+                device, non_blocking=non_blocking, **kwargs
+            )
+            for key in ("image", "label")
+        }
+        if CHANGE in batchdata:
+            moved = self.augmentation.apply(moved, [Change.of(each) for each in batchdata[CHANGE].tolist()])
+        return with_channels(moved["image"], self.in_channels), moved["label"]
 
 
 class ReadSliced(MapTransform):

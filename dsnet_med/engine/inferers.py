@@ -8,7 +8,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.networks.layers import resized
+from dsnet_med.networks.layers import resized, with_channels
 
 FITS = ("resize", "window")
 
@@ -48,15 +48,20 @@ class SliceWise(nn.Module):
     """A 2-D network as one that takes volumes: (B, C, D, H, W) or (C, D, H, W) -> logits of the same layout.
 
     The slices are taken along D, `batch_size` at a time. Viewers and deployment tools that hand over whole
-    volumes can so use the network without knowing that it sees slices. Its state dict may be that of the 2-D
-    network (as in a run's model.pt) or its own.
+    volumes can so use the network without knowing that it sees slices. Grey volumes are repeated for a network
+    of `in_channels`. Its state dict may be that of the 2-D network (as in a run's model.pt) or its own.
     """
 
     def __init__(
-        self, network: nn.Module, size: Sequence[int], fit: str = "resize", batch_size: int = 8
+        self,
+        network: nn.Module,
+        size: Sequence[int],
+        fit: str = "resize",
+        batch_size: int = 8,
+        in_channels: int = 1,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.in_channels = network, in_channels
         self.inferer = SliceFitInferer(size, fit)
         self.batch_size = batch_size
         self.register_load_state_dict_pre_hook(_as_own_names)  # type: ignore[no-untyped-call]
@@ -71,7 +76,7 @@ class SliceWise(nn.Module):
         return torch.stack([self._volume(volume) for volume in image])
 
     def _volume(self, volume: Tensor) -> Tensor:
-        stack = volume.transpose(0, 1)  # (D, C, H, W)
+        stack = with_channels(volume.transpose(0, 1), self.in_channels)  # (D, C, H, W)
         logits = [self.inferer(part, self.network) for part in stack.split(self.batch_size)]
         return torch.cat(logits).transpose(0, 1)
 

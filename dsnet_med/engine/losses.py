@@ -14,7 +14,8 @@ which changed its meaning between versions. With p the probabilities, t the one-
                   over the batch, mean over all classes but background, negated: -1 is best
 
 In the three forms with one Dice per sample, ignored pixels have no label, and their p still counts. nnU-Net's
-leaves them out. The cross-entropy divides by all pixels, ignored ones included.
+leaves them out. The cross-entropy divides by all pixels, ignored ones included, and with class weights too, as
+MMSegmentation does (PyTorch's mean would divide by the sum of the weights).
 
 Departures from the published code: none in the function; everything is computed in float32 under autocast.
 """
@@ -38,19 +39,34 @@ class SegmentationLoss(nn.Module):
 
     Logits are (B, K, h, w), resized bilinearly to the labels' size, or a sequence of such, whose losses are
     summed (networks with auxiliary outputs). Labels are (B, 1, H, W) or (B, H, W), class ids or `ignore_index`.
+    `class_weights`, one for each class or none, multiply the pixels' cross-entropy.
 
     Raises InputError for an unknown Dice, for shapes that do not fit, and for ids that are no class (looked at
     on the CPU only: on a GPU the look would stall every step).
     """
 
+    class_weights: Tensor | None
+
     def __init__(
-        self, dice: str = "softmax", ce_weight: float = 1.2, dice_weight: float = 0.8, ignore_index: int = 255
+        self,
+        dice: str = "softmax",
+        ce_weight: float = 1.2,
+        dice_weight: float = 0.8,
+        ignore_index: int = 255,
+        class_weights: Sequence[float] | str | None = None,
     ) -> None:
         super().__init__()
         if dice not in DICE:
             raise unknown("Dice", dice, DICE)
         self.dice, self.ignore_index = DICE[dice], ignore_index
         self.ce_weight, self.dice_weight = ce_weight, dice_weight
+        if isinstance(class_weights, str) and class_weights != "none":
+            raise InputError(
+                f"the loss got class_weights={class_weights}, wanted numbers (`train` counts them)"
+            )
+        numbers = None if class_weights in (None, "none") else class_weights
+        weights = None if numbers is None else torch.tensor(numbers, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
         outputs = [logits] if isinstance(logits, Tensor) else list(logits)
@@ -61,13 +77,18 @@ class SegmentationLoss(nn.Module):
     def _of_one(self, logits: Tensor, labels: Tensor) -> Tensor:
         labels = _checked(logits, labels, self.ignore_index)
         logits = resized_to(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels.shape[1:])
-        entropy = cross_entropy(logits, labels, self.ignore_index)
+        if self.class_weights is not None:  # kept there: a copy in every step would stall a GPU
+            self.class_weights = self.class_weights.to(logits)
+        entropy = cross_entropy(logits, labels, self.ignore_index, self.class_weights)
         return self.ce_weight * entropy + self.dice_weight * self.dice(logits, labels, self.ignore_index)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_index: int = 255, class_weights: Tensor | None = None
+) -> Tensor:
     """Summed over the pixels that have a label (B, H, W), divided by the number of all pixels."""
-    return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum") / labels.numel()
+    entropy = F.cross_entropy(logits, labels, class_weights, ignore_index=ignore_index, reduction="sum")
+    return entropy / labels.numel()
 
 
 def dice_softmax(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:

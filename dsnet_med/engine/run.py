@@ -140,7 +140,7 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if not config.is_file():
         raise InputError(f"{run}: nothing to resume, it holds no {_CONFIG}; train without --resume")
     workflow = ConfigWorkflow(
-        str(config), workflow_type="train", logging_file=False, bundle_root=literal(str(run)), **settings
+        str(config), workflow_type="train", bundle_root=literal(str(run)), **settings
     )
     try:
         _build(workflow)

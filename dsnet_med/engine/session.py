@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ class Session:
         self.held = ExitStack()
         self.started = time.monotonic()
 
-    def begin(self) -> None:
+    def begin(self, device: torch.device) -> None:
         """Join the other processes, if any, and seed what comes first: the network's weights."""
-        distributed.start()
+        distributed.start(device)
         torch.manual_seed(self.seed)
         if self.deterministic:
             torch.use_deterministic_algorithms(True)
@@ -64,7 +65,7 @@ class Session:
             "method": {**card, "parameters": parameters},
             **facts,
             "parameters": parameters,
-            "scores": distributed.plain(validator.state.metrics),
+            "scores": _plain(validator.state.metrics),
             "best": checkpoints.best,
             "processes": distributed.world_size(),
             "seconds": round(time.monotonic() - self.started, 1),
@@ -77,6 +78,15 @@ class Session:
         """Give the folder back and leave the other processes."""
         self.held.close()
         distributed.stop()
+
+
+def _plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics as JSON takes them: None for what is not defined."""
+    plain: dict[str, Any] = {}
+    for name, value in metrics.items():
+        nested = isinstance(value, Mapping)
+        plain[name] = _plain(value) if nested else round(float(value), 6) if isfinite(value) else None
+    return plain
 
 
 def versions() -> dict[str, str]:

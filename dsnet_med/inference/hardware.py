@@ -35,19 +35,20 @@ def choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, str 
         raise unknown("precision", name, PRECISIONS)
     if name == "float32":
         return torch.float32, None
-    if _computes_bfloat16(device):
+    if computes_bfloat16(device):
         return torch.bfloat16, None
     return torch.float32, f"this {device.type} does not compute in bfloat16; float32 was used"
 
 
-def _computes_bfloat16(device: torch.device) -> bool:
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16, and does not make it from float32."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split()
     except OSError:
         return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)  # the last one on ARM
 
 
 def gives_coarse(network: nn.Module) -> TypeGuard[Segmenter]:

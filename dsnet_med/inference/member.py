@@ -14,6 +14,7 @@ from dsnet_med.inference.model_folder import Model
 from dsnet_med.inference.running_max import class_ids, resized_in_turn
 from dsnet_med.inference.windows import slide
 from dsnet_med.networks import Segmenter
+from dsnet_med.networks.layers import with_channels
 from dsnet_med.prepare.intensity import Intensity
 
 _TRIAL_PIXELS = 64
@@ -75,7 +76,7 @@ class Member:
     def _coarse(self, images: Tensor) -> Tensor:
         """Logits (B, K, h, w) of the network for images brought to its size, before they are enlarged."""
         fitted = resized_in_turn(images, [self.size])
-        fitted = fitted.expand(-1, self.in_channels, -1, -1).contiguous(memory_format=torch.channels_last)
+        fitted = with_channels(fitted, self.in_channels).contiguous(memory_format=torch.channels_last)
         with self._autocast(images.device):
             network = self.network
             output = network.coarse(fitted) if gives_coarse(network) else network(fitted)

@@ -144,6 +144,11 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def with_channels(images: Tensor, in_channels: int) -> Tensor:
+    """Grey images (B, 1, H, W) as (B, in_channels, H, W), a view; others as they are."""
+    return images.expand(-1, in_channels, -1, -1) if images.shape[1] == 1 else images
+
+
 def conv_norm_relu(
     in_channels: int, out_channels: int, kernel_size: int = 3, norm: Norm = nn.BatchNorm2d
 ) -> nn.Sequential:

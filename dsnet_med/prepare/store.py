@@ -9,6 +9,7 @@ integers, else float32. Normalisation happens on reading, and gives bit for bit 
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,12 +138,25 @@ class Store:
 
     def read_slice(self, case: str, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Slice `index` of a case: the normalised image (H, W) and its labels (H, W), both fresh arrays."""
+        with self._slice(case, index) as stream:
+            return _read_record(stream, self.cases[case])
+
+    def read_label(self, case: str, index: int) -> NDArray[np.uint8]:
+        """The labels (H, W) of slice `index` of a case, without its image."""
+        with self._slice(case, index) as stream:
+            entry = self.cases[case]
+            label = np.empty(entry.shape[1:], np.uint8)
+            stream.seek(entry.record_bytes - label.nbytes, os.SEEK_CUR)
+            return _filled(label, stream, entry)
+
+    def _slice(self, case: str, index: int) -> IO[bytes]:
+        """The data file of a case, open where this slice begins."""
         entry = self._entry(case)
         if not 0 <= index < entry.shape[0]:
             raise IndexError(f"slice {index} of case '{case}', which has {entry.shape[0]}")
-        with data_file(self.path, case).open("rb", buffering=0) as stream:
-            stream.seek(index * entry.record_bytes)
-            return _read_record(stream, entry)
+        stream = data_file(self.path, case).open("rb", buffering=0)
+        stream.seek(index * entry.record_bytes)
+        return stream
 
     def read_case(self, case: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """A whole case: the normalised image (D, H, W) and its labels (D, H, W)."""
@@ -218,12 +232,16 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _read_record(stream: IO[bytes], entry: StoredCase) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """The next slice of an open data file."""
     stored = np.empty(entry.shape[1:], np.dtype(entry.dtype).newbyteorder("<"))
-    label = np.empty(entry.shape[1:], np.uint8)
-    for part in (stored, label):
-        if stream.readinto(part.reshape(-1).view(np.uint8)) != part.nbytes:  # type: ignore[attr-defined]
-            raise InputError(f"case '{entry.id}': its data file is cut short; run preprocess again")
-    image = stored.astype(np.float32, copy=False)
+    image = _filled(stored, stream, entry).astype(np.float32, copy=False)
+    label = _filled(np.empty(entry.shape[1:], np.uint8), stream, entry)
     if entry.base:
         image -= np.float32(entry.base)
     image *= np.float32(entry.slope)
     return image, label
+
+
+def _filled(part: NDArray[Any], stream: IO[bytes], entry: StoredCase) -> NDArray[Any]:
+    """`part` with the next bytes of an open data file."""
+    if stream.readinto(part.reshape(-1).view(np.uint8)) != part.nbytes:  # type: ignore[attr-defined]
+        raise InputError(f"case '{entry.id}': its data file is cut short; run preprocess again")
+    return part

@@ -8,14 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser
-from monai.data import DataLoader, Dataset, MetaTensor
-from monai.transforms import Compose
-from monai.utils import set_determinism
+from monai.data import Dataset, MetaTensor
 from scipy.ndimage import map_coordinates
 
 from dsnet_med import resources
 from dsnet_med.engine.augmentation import Change, RandRotFlipd, changed, rotated
-from dsnet_med.engine.transforms import fit_to
+from dsnet_med.engine.data import PrepareBatch
+from dsnet_med.engine.draws import Loader
 from dsnet_med.errors import InputError
 
 
@@ -41,14 +40,14 @@ def check(ours, theirs):
 
 @pytest.mark.parametrize("angle", [-20.0, -7.3, 13.7, 20.0])
 def test_rotations(vectors, angle):
-    ours = {key: changed(value, Change(degrees=angle)) for key, value in pair(vectors).items()}
+    ours = {key: changed(value[None], [Change(degrees=angle)])[0] for key, value in pair(vectors).items()}
     check(ours, pair(vectors, f"rotate_{angle}_"))
 
 
 @pytest.mark.parametrize("turns", range(4))
 @pytest.mark.parametrize("axis", range(2))
 def test_quarter_turns_and_mirrors(vectors, turns, axis):
-    ours = {key: changed(value, Change(None, turns, axis)) for key, value in pair(vectors).items()}
+    ours = {key: changed(value[None], [Change(None, turns, axis)])[0] for key, value in pair(vectors).items()}
     check(ours, pair(vectors, f"rotflip_{turns}_{axis}_"))
 
 
@@ -63,9 +62,9 @@ def test_one_seed_draws_the_same(vectors, seed):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_labels_that_were_resized_first_are_floats_and_still_whole(vectors, seed):
-    item = fit_to([16, 16])(pair(vectors))
-    assert item["label"].is_floating_point()
+def test_labels_that_come_as_floats_are_whole_afterwards(vectors, seed):
+    item = pair(vectors)
+    item["label"] = item["label"].float()
     label = RandRotFlipd(label_mode="bilinear").set_random_state(seed)(item)["label"]
     torch.testing.assert_close(label.to(torch.uint8), pair(vectors, f"seed{seed}_")["label"], rtol=0, atol=0)
     assert torch.equal(label, label.round())
@@ -118,7 +117,7 @@ def test_rotation_is_scipy_s(size, degrees, seed):
     padded, shifted = np.pad(maps.numpy(), ((0, 0), (2, 2), (2, 2))), where + 2
     expected = [map_coordinates(each, shifted, order=1, mode="constant") for each in padded.astype(float)]
     torch.testing.assert_close(
-        rotated(maps, degrees).double(), torch.from_numpy(np.stack(expected)), rtol=0, atol=1e-4
+        rotated(maps[None], [degrees])[0].double(), torch.from_numpy(np.stack(expected)), rtol=0, atol=1e-4
     )
 
 
@@ -172,36 +171,40 @@ def test_refuses_what_it_cannot_do():
         RandRotFlipd()({"image": torch.ones(8, 8), "label": torch.ones(8, 8)})
 
 
-# ---------------------------------------------------------------- inside MONAI
+# ---------------------------------------------------------------- a batch at a time
 
 
-def configured():
-    parser = ConfigParser()
-    parser.read_config(str(resources.configs() / "train.yaml"))
-    return Compose([parser.get_parsed_content("train#augmentation")])
+@pytest.mark.parametrize("size", [(24, 24), (16, 24)])
+@pytest.mark.parametrize("label_mode", ["nearest", "bilinear"])
+def test_a_batch_on_the_device_is_what_its_items_would_be(size, label_mode):
+    random = torch.Generator().manual_seed(0)
+    items = [
+        {
+            "image": torch.randn(1, *size, generator=random),
+            "label": torch.randint(0, 9, (1, *size), generator=random, dtype=torch.uint8),
+        }
+        for _ in range(16)
+    ]
+
+    def batch(on_device):
+        transform = RandRotFlipd(label_mode=label_mode, on_device=on_device)
+        loader = Loader(Dataset(items, transform), seed=3, batch_size=16)
+        return PrepareBatch(augmentation=transform)(next(iter(loader)))
+
+    for now, later in zip(batch(False), batch(True), strict=True):
+        assert now.dtype == later.dtype
+        torch.testing.assert_close(now, later, rtol=0, atol=1e-5)
+    assert sum(torch.equal(now, item["image"]) for now, item in zip(batch(False)[0], items, strict=True)) < 12
 
 
-def passed(workers, seed=7, items=12):
-    """The images of one pass over equal slices."""
-    set_determinism(seed)
-    image = torch.arange(64.0).reshape(1, 8, 8)
-    data = [{"image": image, "label": image.byte()} for _ in range(items)]
-    loader = DataLoader(Dataset(data, configured()), batch_size=2, num_workers=workers)
-    images = torch.cat([batch["image"] for batch in loader])
-    set_determinism(None)
-    return images
+def test_a_change_survives_the_way_through_a_batch():
+    for change in (Change(), Change(-7.25), Change(None, 3, 0), Change(None, 0, 1)):
+        assert Change.of(change.as_tensor().tolist()) == change
 
 
 def test_the_configuration_augments_as_published():
-    (transform,) = configured().transforms
+    parser = ConfigParser()
+    parser.read_config(str(resources.configs() / "train.yaml"))
+    transform = parser.get_parsed_content("train#augmentation")
     assert (transform.rotate_prob, transform.flip_prob, transform.degree) == (0.5, 0.5, 20.0)
     assert transform.modes == ["bilinear", "nearest"]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_seed_repeats_and_workers_do_not_repeat_each_other(workers):
-    first = passed(workers)
-    assert torch.equal(first, passed(workers))
-    assert not torch.equal(first, passed(workers, seed=8))
-    batches = first.reshape(-1, 2, 64)
-    assert not torch.equal(batches[::2], batches[1::2])  # what one worker gives and the other

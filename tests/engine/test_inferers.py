@@ -54,6 +54,12 @@ def test_volumes_are_stacks_of_slices() -> None:
         whole(volume[0, 0])
 
 
+def test_grey_volumes_are_repeated_for_a_network_of_three_channels() -> None:
+    network, volume = nn.Conv2d(3, 2, 1), torch.rand(1, 1, 4, 8, 8)
+    logits = SliceWise(network, (8, 8), in_channels=3)(volume)
+    torch.testing.assert_close(logits[0, :, 2], network(volume[0, :, 2][None].expand(-1, 3, -1, -1))[0])
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_volume_network_takes_the_weights_of_the_slice_network(strict: bool) -> None:
     trained, whole = _pointwise(), SliceWise(nn.Conv2d(1, 3, 1), (8, 8))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.transforms import Resized
 from torch.nn import functional as F
 
 from dsnet_med.engine.transforms import ZScoreSliced, fit_to
@@ -74,7 +75,7 @@ def test_scale_and_offset_of_the_scanner_do_not_matter(scale, offset, seed):
 def test_bilinear_is_the_reference_s(vectors):
     image, expected = (channels_first(vectors[key]) for key in ("grey_normalized", "grey_resized_16x16"))
     item = {"image": image, "label": torch.zeros(1, *image.shape[1:], dtype=torch.uint8)}
-    close(fit_to([16, 16])(item)["image"].as_tensor(), expected, atol=1e-5)
+    close(fit_to([16, 16])(item)["image"], expected, atol=1e-5)
 
 
 def test_nearest_is_pytorch_s_old_one_in_the_reference_and_centred_in_ours(vectors):
@@ -86,7 +87,7 @@ def test_nearest_is_pytorch_s_old_one_in_the_reference_and_centred_in_ours(vecto
     assert torch.equal(by_mode["nearest"], expected)
     assert not torch.equal(by_mode["nearest-exact"], expected)
     ours = fit_to([20, 24])({"image": torch.zeros(1, 16, 16), "label": label})["label"]
-    assert torch.equal(ours.as_tensor().to(torch.uint8), by_mode["nearest-exact"])
+    assert torch.equal(ours, by_mode["nearest-exact"])
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 24), (9, 50)])
@@ -95,8 +96,24 @@ def test_our_labels_stay_on_their_image(size):
     mask = torch.zeros(1, 16, 16)
     mask[:, 5:11, 4:9] = 1
     fitted = fit_to(list(size))({"image": mask, "label": mask.to(torch.uint8)})
-    inside = fitted["image"].as_tensor() > 0.5
-    clear = (fitted["image"].as_tensor() - 0.5).abs() > 1e-3
-    label = fitted["label"].as_tensor()
+    inside = fitted["image"] > 0.5
+    clear = (fitted["image"] - 0.5).abs() > 1e-3
+    label = fitted["label"]
     assert clear.any()
     assert torch.equal(inside[clear], label[clear] == 1)
+
+
+def test_resizing_is_monai_s_and_skipped_where_there_is_nothing_to_do():
+    random = torch.Generator().manual_seed(0)
+    item = {
+        "image": torch.randn(1, 33, 20, generator=random),
+        "label": torch.randint(0, 9, (1, 33, 20), generator=random, dtype=torch.uint8),
+    }
+    theirs = Resized(("image", "label"), (24, 48), mode=("bilinear", "nearest-exact"))(item)
+    ours = fit_to([24, 48])({**item, "case": "x"})
+    close(ours["image"], theirs["image"].as_tensor())
+    assert torch.equal(ours["label"].float(), theirs["label"].as_tensor())
+    assert (ours["label"].dtype, ours["case"]) == (torch.uint8, "x")
+    same = fit_to([33, 20])(item)
+    assert same["image"].data_ptr() == item["image"].data_ptr()
+    assert same["label"].data_ptr() == item["label"].data_ptr()

@@ -1,0 +1,329 @@
+"""Every random number of a run as a function of its seed and of which draw it is.
+
+Which sample is drawn, what augmentation does to it and what the network draws in a step depend on (seed, number
+of the draw) alone. So the weights are the same whatever the number of loader processes, and wherever a run was
+interrupted; several training processes share the draws of one.
+"""
+
+import hashlib
+import multiprocessing
+import pickle
+import random
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.transforms import Randomizable
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+
+from dsnet_med.engine.slots import Rows, Slots, Stored, stacked
+from dsnet_med.errors import InputError, root_cause
+
+
+def seed_of(seed: int, *what: str | int) -> int:
+    """63 bits for one purpose of a run, for example `seed_of(seed, "augment", 1234)`; the same everywhere."""
+    text = "/".join(map(str, (seed, *what)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Leave the random generators of PyTorch, NumPy and Python as they were found."""
+    on_cuda = torch.cuda.is_initialized()
+    states = torch.get_rng_state(), torch.cuda.get_rng_state_all() if on_cuda else []
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        if on_cuda:
+            torch.cuda.set_rng_state_all(states[1])
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+def _seed_all(number: int) -> None:
+    """As torch.manual_seed and the like do, in a hundredth of its time where CUDA is not in use."""
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)
+    np.random.seed(number & 0xFFFFFFFF)
+    random.seed(number)
+
+
+class SeedSteps:
+    """Before every iteration of an engine, seed all generators from (seed, iteration, rank)."""
+
+    def __init__(self, seed: int, rank: int = 0) -> None:
+        self.seed, self.rank = seed, rank
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to `engine`."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        _seed_all(seed_of(self.seed, "step", engine.state.iteration, self.rank))
+
+
+class Draw(int):
+    """An index into a data set, and the `number` of the draw in the run."""
+
+    number: int
+
+    def __new__(cls, index: int, number: int) -> "Draw":
+        draw = super().__new__(cls, index)
+        draw.number = number
+        return draw
+
+    def __reduce__(self) -> tuple[type["Draw"], tuple[int, int]]:  # on the way to a loader process
+        return Draw, (int(self), self.number)
+
+
+class Draws(Sampler[Draw]):
+    """What one of `world` processes draws from `size` samples: `count` draws, `batch_size` in each step.
+
+    The draws of all processes together are one sequence, of which each step takes the next world * batch_size.
+    It goes through all samples in a random order, then through all in another, and so on; with `weights`, one
+    for each sample, they are drawn with replacement in proportion to these.
+
+    Raises InputError where there is nothing to draw.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        count: int,
+        *,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        if size < 1:
+            raise InputError("there are no samples to train on")
+        if weights is not None and (len(weights) != size or min(weights) < 0 or not sum(weights) > 0):
+            raise InputError(f"got {len(weights)} weights for {size} samples, wanted one each, some above 0")
+        self.size, self.count, self.seed, self.batch_size = size, count, seed, batch_size
+        self.rank, self.world = rank, world
+        self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
+        self.first = 0
+
+    def start(self, iteration: int) -> None:
+        """Let the next iterator begin with the first draw after `iteration` steps."""
+        self.first = iteration * self.batch_size
+
+    def __len__(self) -> int:
+        return max(0, self.count - self.first)
+
+    def __iter__(self) -> Iterator[Draw]:
+        order, current = [], -1
+        for own in range(self.first, self.count):
+            step, place = divmod(own, self.batch_size)
+            number = (step * self.world + self.rank) * self.batch_size + place
+            if number // self.size != current:
+                current = number // self.size
+                order = self._order(current)
+            yield Draw(order[number % self.size], number)
+
+    def _order(self, one_pass: int) -> list[int]:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "order", one_pass))
+        if self.weights is None:
+            indices = torch.randperm(self.size, generator=generator)
+        else:
+            indices = torch.multinomial(self.weights, self.size, replacement=True, generator=generator)
+        found: list[int] = indices.tolist()
+        return found
+
+
+class Loader(DataLoader[Any]):
+    """PyTorch's DataLoader whose samples are functions of (`seed`, number of the draw), in any process.
+
+    `sampler` is a Draws, or any other, whose indices then count as numbers. Items are dictionaries, or lists of
+    such, and become batches of plain tensors, unless `collate_fn` makes others. `pin_memory` counts where there
+    is a GPU. Processes wait for the next iterator. The calling process's generators stay as they were.
+
+    Raises, while iterated, what the data set raised, whichever process it ran in; InputError with advice where
+    a loader process was killed, or shared memory or open files ran out.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        seed: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        **options: Any,
+    ) -> None:
+        self._fetch = _Fetch(dataset, seed, collate_fn or _collated)
+        options.setdefault("persistent_workers", num_workers > 0)
+        super().__init__(
+            self._fetch,
+            num_workers=num_workers,
+            pin_memory=pin_memory and torch.cuda.is_available(),
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # else the process's own is drawn from
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        try:
+            running = self.persistent_workers and self._iterator is not None
+            if self.num_workers and not running:
+                self._fetch.slots = self._new_slots()
+            slots = self._fetch.slots
+            for batch in super().__iter__():
+                if isinstance(batch, _Failure):
+                    raise batch.error
+                yield slots.taken(batch, self.pin_memory) if slots and isinstance(batch, Stored) else batch
+        except (RuntimeError, OSError) as error:
+            if (trouble := loader_trouble(error)) is None:
+                raise
+            raise trouble from error
+
+    def _new_slots(self) -> Slots | None:
+        """None where processes do not inherit memory, or the system grants none: batches go PyTorch's way."""
+        if (self.multiprocessing_context or multiprocessing).get_start_method() != "fork":
+            return None
+        try:
+            return Slots(self.num_workers, self.prefetch_factor or 2)
+        except OSError:
+            return None
+
+
+def loader_trouble(error: BaseException) -> InputError | None:
+    """What to do where the system has stopped a loader's process; None for any other error.
+
+    PyTorch notices a killed process at any moment, not only when a batch is asked for.
+    """
+    text = str(error)
+    lost = "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed by signal" in text)
+    if "shared memory" in text or "/torch_" in text or (lost and "Bus error" in text):
+        reason = "shared memory (/dev/shm) is full"
+    elif "Too many open files" in text or "received 0 items of ancdata" in text:
+        reason = "too many files are open (ulimit -n)"
+    elif lost:
+        reason = "a process that loads data was killed, as happens when memory runs out"
+    else:
+        return None
+    return InputError(f"{reason}; try --set workers=0, fewer workers or a smaller batch_size")
+
+
+class _Failure(NamedTuple):
+    """An error on its way from a loader process; PyTorch would keep its type and a printed traceback."""
+
+    error: Exception
+
+
+class _Fetch(Dataset[Any]):
+    """What makes items and batches, in the calling process or in a loader's."""
+
+    def __init__(self, dataset: Dataset[Any], seed: int, collate: Callable[[list[Any]], Any]) -> None:
+        self.dataset, self.seed, self.collate = dataset, seed, collate
+        self.generators = list(_own_generators(dataset))
+        self.shared = np.random.RandomState(0)
+        self.slots: Slots | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        """One item (DataLoader's batch_size=None)."""
+        return self._answer(lambda: self._item(index))
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """A batch."""
+        return self._answer(lambda: self.collate([self._item(index) for index in indices]))
+
+    def _answer(self, make: Callable[[], Any]) -> Any:
+        if (worker := get_worker_info()) is None:
+            return stacked(_undisturbed(make))
+        try:
+            return self.slots.put(make(), worker.id) if self.slots else stacked(make())
+        except Exception as error:
+            return _Failure(_portable(error))
+
+    def _item(self, index: int) -> Any:
+        number = index.number if isinstance(index, Draw) else index
+        _seed_all(seed_of(self.seed, "augment", number))
+        for place, generator in enumerate([self.shared, *self.generators]):
+            generator.seed(seed_of(self.seed, "transform", place, number) & 0xFFFFFFFF)
+        before, Randomizable.R = Randomizable.R, self.shared  # that of all that were not given one of their own
+        try:
+            return self.dataset[index]
+        finally:
+            Randomizable.R = before
+
+
+def _own_generators(part: Any, seen: set[int] | None = None) -> Iterator[np.random.RandomState]:
+    """The generators that MONAI's transforms in a data set were given by `set_random_state`."""
+    seen = set() if seen is None else seen
+    if id(part) in seen:
+        return
+    seen.add(id(part))
+    if isinstance(part, np.random.RandomState):
+        yield part
+    for value in list(getattr(part, "__dict__", {}).values()):
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, np.random.RandomState) or (hasattr(each, "__dict__") and not _is_code(each)):
+                yield from _own_generators(each, seen)
+
+
+def _is_code(part: Any) -> bool:
+    return isinstance(part, type | ModuleType | FunctionType)
+
+
+def _undisturbed(make: Callable[[], Any]) -> Any:
+    """Call `make` as a loader process would: in one thread, with generators that are nobody else's."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with kept_generators():
+            return make()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _portable(error: Exception) -> Exception:
+    """What `error` was raised from, if it can be sent, with its traceback as a note."""
+    cause = root_cause(error)
+    reason = cause if isinstance(cause, Exception) else error
+    try:
+        sent = pickle.loads(pickle.dumps(reason))
+        same = type(sent) is type(reason) and str(sent) == str(reason)
+    except Exception:
+        same = False
+    portable = reason if same else RuntimeError(f"{type(reason).__name__}: {reason}")
+    portable.add_note("".join(traceback.format_exception(error)))
+    return portable
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _collated(items: Sequence[Any]) -> Any:
+    """Items as a batch {key: values}; a list in place of an item stands for several."""
+    every = [each for item in items for each in (item if isinstance(item, list) else [item])]
+    if not all(isinstance(each, dict) and each.keys() == every[0].keys() for each in every):
+        return default_collate(every)
+    return {key: _column([_plain(each[key]) for each in every]) for key in every[0]}
+
+
+def _plain(value: Any) -> Any:
+    return value.as_tensor() if isinstance(value, MetaTensor) else value
+
+
+def _column(values: list[Any]) -> Any:
+    if all(type(each) is Tensor for each in values) and len({(each.shape, each.dtype) for each in values}) == 1:
+        return Rows(values)
+    return default_collate(values)
