@@ -36,7 +36,7 @@ class Logger(Protocol):
     def close(self) -> None: ...
 
 
-def known_loggers(names: Any) -> list[str]:
+def require_known(names: Any) -> list[str]:
     """`names`, one or several with commas or in a list, without "none".
 
     Raises InputError for a logger that does not exist or whose package is not installed.
@@ -57,13 +57,13 @@ class Loggers:
     They write below `folder` and are opened when training starts or goes on. A checkpoint holds how many lines
     metrics.jsonl had, so that a resumed run has none twice. The configuration in `folder`, with `settings` over
     it, is shown as hyper-parameters. Where not `writes`, as in all but one of several processes, nothing is
-    done. Raises InputError as `known_loggers` does.
+    done. Raises InputError as `require_known` does.
     """
 
     def __init__(
         self, names: Any, folder: str, settings: Mapping[str, Any] | None = None, *, writes: bool = True
     ) -> None:
-        self.names, self.folder, self.settings = known_loggers(names), Path(folder), settings or {}
+        self.names, self.folder, self.settings = require_known(names), Path(folder), settings or {}
         self.writes, self.run = writes, ""
         self.lines, self.others = _JsonLines(self.folder / "metrics.jsonl"), list[Logger]()
 

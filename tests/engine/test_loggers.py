@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from dsnet_med.engine import loggers
-from dsnet_med.engine.loggers import Loggers, known_loggers
+from dsnet_med.engine.loggers import Loggers, require_known
 from dsnet_med.errors import InputError
 
 PICTURE = np.full((4, 6, 3), 200, np.uint8)
@@ -58,19 +58,19 @@ def _events(folder: Path) -> EventAccumulator:
     ],
 )
 def test_one_name_is_a_list_of_one(names: object, wanted: list[str]) -> None:
-    assert known_loggers(names) == wanted
+    assert require_known(names) == wanted
 
 
 @pytest.mark.parametrize("names", ["tensorbord", ["tensorbord"], 7, [[]]])
 def test_an_unknown_logger_is_refused_by_its_whole_name(names: object) -> None:
     with pytest.raises(InputError, match=r"unknown logger '(tensorbord'.*'tensorboard'|7'|\[\]')"):
-        known_loggers(names)
+        require_known(names)
 
 
 def test_a_missing_package_is_one_line_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loggers, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"mlflow is not installed: pip install 'dsnet-med\[loggers\]'"):
-        known_loggers("mlflow")
+        require_known("mlflow")
 
 
 def test_every_line_is_json_whatever_the_numbers(tmp_path: Path) -> None:
