@@ -13,7 +13,11 @@ _WARNINGS = (  # how each begins, and when it is said
     r"TensorFloat32 tensor cores for float32 matrix multiplication available",  # with --compile
     r"Grad strides do not match bucket view strides",  # several processes with channels_last
 )
-_ENGINES = ("SupervisedTrainer", "SupervisedEvaluator")
+_RECORDS = {  # by logger
+    "monai.bundle.workflows": "Setting logging properties based on config",
+    "ignite.engine.engine.SupervisedTrainer": "run is terminating due to exception",  # which is told
+    "ignite.engine.engine.SupervisedEvaluator": "run is terminating due to exception",
+}
 _DICOM = ("pydicom", "highdicom")  # whose opinions of headers are many; what matters is raised
 
 
@@ -24,15 +28,14 @@ def quiet() -> None:
     for beginning in _WARNINGS:
         warnings.filterwarnings("ignore", message=beginning)
     warnings.filterwarnings("ignore", module=rf"({'|'.join(_DICOM)}|dsnet_med\.dicom)(\.|$)")
-    for name in _ENGINES:
-        logging.getLogger(f"ignite.engine.engine.{name}").addFilter(_is_news)
+    for name in _RECORDS:
+        logging.getLogger(name).addFilter(_is_news)
     for name in _DICOM:
         logger = logging.getLogger(name)
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # what torch's profiler prints of itself
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # what torch's profiler prints of itself
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not that a run ends by an error: the error is told."""
-    return "is terminating due to exception" not in str(record.msg)
+    return _RECORDS[record.name] not in str(record.msg)

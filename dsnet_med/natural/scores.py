@@ -1,6 +1,7 @@
-"""What an evaluation on natural images gives: numbers by name, and a file of them."""
+"""Scores of an evaluation on natural images: one number of a metric that gives several, and a file of all."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from math import isfinite
 from operator import itemgetter
 from pathlib import Path
 
@@ -8,7 +9,6 @@ from ignite.engine import Engine
 from ignite.metrics import Metric, MetricsLambda
 
 from dsnet_med.engine.distributed import is_main
-from dsnet_med.engine.progress import rounded
 from dsnet_med.files import write_json
 
 
@@ -17,12 +17,15 @@ def part(metric: Metric, name: str) -> MetricsLambda:
     return MetricsLambda(itemgetter(name), metric)
 
 
-def parts(metric: Metric, names: Iterable[str]) -> dict[str, MetricsLambda]:
-    """Some numbers of a metric that gives several, by name."""
+def parts(metric: Metric, names: Sequence[str]) -> dict[str, MetricsLambda]:
+    """Several of them by name."""
     return {name: part(metric, name) for name in names}
 
 
-def write(evaluator: Engine, path: str) -> None:
-    """Write the metrics of the last run of `evaluator` to a JSON file, null where there is nothing."""
+def write(evaluator: Engine, names: Sequence[str], path: str) -> None:
+    """Write the metrics called `names` of an evaluator's last run to a JSON file; null for what is undefined."""
     if is_main():
-        write_json(Path(path), rounded(evaluator.state.metrics))
+        found = {name: float(evaluator.state.metrics[name]) for name in names}
+        write_json(
+            Path(path), {name: round(each, 6) if isfinite(each) else None for name, each in found.items()}
+        )

@@ -55,7 +55,8 @@ def test_scores_are_logged_when_a_validation_has_happened(tmp_path: Path) -> Non
     scores = {
         "val_mean_dice": 0.25,
         "val_dice": {"aorta": torch.tensor(0.5), "liver": float("nan")},
-        "other": "text",
+        "top1": 1,
+        "x": "text",
     }
     validator.add_event_handler(Events.STARTED, lambda e: e.state.metrics.update(scores))
     trainer.run()

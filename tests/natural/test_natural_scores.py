@@ -292,7 +292,7 @@ def test_a_network_of_other_categories_is_not_scored(tmp_path, names):
 def test_scores_are_written_with_null_for_those_that_are_not_defined(tmp_path):
     evaluator = Engine(lambda *_: None)
     evaluator.state.metrics = {"AP": 1 / 3, "APS": math.nan}
-    scores.write(evaluator, str(tmp_path / "scores.json"))
+    scores.write(evaluator, list(evaluator.state.metrics), str(tmp_path / "scores.json"))
     assert json.loads((tmp_path / "scores.json").read_text()) == {"AP": 0.333333, "APS": None}
 
 
@@ -300,5 +300,5 @@ def test_only_one_process_writes_the_scores(tmp_path, monkeypatch):
     evaluator = Engine(lambda *_: None)
     evaluator.state.metrics = {"AP": 0.5}
     monkeypatch.setattr(scores, "is_main", lambda: False)
-    scores.write(evaluator, str(tmp_path / "scores.json"))
+    scores.write(evaluator, list(evaluator.state.metrics), str(tmp_path / "scores.json"))
     assert not list(tmp_path.iterdir())
