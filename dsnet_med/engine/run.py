@@ -139,9 +139,7 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     config = run / _CONFIG
     if not config.is_file():
         raise InputError(f"{run}: nothing to resume, it holds no {_CONFIG}; train without --resume")
-    workflow = ConfigWorkflow(
-        str(config), workflow_type="train", bundle_root=literal(str(run)), **settings
-    )
+    workflow = ConfigWorkflow(str(config), workflow_type="train", bundle_root=literal(str(run)), **settings)
     try:
         _build(workflow)
         workflow.run()

@@ -20,7 +20,9 @@ class Validation:
         trainer.add_event_handler(Events.TERMINATE, self._at_the_end)
 
     def _stop(self, trainer: Engine) -> None:
-        self.due = trainer.state.iteration == self.iterations and self.iterations % trainer.state.epoch_length > 0
+        self.due = (
+            trainer.state.iteration == self.iterations and self.iterations % trainer.state.epoch_length > 0
+        )
         if self.due:
             trainer.terminate()
 
