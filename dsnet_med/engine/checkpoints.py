@@ -71,7 +71,8 @@ class Checkpoints:
         sampler: Any = None,
     ) -> None:
         self.last, self.model = Path(checkpoint_dir) / "last.pt", Path(model_dir) / "model.pt"
-        self.parts, self.validator, self.score = dict(parts), validator, score
+        self.parts = {name: part for name, part in parts.items() if part is not None}
+        self.validator, self.score = validator, score
         self.iterations, self.every, self.writes, self.sampler = iterations, every, writes, sampler
         self.best = {score: UNMEASURED, "iteration": 0}
         self._saved, self._pending, self._done = _Moment(), False, False

@@ -81,6 +81,11 @@ def slabs(store: str, cases: Sequence[str], thickness: int) -> list[dict[str, An
     ]
 
 
+def batches(count: int, size: int) -> list[range]:
+    """The indices below `count` in batches of `size`, the last of what is left."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 def check_cases(cases: Mapping[str, Sequence[str]], store: str) -> None:
     """Raise InputError unless {"train": [...], "val": [...]} name cases of the store, none on both sides."""
     known = open_store(store).cases

@@ -147,6 +147,14 @@ def share(items: Iterable[Item]) -> list[Item]:
     return list(islice(items, rank(), None, world_size()))
 
 
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """The steps of all processes together over `samples`; InputError where these do not fill one."""
+    if steps := samples // (batch_size * world_size()):
+        return steps
+    batch = f"a batch of {batch_size}" + f" in each of {world_size()} processes" * (world_size() > 1)
+    raise InputError(f"{samples} images to train on do not make {batch}: give a smaller batch_size")
+
+
 def parallel(network: nn.Module, *, sync_norm: bool = False) -> nn.Module:
     """What to train: `network` itself, or in several processes a wrapper that averages its gradients.
 

@@ -20,9 +20,8 @@ class Validation:
         trainer.add_event_handler(Events.TERMINATE, self._at_the_end)
 
     def _stop(self, trainer: Engine) -> None:
-        self.due = (
-            trainer.state.iteration == self.iterations and self.iterations % trainer.state.epoch_length > 0
-        )
+        at_the_end = trainer.state.iteration == self.iterations
+        self.due = at_the_end and self.iterations % trainer.state.epoch_length > 0
         if self.due:
             trainer.terminate()
 

@@ -1,17 +1,15 @@
-"""What an evaluation on natural images gives: kept for the choice of the checkpoint, logged and written."""
+"""Scores of an evaluation on natural images: one number of a metric that gives several, and a file of all."""
 
 from collections.abc import Sequence
-from math import isfinite, nan
+from math import isfinite
 from operator import itemgetter
 from pathlib import Path
 
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from ignite.metrics import Metric, MetricsLambda
 
-from dsnet_med.engine.handlers import validated
-from dsnet_med.engine.loggers import Sink
+from dsnet_med.engine.distributed import is_main
 from dsnet_med.files import write_json
-from dsnet_med.natural.distributed import is_main
 
 
 def part(metric: Metric, name: str) -> MetricsLambda:
@@ -19,37 +17,15 @@ def part(metric: Metric, name: str) -> MetricsLambda:
     return MetricsLambda(itemgetter(name), metric)
 
 
-class Scores:
-    """The metrics called `names` of the last run of `evaluator`; the first is the one that checkpoints go by.
+def parts(metric: Metric, names: Sequence[str]) -> dict[str, MetricsLambda]:
+    """Several of them by name."""
+    return {name: part(metric, name) for name in names}
 
-    Attached to a trainer behind the handler that validates, it sends them to the sinks after each validation.
-    """
 
-    def __init__(self, evaluator: Engine, names: Sequence[str], sinks: Sequence[Sink] = ()) -> None:
-        self.evaluator, self.names, self.sinks = evaluator, names, sinks
-
-    def attach(self, trainer: Engine) -> None:
-        """Listen to `trainer`."""
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._send)
-
-    def compute(self) -> float:
-        """The first metric; -1 where it is not defined, so that any other is better."""
-        value = self.latest()[self.names[0]]
-        return -1.0 if value is None else value
-
-    def latest(self) -> dict[str, float | None]:
-        """Every metric by name; None where there is nothing that it could be of, or was no run yet."""
-        metrics = self.evaluator.state.metrics
-        found = {name: float(metrics.get(name, nan)) for name in self.names}
-        return {name: round(value, 6) if isfinite(value) else None for name, value in found.items()}
-
-    def write(self, path: str) -> None:
-        """Write them to a JSON file."""
-        if is_main():
-            write_json(Path(path), self.latest())
-
-    def _send(self, trainer: Engine) -> None:
-        if not validated(trainer, self.evaluator):
-            return
-        for sink in self.sinks:
-            sink(trainer.state.iteration, {f"val_{name}": value for name, value in self.latest().items()})
+def write(evaluator: Engine, names: Sequence[str], path: str) -> None:
+    """Write the metrics called `names` of an evaluator's last run to a JSON file; null for what is undefined."""
+    if is_main():
+        found = {name: float(evaluator.state.metrics[name]) for name in names}
+        write_json(
+            Path(path), {name: round(each, 6) if isfinite(each) else None for name, each in found.items()}
+        )
