@@ -107,10 +107,13 @@ _RULES: dict[str, _Rule] = {
     "train#augmentation#degree": _Rule(lambda value: _is_number(value, most=180), "degrees from 0 to 180"),
     "milestones": _Rule(_milestones, "iterations in their order, such as [300, 600, 900]"),
     **dict.fromkeys(("min_size", "max_size"), _SIDE),
-    "size": _Rule(
-        lambda value: _is_whole(value, 8) or _is_pair(value, 8), "pixels, at least 8, such as 64 or [64, 96]"
+    **dict.fromkeys(
+        ("size", "largest_size"),
+        _Rule(
+            lambda value: _is_whole(value, 8) or _is_pair(value, 8),
+            "pixels, at least 8, such as 64 or [64, 96]",
+        ),
     ),
-    "largest_size": _Rule(lambda value: _is_pair(value, 1), "rows and columns, such as [512, 512]"),
     "crop": _Rule(
         lambda value: _is_pair(value, _SMALLEST),
         f"rows and columns, at least {_SMALLEST} each, such as [512, 1024]",

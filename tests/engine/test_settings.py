@@ -47,7 +47,7 @@ WRONG = {  # the rule that finds it is of the same id
     "size": [-1, 0, 7, [64], [64, -1], "large"],
     "min_size": [0, -1, 1.5],
     "max_size": [0],
-    "largest_size": [512, [0, 512]],
+    "largest_size": [0, [0, 512]],
     "crop": [64, [16, 64], [64, 64, 64]],
     "short_side": [[512, 256], [0, 512], 512],
 }
