@@ -60,17 +60,20 @@ def compose_train(
         config["num_classes"] = len(store.classes)
     before = deepcopy(config)
     config = load_over(config, *overlays)
-    if isinstance(settings.get("iterations"), int) and isinstance(config["validate_every"], int):
-        config["validate_every"] = max(
-            100, settings["iterations"] // 10
-        )  # ten validations, unless told otherwise
     lay_over(config, as_written(settings))
+    counts = isinstance(config["iterations"], int) and isinstance(config["validate_every"], int)
+    if "iterations" in settings and "validate_every" not in settings and counts:
+        config["validate_every"] = max(100, config["iterations"] // 10)  # ten validations
+    if changed := [name for name in ("method_card", "task", "method") if config.get(name) != before.get(name)]:
+        raise InputError(
+            f"got {changed[0]} as a setting, and it is the row's: give another --method, a row or a file"
+        )
     config["method_card"] = card_of(before["method_card"], before, config)
     config["loggers"] = require_known(config["loggers"])
     if store:
         _refuse_early(config, str(data))
         if config["size"] == before["size"] and not isinstance(before["size"], list):  # nothing says it
-            config["size"] = slice_size(str(data), config["largest_size"])
+            config["size"] = slice_size(str(data), checked_size(config["largest_size"]))
         config["size"] = checked_size(config["size"])
     return config
 

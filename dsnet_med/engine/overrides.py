@@ -123,7 +123,11 @@ def run_ids(config: Mapping[str, Any]) -> list[str]:
         for name, value in config.items()
         if isinstance(value, list) and value and all(str(item).startswith("$") for item in value)
     }
-    runs = lists | {name: str(value)[1:] for name, value in config.items() if str(value)[1:] in lists}
+    runs = lists | {
+        name: str(value)[1:]
+        for name, value in config.items()
+        if str(value).startswith("%") and str(value)[1:] in lists
+    }
     read = references({name: value for name, value in config.items() if name not in runs})
     return [name for name, listed in runs.items() if listed not in (*_STAGES, *read)]
 

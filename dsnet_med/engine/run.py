@@ -9,6 +9,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from dsnet_med.engine import distributed
 from dsnet_med.engine.card import titled
 from dsnet_med.engine.compose import (
     bundle_folder,
@@ -20,7 +21,7 @@ from dsnet_med.engine.compose import (
 from dsnet_med.engine.overrides import as_written, load, override
 from dsnet_med.engine.plugged import Plugged
 from dsnet_med.engine.session import BEGUN
-from dsnet_med.errors import InputError, root_cause
+from dsnet_med.errors import InputError, StoppedError, root_cause
 from dsnet_med.files import require_writable, write_json, write_text
 from dsnet_med.inference.trust import sign
 from dsnet_med.methods import method_row
@@ -131,7 +132,7 @@ def _cannot(run: Path, what: str, why: str) -> InputError:
 
 
 def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Train a prepared run folder to its end; what its summary.json says.
+    """Train a prepared run folder to its end; what its summary.json says, in the first of several processes.
 
     `settings` change this call only (`resume`, `device`). Raises InputError where the folder is not prepared or
     a setting is of the wrong kind.
@@ -143,9 +144,12 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         _build(workflow)
         workflow.run()
+        main = distributed.is_main()
     finally:
         workflow.finalize()
-    summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    summary: dict[str, Any] = {}
+    if main:
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     return summary
 
 
@@ -156,7 +160,7 @@ def _build(workflow: ConfigWorkflow) -> None:
         workflow.parser.get_parsed_content("train#trainer")
     except Exception as error:
         cause = root_cause(error)
-        if isinstance(cause, InputError):
+        if isinstance(cause, InputError | StoppedError):
             raise cause from error
         reason = f"{type(cause).__name__}: {cause}"
         raise InputError(f"the configuration cannot be built ({reason}); check what --set changed") from error

@@ -42,8 +42,9 @@ class Session:
 
     def claim(self) -> None:
         """Own the folder until `end`. Raises InputError where another run does, or one lies there."""
-        if not distributed.is_main():
-            return
+        distributed.on_main(self._claim)
+
+    def _claim(self) -> None:
         advice = "wait for it, or choose another folder"
         self.held.enter_context(locked(self.folder, f"another run trains in {self.folder}: {advice}"))
         if not self.resume and any((self.folder / name).exists() for name in BEGUN):
@@ -58,8 +59,6 @@ class Session:
         validator: Engine,
     ) -> None:
         """Write summary.json: `facts`, and what a reader of the run's numbers has to know besides."""
-        if not distributed.is_main():
-            return
         parameters = sum(parameter.numel() for parameter in network.parameters())
         summary = {
             "method": {**card, "parameters": parameters},
@@ -72,7 +71,7 @@ class Session:
             "device": str(next(network.parameters()).device),
             "versions": versions(),
         }
-        write_json(self.folder / "summary.json", summary)
+        distributed.on_main(write_json, self.folder / "summary.json", summary)
 
     def end(self) -> None:
         """Give the folder back and leave the other processes."""

@@ -9,6 +9,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 from torch import Tensor
 
+from dsnet_med.engine import distributed
 from dsnet_med.errors import InputError, one_line
 
 _LOOK_EVERY = 10  # steps: to look at a loss, one waits for the device
@@ -38,7 +39,7 @@ def _fail(trainer: Engine, error: BaseException) -> None:
 
 
 def explained(error: BaseException) -> BaseException:
-    """`error`, or where the user can do something about it, an InputError that says what."""
+    """`error`, or an InputError that says what the user can do about it, or that another process is lost."""
     text = str(error)
     if isinstance(error, InputError | KeyboardInterrupt):
         return error
@@ -59,7 +60,7 @@ def explained(error: BaseException) -> BaseException:
         )
     if "Too many open files" in text:
         return InputError("too many open files: raise the limit (ulimit -n 4096) or train with --set workers=0")
-    return error
+    return distributed.lost(error) or error
 
 
 def diverged(step: int, kept: str) -> InputError:

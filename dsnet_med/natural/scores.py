@@ -23,7 +23,7 @@ def parts(metric: Metric, names: Sequence[str]) -> dict[str, MetricsLambda]:
 
 
 def write(evaluator: Engine, names: Sequence[str], path: str) -> None:
-    """Write the metrics called `names` of an evaluator's last run to a JSON file; null for what is undefined."""
+    """Write the metrics called `names` of an evaluator's last run to a JSON file; null for undefined ones."""
     if is_main():
         found = {name: float(evaluator.state.metrics[name]) for name in names}
         write_json(
