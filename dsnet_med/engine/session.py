@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,11 @@ from dsnet_med.errors import InputError
 from dsnet_med.files import locked, write_json
 
 BEGUN = ("summary.json", "metrics.jsonl", "models/model.pt", "checkpoints/last.pt")
+
+
+def owned(folder: Path) -> AbstractContextManager[None]:
+    """A run's folder for this process and those that it starts; InputError while another run has it."""
+    return locked(folder, f"another run trains in {folder}: wait for it, or choose another folder")
 
 
 class Session:
@@ -45,8 +50,7 @@ class Session:
         distributed.on_main(self._claim)
 
     def _claim(self) -> None:
-        advice = "wait for it, or choose another folder"
-        self.held.enter_context(locked(self.folder, f"another run trains in {self.folder}: {advice}"))
+        self.held.enter_context(owned(self.folder))
         if not self.resume and any((self.folder / name).exists() for name in BEGUN):
             raise InputError(f"{self.folder} already holds a run; go on with --resume or choose another folder")
 

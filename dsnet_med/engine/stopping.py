@@ -10,7 +10,7 @@ from ignite.handlers import EarlyStopping
 from torch import Tensor
 
 from dsnet_med.engine import distributed
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, StoppedError, one_line
 
 _LOOK_EVERY = 10  # steps: to look at a loss, one waits for the device
 _MEMORY = re.compile(
@@ -41,7 +41,7 @@ def _fail(trainer: Engine, error: BaseException) -> None:
 def explained(error: BaseException) -> BaseException:
     """`error`, or an InputError that says what the user can do about it, or that another process is lost."""
     text = str(error)
-    if isinstance(error, InputError | KeyboardInterrupt):
+    if isinstance(error, InputError | StoppedError | KeyboardInterrupt):
         return error
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or _MEMORY.search(text):
         return InputError(
@@ -60,6 +60,10 @@ def explained(error: BaseException) -> BaseException:
         )
     if "Too many open files" in text:
         return InputError("too many open files: raise the limit (ulimit -n 4096) or train with --set workers=0")
+    if "more than 1 value per channel when training" in text:
+        return InputError(
+            "in training a batch norm sees one value per channel: take a batch_size of at least 2, or larger images"
+        )
     return distributed.lost(error) or error
 
 
