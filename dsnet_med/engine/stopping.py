@@ -15,16 +15,16 @@ from dsnet_med.errors import InputError, StoppedError, one_line
 _LOOK_EVERY = 10  # steps: to look at a loss, one waits for the device
 _ADVICE = {  # words of an error, and what a user is told
     r"shared memory|</torch_": (
-        "the processes that read data have no shared memory left: make /dev/shm larger (docker run --shm-size 8g) "
-        "or train with --set workers=0"
+        "the processes that read data have no shared memory left: make /dev/shm larger (docker run "
+        "--shm-size 8g) or train with --set workers=0"
     ),
     r"MemoryError|out of memory|(can't|not|cannot) (allocate|enough) memory|ALLOC_FAILED": (
-        "out of memory ({}): lower batch_size (and accumulate more batches for the same steps), width or size, or "
-        "take --precision bfloat16"
+        "out of memory ({}): lower batch_size (and accumulate more batches for the same steps), width or size, "
+        "or take --precision bfloat16"
     ),
     r"DataLoader worker .*(killed by signal|exited unexpectedly)": (
-        "a process that reads data was killed ({}), as the system does where memory is short: go on with --resume "
-        "and fewer --set workers"
+        "a process that reads data was killed ({}), as the system does where memory is short: go on with "
+        "--resume and fewer --set workers"
     ),
     r"Too many open files": (
         "too many open files: raise the limit (ulimit -n 4096) or train with --set workers=0"
@@ -61,8 +61,8 @@ def explained(error: BaseException) -> BaseException:
         return error
     text = f"{type(error).__name__}: {error}"
     for words, advice in _ADVICE.items():
-        if re.search(words, text, re.IGNORECASE):
-            return InputError(advice.format(one_line(text.partition(". ")[0], 120)))
+        if found := re.search(words, text, re.IGNORECASE):
+            return InputError(advice.format(one_line(text[found.start() :], 100)))
     return distributed.lost(error) or error
 
 
