@@ -1,6 +1,7 @@
 """What `train` does: a run prepared, or gone on with, and trained."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,15 +74,22 @@ def _trained(
     """Let the first of the processes that torchrun has started prepare the folder, and train in all."""
     from dsnet_med.engine import distributed
     from dsnet_med.engine.run import train
+    from dsnet_med.engine.session import owned
 
     distributed.check_devices(devices, device)
     distributed.start(distributed.device(device))
-    distributed.on_main(prepared)
     main = distributed.is_main()
     settings: dict[str, Any] = {"resume": resume}
     if device != "auto":
         settings["device"] = f"$engine.distributed.device('{device}')"
-    summary = distributed.launch(train, devices, out, settings)
+    with ExitStack() as held:
+
+        def prepare_alone() -> None:
+            held.enter_context(owned(out))  # to the end: nobody else is to prepare it meanwhile
+            prepared()
+
+        distributed.on_main(prepare_alone)
+        summary = distributed.launch(train, devices, out, settings)
     if main:
         _tell(summary, out)
     return summary
