@@ -73,7 +73,6 @@ def _trained(
 ) -> dict[str, Any]:
     """Let the first of the processes that torchrun has started prepare the folder, and train in all."""
     from dsnet_med.engine import distributed
-    from dsnet_med.engine.run import train
     from dsnet_med.engine.session import owned
 
     distributed.check_devices(devices, device)
@@ -89,10 +88,19 @@ def _trained(
             prepared()
 
         distributed.on_main(prepare_alone)
-        summary = distributed.launch(train, devices, out, settings)
+        summary = distributed.launch(_in_process, devices, out, settings)
     if main:
         _tell(summary, out)
     return summary
+
+
+def _in_process(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train in this process, which may be a new one."""
+    from dsnet_med.cli.noise import quiet
+    from dsnet_med.engine.run import train
+
+    quiet()
+    return train(out, settings)
 
 
 def _tell(summary: Mapping[str, Any], out: Path) -> None:
