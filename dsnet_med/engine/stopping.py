@@ -57,7 +57,7 @@ def explained(error: BaseException) -> BaseException:
             f"a process that reads data was killed ({one_line(text, 80)}), as the system does where memory is "
             "short: go on with --resume and fewer --set workers"
         )
-    if "Too many open files" in text:
+    if "Too many open files" in text or "received 0 items of ancdata" in text:
         return InputError("too many open files: raise the limit (ulimit -n 4096) or train with --set workers=0")
     return error
 
