@@ -185,13 +185,15 @@ class Loader(DataLoader[Any]):
             slots = self._fetch.slots
             for batch in super().__iter__():
                 if isinstance(batch, _Failure):
-                    raise batch.error
+                    try:
+                        raise batch.error
+                    finally:
+                        del batch  # a name for the error in its own traceback would keep the processes alive
                 yield slots.taken(batch, self.pin_memory) if slots and isinstance(batch, Stored) else batch
         except (RuntimeError, OSError) as error:
-            told = explained(error)
-            if told is error:
+            if explained(error) is error:
                 raise
-            raise told from error
+            raise explained(error) from error
 
     def _new_slots(self) -> Slots | None:
         """None where processes do not inherit memory, or the system grants none: batches go PyTorch's way."""

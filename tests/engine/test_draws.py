@@ -1,10 +1,13 @@
 """Every random number follows from (seed, draw): workers, resumption and processes change nothing."""
 
+import gc
 import hashlib
 import os
 import pickle
 import random
 import signal
+import weakref
+from contextlib import suppress
 from itertools import islice
 
 import monai
@@ -331,6 +334,24 @@ def test_an_error_that_cannot_be_sent_keeps_its_words():
     with pytest.raises(RuntimeError) as told:
         list(loader(fail, 1))
     assert str(told.value) == "Unsendable: this and that"
+
+
+def test_an_error_keeps_no_loader_alive():
+    """Else a later one's processes inherit it, and wait for processes that are not theirs."""
+
+    def fail(item):
+        raise RuntimeError("no")
+
+    gc.disable()
+    try:
+        failing = loader(fail, 1)
+        alive = weakref.ref(failing)
+        with suppress(RuntimeError):
+            list(failing)
+        del failing
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_a_killed_worker_is_one_line_with_advice():
