@@ -26,7 +26,7 @@ _ADVICE = {  # words of an error, and what a user is told
         "a process that reads data was killed ({}), as the system does where memory is short: go on with "
         "--resume and fewer --set workers"
     ),
-    r"Too many open files": (
+    r"Too many open files|received 0 items of ancdata": (
         "too many open files: raise the limit (ulimit -n 4096) or train with --set workers=0"
     ),
     r"\w+ does not have a deterministic implementation": (
