@@ -7,8 +7,11 @@ interrupted; several training processes share the draws of one.
 
 import hashlib
 import multiprocessing
+import os
 import pickle
 import random
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -165,7 +168,7 @@ class Loader(DataLoader[Any]):
         **options: Any,
     ) -> None:
         self._fetch = _Fetch(dataset, seed, collate_fn or _collated)
-        options.setdefault("persistent_workers", num_workers > 0)
+        options = {"persistent_workers": num_workers > 0, "worker_init_fn": _leave_signals, **options}
         super().__init__(
             self._fetch,
             num_workers=num_workers,
@@ -198,6 +201,20 @@ class Loader(DataLoader[Any]):
             return Slots(self.num_workers, self.prefetch_factor or 2)
         except OSError:
             return None
+
+
+def _leave_signals(_: int) -> None:
+    """Let signals to all processes of a run (Ctrl-C, a scheduler's) be answered by the one that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_when_told, daemon=True).start()
+
+
+def _end_when_told() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def loader_trouble(error: BaseException) -> InputError | None:
