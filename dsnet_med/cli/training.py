@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from dsnet_med.cli.noise import quiet
 from dsnet_med.errors import InputError
 
 _CALLED = {"val_mean_dice": "Dice"}
@@ -72,7 +73,6 @@ def _trained(
 ) -> dict[str, Any]:
     """Let the first of the processes that torchrun has started prepare the folder, and train in all."""
     from dsnet_med.engine import distributed
-    from dsnet_med.engine.run import train
 
     distributed.check_devices(devices, device)
     distributed.start(distributed.device(device))
@@ -81,10 +81,22 @@ def _trained(
     settings: dict[str, Any] = {"resume": resume}
     if device != "auto":
         settings["device"] = f"$engine.distributed.device('{device}')"
-    summary = distributed.launch(train, devices, out, settings)
+    profile = out / "profile" / "table.txt"
+    profile.unlink(missing_ok=True)  # of an earlier part of the run
+    summary = distributed.launch(_train, devices, out, settings)
     if main:
+        if profile.is_file():
+            typer.echo(profile.read_text(encoding="utf-8"))
         _tell(summary, out)
     return summary
+
+
+def _train(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What each process does; those that were started here have heard nothing of noise yet."""
+    from dsnet_med.engine.run import train
+
+    quiet()
+    return train(out, settings)
 
 
 def _tell(summary: Mapping[str, Any], out: Path) -> None:
