@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from dsnet_med.cli.noise import quiet
 from dsnet_med.errors import InputError
 
 _CALLED = {"val_mean_dice": "Dice"}
@@ -81,6 +82,8 @@ def _trained(
     settings: dict[str, Any] = {"resume": resume}
     if device != "auto":
         settings["device"] = f"$engine.distributed.device('{device}')"
+    profile = out / "profile" / "table.txt"
+    profile.unlink(missing_ok=True)  # of an earlier part of the run
     with ExitStack() as held:
 
         def prepare_alone() -> None:
@@ -90,6 +93,8 @@ def _trained(
         distributed.on_main(prepare_alone)
         summary = distributed.launch(_in_process, devices, out, settings)
     if main:
+        if profile.is_file():
+            typer.echo(profile.read_text(encoding="utf-8"))
         _tell(summary, out)
     return summary
 
