@@ -84,7 +84,8 @@ def _run(config: dict[str, Any], folder: Path, given: dict[str, Any]) -> None:
         cause = root_cause(error)
         if not isinstance(cause, FileNotFoundError):
             raise
-        raise InputError(f"{cause.filename or cause}: there is no such file or folder") from error
+        hint = "; train first, or say where it is" if str(cause.filename).endswith("model.pt") else ""
+        raise InputError(f"{cause.filename or cause}: there is no such file or folder{hint}") from error
     finally:
         workflow.finalize()
 
