@@ -147,12 +147,14 @@ def _found(run_id: str) -> list[Path]:
 
     stems = ("inference",) if run_id == "run" else ("train", "inference", "evaluate")
     found = [file for stem in stems for file in _configuration(Path("configs"), stem)]
-    workflows = {file: [*_under(file), file] for file in found}
-    known = {file: run_ids(load(*files)) for file, files in workflows.items()}
-    if file := next((file for file in found if run_id in known[file]), None):
-        return workflows[file]
+    known: list[str] = []
+    for file in found:
+        files = [*_under(file), file]
+        known += run_ids(load(*files))
+        if run_id in known:
+            return files
     if found:
-        raise unknown("run id", run_id, {name for names in known.values() for name in names})
+        raise unknown("run id", run_id, set(known))
     here = Path.cwd()
     bundle = next((each for each in here.parents if (each / "configs" / "metadata.json").is_file()), None)
     hint = (

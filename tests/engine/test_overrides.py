@@ -223,7 +223,7 @@ KINDS: dict[type, tuple[str, object]] = {
 
 
 def test_no_setting_is_dropped() -> None:
-    """Every id of train.yaml takes a value, or it is refused by its name or by that of a part that gets lost."""
+    """Every id of train.yaml takes a value, or is refused by its name or that of a part that gets lost."""
     taken = 0
     for name in TRAIN:
         text, value = KINDS[type(TRAIN[name])]
