@@ -50,8 +50,10 @@ def run_bundle(options: dict[str, Any]) -> None:
     bundle's root is where its file lies. Raises InputError for a run id or a setting that does not exist, both
     of which MONAI accepts in silence, for a file that is missing, and for parts that cannot be built.
     """
+    from dsnet_med.cli.noise import quiet
     from dsnet_med.engine.overrides import as_written, lay_over, load, run_ids
 
+    quiet()
     given = {name: options.pop(name) for name in _RUN_OPTIONS if name in options}
     run_id = given.setdefault("run_id", "run")
     files = _named(given.pop("config_file")) if "config_file" in given else _found(run_id)
