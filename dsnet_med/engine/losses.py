@@ -95,8 +95,9 @@ def cross_entropy(
     logits: Tensor, labels: Tensor, ignore_index: int = 255, class_weights: Tensor | None = None
 ) -> Tensor:
     """Summed over the pixels that have a label (B, H, W), divided by the number of all pixels."""
-    entropy = F.cross_entropy(logits, labels, class_weights, ignore_index=ignore_index, reduction="sum")
-    return entropy / labels.numel()
+    # Each pixel's first: CUDA has no deterministic sum in that kernel.
+    entropy = F.cross_entropy(logits, labels, class_weights, ignore_index=ignore_index, reduction="none")
+    return entropy.sum() / labels.numel()
 
 
 def presence(logits: Tensor, labels: Tensor) -> Tensor:

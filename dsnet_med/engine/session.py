@@ -1,5 +1,6 @@
 """The process of a run: whose folder it is, where its random numbers begin, what summary.json says of it."""
 
+import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -37,6 +38,7 @@ class Session:
         distributed.start(device)
         torch.manual_seed(self.seed)
         if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's products ask for it
             torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = not self.deterministic
 
