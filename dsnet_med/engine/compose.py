@@ -6,6 +6,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from dsnet_med import resources
 from dsnet_med.engine.card import card_of
 from dsnet_med.engine.data import (
@@ -20,6 +22,7 @@ from dsnet_med.engine.data import (
 )
 from dsnet_med.engine.loggers import require_known
 from dsnet_med.engine.overrides import MEANINGS, as_written, lay_over, load, load_over
+from dsnet_med.engine.settings import check_classes
 from dsnet_med.errors import InputError
 from dsnet_med.methods import method_row
 from dsnet_med.networks.definition import literal
@@ -61,6 +64,9 @@ def compose_train(
     before = deepcopy(config)
     config = load_over(config, *overlays)
     lay_over(config, as_written(settings))
+    if any(config[name] != before[name] for name in ("class_names", "num_classes")):
+        known = store.classes if store else ConfigParser(before).get_parsed_content("class_names")
+        check_classes(config, known)
     counts = isinstance(config["iterations"], int) and isinstance(config["validate_every"], int)
     if "iterations" in settings and "validate_every" not in settings and counts:
         config["validate_every"] = max(100, config["iterations"] // 10)  # ten validations
@@ -75,6 +81,7 @@ def compose_train(
         if config["size"] == before["size"] and not isinstance(before["size"], list):  # nothing says it
             config["size"] = slice_size(str(data), checked_size(config["largest_size"]))
         config["size"] = checked_size(config["size"])
+        config["store_id"] = store.id
     return config
 
 

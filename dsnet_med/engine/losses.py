@@ -43,8 +43,8 @@ class SegmentationLoss(nn.Module):
 
     Logits are (B, K, h, w), resized bilinearly to the labels' size, or a sequence of such, whose losses are
     summed (networks with auxiliary outputs); those of presence, (B, K), count `presence_weight`. Labels are
-    (B, 1, H, W) or (B, H, W), class ids or `ignore_index`. `class_weights`, one for each class or none, multiply
-    the pixels' cross-entropy.
+    (B, 1, H, W) or (B, H, W), class ids or `ignore_index`. `class_weights`, one for each class or none,
+    multiply the pixels' cross-entropy.
 
     Raises InputError for an unknown Dice, for shapes that do not fit, and for ids that are no class (looked at
     on the CPU only: on a GPU the look would stall every step).
@@ -58,6 +58,7 @@ class SegmentationLoss(nn.Module):
         ce_weight: float = 1.2,
         dice_weight: float = 0.8,
         ignore_index: int = 255,
+        *,
         class_weights: Sequence[float] | str | None = None,
         presence_weight: float = PRESENCE_WEIGHT,
     ) -> None:
@@ -95,7 +96,7 @@ def cross_entropy(
     logits: Tensor, labels: Tensor, ignore_index: int = 255, class_weights: Tensor | None = None
 ) -> Tensor:
     """Summed over the pixels that have a label (B, H, W), divided by the number of all pixels."""
-    # Each pixel's first: CUDA has no deterministic sum in that kernel.
+    # Not reduction="sum", which a GPU adds up in another order each time.
     entropy = F.cross_entropy(logits, labels, class_weights, ignore_index=ignore_index, reduction="none")
     return entropy.sum() / labels.numel()
 

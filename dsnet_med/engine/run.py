@@ -18,6 +18,8 @@ from dsnet_med.engine.compose import (
     literals,
     plain,
 )
+from dsnet_med.engine.data import require_store
+from dsnet_med.engine.draws import kept_generators
 from dsnet_med.engine.overrides import as_written, load, override
 from dsnet_med.engine.plugged import Plugged
 from dsnet_med.engine.session import BEGUN
@@ -123,6 +125,7 @@ def reopen(
     before, after = config["iterations"], changed["iterations"]
     if isinstance(before, int) and isinstance(after, int) and after < before:
         raise _cannot(run, f"--iterations {after}", f"it was to make {before}; more are possible, not fewer")
+    require_store(plain(changed["dataset_dir"]), changed.get("store_id"))
     if changed != config:
         write_yaml(run / _CONFIG, changed)
 
@@ -141,12 +144,19 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if not config.is_file():
         raise InputError(f"{run}: nothing to resume, it holds no {_CONFIG}; train without --resume")
     workflow = ConfigWorkflow(str(config), workflow_type="train", bundle_root=literal(str(run)), **settings)
-    try:
-        _build(workflow)
-        workflow.run()
-        main = distributed.is_main()
-    finally:
-        workflow.finalize()
+    with kept_generators():
+        try:
+            _build(workflow)
+            workflow.run()
+            main = distributed.is_main()
+        except Exception as error:
+            if isinstance(
+                cause := root_cause(error), InputError | StoppedError
+            ):  # which MONAI wraps in its own
+                raise cause from error
+            raise
+        finally:
+            workflow.finalize()
     summary: dict[str, Any] = {}
     if main:
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
@@ -161,7 +171,7 @@ def _build(workflow: ConfigWorkflow) -> None:
     except Exception as error:
         cause = root_cause(error)
         if isinstance(cause, InputError | StoppedError):
-            raise cause from error
+            raise
         reason = f"{type(cause).__name__}: {cause}"
         raise InputError(f"the configuration cannot be built ({reason}); check what --set changed") from error
 

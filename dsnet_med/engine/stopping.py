@@ -58,6 +58,10 @@ def explained(error: BaseException) -> BaseException:
             f"a process that reads data was killed ({one_line(text, 80)}), as the system does where memory is "
             "short: go on with --resume and fewer --set workers"
         )
+    if "does not have a deterministic implementation" in text:
+        return InputError(
+            f"{text.split(maxsplit=1)[0]} gives no same bits twice on this device: leave out --deterministic"
+        )
     if "Too many open files" in text:
         return InputError("too many open files: raise the limit (ulimit -n 4096) or train with --set workers=0")
     return distributed.lost(error) or error

@@ -80,7 +80,7 @@ def fused_works(device: torch.device) -> bool:
 
 def _largest_difference(device: torch.device) -> float:
     """Between both forms on a small example: of the means and of all three gradients."""
-    with torch.inference_mode(False):  # the first call may come of an inference, whose tensors have no gradients
+    with torch.inference_mode(False):  # the first call may come of an inference, without gradients
         return _difference(device)
 
 

@@ -107,9 +107,7 @@ def test_text_of_the_user_is_what_a_run_reads(name: str, store: Path, tmp_path: 
 
 
 def test_expressions_and_references_of_settings_stay_what_they_are(store: Path) -> None:
-    settings = parse_settings(
-        ['model_dir=$@bundle_root + "/m#x"', 'sinks="@loggers"', 'run="%initialize"']
-    )
+    settings = parse_settings(['model_dir=$@bundle_root + "/m#x"', 'sinks="@loggers"', 'run="%initialize"'])
     config = compose.compose_train("fcn", store, settings)
     assert [config[name] for name in ("model_dir", "sinks", "run")] == [*settings.values()]
 
@@ -123,7 +121,15 @@ def test_a_size_that_is_none_is_refused(size: str, store: Path) -> None:
 def test_no_setting_is_dropped(store: Path) -> None:
     """Every id that is set has that value in the run's configuration, or is refused with its name."""
     before = compose.compose_train("fcn", store, {})
-    kinds = {bool: True, int: 32, float: 0.25, list: ["tensorboard"], dict: "$dict()", str: "a word", type(None): 7}
+    kinds = {
+        bool: True,
+        int: 32,
+        float: 0.25,
+        list: ["tensorboard"],
+        dict: "$dict()",
+        str: "a word",
+        type(None): 7,
+    }
     taken = 0
     for name, old in before.items():
         value = kinds[type(old)] if kinds[type(old)] != old else "$None"
