@@ -67,7 +67,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=CHECKS, metavar="CHECK", help=", ".join(CHECKS))
     parser.add_argument("--seconds", type=float, default=480, help="for all of it")
     parser.add_argument(
-        "--prepare", type=float, default=150, help="seconds of these after which what is ready measures"
+        "--prepare", type=float, default=150, help="seconds of it, after which what is ready measures"
     )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small sizes, few repeats")
