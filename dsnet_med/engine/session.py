@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import nn
 import dsnet_med
 from dsnet_med.engine import distributed
 from dsnet_med.engine.checkpoints import Checkpoints
+from dsnet_med.engine.progress import rounded
 from dsnet_med.errors import InputError
 from dsnet_med.files import locked, write_json
 
@@ -68,7 +68,7 @@ class Session:
             "method": {**card, "parameters": parameters},
             **facts,
             "parameters": parameters,
-            "scores": _plain(validator.state.metrics),
+            "scores": rounded(validator.state.metrics),
             "best": checkpoints.best,
             "processes": distributed.world_size(),
             "seconds": round(time.monotonic() - self.started, 1),
@@ -96,15 +96,6 @@ def _set_numerics(deterministic: bool, benchmark: bool, tf32: bool) -> None:
     torch.backends.cudnn.benchmark = benchmark
     cuda: Any = torch.backends.cuda
     cuda.matmul.allow_tf32 = tf32
-
-
-def _plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics as JSON takes them: None for what is not defined."""
-    plain: dict[str, Any] = {}
-    for name, value in metrics.items():
-        nested = isinstance(value, Mapping)
-        plain[name] = _plain(value) if nested else round(float(value), 6) if isfinite(value) else None
-    return plain
 
 
 def versions() -> dict[str, str]:

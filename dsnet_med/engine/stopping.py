@@ -10,6 +10,7 @@ from ignite.handlers import EarlyStopping
 from torch import Tensor
 
 from dsnet_med.engine import distributed
+from dsnet_med.engine.draws import loader_trouble
 from dsnet_med.errors import InputError, one_line
 
 _LOOK_EVERY = 10  # steps: to look at a loss, one waits for the device
@@ -48,23 +49,11 @@ def explained(error: BaseException) -> BaseException:
             f"out of memory ({one_line(text.partition('. ')[0], 120)}): lower batch_size (and accumulate more "
             "batches for the same steps), width or size, or take --precision bfloat16"
         )
-    if "shared memory" in text or "/torch_" in text:
-        return InputError(
-            "the processes that read data have no shared memory left: make /dev/shm larger "
-            "(docker run --shm-size 8g) or train with --set workers=0"
-        )
-    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
-        return InputError(
-            f"a process that reads data was killed ({one_line(text, 80)}), as the system does where memory is "
-            "short: go on with --resume and fewer --set workers"
-        )
     if "does not have a deterministic implementation" in text:
         return InputError(
             f"{text.split(maxsplit=1)[0]} gives no same bits twice on this device: leave out --deterministic"
         )
-    if "Too many open files" in text:
-        return InputError("too many open files: raise the limit (ulimit -n 4096) or train with --set workers=0")
-    return distributed.lost(error) or error
+    return loader_trouble(error) or distributed.lost(error) or error
 
 
 def diverged(step: int, kept: str) -> InputError:

@@ -217,7 +217,7 @@ def test_configurations_have_the_properties_that_monai_requires(
 
 
 def test_a_value_of_the_wrong_kind_is_bad_input_and_can_be_corrected(store: Path, tmp_path: Path) -> None:
-    prepare("fcn", store, tmp_path, {**NARROW, "network_def#head#channels": -4})
+    prepare("fcn", store, tmp_path, {**NARROW, "lr_scheduler#power": "$1 / 0"})
     with pytest.raises(InputError, match="check what --set changed"):
         train(tmp_path, {})
     prepare("fcn", store, tmp_path, {**NARROW, "iterations": 1})
