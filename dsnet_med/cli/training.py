@@ -101,7 +101,6 @@ def _trained(
 
 def _in_process(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train in this process, which may be a new one."""
-    from dsnet_med.cli.noise import quiet
     from dsnet_med.engine.run import train
 
     quiet()
