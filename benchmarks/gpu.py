@@ -584,12 +584,12 @@ def trainer(bench: Bench) -> Iterator[None]:
     """`dsnet-med train --profile` on 512x512 phantoms, as a user types it: the table that it writes."""
     low, last = ["--precision", "bfloat16"], ["--set", "channels_last=true"]
     runs = {
-        "float32, channels_last": (16, last),
-        "bfloat16, channels_last, compile": (16, [*low, *last, "--compile"]),
         "bfloat16, channels_last": (16, [*low, *last]),
-        "float32": (16, ["--set", "channels_last=false"]),
+        "float32, channels_last": (16, last),
         "bfloat16, channels_last, batch 2": (2, [*low, *last]),
+        "float32": (16, ["--set", "channels_last=false"]),
         "float16, channels_last": (16, ["--precision", "float16", *last]),
+        "bfloat16, channels_last, compile": (16, [*low, *last, "--compile"]),
     }
     if bench.tiny:
         runs = {"float32": (2, [])}
@@ -603,10 +603,6 @@ def trainer(bench: Bench) -> Iterator[None]:
             words = ["--method", "fcn_dsm", "--data", store, "--iterations", steps, "--device", bench.device]
             bench.type("train", *words, "--out", out, *given, *how)
 
-        with suppress(RuntimeError):  # it compiles now, and again from the cache
-            for batch, how in runs.values():
-                if "--compile" in how:
-                    train(folder / "warm", batch, 2, how)
         yield
         for number, (name, (batch, how)) in enumerate(runs.items()):
             began = time.monotonic()
