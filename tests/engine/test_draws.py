@@ -302,9 +302,11 @@ def test_a_worker_that_starts_when_the_one_that_trains_is_gone_ends():
     here, there = os.pipe()
     child = os.fork()
     if child == 0:
-        os.register_at_fork(after_in_child=lambda: time.sleep(0.5))
-        iter(loader(lambda item: item, 1))
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.register_at_fork(
+            after_in_parent=lambda: os.kill(os.getpid(), signal.SIGKILL),
+            after_in_child=lambda: time.sleep(0.5),
+        )
+        next(iter(loader(lambda item: item, 1)))
     os.close(there)  # and the worker has it, while it lives
     os.waitpid(child, 0)
     assert select.select([here], [], [], 20)[0] and os.read(here, 1) == b""
