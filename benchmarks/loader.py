@@ -1,118 +1,96 @@
-"""Slices per second through the training loader, beside MONAI's PersistentDataset with the same augmentation.
+"""Slices per second through the training loader, with the augmentation of configs/train.yaml.
 
-    python benchmarks/loader.py [--size 512x512x148] [--slices 200] [--workers 0 2]
+    python benchmarks/loader.py [--sizes 512 256] [--slices 300] [--workers 0 2]
 
-Both give the same batches of two: a random slice of a prepared case, augmented as configs/train.yaml says. Ours
-reads the slice from the store; PersistentDataset loads the case's cached volume and takes the slice from it.
+Batches of two random slices of a prepared case, in one run. `ours`: engine.draws.Loader, augmented with the
+item; `on device`: the same without the augmentation, which a GPU applies to the batch; `MONAI`: its DataLoader,
+Resized and EnsureTyped with the same reading and augmentation, as train.yaml had it before.
 """
 
 import argparse
 import platform
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import monai
 import torch
 from monai.bundle import ConfigParser
-from monai.data import DataLoader, Dataset, PersistentDataset
-from monai.transforms import (
-    Compose,
-    EnsureChannelFirstd,
-    EnsureTyped,
-    LoadImaged,
-    MapLabelValued,
-    ScaleIntensityRanged,
-)
-from preprocess import CASE, HIGH, IMAGE, LABEL, LOW, RECIPE, make_source, write_store
-from torch.utils.data import RandomSampler
+from monai.data import DataLoader, Dataset
+from monai.transforms import Compose, EnsureTyped, Resized
+from preprocess import CASE, make_source, write_store
 
 from dsnet_med import resources
 from dsnet_med.engine.data import ReadSliced, slices
+from dsnet_med.engine.draws import Draws, Loader
 from dsnet_med.engine.transforms import fit_to
+
+BATCH, DEPTH, WARM = 2, 48, 8
 
 
 def main() -> None:
-    options = arguments()
-    shape = tuple(int(n) for n in options.size.split("x"))
-    with tempfile.TemporaryDirectory() as scratch:
-        source, store = make_source(Path(scratch) / "raw", shape), Path(scratch) / "store"
-        write_store(source, store)
-        contestants = {
-            "store": ours(store, shape, raw=True),
-            "PersistentDataset": persistent(source, Path(scratch) / "cache", shape, raw=True),
-            "store + augmentation": ours(store, shape),
-            "PersistentDataset + augmentation": persistent(source, Path(scratch) / "cache", shape),
-        }
-        versions = f"torch {torch.__version__}, MONAI {monai.__version__}"
-        print(f"{options.size}, batches of 2, {platform.machine()}, {versions}\n")
-        print("| slices per second |", " | ".join(f"{n} workers" for n in options.workers), "|")
-        print("|---|" + "--:|" * len(options.workers))
-        for name, dataset in contestants.items():
-            count = options.slices if name.startswith("store") else max(20, options.slices // 5)
-            speeds = [speed(dataset, workers, count) for workers in options.workers]
-            print(f"| {name} |", " | ".join(f"{value:.0f}" for value in speeds), "|", flush=True)
-
-
-def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="512x512x148")
-    parser.add_argument("--slices", type=int, default=200)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 256])
+    parser.add_argument("--slices", type=int, default=300)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
-    return parser.parse_args()
+    options = parser.parse_args()
+    print(f"{platform.machine()}, torch {torch.__version__}, MONAI {monai.__version__}\n")
+    print("| slices per second | size |", " | ".join(f"{n} workers" for n in options.workers), "|")
+    print("|---|---|" + "--:|" * len(options.workers))
+    for row in loader_speeds(options.sizes, options.workers, options.slices):
+        cells = " | ".join(f"{row[workers]:.0f}" for workers in options.workers)
+        print(f"| {row['loader']} | {row['size']}x{row['size']} | {cells} |", flush=True)
 
 
-def augmentation(shape: tuple[int, ...], raw: bool) -> Compose:
+def loader_speeds(
+    sizes: Sequence[int] = (512, 256), workers: Sequence[int] = (0, 2), count: int = 300
+) -> Iterator[dict[Any, Any]]:
+    """Rows {"loader": name, "size": n, workers: slices per second, ...}; contestants of a size take turns."""
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as scratch:
+            store = Path(scratch) / "store"
+            write_store(make_source(Path(scratch) / "raw", (size, size, DEPTH)), store)
+            made = {"ours": ours, "ours, on device": on_device, "MONAI": by_monai}
+            rows = {name: {"loader": name, "size": size} for name in made}
+            for number in workers:
+                for name, make in made.items():
+                    rows[name][number] = speed(make(str(store), size, number, count), count)
+            yield from rows.values()
+
+
+def augmentation(on_device: bool) -> Any:
     parser = ConfigParser()
     parser.read_config(str(resources.configs() / "train.yaml"))
-    ready = EnsureTyped(("image", "label"), track_meta=False)
-    return Compose(
-        [ready] if raw else [fit_to(shape[:2]), parser.get_parsed_content("train#augmentation"), ready]
-    )
+    parser["train#augmentation#on_device"] = on_device
+    return parser.get_parsed_content("train#augmentation")
 
 
-def ours(store: Path, shape: tuple[int, ...], raw: bool = False) -> Dataset:
-    transform = Compose([ReadSliced(str(store)), augmentation(shape, raw)])
-    return Dataset(slices(str(store), [CASE]), transform)
+def ours(store: str, size: int, workers: int, count: int, device: bool = False) -> Loader:
+    transform = Compose([ReadSliced(store), fit_to([size, size]), augmentation(device)])
+    dataset = Dataset(slices(store, [CASE]), transform)
+    sampler = Draws(DEPTH, count + WARM * BATCH, seed=0, batch_size=BATCH)
+    return Loader(dataset, seed=0, batch_size=BATCH, sampler=sampler, num_workers=workers)
 
 
-class PersistentSlices(torch.utils.data.Dataset[Any]):
-    """The slices of one case, each taken from the cached volume."""
-
-    def __init__(self, volumes: PersistentDataset, depth: int, transform: Compose) -> None:
-        self.volumes, self.depth, self.transform = volumes, depth, transform
-
-    def __len__(self) -> int:
-        return self.depth
-
-    def __getitem__(self, index: int) -> Any:
-        volume: Any = self.volumes[0]
-        return self.transform({key: volume[key][..., index].clone() for key in ("image", "label")})
+def on_device(store: str, size: int, workers: int, count: int) -> Loader:
+    return ours(store, size, workers, count, device=True)
 
 
-def persistent(source: Path, cache: Path, shape: tuple[int, ...], raw: bool = False) -> PersistentSlices:
-    keys = ["image", "label"]
-    prepare = Compose(
-        [
-            LoadImaged(keys),
-            EnsureChannelFirstd(keys),
-            ScaleIntensityRanged("image", LOW, HIGH, 0, 1, clip=True),
-            MapLabelValued("label", list(RECIPE.label_map), list(RECIPE.label_map.values())),
-            EnsureTyped(keys, dtype=[torch.float32, torch.uint8], track_meta=False),
-        ]
-    )
-    files = {"image": str(source / IMAGE.format(CASE)), "label": str(source / LABEL.format(CASE))}
-    return PersistentSlices(
-        PersistentDataset([files], prepare, cache_dir=cache), shape[2], augmentation(shape, raw)
-    )
+def by_monai(store: str, size: int, workers: int, count: int) -> DataLoader:
+    keys = ("image", "label")
+    resize = Compose([Resized(keys, spatial_size=(size, size), mode=("bilinear", "nearest-exact"))])
+    ready = EnsureTyped(keys, track_meta=False)
+    dataset = Dataset(slices(store, [CASE]), Compose([ReadSliced(store), resize, augmentation(False), ready]))
+    generator = torch.Generator().manual_seed(0)
+    sampler = torch.utils.data.RandomSampler(dataset, num_samples=count + WARM * BATCH, generator=generator)
+    return DataLoader(dataset, batch_size=BATCH, sampler=sampler, num_workers=workers)
 
 
-def speed(dataset: Any, workers: int, count: int) -> float:
-    dataset[0]
-    sampler = RandomSampler(dataset, num_samples=count + 8, generator=torch.Generator().manual_seed(0))
-    batches = iter(DataLoader(dataset, batch_size=2, sampler=sampler, num_workers=workers))
-    for _ in range(4):  # workers have started, caches are warm
+def speed(loader: Any, count: int) -> float:
+    batches = iter(loader)
+    for _ in range(WARM):  # workers have started, caches are warm
         next(batches)
     start = time.perf_counter()
     for _ in batches:

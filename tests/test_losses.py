@@ -1,6 +1,7 @@
 """The loss: the reference's values and gradients in every version, textbook sums, and what it refuses."""
 
 from copy import deepcopy
+from math import log
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from networks.golden import Golden, by_reference_name, check_close, load
 from torch.nn import functional as F
 
 from dsnet_med import resources
-from dsnet_med.engine.losses import DICE, SegmentationLoss
+from dsnet_med.engine.losses import DICE, SegmentationLoss, presence
 from dsnet_med.errors import InputError
+from dsnet_med.natural import cityscapes
 from dsnet_med.networks import Segmenter
 from dsnet_med.networks.backbones import resnet
 from dsnet_med.networks.heads import FCNHead
@@ -260,3 +262,16 @@ def test_refuses_what_does_not_fit(logits, labels, words):
 def test_refuses_an_unknown_dice():
     with pytest.raises(InputError, match="did you mean 'sigmoid'"):
         SegmentationLoss("sigmiod")
+
+
+def test_presence_is_the_binary_cross_entropy_of_the_classes_that_are_there():
+    """By hand: sigmoid(0) = 1/2 and sigmoid(log 3) = 3/4; class 2 is in no image, 255 is none."""
+    logits = torch.tensor([[0.0, log(3), 0.0]])
+    labels = torch.tensor([[[0, 1], [255, 1]]])
+    expected = -(log(1 / 2) + log(3 / 4) + log(1 / 2)) / 3
+    assert presence(logits, labels).item() == pytest.approx(expected)
+    maps = torch.zeros(1, 3, 2, 2)
+    both, alone = (SegmentationLoss()(each, labels[:, None]) for each in ((maps, logits), maps))
+    assert (both - alone).item() == pytest.approx(0.2 * expected, rel=1e-5)
+    both, alone = (cityscapes.loss(each, labels) for each in ((maps, logits), maps))
+    assert (both - alone).item() == pytest.approx(0.2 * expected, rel=1e-5)

@@ -7,6 +7,7 @@ from typing import Any
 
 from dsnet_med.cli.environment import require_libraries
 from dsnet_med.cli.exit_codes import BAD_INPUT, INTERRUPTED, SOME_FAILED
+from dsnet_med.cli.noise import quiet
 from dsnet_med.cli.streams import output_lost
 from dsnet_med.errors import CasesFailedError, InputError, StoppedError, root_cause
 
@@ -19,6 +20,7 @@ def run_dsnet_med(arguments: Sequence[str]) -> int:
     def command() -> Any:
         if "--help" not in arguments:  # which waits for nothing
             require_libraries()
+            quiet()
         from dsnet_med.cli.app import app
 
         return app(list(arguments), standalone_mode=False)
@@ -31,6 +33,7 @@ def run_monai(arguments: Sequence[str]) -> int:
 
     def command() -> None:
         require_libraries()
+        quiet()
         from dsnet_med.cli.bundle import monai_command
 
         monai_command(list(arguments))

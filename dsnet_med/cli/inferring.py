@@ -1,9 +1,7 @@
 """What `infer` does: volumes of any kind through one or several runs, with progress, notes and failures."""
 
-import logging
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -97,7 +95,6 @@ def make_predictor(models: Sequence[Path], options: ModelOptions) -> "Predictor"
     from dsnet_med.inference import Predictor
     from dsnet_med.inference.postprocess import PostProcess
 
-    _quiet_dicom()
     predictor = Predictor.from_run(
         *models,
         device=options.device,
@@ -113,15 +110,6 @@ def make_predictor(models: Sequence[Path], options: ModelOptions) -> "Predictor"
     for notice in predictor.notices:
         typer.echo(f"note: {notice}", err=True)
     return predictor
-
-
-def _quiet_dicom() -> None:
-    """Silence what libraries think of headers, in a process that is ours; what matters is raised."""
-    for name in ("pydicom", "highdicom"):
-        logger = logging.getLogger(name)
-        logger.addHandler(logging.NullHandler())
-        logger.propagate = False
-    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom|dsnet_med\.dicom)(\.|$)")
 
 
 def _advance(shown: "tqdm[Any]", shares: dict[str, float], case: str, share: float) -> None:

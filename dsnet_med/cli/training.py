@@ -1,7 +1,9 @@
 """What `train` does: a run prepared, or gone on with, and trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,6 @@ def train(out: Path, request: Request, *, device: str = "auto", devices: int = 1
     """Prepare a run folder and train it; options that were not given keep the configuration's values."""
     if request.method is None or request.data is None:
         raise InputError("give --method and --data (or --resume to go on with the run in --out)")
-    from dsnet_med.engine import distributed
     from dsnet_med.engine.plugged import Plugged
     from dsnet_med.engine.run import prepare
     from dsnet_med.methods import method_row
@@ -45,17 +46,10 @@ def train(out: Path, request: Request, *, device: str = "auto", devices: int = 1
     settings = request.settings()
     _refuse_what_it_has_not(request, method_row(request.method)["method_card"].get("task", "organs"))
     plugged = Plugged(request.plugin, request.at or DEFAULT_PLACE) if request.plugin else None
-    distributed.on_main(
-        lambda: prepare(
-            str(request.method),
-            Path(str(request.data)),
-            out,
-            settings,
-            overlays=request.overlays,
-            plugged=plugged,
-        )
+    prepared = partial(prepare, request.method, request.data, out, settings)
+    return _trained(
+        partial(prepared, overlays=request.overlays, plugged=plugged), out, device, devices, resume=False
     )
-    return _trained(out, device, devices, resume=False)
 
 
 def _refuse_what_it_has_not(request: Request, task: str) -> None:
@@ -68,26 +62,35 @@ def resume(out: Path, request: Request, *, device: str = "auto", devices: int = 
     """Go on with the run in a folder."""
     if request.plugin is not None or request.at is not None:
         raise InputError("got --plugin or --at with --resume: a run goes on with the network that it has")
-    from dsnet_med.engine import distributed
     from dsnet_med.engine.run import reopen
 
-    settings = request.settings()
-    distributed.on_main(
-        lambda: reopen(out, settings, method=request.method, data=request.data, overlays=request.overlays)
-    )
-    return _trained(out, device, devices, resume=True)
+    reopened = partial(reopen, out, request.settings(), method=request.method, data=request.data)
+    return _trained(partial(reopened, overlays=request.overlays), out, device, devices, resume=True)
 
 
-def _trained(out: Path, device: str, devices: int, *, resume: bool) -> dict[str, Any]:
+def _trained(
+    prepared: Callable[[], None], out: Path, device: str, devices: int, *, resume: bool
+) -> dict[str, Any]:
+    """Let the first of the processes that torchrun has started prepare the folder, and train in all."""
     from dsnet_med.engine import distributed
     from dsnet_med.engine.run import train
-    from dsnet_med.inference.hardware import choose_device
+    from dsnet_med.engine.session import owned
 
+    distributed.check_devices(devices, device)
+    distributed.start(distributed.device(device))
+    main = distributed.is_main()
     settings: dict[str, Any] = {"resume": resume}
     if device != "auto":
-        settings["device"] = f"$torch.device('{choose_device(device)}')"
-    summary = distributed.launch(train, devices, out, settings)
-    if distributed.is_main():
+        settings["device"] = f"$engine.distributed.device('{device}')"
+    with ExitStack() as held:
+
+        def prepare_alone() -> None:
+            held.enter_context(owned(out))  # to the end: nobody else is to prepare it meanwhile
+            prepared()
+
+        distributed.on_main(prepare_alone)
+        summary = distributed.launch(train, devices, out, settings)
+    if main:
         _tell(summary, out)
     return summary
 

@@ -97,7 +97,8 @@ class Checkpoints:
         With other `iterations` than before the learning rate goes on by the schedule of the new length. Raises
         InputError when there is nothing to go on from or nothing left to do, or the state is of something else.
         """
-        remove_partial(self.last.parent)
+        if self.writes:
+            remove_partial(self.last.parent)
         if not self.last.is_file():
             if self.model.exists():
                 raise InputError(f"nothing to resume: {self.last} does not exist; train into another folder")
@@ -230,7 +231,8 @@ class Checkpoints:
             previous = signal.getsignal(number)
             if previous not in (None, signal.SIG_IGN):  # None: not Python's
                 self._previous[number] = previous
-                signal.signal(number, self._note)
+                # The others average on until the one that writes has saved and gone.
+                signal.signal(number, self._note if self.writes else signal.SIG_IGN)
 
     def _give_signals_back(self) -> None:
         while self._previous:

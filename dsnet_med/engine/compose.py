@@ -6,6 +6,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from dsnet_med import resources
 from dsnet_med.engine.card import card_of
 from dsnet_med.engine.data import (
@@ -20,6 +22,7 @@ from dsnet_med.engine.data import (
 )
 from dsnet_med.engine.loggers import require_known
 from dsnet_med.engine.overrides import MEANINGS, as_written, lay_over, load, load_over
+from dsnet_med.engine.settings import check_classes
 from dsnet_med.errors import InputError
 from dsnet_med.methods import method_row
 from dsnet_med.networks.definition import literal
@@ -60,18 +63,25 @@ def compose_train(
         config["num_classes"] = len(store.classes)
     before = deepcopy(config)
     config = load_over(config, *overlays)
-    if isinstance(settings.get("iterations"), int) and isinstance(config["validate_every"], int):
-        config["validate_every"] = max(
-            100, settings["iterations"] // 10
-        )  # ten validations, unless told otherwise
     lay_over(config, as_written(settings))
+    if any(config[name] != before[name] for name in ("class_names", "num_classes")):
+        known = store.classes if store else ConfigParser(before).get_parsed_content("class_names")
+        check_classes(config, known)
+    counts = isinstance(config["iterations"], int) and isinstance(config["validate_every"], int)
+    if "iterations" in settings and "validate_every" not in settings and counts:
+        config["validate_every"] = max(100, config["iterations"] // 10)  # ten validations
+    if changed := [name for name in ("method_card", "task", "method") if config.get(name) != before.get(name)]:
+        raise InputError(
+            f"got {changed[0]} as a setting, and it is the row's: give another --method, a row or a file"
+        )
     config["method_card"] = card_of(before["method_card"], before, config)
     config["loggers"] = require_known(config["loggers"])
     if store:
         _refuse_early(config, str(data))
         if config["size"] == before["size"] and not isinstance(before["size"], list):  # nothing says it
-            config["size"] = slice_size(str(data), config["largest_size"])
+            config["size"] = slice_size(str(data), checked_size(config["largest_size"]))
         config["size"] = checked_size(config["size"])
+        config["store_id"] = store.id
     return config
 
 

@@ -32,6 +32,21 @@ def open_store(path: str) -> Store:
     return store
 
 
+def require_store(path: str, store_id: str | None) -> None:
+    """Raise InputError unless the store of that id is in the folder; None stands for any."""
+    if store_id is None:
+        return
+    if not Path(path).is_dir():
+        raise InputError(
+            f"no store at {path}, where the run had its data: say where it is now, --resume --data STORE"
+        )
+    if (found := open_store(path).id) != store_id:
+        raise InputError(
+            f"{path} holds other data than the run began with (id {found}, was {store_id}): give those as "
+            "--data, or train anew in another --out"
+        )
+
+
 def split_cases(store: str, select_on: str = "val") -> dict[str, list[str]]:
     """The case ids to train on and to select the checkpoint on: {"train": [...], "val": [...]}.
 

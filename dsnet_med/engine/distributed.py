@@ -16,8 +16,6 @@ from typing import Any, TypeVar
 
 import ignite.distributed as idist
 import torch
-from ignite.distributed import get_rank as rank
-from ignite.distributed import get_world_size as world_size
 from ignite.engine import Engine, Events
 from timm.layers import BatchNormAct2d
 from timm.layers.norm_act import SyncBatchNormAct
@@ -117,9 +115,19 @@ def stop() -> None:
         idist.finalize()
 
 
+def world_size() -> int:
+    """How many processes train together."""
+    return int(idist.get_world_size())
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return int(idist.get_rank())
+
+
 def is_main() -> bool:
     """Whether this process is the one that writes files and shows progress."""
-    return bool(rank() == 0)
+    return rank() == 0
 
 
 def on_main(function: Callable[..., Result], *args: Any) -> Result:
@@ -187,16 +195,13 @@ class SharedBuffers:
     So they evaluate one network: what a norm has counted in the last step is each process's own.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-
     def attach(self, evaluator: Engine) -> None:
-        """Listen to `evaluator`."""
+        """Listen to `evaluator`, one of MONAI's."""
         evaluator.add_event_handler(Events.STARTED, self._share)
 
-    def _share(self, _: Engine) -> None:
+    def _share(self, evaluator: Any) -> None:
         if world_size() > 1:
-            for buffer in self.network.buffers():
+            for buffer in evaluator.network.buffers():
                 distributed.broadcast(buffer, 0)
 
 
@@ -225,10 +230,14 @@ def _others() -> Iterator[None]:
 def launch(function: Callable[..., Result], devices: int, *args: Any) -> Result:
     """What `function(*args)` gives in the first of `devices` processes on this machine, as if under torchrun.
 
+    One is this process itself.
+
     `function` and `args` must pickle. On CPUs the processes share the threads. They end with this one, and all
     when one fails, whose error is raised; SIGTERM and Ctrl-C are handed on to them, and raised here when the
     first process has ended. Raises StoppedError for a process that was killed.
     """
+    if devices == 1:
+        return function(*args)
     context = multiprocessing.get_context("spawn")
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(devices)}

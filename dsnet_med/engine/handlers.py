@@ -1,12 +1,13 @@
 """Handlers of ignite's engines that belong to no other idea."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ignite.engine import Engine, Events
 
-from dsnet_med.engine.distributed import is_main
+from dsnet_med.engine.distributed import on_main
+from dsnet_med.engine.progress import rounded
 from dsnet_med.files import write_json
 
 
@@ -30,15 +31,15 @@ class AttachAll:
 
 
 class ScoreFile:
-    """Write the Dice of an evaluation to a JSON file."""
+    """Write some metrics of an evaluation to a JSON file."""
 
-    def __init__(self, path: str, metrics: Mapping[str, Any]) -> None:
-        self.path, self.names = Path(path), list(metrics)
+    def __init__(self, path: str, names: Sequence[str]) -> None:
+        self.path, self.names = Path(path), names
 
     def attach(self, evaluator: Engine) -> None:
         """Write when `evaluator` has finished."""
         evaluator.add_event_handler(Events.COMPLETED, self._write)
 
     def _write(self, evaluator: Engine) -> None:
-        if is_main():
-            write_json(self.path, {name: evaluator.state.metrics[name] for name in self.names})
+        scores = {name.removeprefix("val_"): evaluator.state.metrics[name] for name in self.names}
+        on_main(write_json, self.path, rounded(scores))

@@ -46,7 +46,7 @@ def require_known(names: Any) -> list[str]:
     for name in wanted:
         if name not in LOGGERS:
             raise unknown("logger", name, LOGGERS)
-        if name != "none" and find_spec(name) is None:
+        if name != "none" and getattr(find_spec(name), "origin", None) is None:  # or it is a folder here
             raise InputError(f"the logger {name} is not installed: pip install 'dsnet-med[loggers]'")
     return [name for name in dict.fromkeys(wanted) if name != "none"]
 

@@ -17,6 +17,9 @@ In the three forms with one Dice per sample, ignored pixels have no label, and t
 leaves them out. The cross-entropy divides by all pixels, ignored ones included, and with class weights too, as
 MMSegmentation does (PyTorch's mean would divide by the sum of the weights).
 
+Logits (B, K) are of presence (EncNet's head gives them): binary cross-entropy of which classes an image has, as
+MMSegmentation takes it.
+
 Departures from the published code: none in the function; everything is computed in float32 under autocast.
 """
 
@@ -32,14 +35,16 @@ from dsnet_med.errors import InputError, unknown
 SPATIAL = (2, 3)
 SAMPLE = (1, 2, 3)
 BATCH = (0, 2, 3)
+PRESENCE_WEIGHT = 0.2  # of EncNet
 
 
 class SegmentationLoss(nn.Module):
     """Weighted sum of cross-entropy and one of the `DICE` forms: logits and labels -> a scalar.
 
     Logits are (B, K, h, w), resized bilinearly to the labels' size, or a sequence of such, whose losses are
-    summed (networks with auxiliary outputs). Labels are (B, 1, H, W) or (B, H, W), class ids or `ignore_index`.
-    `class_weights`, one for each class, multiply the pixels' cross-entropy.
+    summed (networks with auxiliary outputs); those of presence, (B, K), count `presence_weight`. Labels are
+    (B, 1, H, W) or (B, H, W), class ids or `ignore_index`. `class_weights`, one for each class,
+    multiply the pixels' cross-entropy.
 
     Raises InputError for an unknown Dice, for shapes that do not fit, and for ids that are no class (looked at
     on the CPU only: on a GPU the look would stall every step).
@@ -53,13 +58,15 @@ class SegmentationLoss(nn.Module):
         ce_weight: float = 1.2,
         dice_weight: float = 0.8,
         ignore_index: int = 255,
+        *,
         class_weights: Sequence[float] | None = None,
+        presence_weight: float = PRESENCE_WEIGHT,
     ) -> None:
         super().__init__()
         if dice not in DICE:
             raise unknown("Dice", dice, DICE)
         self.dice, self.ignore_index = DICE[dice], ignore_index
-        self.ce_weight, self.dice_weight = ce_weight, dice_weight
+        self.ce_weight, self.dice_weight, self.presence_weight = ce_weight, dice_weight, presence_weight
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -70,6 +77,8 @@ class SegmentationLoss(nn.Module):
         return torch.stack([self._of_one(output, labels) for output in outputs]).sum()
 
     def _of_one(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if logits.ndim == 2:
+            return self.presence_weight * presence(logits, labels)
         labels = _checked(logits, labels, self.ignore_index)
         logits = resized_to(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels.shape[1:])
         if self.class_weights is not None:  # kept there: a copy in every step would stall a GPU
@@ -82,8 +91,16 @@ def cross_entropy(
     logits: Tensor, labels: Tensor, ignore_index: int = 255, class_weights: Tensor | None = None
 ) -> Tensor:
     """Summed over the pixels that have a label (B, H, W), divided by the number of all pixels."""
-    entropy = F.cross_entropy(logits, labels, class_weights, ignore_index=ignore_index, reduction="sum")
-    return entropy / labels.numel()
+    # Not reduction="sum", which a GPU adds up in another order each time.
+    entropy = F.cross_entropy(logits, labels, class_weights, ignore_index=ignore_index, reduction="none")
+    return entropy.sum() / labels.numel()
+
+
+def presence(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean binary cross-entropy of logits (B, K) and which classes are in the labels (B, [1,] H, W)."""
+    classes = torch.arange(logits.shape[1], device=labels.device)
+    there = (labels.flatten(1).unsqueeze(2) == classes).any(1)
+    return F.binary_cross_entropy_with_logits(logits.float(), there.float())
 
 
 def dice_softmax(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:

@@ -12,6 +12,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import merge_kv
 
 from dsnet_med import resources
+from dsnet_med.engine.settings import check_settings
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.files import require_file
 from dsnet_med.networks.definition import literal, locate
@@ -21,12 +22,6 @@ MEANINGS = ("$", "@", "%")  # of the first sign of a value
 _PATHS = ("bundle_root", "checkpoint", "dataset_dir", "model_dir", "output_dir", "pretrained")
 _STAGES = ("imports", "initialize", "finalize")
 _UNREFERRED = ("method_card", "_meta_", *_STAGES)  # read by others than the configuration
-_COUNTS = {  # whole numbers, and the least of each
-    **dict.fromkeys(
-        ("iterations", "epochs", "validate_every", "checkpoint_every", "batch_size", "accumulate"), 1
-    ),
-    **dict.fromkeys(("workers", "seed"), 0),
-}
 
 
 def layers(file: Path) -> list[Path]:
@@ -79,7 +74,7 @@ def lay_over(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
     What is there can be set, what a `_target_` takes, and what the result refers to. `+optimizer` adds to the
     mapping or list of that name, as MONAI's merge does; `handlers#+mine` is a new entry, in a list the last.
 
-    Raises InputError for an unknown id or reference, a value of the wrong kind, and a count that is none.
+    Raises InputError for an unknown id or reference, a value of the wrong kind, and one that cannot be.
     """
     missing, new = _missing(config), dict[str, tuple[bool, InputError]]()
     for name, value in settings.items():
@@ -90,10 +85,7 @@ def lay_over(config: dict[str, Any], settings: Mapping[str, Any]) -> None:
             raise error
     for name in sorted(_missing(config) - missing):
         raise unknown("reference", f"@{name}", (f"@{each}" for each in {*config, *references(config)} - {name}))
-    for name, least in _COUNTS.items():
-        value = config.get(name)
-        if value is not None and not _means(value) and (type(value) is not int or value < least):
-            raise InputError(f"got {name}={value}, wanted a whole number, at least {least}")
+    check_settings(config)
 
 
 def references(config: Mapping[str, Any]) -> list[str]:
@@ -123,7 +115,11 @@ def run_ids(config: Mapping[str, Any]) -> list[str]:
         for name, value in config.items()
         if isinstance(value, list) and value and all(str(item).startswith("$") for item in value)
     }
-    runs = lists | {name: str(value)[1:] for name, value in config.items() if str(value)[1:] in lists}
+    runs = lists | {
+        name: str(value)[1:]
+        for name, value in config.items()
+        if str(value).startswith("%") and str(value)[1:] in lists
+    }
     read = references({name: value for name, value in config.items() if name not in runs})
     return [name for name, listed in runs.items() if listed not in (*_STAGES, *read)]
 

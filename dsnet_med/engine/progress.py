@@ -1,7 +1,7 @@
 """What is told of a run while it trains: losses and scores to the loggers, bars on stderr."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isfinite
 from numbers import Real
 from typing import Any, Protocol
@@ -69,13 +69,13 @@ class LossLog:
 
 
 class ValidationLog:
-    """Log the metrics of `validator` after each of its runs: those in `names`, or all.
+    """Log the metrics of `validator` after each of its runs, `val_` in front of their names.
 
-    A metric is a number or a mapping of numbers by name (the Dice of every organ); `val_` is put in front.
+    A metric is a number, or a mapping of numbers by name (the Dice of every organ).
     """
 
-    def __init__(self, sinks: Loggers, validator: Engine, names: Sequence[str] | None = None) -> None:
-        self.sinks, self.validator, self.names = sinks, validator, names
+    def __init__(self, sinks: Loggers, validator: Engine) -> None:
+        self.sinks, self.validator = sinks, validator
 
     def attach(self, trainer: Engine) -> None:
         """Listen to the validator; the iteration is that of `trainer`."""
@@ -83,8 +83,7 @@ class ValidationLog:
         self.validator.add_event_handler(Events.COMPLETED, self._send)
 
     def _send(self, validator: Engine) -> None:
-        metrics = validator.state.metrics
-        values = {f"val_{name.removeprefix('val_')}": metrics.get(name) for name in self.names or metrics}
+        values = {f"val_{name.removeprefix('val_')}": value for name, value in validator.state.metrics.items()}
         self.sinks.numbers(self.trainer.state.iteration, rounded(values))
 
 

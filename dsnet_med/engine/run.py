@@ -9,6 +9,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from dsnet_med.engine import distributed
 from dsnet_med.engine.card import titled
 from dsnet_med.engine.compose import (
     bundle_folder,
@@ -17,10 +18,12 @@ from dsnet_med.engine.compose import (
     literals,
     plain,
 )
+from dsnet_med.engine.data import require_store
+from dsnet_med.engine.draws import kept_generators
 from dsnet_med.engine.overrides import as_written, load, override
 from dsnet_med.engine.plugged import Plugged
 from dsnet_med.engine.session import BEGUN
-from dsnet_med.errors import InputError, root_cause
+from dsnet_med.errors import InputError, StoppedError, root_cause
 from dsnet_med.files import require_writable, write_json, write_text
 from dsnet_med.inference.trust import sign
 from dsnet_med.methods import method_row
@@ -122,6 +125,7 @@ def reopen(
     before, after = config["iterations"], changed["iterations"]
     if isinstance(before, int) and isinstance(after, int) and after < before:
         raise _cannot(run, f"--iterations {after}", f"it was to make {before}; more are possible, not fewer")
+    require_store(plain(changed["dataset_dir"]), changed.get("store_id"))
     if changed != config:
         write_yaml(run / _CONFIG, changed)
 
@@ -131,7 +135,7 @@ def _cannot(run: Path, what: str, why: str) -> InputError:
 
 
 def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Train a prepared run folder to its end; what its summary.json says.
+    """Train a prepared run folder to its end; what its summary.json says, in the first of several processes.
 
     `settings` change this call only (`resume`, `device`). Raises InputError where the folder is not prepared or
     a setting is of the wrong kind.
@@ -140,12 +144,22 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if not config.is_file():
         raise InputError(f"{run}: nothing to resume, it holds no {_CONFIG}; train without --resume")
     workflow = ConfigWorkflow(str(config), workflow_type="train", bundle_root=literal(str(run)), **settings)
-    try:
-        _build(workflow)
-        workflow.run()
-    finally:
-        workflow.finalize()
-    summary: dict[str, Any] = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    with kept_generators():
+        try:
+            _build(workflow)
+            workflow.run()
+            main = distributed.is_main()
+        except Exception as error:
+            if isinstance(
+                cause := root_cause(error), InputError | StoppedError
+            ):  # which MONAI wraps in its own
+                raise cause from error
+            raise
+        finally:
+            workflow.finalize()
+    summary: dict[str, Any] = {}
+    if main:
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     return summary
 
 
@@ -156,8 +170,8 @@ def _build(workflow: ConfigWorkflow) -> None:
         workflow.parser.get_parsed_content("train#trainer")
     except Exception as error:
         cause = root_cause(error)
-        if isinstance(cause, InputError):
-            raise cause from error
+        if isinstance(cause, InputError | StoppedError):
+            raise
         reason = f"{type(cause).__name__}: {cause}"
         raise InputError(f"the configuration cannot be built ({reason}); check what --set changed") from error
 

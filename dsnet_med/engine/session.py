@@ -1,9 +1,9 @@
 """The process of a run: whose folder it is, where its random numbers begin, what summary.json says of it."""
 
+import os
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
-from math import isfinite
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,16 @@ from torch import nn
 import dsnet_med
 from dsnet_med.engine import distributed
 from dsnet_med.engine.checkpoints import Checkpoints
+from dsnet_med.engine.progress import rounded
 from dsnet_med.errors import InputError
 from dsnet_med.files import locked, write_json
 
 BEGUN = ("summary.json", "metrics.jsonl", "models/model.pt", "checkpoints/last.pt")
+
+
+def owned(folder: Path) -> AbstractContextManager[None]:
+    """A run's folder for this process and those that it starts; InputError while another run has it."""
+    return locked(folder, f"another run trains in {folder}: wait for it, or choose another folder")
 
 
 class Session:
@@ -31,21 +37,24 @@ class Session:
         self.folder, self.seed, self.resume, self.deterministic = Path(folder), seed, resume, deterministic
         self.held = ExitStack()
         self.started = time.monotonic()
+        self.before: tuple[bool, bool, bool] | None = None
 
     def begin(self, device: torch.device) -> None:
         """Join the other processes, if any, and seed what comes first: the network's weights."""
         distributed.start(device)
         torch.manual_seed(self.seed)
+        self.before = _numerics()
         if self.deterministic:
-            torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = not self.deterministic
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS refuses
+        # Products in TF32, as PyTorch has convolutions: eight times as fast, and most of what DSM costs.
+        _set_numerics(self.deterministic, not self.deterministic, True)
 
     def claim(self) -> None:
         """Own the folder until `end`. Raises InputError where another run does, or one lies there."""
-        if not distributed.is_main():
-            return
-        advice = "wait for it, or choose another folder"
-        self.held.enter_context(locked(self.folder, f"another run trains in {self.folder}: {advice}"))
+        distributed.on_main(self._claim)
+
+    def _claim(self) -> None:
+        self.held.enter_context(owned(self.folder))
         if not self.resume and any((self.folder / name).exists() for name in BEGUN):
             raise InputError(f"{self.folder} already holds a run; go on with --resume or choose another folder")
 
@@ -58,35 +67,39 @@ class Session:
         validator: Engine,
     ) -> None:
         """Write summary.json: `facts`, and what a reader of the run's numbers has to know besides."""
-        if not distributed.is_main():
-            return
         parameters = sum(parameter.numel() for parameter in network.parameters())
         summary = {
             "method": {**card, "parameters": parameters},
             **facts,
             "parameters": parameters,
-            "scores": _plain(validator.state.metrics),
+            "scores": rounded(validator.state.metrics),
             "best": checkpoints.best,
             "processes": distributed.world_size(),
             "seconds": round(time.monotonic() - self.started, 1),
             "device": str(next(network.parameters()).device),
             "versions": versions(),
         }
-        write_json(self.folder / "summary.json", summary)
+        distributed.on_main(write_json, self.folder / "summary.json", summary)
 
     def end(self) -> None:
         """Give the folder back and leave the other processes."""
         self.held.close()
+        if self.before is not None:
+            _set_numerics(*self.before)
         distributed.stop()
 
 
-def _plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Metrics as JSON takes them: None for what is not defined."""
-    plain: dict[str, Any] = {}
-    for name, value in metrics.items():
-        nested = isinstance(value, Mapping)
-        plain[name] = _plain(value) if nested else round(float(value), 6) if isfinite(value) else None
-    return plain
+def _numerics() -> tuple[bool, bool, bool]:
+    """How this process computes: deterministically, by the fastest convolutions, products in TF32."""
+    cuda: Any = torch.backends.cuda
+    return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark, cuda.matmul.allow_tf32
+
+
+def _set_numerics(deterministic: bool, benchmark: bool, tf32: bool) -> None:
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = benchmark
+    cuda: Any = torch.backends.cuda
+    cuda.matmul.allow_tf32 = tf32
 
 
 def versions() -> dict[str, str]:

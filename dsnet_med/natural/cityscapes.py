@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from torchvision import datasets, tv_tensors
 from torchvision.transforms import v2
 
-from dsnet_med.engine.losses import cross_entropy
+from dsnet_med.engine.losses import PRESENCE_WEIGHT, cross_entropy, presence
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
 from dsnet_med.natural.images import Transform, read_image, require_files, required, required_folder, subfolders
@@ -130,11 +130,12 @@ class VariedCrop:
 def loss(outputs: Tensor | Sequence[Tensor], labels: Tensor, auxiliary_weight: float = 0.4) -> Tensor:
     """Cross-entropy of logits (B, 19, H, W) and labels (B, H, W), and a weighted one of each auxiliary output.
 
-    Summed over the pixels that have a label and divided by the number of all.
+    Summed over the pixels that have a label and divided by the number of all. Logits (B, 19) are of presence.
     """
-    main, *others = [outputs] if isinstance(outputs, Tensor) else outputs
-    entropies = [cross_entropy(each.float(), labels, IGNORED) for each in (main, *others)]
-    return entropies[0] + auxiliary_weight * sum(entropies[1:])
+    every = [outputs] if isinstance(outputs, Tensor) else outputs
+    main, *others = [cross_entropy(each.float(), labels, IGNORED) for each in every if each.ndim == 4]
+    of_presence = [presence(each, labels) for each in every if each.ndim == 2]
+    return main + auxiliary_weight * sum(others) + PRESENCE_WEIGHT * sum(of_presence)
 
 
 def scores(confusion: Metric) -> MetricsLambda:

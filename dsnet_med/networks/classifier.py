@@ -4,6 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from dsnet_med.networks.layers import becomes_a_graph, levels_of, pyramid, sizes_explained
+
 
 class Classifier(nn.Module):
     """Images (B, C, H, W) -> logits (B, num_classes).
@@ -17,7 +19,7 @@ class Classifier(nn.Module):
     def __init__(self, backbone: nn.Module, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.fc = nn.Linear(backbone.feature_info.channels()[-1], num_classes)  # type: ignore[operator, union-attr]
+        self.fc = nn.Linear(levels_of(backbone)[0][-1], num_classes)
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
 
@@ -27,5 +29,7 @@ class Classifier(nn.Module):
 
     def pooled(self, images: Tensor) -> Tensor:
         """What the linear layer gets, (B, channels)."""
-        features: Tensor = self.backbone(images)[-1]
-        return features.mean((2, 3))
+        if becomes_a_graph():
+            return pyramid(self.backbone, images)[-1].mean((2, 3))
+        with sizes_explained(images):
+            return pyramid(self.backbone, images)[-1].mean((2, 3))

@@ -10,7 +10,6 @@ the best anchor of an object is trained on however little they overlap, where MM
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,7 +21,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from dsnet_med.networks.layers import scaled
+from dsnet_med.networks.layers import levels_of, pyramid, scaled
 
 _CHANNELS = 256  # of every level of the pyramid
 _HIDDEN = 1024  # of the box head
@@ -76,8 +75,7 @@ class Pyramid(nn.Module):
     def __init__(self, backbone: nn.Module, out_channels: int, *, frozen: bool) -> None:
         super().__init__()
         self.body = backbone
-        channels: Sequence[int] = backbone.feature_info.channels()  # type: ignore[operator, union-attr]
-        self.fpn = FeaturePyramidNetwork(list(channels), out_channels, LastLevelMaxPool())
+        self.fpn = FeaturePyramidNetwork(list(levels_of(backbone)[0]), out_channels, LastLevelMaxPool())
         self.out_channels = out_channels
         self.frozen = frozen
         if frozen:
@@ -85,7 +83,7 @@ class Pyramid(nn.Module):
                 backbone.get_submodule(name).requires_grad_(requires_grad=False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.body(images)  # [1/4, 1/8, 1/16, 1/32]
+        features = pyramid(self.body, images)  # [1/4, 1/8, 1/16, 1/32]
         levels: dict[str, Tensor] = self.fpn(OrderedDict((str(i), each) for i, each in enumerate(features)))
         return levels  # [1/4, 1/8, 1/16, 1/32, 1/64]
 

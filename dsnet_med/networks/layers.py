@@ -2,15 +2,15 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, one_line
 
 Norm = Callable[[int], nn.Module]
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
@@ -47,6 +47,55 @@ def becomes_a_graph() -> bool:
 def is_traced() -> bool:
     """Whether `torch.jit.trace` records the code, where sizes are tensors and a branch is taken for good."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def levels_of(backbone: nn.Module) -> tuple[tuple[int, ...], int]:
+    """The channels of a backbone's feature maps, finest first, and its largest reduction.
+
+    Raises InputError for a network that does not describe them as timm's do.
+    """
+    info: Any = getattr(backbone, "feature_info", None)
+    if not hasattr(info, "channels"):
+        raise InputError(
+            f"got a {type(backbone).__name__} as backbone, which gives no pyramid of feature maps: make timm's "
+            "with features_only=True"
+        )
+    return tuple(info.channels()), int(max(info.reduction()))
+
+
+def pyramid(backbone: nn.Module, images: Tensor) -> list[Tensor]:
+    """The feature maps of a backbone, each (B, C, H, W), however timm says that it keeps them."""
+    last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+    return [each.permute(0, 3, 1, 2) if last else each for each in backbone(images)]
+
+
+@contextmanager
+def sizes_explained(images: Tensor) -> Iterator[None]:
+    """InputError in one line for images of a size that a part of the network does not take."""
+    got = f"images of shape {tuple(images.shape)}"
+    try:
+        yield
+    except AssertionError as error:  # timm's word for it
+        raise InputError(
+            f"the backbone does not take {got}: {one_line(str(error)) or 'resize them'}"
+        ) from error
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            f"in training a batch norm sees one value per channel of {got}: use a batch of at least 2, or "
+            "larger ones"
+        ) from error
+
+
+def channels_at(owner: str, in_channels: Sequence[int], level: int) -> int:
+    """The channels of a level that a head reads; InputError where the pyramid has no such level."""
+    if not -len(in_channels) <= level < len(in_channels):
+        raise InputError(
+            f"{owner} reads level {level} of a pyramid, and the backbone gives {len(in_channels)}: choose "
+            "others, or a backbone with more"
+        )
+    return in_channels[level]
 
 
 def widened(x: Tensor) -> Tensor:

@@ -80,6 +80,11 @@ def fused_works(device: torch.device) -> bool:
 
 def _largest_difference(device: torch.device) -> float:
     """Between both forms on a small example: of the means and of all three gradients."""
+    with torch.inference_mode(False):  # the first call may come of an inference, without gradients
+        return _difference(device)
+
+
+def _difference(device: torch.device) -> float:
     from dsnet_med.networks.softmax_mean_triton import fused_softmax_mean  # noqa: PLC0415 -- needs Triton
 
     generator = torch.Generator("cpu").manual_seed(0)

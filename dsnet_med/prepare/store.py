@@ -8,10 +8,11 @@ Images keep the clipped raw intensity: uint16 offsets from the lower clipping va
 integers, else float32. Normalisation happens on reading, and gives bit for bit what Scaling.apply gives.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, cast
@@ -91,6 +92,9 @@ class Store:
     path: Path
     manifest: dict[str, Any]
     cases: dict[str, StoredCase]
+    seen: dict[str, tuple[int, int]] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # size and time of files
 
     @classmethod
     def open(cls, path: Path) -> "Store":
@@ -109,6 +113,24 @@ class Store:
     def recipe_id(self) -> str:
         """The id of the recipe that the store was made with."""
         return str(self.manifest["recipe"]["id"])
+
+    @cached_property
+    def id(self) -> str:
+        """A hash of what is trained on: the recipe, the classes, and every case's split and source files."""
+        cases = [
+            (
+                case.id,
+                case.subject,
+                case.split,
+                case.shape,
+                case.image_sha256,
+                case.label_sha256,
+                case.recipe_hash,
+            )
+            for case in sorted(self.cases.values(), key=lambda case: case.id)
+        ]
+        told = json.dumps([self.manifest["recipe_hash"], self.classes, self.slice_axis, cases])
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -154,15 +176,26 @@ class Store:
         entry = self._entry(case)
         if not 0 <= index < entry.shape[0]:
             raise IndexError(f"slice {index} of case '{case}', which has {entry.shape[0]}")
-        stream = data_file(self.path, case).open("rb", buffering=0)
+        stream = self._opened(entry)
         stream.seek(index * entry.record_bytes)
+        return stream
+
+    def _opened(self, entry: StoredCase) -> IO[bytes]:
+        """The data file of a case. Raises InputError where it is another than the one that was read before."""
+        file = data_file(self.path, entry.id)
+        stream = file.open("rb", buffering=0)
+        status = os.fstat(stream.fileno())
+        now = (status.st_size, status.st_mtime_ns)
+        if status.st_size != entry.shape[0] * entry.record_bytes or self.seen.setdefault(entry.id, now) != now:
+            stream.close()
+            raise InputError(f"{file} has changed since the store was opened; start again")
         return stream
 
     def read_case(self, case: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """A whole case: the normalised image (D, H, W) and its labels (D, H, W)."""
         entry = self._entry(case)
         images, labels = np.empty(entry.shape, np.float32), np.empty(entry.shape, np.uint8)
-        with data_file(self.path, case).open("rb", buffering=0) as stream:
+        with self._opened(entry) as stream:
             for index in range(entry.shape[0]):
                 images[index], labels[index] = _read_record(stream, entry)
         return images, labels

@@ -106,6 +106,7 @@ class Run:
         schedule: Callable[[torch.optim.Optimizer, int], Any] = poly,
         rate: float = 0.05,
         adam: bool = False,
+        writes: bool = True,
     ) -> None:
         self.folder = folder
         draw = torch.random.get_rng_state()
@@ -140,6 +141,7 @@ class Run:
             score="score",
             iterations=iterations,
             every=every,
+            writes=writes,
             sampler=batches,
         )
         handlers = [
@@ -240,7 +242,7 @@ def test_a_run_killed_anywhere_twice_ends_with_the_same_bits(
 ) -> None:
     undisturbed = _new(tmp_path / "whole", **options)
     total = _killed_at(undisturbed, 0, monkeypatch)
-    for first in range(1, total, 41):
+    for first in range(30, total, 41):
         folder = tmp_path / str(first)
         _killed_at(_new(folder, **options), first, monkeypatch)
         _killed_at(_new(folder, **options), 1 + first * 5 % 60, monkeypatch)
@@ -361,6 +363,17 @@ def test_signals_are_left_alone_outside_the_main_thread_and_where_they_are_ignor
     finally:
         signal.signal(signal.SIGINT, before)
     assert ignoring.trainer.state.iteration == ITERATIONS
+
+
+def test_a_process_that_does_not_write_goes_on_until_the_one_that_does_is_gone(tmp_path: Path) -> None:
+    run = _new(tmp_path, writes=False)
+    before = signal.getsignal(signal.SIGTERM)
+    run.trainer.add_event_handler(
+        Events.ITERATION_STARTED(once=3), lambda _: signal.raise_signal(signal.SIGTERM)
+    )
+    run.go()
+    assert run.trainer.state.iteration == ITERATIONS and signal.getsignal(signal.SIGTERM) is before
+    assert [file.name for file in tmp_path.iterdir()] == ["log"]
 
 
 def test_resume_refuses_what_it_cannot_go_on_from(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 
 from dsnet_med.engine import compose
 from dsnet_med.engine.card import titled
+from dsnet_med.engine.overrides import parse_settings
 from dsnet_med.errors import InputError
 from dsnet_med.methods import method_ids
 from dsnet_med.networks import definition
@@ -68,14 +69,6 @@ def test_unknown_method(store: Path) -> None:
         compose.compose_train("fcn_dms", store, {})
 
 
-def test_parsing_settings() -> None:
-    parsed = compose.parse_settings(["a=0.5", "b#c=[64, 64]", "d=true", "e=text", "f=x=y"])
-    assert parsed == {"a": 0.5, "b#c": [64, 64], "d": True, "e": "text", "f": "x=y"}
-    for bad in ("novalue", "=3", "a=[1"):
-        with pytest.raises(InputError, match=r"wanted|valid"):
-            compose.parse_settings([bad])
-
-
 def test_inference_sees_what_training_saw(run: Path) -> None:
     train, infer = (
         yaml.safe_load((run / "configs" / f"{name}.yaml").read_text()) for name in ("train", "inference")
@@ -105,7 +98,7 @@ def test_text_of_the_user_is_what_a_run_reads(name: str, store: Path, tmp_path: 
     (tmp_path / name).symlink_to(store)
     (tmp_path / f"{name}.pth").write_bytes(b"")
     texts = {"pretrained": f"{name}.pth", "model_dir": name, "loss#dice": {"a": [f"x{name}"]}}
-    settings = compose.parse_settings([f"{key}={json.dumps(text)}" for key, text in texts.items()])
+    settings = parse_settings([f"{key}={json.dumps(text)}" for key, text in texts.items()])
     config = ConfigParser(compose.compose_train("fcn", Path(name), settings))
     assert config.get_parsed_content("dataset_dir") == str(store)  # resolved: the store itself
     assert config.get_parsed_content("pretrained") == str(tmp_path / f"{name}.pth")
@@ -114,33 +107,40 @@ def test_text_of_the_user_is_what_a_run_reads(name: str, store: Path, tmp_path: 
 
 
 def test_expressions_and_references_of_settings_stay_what_they_are(store: Path) -> None:
-    settings = compose.parse_settings(
-        ['model_dir=$@bundle_root + "/m#x"', 'sinks="@loggers"', 'run="%initialize"']
-    )
+    settings = parse_settings(['model_dir=$@bundle_root + "/m#x"', 'sinks="@loggers"', 'run="%initialize"'])
     config = compose.compose_train("fcn", store, settings)
     assert [config[name] for name in ("model_dir", "sinks", "run")] == [*settings.values()]
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-4", 1e-4),
-        ("5E-4", 5e-4),
-        ("-2e1", -20.0),
-        (".5e+2", 50.0),
-        ("1.e0", 1.0),
-        ("{lr: 1e-3}", {"lr": 1e-3}),
-    ],
-)
-def test_numbers_in_the_usual_notation(text: str, value: object) -> None:
-    assert compose.parse_settings([f"a={text}"]) == {"a": value}
-    assert isinstance(compose.parse_settings(["a=1e-4x"])["a"], str)
-
-
-@pytest.mark.parametrize("size", ["64", "64,64", "(64, 64)", "[64]", "[64, 0]", "[64, 64.0]", "null"])
+@pytest.mark.parametrize("size", ["64,64", "(64, 64)", "[64]", "[64, 0]", "[64, 64.0]", "null", "-1", "yes"])
 def test_a_size_that_is_none_is_refused(size: str, store: Path) -> None:
-    with pytest.raises(InputError, match=r"got size=.*, wanted rows and columns in brackets"):
-        compose.compose_train("fcn", store, compose.parse_settings([f"size={size}"]))
+    with pytest.raises(InputError, match=r"got size=.*, wanted rows and columns"):
+        compose.compose_train("fcn", store, parse_settings([f"size={size}"]))
+
+
+def test_no_setting_is_dropped(store: Path) -> None:
+    """Every id that is set has that value in the run's configuration, or is refused with its name."""
+    before = compose.compose_train("fcn", store, {})
+    kinds = {
+        bool: True,
+        int: 32,
+        float: 0.25,
+        list: ["tensorboard"],
+        dict: "$dict()",
+        str: "a word",
+        type(None): 7,
+    }
+    taken = 0
+    for name, old in before.items():
+        value = kinds[type(old)] if kinds[type(old)] != old else "$None"
+        try:
+            after = compose.compose_train("fcn", store, {name: value})[name]
+        except InputError as error:
+            assert name in str(error) or str(value) in str(error)
+        else:
+            assert after in (value, [value, value])  # a size
+            taken += 1
+    assert taken > len(before) / 2
 
 
 BASIC = {"_target_": "monai.networks.nets.BasicUNet", "spatial_dims": 2, "out_channels": 9}

@@ -67,8 +67,13 @@ def test_an_unknown_logger_is_refused_by_its_whole_name(names: object) -> None:
         require_known(names)
 
 
-def test_a_missing_package_is_one_line_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loggers, "find_spec", lambda _: None)
+@pytest.mark.parametrize(
+    "found", [None, importlib.machinery.ModuleSpec("mlflow", None)]
+)  # a folder of that name
+def test_a_missing_package_is_one_line_that_names_the_extra(
+    found: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loggers, "find_spec", lambda _: found)
     with pytest.raises(InputError, match=r"mlflow is not installed: pip install 'dsnet-med\[loggers\]'"):
         require_known("mlflow")
 
@@ -168,7 +173,7 @@ def test_mlflow_is_told_by_monais_handler(tmp_path: Path, monkeypatch: pytest.Mo
     fake = types.SimpleNamespace(MlflowClient=lambda tracking_uri: client, entities=entities)
     monkeypatch.setattr(mlflow_handler, "mlflow", fake)
     module = types.ModuleType("mlflow")
-    module.__spec__ = importlib.machinery.ModuleSpec("mlflow", None)
+    module.__spec__ = importlib.machinery.ModuleSpec("mlflow", None, origin="here")
     monkeypatch.setitem(sys.modules, "mlflow", module)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "train.yaml").write_text("known: 2\noptimizer: {lr: 0.1}\n")

@@ -1,4 +1,4 @@
-"""How often a run validates, and its learning rate: the reference's numbers, and any number of iterations."""
+"""The learning rate: the reference's numbers, and any number of iterations."""
 
 import io
 import json
@@ -10,29 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import LambdaLR
 
-from dsnet_med.engine.schedule import epoch_length, poly
+from dsnet_med.engine.schedule import poly
 from dsnet_med.errors import InputError
-
-
-@given(st.integers(1, 5000), st.integers(1, 5000))
-def test_epochs_fill_the_run_exactly(iterations: int, every: int) -> None:
-    length = epoch_length(iterations, every)
-    assert iterations % length == 0
-    assert length == iterations or 2 * length >= every
-
-
-@pytest.mark.parametrize(
-    ("iterations", "every", "wanted"),
-    [(40000, 4000, 4000), (300, 100, 100), (250, 100, 125), (251, 100, 251), (20, 100, 20)],
-)
-def test_worked_examples(iterations: int, every: int, wanted: int) -> None:
-    assert epoch_length(iterations, every) == wanted
-
-
-def test_refuses_nothing_to_do() -> None:
-    with pytest.raises(InputError, match="at least 1"):
-        epoch_length(0, 10)
-
 
 # ---------------------------------------------------------------- learning rate
 

@@ -76,7 +76,7 @@ def test_every_way_to_type_it_trains_the_same_network(command: list[str], run: P
     [
         (["run", "trainning"], "did you mean 'training'"),
         (["run", "training", "--iteration", "5"], "did you mean 'iterations'"),
-        (["run", "training", "--config_file", "configs/none.yaml"], "no configuration file"),
+        (["run", "training", "--config_file", "configs/none.yaml"], "configs/none.yaml: no such file"),
     ],
 )
 def test_monai_refuses_what_does_not_exist(arguments: list[str], message: str, run: Path) -> None:
@@ -125,7 +125,7 @@ def _killed_at(iteration: int, run: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     with monkeypatch.context() as patch:
         patch.setattr(SupervisedTrainer, "_iteration", killed)
-        with pytest.raises(Exception, match="") as stopped:
+        with pytest.raises(Exception) as stopped:
             train(run, {"resume": (run / "checkpoints").exists()})
     assert isinstance(root_cause(stopped.value), Killed)
 
@@ -217,7 +217,7 @@ def test_configurations_have_the_properties_that_monai_requires(
 
 
 def test_a_value_of_the_wrong_kind_is_bad_input_and_can_be_corrected(store: Path, tmp_path: Path) -> None:
-    prepare("fcn", store, tmp_path, {**NARROW, "width": "abc"})
+    prepare("fcn", store, tmp_path, {**NARROW, "lr_scheduler#power": "$1 / 0"})
     with pytest.raises(InputError, match="check what --set changed"):
         train(tmp_path, {})
     prepare("fcn", store, tmp_path, {**NARROW, "iterations": 1})

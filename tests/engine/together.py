@@ -44,7 +44,7 @@ def _buffers() -> list[float]:
     norm = nn.BatchNorm2d(1)
     norm(torch.full((1, 1, 2, 2), float(distributed.rank() + 1)))
     evaluator = _evaluator([{"image": torch.ones(1, 1, 2, 2), "label": torch.zeros(1)}], norm)
-    distributed.SharedBuffers(norm).attach(evaluator)
+    distributed.SharedBuffers().attach(evaluator)
     evaluator.run()
     return [norm.running_mean.item(), norm.num_batches_tracked.item()]
 

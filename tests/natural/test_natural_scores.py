@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from ignite.metrics import ConfusionMatrix
 from monai.handlers import from_engine
 from pycocotools.coco import COCO
@@ -19,9 +19,9 @@ from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
 from dsnet_med.errors import InputError
-from dsnet_med.natural import cityscapes, coco, coco_annotations, imagenet
+from dsnet_med.natural import cityscapes, coco, coco_annotations, imagenet, scores
 from dsnet_med.natural.phantom import make_coco
-from dsnet_med.natural.scores import Scores, part
+from dsnet_med.natural.scores import part, parts
 
 CHOSEN = from_engine(["pred", "label"])  # as in the bundles
 
@@ -38,9 +38,9 @@ def metrics_of(metrics, batches):
 
 def segmentation_scores(batches, classes):
     overall = cityscapes.scores(ConfusionMatrix(classes, output_transform=CHOSEN))
-    found = metrics_of({"all": overall, "key": part(overall, "mIoU")}, batches)
-    assert found["key"] == pytest.approx(found["mIoU"], nan_ok=True)
-    return {name: found[name] for name in ("mIoU", "mAcc", "aAcc")}
+    found = metrics_of({"key": part(overall, "mIoU"), **parts(overall, ["mIoU", "mAcc", "aAcc"])}, batches)
+    assert found.pop("key") == pytest.approx(found["mIoU"], nan_ok=True)
+    return found
 
 
 def logits_of(predicted, classes, rng):
@@ -289,33 +289,16 @@ def test_a_network_of_other_categories_is_not_scored(tmp_path, names):
 # ---------------------------------------------------------------- what is kept of them
 
 
-def test_scores_are_kept_logged_and_written_without_those_that_are_not_defined(tmp_path):
-    evaluator, trainer = Engine(lambda *_: None), Engine(lambda *_: None)
-
-    @trainer.on(Events.EPOCH_COMPLETED)
-    def validate():
-        evaluator.run([0])
-
-    @evaluator.on(Events.EPOCH_COMPLETED)
-    def measure():
-        evaluator.state.metrics = {"AP": 1 / 3, "APS": math.nan, "other": 1.0}
-
-    sent = []
-    scores = Scores(evaluator, ["AP", "APS"], [lambda iteration, values: sent.append((iteration, values))])
-    scores.attach(trainer)
-    trainer.run([0, 1], max_epochs=1)
-    assert scores.latest() == {"AP": 0.333333, "APS": None}
-    assert sent == [(2, {"val_AP": 0.333333, "val_APS": None})]
-    assert scores.compute() == 0.333333
-    scores.write(str(tmp_path / "scores.json"))
+def test_scores_are_written_with_null_for_those_that_are_not_defined(tmp_path):
+    evaluator = Engine(lambda *_: None)
+    evaluator.state.metrics = {"AP": 1 / 3, "APS": math.nan}
+    scores.write(evaluator, list(evaluator.state.metrics), str(tmp_path / "scores.json"))
     assert json.loads((tmp_path / "scores.json").read_text()) == {"AP": 0.333333, "APS": None}
-    evaluator.state.metrics["AP"] = math.nan
-    assert scores.compute() < 0
 
 
 def test_only_one_process_writes_the_scores(tmp_path, monkeypatch):
     evaluator = Engine(lambda *_: None)
     evaluator.state.metrics = {"AP": 0.5}
-    monkeypatch.setenv("RANK", "1")
-    Scores(evaluator, ["AP"]).write(str(tmp_path / "scores.json"))
+    monkeypatch.setattr(scores, "is_main", lambda: False)
+    scores.write(evaluator, list(evaluator.state.metrics), str(tmp_path / "scores.json"))
     assert not list(tmp_path.iterdir())

@@ -48,12 +48,11 @@ def moved(module):
     return module.train()
 
 
-@pytest.mark.parametrize("scale", [10, 100])
 @pytest.mark.parametrize("name", PLUGINS)
-def test_plugins_at_large_activations(name, scale):
+def test_plugins_at_large_activations(name):
     for dtype, tolerance in TYPES.items():
         torch.manual_seed(0)
-        plugin, x = moved(PLUGINS[name](64)), scale * torch.randn(2, 64, 48, 48).relu()
+        plugin, x = moved(PLUGINS[name](32)), 100 * torch.randn(2, 32, 48, 48).relu()
         x = x.to(dtype).requires_grad_()
         for single, half in single_and_half(plugin, x, dtype):
             assert half.isfinite().all()

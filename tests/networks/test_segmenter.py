@@ -1,10 +1,15 @@
 """The encoder-decoder: sizes, channels, precision, errors."""
 
+from functools import partial
+
 import pytest
+import timm
 import torch
 
 import dsnet_med
+from dsnet_med.engine.losses import SegmentationLoss
 from dsnet_med.errors import InputError
+from dsnet_med.networks import Classifier, Segmenter, heads, plugins
 from dsnet_med.networks.backbones import resnet
 from dsnet_med.networks.heads import FCNHead
 
@@ -138,7 +143,6 @@ def test_width_keeps_at_least_one_channel():
 
 
 def weights_file(folder, suffix):
-    import timm
     from safetensors.torch import save_file
 
     torch.manual_seed(3)
@@ -198,3 +202,67 @@ def test_convolutions_and_classifier_start_as_in_the_reference():
     assert not head.classifier.bias.any()
     first = head.convs[0].conv.weight
     assert first.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)  # Kaiming, fan out
+
+
+def encoder(name, **options):
+    torch.manual_seed(0)
+    return timm.create_model(name, features_only=True, **options)
+
+
+def test_an_encoder_with_the_channels_last_is_turned():
+    """As timm's Swin, MambaOut and Sequencer keep their maps."""
+    backbone = encoder("test_mambaout")
+    network = Segmenter(backbone, partial(FCNHead, num_classes=3, channels=8)).eval()
+    images = torch.randn(2, 3, 64, 96)
+    turned = [each.movedim(-1, 1) for each in backbone(images)]
+    assert turned[-1].shape == (2, 64, 2, 3) and backbone.output_fmt == "NHWC"
+    expected = torch.nn.functional.interpolate(network.head(turned), (64, 96), mode="bilinear")
+    torch.testing.assert_close(network(images), expected)
+    torch.testing.assert_close(Classifier(backbone, 5).pooled(images), turned[-1].mean((2, 3)))
+
+
+HEADS = {
+    "FCNHead": heads.FCNHead,
+    "DANetHead": heads.DANetHead,
+    "EncHead": heads.EncHead,
+    "UPerHead": heads.UPerHead,
+    "ham_head": partial(heads.ham_head, plugin=plugins.Hamburger),
+    "light_ham_head": partial(heads.light_ham_head, plugin=plugins.Hamburger),
+    "MultiScaleHead": partial(heads.MultiScaleHead, plugin=plugins.DSM),
+}
+# levels at 4 and 5 scales, at one, and with the channels last
+ENCODERS = {"test_convnext": {}, "test_resnet": {}, "test_vit": {"img_size": 64}, "test_mambaout": {}}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_head_runs_on_every_encoder_as_it_stands(name):
+    backbone = encoder(name, **ENCODERS[name])
+    labels = torch.zeros(2, 64, 64, dtype=torch.long)
+    for head in HEADS.values():
+        network = Segmenter(backbone, partial(head, num_classes=3, width=1 / 64))
+        for train in (True, False):
+            with torch.no_grad():
+                logits = network.train(train)(torch.zeros(2, 3, 64, 64))
+            main = logits[0] if train and isinstance(logits, tuple) else logits
+            assert main.shape == (2, 3, 64, 64)
+            assert SegmentationLoss()(logits, labels).isfinite()
+
+
+def test_what_a_head_or_a_backbone_does_not_fit_is_one_line():
+    with pytest.raises(InputError, match="reads level -3 of a pyramid, and the backbone gives 2"):
+        HEADS["MultiScaleHead"]([4, 8], 3)
+    with pytest.raises(InputError, match=r"got a ResNet as backbone, .* make timm's with features_only=True"):
+        Segmenter(timm.create_model("test_resnet"), FCNHead)
+    vit = Segmenter(encoder("test_vit", img_size=64), partial(FCNHead, num_classes=3, channels=8))
+    with pytest.raises(InputError, match=r"does not take images of shape \(2, 3, 64, 72\): Input width"):
+        vit(torch.zeros(2, 3, 64, 72))
+
+
+@pytest.mark.parametrize(
+    "method", ["hamnet_mscan_b", "dsnet_mscan_b", "fcn", "upernet_convnext_b", "imagenet/resnet50"]
+)
+def test_a_batch_of_one_that_leaves_a_norm_one_value_is_one_line(method):
+    network = dsnet_med.build_network(method, in_channels=3, num_classes=3, width=0.0625).train()
+    size = 8 if method == "fcn" else 32  # one pixel of the last map
+    with pytest.raises(InputError, match="use a batch of at least 2"):
+        network(torch.randn(1, 3, size, size))

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dsnet_med.networks.layers import classifier, conv_norm_relu, scaled
+from dsnet_med.networks.layers import channels_at, classifier, conv_norm_relu, scaled
 from dsnet_med.networks.plugins.channel_attention import ChannelAttention
 from dsnet_med.networks.plugins.position_attention import PositionAttention
 
@@ -52,7 +52,7 @@ class DANetHead(nn.Module):
     ) -> None:
         super().__init__()
         self.level = level
-        features, hidden = in_channels[level], scaled(channels, width)
+        features, hidden = channels_at("DANetHead", in_channels, level), scaled(channels, width)
         position = PositionAttention(hidden, hidden=scaled(pam_channels, width))
         self.position = _Branch(features, hidden, position)
         self.channel = _Branch(features, hidden, ChannelAttention(hidden))

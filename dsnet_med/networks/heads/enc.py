@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from dsnet_med.networks.layers import classifier, conv_norm_relu, resized, scaled
+from dsnet_med.networks.layers import channels_at, classifier, conv_norm_relu, resized, scaled
 from dsnet_med.networks.plugins.encoding import Encoding
 
 
@@ -49,8 +49,9 @@ class EncHead(nn.Module):
         super().__init__()
         self.level, self.lateral_levels = level, tuple(laterals)
         hidden = scaled(channels, width)
-        self.bottleneck = conv_norm_relu(in_channels[level], hidden)
-        self.laterals = nn.ModuleList(conv_norm_relu(in_channels[each], hidden, 1) for each in laterals)
+        features, *beside = (channels_at("EncHead", in_channels, each) for each in (level, *laterals))
+        self.bottleneck = conv_norm_relu(features, hidden)
+        self.laterals = nn.ModuleList(conv_norm_relu(each, hidden, 1) for each in beside)
         self.fusion = conv_norm_relu((1 + len(laterals)) * hidden, hidden) if laterals else None
         self.encoding = Encoding(hidden, num_codes)
         self.dropout = nn.Dropout2d(dropout)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError
-from dsnet_med.networks.layers import Norm, classifier, conv_norm_relu, scaled
+from dsnet_med.networks.layers import Norm, channels_at, classifier, conv_norm_relu, scaled
 
 
 class FCNHead(nn.Module):
@@ -48,7 +48,7 @@ class FCNHead(nn.Module):
     ) -> None:
         super().__init__()
         self.level = level
-        features, hidden = in_channels[level], scaled(channels, width)
+        features, hidden = channels_at("FCNHead", in_channels, level), scaled(channels, width)
         if not num_convs and hidden != features:
             raise InputError(
                 f"FCNHead got num_convs=0 and channels={hidden}: without convolutions it keeps the {features} "

@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsnet_med.networks.layers import Norm, classifier, conv_norm_relu, group_norm, resized, scaled
+from dsnet_med.networks.layers import (
+    Norm,
+    channels_at,
+    classifier,
+    conv_norm_relu,
+    group_norm,
+    resized,
+    scaled,
+)
 
 
 class MultiScaleHead(nn.Module):
@@ -35,14 +43,14 @@ class MultiScaleHead(nn.Module):
         plugin: Callable[[int], nn.Module],
         channels: int = 512,
         norm: Norm = nn.BatchNorm2d,
-        levels: Sequence[int] = (1, 2, 3),
+        levels: Sequence[int] = (-3, -2, -1),
         dropout: float = 0.1,
         width: float = 1.0,
     ) -> None:
         super().__init__()
         self.levels = tuple(levels)
         hidden = scaled(channels, width)
-        joined = sum(in_channels[level] for level in self.levels)
+        joined = sum(channels_at("MultiScaleHead", in_channels, level) for level in self.levels)
         self.squeeze = conv_norm_relu(joined, hidden, 1, norm)
         self.plugin = plugin(hidden)
         self.align = conv_norm_relu(hidden, hidden, 1, norm)

@@ -1,0 +1,41 @@
+"""What libraries say that is no news: silenced by its words, in the processes of commands alone."""
+
+import logging
+import os
+import warnings
+
+_WARNINGS = (  # how each begins, and when it is said
+    r"This DataLoader will create \d+ worker processes",  # on a machine of fewer cores than our default
+    r"'pin_memory' argument is set as true but no accelerator",  # on a CPU
+    r"Data iterator can not provide data anymore",  # a process without a part of the validation
+    r"Detected call of `lr_scheduler\.step\(\)` before",  # a first step that the gradient scaler leaves out
+    r"`torch\.cuda\.amp\.GradScaler\(args\.\.\.\)` is deprecated",  # MONAI, with float16
+    r"TensorFloat32 tensor cores for float32 matrix multiplication available",  # with --compile
+    r"Grad strides do not match bucket view strides",  # several processes with channels_last
+)
+_RECORDS = {  # by logger
+    "monai.bundle.workflows": "Setting logging properties based on config",
+    "ignite.engine.engine.SupervisedTrainer": "run is terminating due to exception",  # which is told
+    "ignite.engine.engine.SupervisedEvaluator": "run is terminating due to exception",
+}
+_DICOM = ("pydicom", "highdicom")  # whose opinions of headers are many; what matters is raised
+
+
+def quiet() -> None:
+    """Silence what is known to be noise; nothing with DSNET_MED_DEBUG=1."""
+    if os.environ.get("DSNET_MED_DEBUG") == "1":
+        return
+    for beginning in _WARNINGS:
+        warnings.filterwarnings("ignore", message=beginning)
+    warnings.filterwarnings("ignore", module=rf"({'|'.join(_DICOM)}|dsnet_med\.dicom)(\.|$)")
+    for name in _RECORDS:
+        logging.getLogger(name).addFilter(_is_news)
+    for name in _DICOM:
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # what torch's profiler prints of itself
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return _RECORDS[record.name] not in str(record.msg)

@@ -1,0 +1,116 @@
+"""What values settings may have, for every task; and which data a run goes on with."""
+
+import shutil
+
+import pytest
+
+from dsnet_med.engine.compose import compose_train
+from dsnet_med.engine.data import open_store, require_store
+from dsnet_med.engine.settings import _RULES, check_classes, check_settings
+from dsnet_med.errors import InputError
+from dsnet_med.methods import natural_method_ids
+
+WRONG = {  # the rule that finds it is of the same id
+    "iterations": [0, -1, 2.5, True],
+    "epochs": [0],
+    "steps_per_epoch": [0],
+    "validate_every": [0, -4],
+    "checkpoint_every": [0],
+    "val_interval": [0],
+    "batch_size": [0, -1, 1.5, "two"],
+    "accumulate": [0],
+    "workers": [-1, 0.5],
+    "warmup": [-1],
+    "early_stopping": [-1],
+    "lr_scheduler#warmup": [-5],
+    "seed": [-1, 2**63, 1.5],
+    "precision": ["half", "float64"],
+    "fit": ["stretch"],
+    "width": [0, -1, float("nan"), 1000],
+    "learning_rate": [0, -0.1, "fast"],
+    "optimizer#lr": [-1e-3, float("inf")],
+    "lr_scheduler#power": [-1],
+    "lr_scheduler#gamma": [0],
+    "clip": [-1],
+    "optimizer#weight_decay": [-0.1],
+    "lr_scheduler#floor": [-0.1],
+    "loss#ce_weight": [-1],
+    "loss#dice_weight": ["much"],
+    "loss#auxiliary_weight": [-1],
+    "loss#presence_weight": [-1],
+    "ema": [1, -0.1],
+    "optimizer#momentum": [1.0],
+    "train#augmentation#rotate_prob": [1.5],
+    "train#augmentation#flip_prob": [-0.5],
+    "train#augmentation#degree": [400],
+    "milestones": [[5, 3], 7, [-1]],
+    "size": [-1, 0, 7, [64], [64, -1], "large"],
+    "min_size": [0, -1, 1.5],
+    "max_size": [0],
+    "largest_size": [0, [0, 512]],
+    "crop": [64, [16, 64], [64, 64, 64]],
+    "short_side": [[512, 256], [0, 512], 512],
+}
+
+
+def nested(name, value):
+    for key in reversed(name.split("#")):
+        value = {key: value}
+    return value
+
+
+@pytest.mark.parametrize("name", _RULES)
+def test_a_value_that_cannot_be_is_one_line(name):
+    for value in WRONG[name]:
+        with pytest.raises(InputError) as error:
+            check_settings(nested(name, value))
+        assert str(error.value).startswith(f"got {name}={value}, wanted ")
+    for value in ("$1 - 2", "@other", ["$-1", 0]):  # whose values are not known yet
+        check_settings(nested(name, value))
+
+
+def test_values_that_contradict_each_other():
+    with pytest.raises(InputError, match="got min_size=96 and max_size=64"):
+        check_settings({"min_size": 96, "max_size": 64})
+    with pytest.raises(InputError, match="got in_channels=1, wanted 3: the images are read in colour"):
+        check_settings({"task": "coco", "in_channels": 1})
+    check_settings({"task": "organs", "in_channels": 1})
+
+
+@pytest.mark.parametrize("method", natural_method_ids())
+def test_every_row_on_images_is_as_it_should_be_and_is_checked(method, tmp_path):
+    compose_train(method, tmp_path, {"precision": "bfloat16"})
+    with pytest.raises(InputError, match="got optimizer#lr=-1, wanted a number above 0"):
+        compose_train(method, tmp_path, {"optimizer#lr": -1})
+
+
+def test_classes_are_those_of_the_data():
+    check_classes({"class_names": ["$'a'", "b"], "num_classes": 2}, ["background", "liver"])
+    check_classes({"class_names": "$names", "num_classes": "$len(@class_names)"}, ["background", "liver"])
+    with pytest.raises(InputError, match="got num_classes=3, wanted 2, for the 2 classes of the data: b"):
+        check_classes({"num_classes": 3}, ["background", "liver"])
+    for names in (["a"], ["a", "a"], ["a", "b", "c"]):
+        with pytest.raises(InputError, match="wanted a name for each of the 2 classes of the data"):
+            check_classes({"class_names": names}, ["background", "liver"])
+
+
+def test_a_composed_configuration_is_checked(store):
+    for name, value in (("batch_size", 0), ("width", 0), ("num_classes", 14), ("class_names", ["background"])):
+        with pytest.raises(InputError, match=f"got {name}="):
+            compose_train("fcn", store, {name: value})
+
+
+def test_a_store_is_known_by_what_is_in_it(store, tmp_path):
+    written = compose_train("fcn", store, {})["store_id"]
+    moved = shutil.copytree(store, tmp_path / "moved")
+    require_store(str(moved), written)
+    require_store(str(store), None)  # a run of before
+    with pytest.raises(InputError, match=r"no store at .*gone, .* --resume --data STORE"):
+        require_store(str(tmp_path / "gone"), written)
+    manifest = moved / "manifest.json"
+    entry = open_store(str(moved)).cases.popitem()[1]
+    manifest.write_text(manifest.read_text().replace(entry.label_sha256, "0" * 64))
+    open_store.cache_clear()
+    with pytest.raises(InputError, match="moved holds other data than the run began with"):
+        require_store(str(moved), written)
+    open_store.cache_clear()
