@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from dsnet_med.cli.noise import quiet
 from dsnet_med.errors import InputError
 
 _CALLED = {"val_mean_dice": "Dice"}
@@ -73,7 +74,6 @@ def _trained(
 ) -> dict[str, Any]:
     """Let the first of the processes that torchrun has started prepare the folder, and train in all."""
     from dsnet_med.engine import distributed
-    from dsnet_med.engine.run import train
     from dsnet_med.engine.session import owned
 
     distributed.check_devices(devices, device)
@@ -82,6 +82,8 @@ def _trained(
     settings: dict[str, Any] = {"resume": resume}
     if device != "auto":
         settings["device"] = f"$engine.distributed.device('{device}')"
+    profile = out / "profile" / "table.txt"
+    profile.unlink(missing_ok=True)  # of an earlier part of the run
     with ExitStack() as held:
 
         def prepare_alone() -> None:
@@ -89,10 +91,20 @@ def _trained(
             prepared()
 
         distributed.on_main(prepare_alone)
-        summary = distributed.launch(train, devices, out, settings)
+        summary = distributed.launch(_in_process, devices, out, settings)
     if main:
+        if profile.is_file():
+            typer.echo(profile.read_text(encoding="utf-8"))
         _tell(summary, out)
     return summary
+
+
+def _in_process(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train in this process, which may be a new one."""
+    from dsnet_med.engine.run import train
+
+    quiet()
+    return train(out, settings)
 
 
 def _tell(summary: Mapping[str, Any], out: Path) -> None:
