@@ -206,7 +206,7 @@ class Loader(DataLoader[Any]):
 
 
 def _leave_signals(_: int) -> None:
-    """Let the process that trains answer signals to all processes of a run: Ctrl-C, or a scheduler's."""
+    """Let signals to all processes of a run (Ctrl-C, a scheduler's) be answered by the one that trains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
