@@ -9,6 +9,7 @@ A check that fails, or is not done when the time is over, leaves a line that say
 
 import argparse
 import gc
+import hashlib
 import json
 import multiprocessing
 import os
@@ -20,7 +21,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,11 +36,11 @@ Check = Callable[["Bench"], Iterator[None]]  # prepares, yields, measures
 def main() -> None:
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
-    names = options.only or [name for name in CHECKS if name not in LATER]
+    names = options.only or list(CHECKS)
     end = time.monotonic() + options.seconds
     waiting = {name: Child(name, options) for name in names}
     bench = Bench("all", options)
-    prepared_by = time.monotonic() + options.seconds / 2
+    prepared_by = time.monotonic() + options.prepare
     while waiting and time.monotonic() < end:
         for name in [name for name, child in waiting.items() if not child.process.is_alive()]:
             waiting.pop(name).over(bench)
@@ -63,7 +65,10 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=CHECKS, metavar="CHECK", help=", ".join(CHECKS))
-    parser.add_argument("--seconds", type=float, default=300, help="for all of it")
+    parser.add_argument("--seconds", type=float, default=480, help="for all of it")
+    parser.add_argument(
+        "--prepare", type=float, default=150, help="seconds of it, after which what is ready measures"
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small sizes, few repeats")
     return parser.parse_args()
@@ -158,7 +163,7 @@ class Bench:
                 found[name].append((time.perf_counter() - began) / inner)
         return {name: statistics.median(values) for name, values in found.items()}
 
-    def busy(self, call: Callable[[], object], calls: int = 3) -> float | None:
+    def busy(self, call: Callable[[], object], calls: int = 2) -> float | None:
         """Seconds of a call during which the GPU computes or copies, from the profiler's record of it."""
         if not self.cuda:
             return None
@@ -170,12 +175,11 @@ class Bench:
             for _ in range(calls):
                 call()
             self.synchronise()
-        spans = sorted(
-            (event.time_range.start, event.time_range.end)
-            for event in profiler.events()
-            if event.device_type == DeviceType.CUDA
-        )
-        return covered(spans) / 1e6 / calls
+        events = profiler.profiler.kineto_results.events()  # raw: making Python's of them takes seconds
+        spans = [
+            (e.start_ns(), e.start_ns() + e.duration_ns()) for e in events if e.device_type() == DeviceType.CUDA
+        ]
+        return covered(sorted(spans)) / 1e9 / calls
 
     def peak(self, call: Callable[[], object]) -> float | None:
         """MB that a call takes above what is held before it."""
@@ -209,9 +213,9 @@ class Bench:
         return folder / "store"
 
 
-def covered(spans: list[tuple[float, float]]) -> float:
+def covered(spans: list[tuple[int, int]]) -> float:
     """The length of the union of sorted spans."""
-    total, until = 0.0, float("-inf")
+    total, until = 0.0, 0.0
     for start, end in spans:
         total += max(0.0, end - max(start, until))
         until = max(until, end)
@@ -241,10 +245,12 @@ def machine(bench: Bench) -> Iterator[None]:
 
 
 def tests(bench: Bench) -> Iterator[None]:
-    """The tests that need a GPU, and those of DSM's kernel."""
-    file = ROOT / "tests" / "networks" / "test_softmax_mean.py"
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", str(file)]
-    command += ["-k", "gpu or kernel"] if not bench.tiny else ["-k", "gpu"]
+    """The tests that need a GPU."""
+    files = [
+        file for file in (ROOT / "tests").rglob("test_*.py") if "cuda.is_available" in file.read_text("utf-8")
+    ]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", *map(str, files)]
+    command += ["-k", "gpu or cuda"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     print(done.stdout[-8000:], done.stderr[-2000:], flush=True)
     bench.row(pytest=done.returncode, says=done.stdout.strip().splitlines()[-1:])
@@ -345,20 +351,11 @@ def relative(found: Any, exact: Any) -> float:
 class Step:
     """Forward, published loss, backward and SGD of one network on one batch."""
 
-    def __init__(self, bench: Bench, form: str, batch: int, mode: str) -> None:
+    def __init__(self, bench: Bench, network: Any, batch: int, mode: str) -> None:
         import torch
 
         from dsnet_med.engine.losses import SegmentationLoss
-        from dsnet_med.methods import build_network
 
-        torch.manual_seed(0)
-        if form == "FCN+DSM, textbook":
-            from networks.direct import direct_network
-
-            network = direct_network("fcn_dsm", in_channels=1, num_classes=CLASSES, width=bench.width)
-        else:
-            method = {"FCN": "fcn", "FCN+DSM": "fcn_dsm"}[form]
-            network = build_network(method, num_classes=CLASSES, width=bench.width)
         self.mode, self.kind = mode, bench.device.partition(":")[0]
         layout = torch.channels_last if "channels_last" in mode else torch.contiguous_format
         network = network.to(bench.device, memory_format=layout).train()
@@ -377,20 +374,48 @@ class Step:
 
         low = "bfloat16" in self.mode
         with torch.autocast(self.kind, torch.bfloat16) if low else nullcontext():
-            loss = self.loss(self.network(self.images), self.labels)
+            logits = self.network(self.images)
+        loss = self.loss(logits.float(), self.labels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
 
-def measure_steps(bench: Bench, batch: int, mode: str, steps: Mapping[str, Step]) -> None:
+def networks(bench: Bench, *forms: str) -> dict[str, Any]:
+    """FCN, FCN+DSM and FCN+DSM, textbook: the formulas as they read."""
+    import torch
+    from networks.direct import direct_network
+
+    from dsnet_med.methods import build_network
+
+    torch.manual_seed(0)
+    how = {"in_channels": 1, "num_classes": CLASSES, "width": bench.width}
+    built = {
+        "FCN": lambda: build_network("fcn", **how),
+        "FCN+DSM": lambda: build_network("fcn_dsm", **how),
+        "FCN+DSM, textbook": lambda: direct_network("fcn_dsm", **how),
+    }
+    return {form: built[form]().to(bench.device) for form in forms}
+
+
+@contextmanager
+def numbers(mode: str) -> Iterator[None]:
+    """TF32 as `mode` has it: in convolutions alone (PyTorch's default), in products, too, or nowhere."""
     import torch
 
-    tf32 = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = tf32 and "no TF32" not in mode
-    try:
-        found = bench.seconds(steps, blocks=5 if batch < 8 else 3, inner=10 if batch < 8 else 4)
-        for name, seconds in found.items():
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32, products.allow_tf32 = "no TF32" not in mode, "products" in mode
+    yield
+    convolutions.allow_tf32, products.allow_tf32 = before
+
+
+def measure_steps(bench: Bench, batch: int, mode: str, steps: Mapping[str, Step]) -> None:
+    with numbers(mode):
+        few = batch >= 8
+        for name, seconds in (
+            found := bench.seconds(steps, blocks=3 if few else 5, inner=4 if few else 10)
+        ).items():
             used = bench.busy(steps[name])
             bench.row(
                 batch=batch,
@@ -402,24 +427,63 @@ def measure_steps(bench: Bench, batch: int, mode: str, steps: Mapping[str, Step]
                 gpu_busy=used and round(used / seconds, 3),
                 extra_mb=(extra := bench.peak(steps[name])) and round(extra),
             )
-    finally:
-        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def steps(bench: Bench) -> Iterator[None]:
     """FCN and FCN+DSM as they are, in turns."""
-    import torch
-
-    import dsnet_med.engine.losses  # noqa: F401 -- loaded beside the others
-
-    torch.zeros(1, device=bench.device)
+    made = networks(bench, "FCN", "FCN+DSM", "FCN+DSM, textbook")
     yield
-    modes = ["float32", "bfloat16", "bfloat16, channels_last", "float32, channels_last", "float32, no TF32"]
-    for mode in modes:
-        for batch in (2, 16) if not bench.tiny else (2,):
-            forms = ["FCN", "FCN+DSM", "FCN+DSM, textbook"][: 3 if mode in modes[:2] else 2]
-            measure_steps(bench, batch, mode, {form: Step(bench, form, batch, mode) for form in forms})
+    modes = {
+        "float32": (2, 16),
+        "bfloat16": (2, 16),
+        "bfloat16, channels_last": (2, 16),
+        "float32, TF32 in products": (16,),
+        "float32, channels_last, TF32 in products": (16,),
+    }
+    for mode, batches in modes.items():
+        for batch in batches[: 1 if bench.tiny else None]:
+            size = 2 if bench.tiny else batch
+            measure_steps(
+                bench, size, mode, {form: Step(bench, each, size, mode) for form, each in made.items()}
+            )
             bench.forget()
+
+
+def kernels(bench: Bench) -> Iterator[None]:
+    """What the GPU does in one DSM, forward and backward: its kernels that take longest, per call."""
+    import torch
+    from torch.autograd import DeviceType
+
+    from dsnet_med.networks.plugins import DSM
+
+    plugin = DSM(512 if not bench.tiny else 16, bias=True).to(bench.device)
+    shape = (16, 512, 64, 64) if not bench.tiny else (2, 16, 8, 8)
+    yield
+    for mode in ("float32", "bfloat16", "bfloat16, channels_last"):
+        layout = torch.channels_last if "last" in mode else torch.contiguous_format
+        x = torch.randn(shape, device=bench.device).to(memory_format=layout).requires_grad_()
+
+        def call(x: Any = x, low: bool = "bfloat16" in mode) -> None:
+            with torch.autocast(x.device.type, torch.bfloat16) if low else nullcontext():
+                plugin(x).float().sum().backward()
+
+        found = bench.seconds({"dsm": call}, blocks=3, inner=5)["dsm"]
+        bench.row(
+            mode=mode,
+            dsm_ms=round(1000 * found, 3),
+            gpu_ms=(used := bench.busy(call)) and round(1000 * used, 3),
+        )
+        if not bench.cuda:
+            continue
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            call()
+            bench.synchronise()
+        spent: dict[str, list[float]] = {}
+        for event in profiler.profiler.kineto_results.events():
+            if event.device_type() == DeviceType.CUDA:
+                spent.setdefault(event.name()[:90], []).append(event.duration_ns() / 1e6)
+        for name, times in sorted(spent.items(), key=lambda pair: -sum(pair[1]))[:12]:
+            bench.row(mode=mode, kernel=name, launches=len(times), ms=round(sum(times), 3))
 
 
 def compiled(batch: int, mode: str) -> Check:
@@ -427,7 +491,9 @@ def compiled(batch: int, mode: str) -> Check:
 
     def check(bench: Bench) -> Iterator[None]:
         began = time.monotonic()
-        made = {form: Step(bench, form, batch, mode) for form in ("FCN", "FCN+DSM")}
+        made = {
+            form: Step(bench, each, batch, mode) for form, each in networks(bench, "FCN", "FCN+DSM").items()
+        }
         for step in made.values():
             step()
         bench.synchronise()
@@ -459,17 +525,13 @@ def infer(bench: Bench) -> Iterator[None]:
         nibabel.save(nibabel.Nifti1Image(voxels, np.diag((*inference.SPACING_MM, 1.0))), ct)
         calls: dict[str, Callable[[], object]] = {}
         for precision in ("float32", "bfloat16"):
-            for compile_networks in (False, True):
-                name = precision + ", compile" * compile_networks
-                predictor = Predictor.from_run(
-                    made, device=bench.device, precision=precision, compile_networks=compile_networks
-                )
+            predictor = Predictor.from_run(made, device=bench.device, precision=precision)
 
-                def predict(predictor: Any = predictor) -> None:
-                    predictor.predict(ct).save(folder / "mask.nii.gz")
+            def predict(predictor: Any = predictor) -> None:
+                predictor.predict(ct).save(folder / "mask.nii.gz")
 
-                predict()
-                calls[name] = predict
+            predict()
+            calls[precision] = predict
         yield
         for name, seconds in bench.seconds(calls, blocks=3, inner=1, warm=1).items():
             used = bench.busy(calls[name], 1)
@@ -518,21 +580,143 @@ def natural(amp: bool) -> Check:
     return check
 
 
+def trainer(bench: Bench) -> Iterator[None]:
+    """`dsnet-med train --profile` on 512x512 phantoms, as a user types it: the table that it writes."""
+    low, last = ["--precision", "bfloat16"], ["--set", "channels_last=true"]
+    runs = {
+        "float32, channels_last": (16, last),
+        "bfloat16, channels_last, compile": (16, [*low, *last, "--compile"]),
+        "bfloat16, channels_last": (16, [*low, *last]),
+        "float32": (16, ["--set", "channels_last=false"]),
+        "bfloat16, channels_last, batch 2": (2, [*low, *last]),
+        "float16, channels_last": (16, ["--precision", "float16", *last]),
+    }
+    if bench.tiny:
+        runs = {"float32": (2, [])}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        store = bench.store(folder)
+
+        def train(out: Path, batch: int, steps: int, how: list[str]) -> None:
+            settings = {"batch_size": batch, "width": bench.width, "size": f"[{bench.size},{bench.size}]"}
+            given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+            words = ["--method", "fcn_dsm", "--data", store, "--iterations", steps, "--device", bench.device]
+            bench.type("train", *words, "--out", out, *given, *how)
+
+        with suppress(RuntimeError):  # it compiles now, and again from the cache
+            for batch, how in runs.values():
+                if "--compile" in how:
+                    train(folder / "warm", batch, 2, how)
+        yield
+        for number, (name, (batch, how)) in enumerate(runs.items()):
+            began = time.monotonic()
+            out = folder / f"run{number}"
+            try:
+                train(out, batch, 12 if bench.tiny else 90 if batch > 2 else 300, [*how, "--profile"])
+            except RuntimeError as error:
+                bench.row(train=name, error=str(error)[-300:])
+                continue
+            seconds = round(time.monotonic() - began, 1)
+            found = json.loads((out / "profile" / "profile.json").read_text())
+            shares = {part: values["share"] for part, values in found["parts"].items()}
+            rest = found["ms_per_step"] - found["parts"]["validation"]["ms_per_step"]
+            bench.row(
+                train=name,
+                batch=batch,
+                ms_per_step=round(rest, 2),
+                images_per_s=round(1000 * batch / rest, 1),
+                gpu_busy=found["gpu_busy"],
+                waiting_ms=found["parts"]["waiting for data"]["ms_per_step"],
+                process_s=seconds,
+                shares=shares,
+            )
+
+
+def exact(bench: Bench) -> Iterator[None]:
+    """`--deterministic`: two runs, and one that is killed and resumed, end in the same bytes."""
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as pool:
+        folder = Path(scratch)
+        size = "64x64x8"
+        bench.type("phantom", "synapse", "--out", folder / "raw", "--cases", 4, "--size", size)
+        bench.type("preprocess", "synapse", "--source", folder / "raw", "--out", folder / "store")
+        steps = 12 if bench.tiny else 40
+        words = ["train", "--method", "fcn_dsm", "--data", folder / "store", "--device", bench.device]
+        words += ["--iterations", steps, "--deterministic", "--set", "width=0.125", "--set", "batch_size=4"]
+        words += ["--set", "checkpoint_every=3", "--set", f"validate_every={steps // 2}"]
+        precisions = ["float32"] if bench.tiny else ["float32", "float16"]
+
+        def killed(out: Path, how: list[str]) -> None:
+            command = bench.command(*words, "--out", out, *how)
+            with (out.parent / f"{out.name}.log").open("w") as log:
+                process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            while process.poll() is None and not (out / "checkpoints" / "last.pt").exists():
+                time.sleep(0.01)
+            time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            bench.type("train", "--resume", "--out", out, "--device", bench.device)
+
+        waiting = {}
+        for precision in precisions:
+            for kind in ("once", "again", "killed"):
+                out, how = folder / f"{precision}_{kind}", ["--precision", precision]
+                if kind == "killed":
+                    waiting[precision, kind] = pool.submit(killed, out, how)
+                else:
+                    waiting[precision, kind] = pool.submit(bench.type, *words, "--out", out, *how)
+        for (precision, kind), run in waiting.items():
+            error = run.exception()
+            model = folder / f"{precision}_{kind}" / "models" / "model.pt"
+            sums = hashlib.sha256(model.read_bytes()).hexdigest()[:16] if model.exists() else None
+            bench.row(precision=precision, run=kind, model=sums, error=error and str(error)[-300:])
+    yield
+
+
+def augmentation(bench: Bench) -> Iterator[None]:
+    """The augmentation of a batch on the device against the CPU's, and its time."""
+    import torch
+
+    from dsnet_med.engine.augmentation import Change, changed
+
+    size = bench.size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(16, 1, size, size, generator=generator)
+    labels = torch.randint(CLASSES, (16, 1, size // 8, size // 8), generator=generator).float()
+    labels = torch.nn.functional.interpolate(labels, (size, size)).to(torch.uint8)
+    changes = [Change(degrees=5.0 * k - 20.0) for k in range(8)]
+    changes += [Change(None, k % 4, k % 2) for k in range(6)] + [Change(), Change()]
+    there, marks = images.to(bench.device), labels.to(bench.device)
+    error = (changed(there, changes).cpu() - changed(images, changes)).abs().max().item()
+    other = (
+        (changed(marks, changes, "nearest").cpu() != changed(labels, changes, "nearest")).double().mean().item()
+    )
+    bench.row(largest_difference=error, share_of_labels_that_differ=other)
+    yield
+
+    def augment() -> None:
+        changed(there, changes)
+        changed(marks, changes, "nearest")
+
+    seconds = bench.seconds({"augment": augment}, blocks=5, inner=20)["augment"]
+    bench.row(batch=16, augmentation_ms=round(1000 * seconds, 3))
+
+
 CHECKS: dict[str, Check] = {
     "machine": machine,
+    "trainer": trainer,
+    "compiled_16": compiled(16, "bfloat16, channels_last, compile"),
+    "compiled_2": compiled(2, "bfloat16, channels_last, compile"),
     "dsm": dsm,
     "steps": steps,
-    "compiled_2": compiled(2, "bfloat16, compile"),
-    "compiled_16": compiled(16, "bfloat16, compile"),
-    "compiled_2_last": compiled(2, "bfloat16, channels_last, compile"),
-    "compiled_16_last": compiled(16, "bfloat16, channels_last, compile"),
+    "kernels": kernels,
+    "augmentation": augmentation,
     "infer": infer,
     "natural": natural(amp=False),
+    "graphs_2": compiled(2, "bfloat16, channels_last, compile, graphs"),
     "tests": tests,
-    "compiled_2_graphs": compiled(2, "bfloat16, channels_last, compile, graphs"),
+    "exact": exact,
     "natural_amp": natural(amp=True),
 }
-LATER: set[str] = set()
 
 
 def tables(file: Path) -> str:

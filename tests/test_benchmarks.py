@@ -47,11 +47,16 @@ def test_the_readme_shows_them_with_their_parameters(benchmark):
     ("script", "arguments", "expected"),
     [
         ("plugins.py", ["--only", "SE", "--size", "2x16x8x8", "--repeats", "1"], "| SE | 0.000 (1.00x)"),
-        ("training_step.py", ["--size", "32", "--repeats", "1", "--device", "cpu"], "| FCN | "),
+        ("training.py", ["--quick", "--threads", "1"], "| FCN+DSM, textbook |"),
+        pytest.param(
+            *("gpu.py", ["--only", "steps", "kernels", "--device", "cpu", "--tiny", "--out"], "| FCN+DSM |"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-def test_the_benchmarks_run(script, arguments, expected):
+def test_the_benchmarks_run(script, arguments, expected, tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / script), *arguments]
+    command += [str(tmp_path)] * (arguments[-1] == "--out")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr

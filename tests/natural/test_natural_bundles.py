@@ -92,7 +92,7 @@ LEARN = {
     },
     "coco": {
         **TINY["coco"], "width": 0.125, "min_size": 96, "max_size": 192, "batch_size": 2, "val_split": "train",
-        "iterations": 120, "epoch_length": 60, "warmup": 20, "milestones": [80, 105],
+        "iterations": 80, "epoch_length": 40, "warmup": 20, "milestones": [55, 70],
         "optimizer": {"_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": 0.003},
     },
 }  # fmt: skip
@@ -512,8 +512,8 @@ def test_a_bundle_refuses_the_rows_of_others(task, kind, data):
     config = layers(BUNDLES / task / "configs" / f"{kind}.yaml")
     for other in {f"{each}/resnet50" for each in TASKS} - {f"{task}/resnet50"} | {"fcn"}:
         workflow = ConfigWorkflow(
-            [str(file) for file in config], workflow_type=kind, logging_file=False, bundle_root=".", method=other,
-            dataset_dir=str(data / task),
+            [str(file) for file in config], workflow_type=kind, logging_file=False, bundle_root=".",
+            method=other, dataset_dir=str(data / task),
         )  # fmt: skip
         with pytest.raises((RuntimeError, InputError)) as caught:
             finish(workflow)
