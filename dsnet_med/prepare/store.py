@@ -189,7 +189,7 @@ class Store:
         if status.st_size != entry.shape[0] * entry.record_bytes or self.seen.setdefault(entry.id, now) != now:
             stream.close()
             raise InputError(
-                f"{file} has changed since the store was opened, or is cut short; run preprocess again, then this"
+                f"{file} has changed since the store was opened, or is cut short; run preprocess, then this"
             )
         return stream
 
