@@ -93,8 +93,9 @@ _LOCKS: WeakValueDictionary[tuple[int, str], _Lock] = WeakValueDictionary()
 def locked(folder: Path, message: str) -> Iterator[None]:
     """Have `folder` for this process alone, which may do so again; InputError(`message`) while another has it.
 
-    The lock ends with the process, however that ends. Where locks cannot be had (some network file systems,
-    Windows) nobody is kept out. Raises InputError where the folder cannot be written.
+    A process that this one starts may, too. The lock ends with the process, however that ends. Where locks
+    cannot be had (some network file systems, Windows) nobody is kept out. Raises InputError where the folder
+    cannot be written.
     """
     lock = _lock(folder, message)
     try:
@@ -116,10 +117,14 @@ def _lock(folder: Path, message: str) -> _Lock:
         import fcntl  # noqa: PLC0415 -- not there on Windows
 
         fcntl.lockf(lock.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which a killed run's workers keep
+        lock.stream.truncate(0)
+        lock.stream.write(str(os.getpid()).encode())
+        lock.stream.flush()
     except ImportError:
         pass
     except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
+        taken = error.errno in (errno.EAGAIN, errno.EACCES)
+        if taken and (folder / ".lock").read_bytes() != str(os.getppid()).encode():
             raise InputError(message) from error
     return _LOCKS.setdefault(key, lock)
 

@@ -298,11 +298,16 @@ with locked(Path(sys.argv[1]), "taken"):
 """
 
 
-def _tried(folder: Path) -> str:
-    """What another process says that locks `folder`."""
+_STRANGER = (sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])")  # no child of ours
+
+
+def _tried(folder: Path, *between: str) -> str:
+    """What another process, started by `between`, says that locks `folder`."""
     code = "import sys; from pathlib import Path; from dsnet_med.files import locked\n"
     code += "with locked(Path(sys.argv[1]), 'taken'): pass"
-    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*between, sys.executable, "-c", code, folder], capture_output=True, text=True, check=False
+    )
     return done.stderr
 
 
@@ -323,8 +328,9 @@ def test_a_folder_is_locked_for_one_process_until_that_is_gone(tmp_path: Path) -
                 os.kill(worker, 0)
                 with locked(tmp_path / "run" / ".." / "run", "taken by this process"):
                     pass
-                assert "InputError: taken" in _tried(tmp_path / "run")
-            assert _tried(tmp_path / "run") == ""
+                assert _tried(tmp_path / "run") == ""  # started by this process
+                assert "InputError: taken" in _tried(tmp_path / "run", *_STRANGER)
+            assert _tried(tmp_path / "run", *_STRANGER) == ""
         finally:
             os.kill(worker, 9)
 

@@ -50,8 +50,10 @@ def run_bundle(options: dict[str, Any]) -> None:
     bundle's root is where its file lies. Raises InputError for a run id or a setting that does not exist, both
     of which MONAI accepts in silence, for a file that is missing, and for parts that cannot be built.
     """
+    from dsnet_med.cli.noise import quiet
     from dsnet_med.engine.overrides import as_written, lay_over, load, run_ids
 
+    quiet()
     given = {name: options.pop(name) for name in _RUN_OPTIONS if name in options}
     run_id = given.setdefault("run_id", "run")
     files = _named(given.pop("config_file")) if "config_file" in given else _found(run_id)
@@ -84,7 +86,8 @@ def _run(config: dict[str, Any], folder: Path, given: dict[str, Any]) -> None:
         cause = root_cause(error)
         if not isinstance(cause, FileNotFoundError):
             raise
-        raise InputError(f"{cause.filename or cause}: there is no such file or folder") from error
+        hint = "; train first, or say where it is" if str(cause.filename).endswith("model.pt") else ""
+        raise InputError(f"{cause.filename or cause}: there is no such file or folder{hint}") from error
     finally:
         workflow.finalize()
 
@@ -146,12 +149,14 @@ def _found(run_id: str) -> list[Path]:
 
     stems = ("inference",) if run_id == "run" else ("train", "inference", "evaluate")
     found = [file for stem in stems for file in _configuration(Path("configs"), stem)]
-    workflows = {file: [*_under(file), file] for file in found}
-    known = {file: run_ids(load(*files)) for file, files in workflows.items()}
-    if file := next((file for file in found if run_id in known[file]), None):
-        return workflows[file]
+    known: list[str] = []
+    for file in found:
+        files = [*_under(file), file]
+        known += run_ids(load(*files))
+        if run_id in known:
+            return files
     if found:
-        raise unknown("run id", run_id, {name for names in known.values() for name in names})
+        raise unknown("run id", run_id, set(known))
     here = Path.cwd()
     bundle = next((each for each in here.parents if (each / "configs" / "metadata.json").is_file()), None)
     hint = (

@@ -1,6 +1,7 @@
 """What `train` does: a run prepared, or gone on with, and trained."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import typer
 
+from dsnet_med.cli.noise import quiet
 from dsnet_med.errors import InputError
 
 _CALLED = {"val_mean_dice": "Dice"}
@@ -72,19 +74,37 @@ def _trained(
 ) -> dict[str, Any]:
     """Let the first of the processes that torchrun has started prepare the folder, and train in all."""
     from dsnet_med.engine import distributed
-    from dsnet_med.engine.run import train
+    from dsnet_med.engine.session import owned
 
     distributed.check_devices(devices, device)
     distributed.start(distributed.device(device))
-    distributed.on_main(prepared)
     main = distributed.is_main()
     settings: dict[str, Any] = {"resume": resume}
     if device != "auto":
         settings["device"] = f"$engine.distributed.device('{device}')"
-    summary = distributed.launch(train, devices, out, settings)
+    profile = out / "profile" / "table.txt"
+    profile.unlink(missing_ok=True)  # of an earlier part of the run
+    with ExitStack() as held:
+
+        def prepare_alone() -> None:
+            held.enter_context(owned(out))  # to the end: nobody else is to prepare it meanwhile
+            prepared()
+
+        distributed.on_main(prepare_alone)
+        summary = distributed.launch(_in_process, devices, out, settings)
     if main:
+        if profile.is_file():
+            typer.echo(profile.read_text(encoding="utf-8"))
         _tell(summary, out)
     return summary
+
+
+def _in_process(out: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Train in this process, which may be a new one."""
+    from dsnet_med.engine.run import train
+
+    quiet()
+    return train(out, settings)
 
 
 def _tell(summary: Mapping[str, Any], out: Path) -> None:

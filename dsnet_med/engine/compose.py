@@ -70,10 +70,9 @@ def compose_train(
     counts = isinstance(config["iterations"], int) and isinstance(config["validate_every"], int)
     if "iterations" in settings and "validate_every" not in settings and counts:
         config["validate_every"] = max(100, config["iterations"] // 10)  # ten validations
-    if changed := [name for name in ("method_card", "task", "method") if config.get(name) != before.get(name)]:
-        raise InputError(
-            f"got {changed[0]} as a setting, and it is the row's: give another --method, a row or a file"
-        )
+    for name in ("method_card", "task", "method", "store_id"):
+        if config.get(name) != before.get(name):
+            raise InputError(f"got a value for {name}, which says what --method and --data are: change these")
     config["method_card"] = card_of(before["method_card"], before, config)
     config["loggers"] = require_known(config["loggers"])
     if store:

@@ -22,13 +22,14 @@ from timm.layers.norm_act import SyncBatchNormAct
 from torch import distributed, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from dsnet_med.errors import InputError, StoppedError, portable
 from dsnet_med.inference.hardware import choose_device
 from dsnet_med.workers import prepare_worker
 
 _GO_ON = "the run can go on with --resume"
-_SECONDS_TO_END = 10  # for processes that are told to
+_SECONDS_TO_TELL, _SECONDS_TO_END, _SECONDS_TO_TIDY = 10, 3, 60
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -265,7 +266,7 @@ def _first_result(waiting: dict[Any, int], processes: Sequence[Any]) -> Any:
     results: dict[int, Any] = {}
     loss: LostError | None = None
     while waiting:
-        ready: list[Any] = wait(list(waiting), _SECONDS_TO_END if loss else None)
+        ready: list[Any] = wait(list(waiting), _SECONDS_TO_TELL if loss else None)
         for connection in ready:
             number = waiting.pop(connection)
             results[number], error = _outcome(connection, number, processes)
@@ -276,7 +277,7 @@ def _first_result(waiting: dict[Any, int], processes: Sequence[Any]) -> Any:
         if loss and not (ready and waiting):  # nobody says why
             raise loss
     for process in processes:
-        process.join(_SECONDS_TO_END)
+        process.join(_SECONDS_TO_TIDY)
     return results[0]
 
 
@@ -340,6 +341,9 @@ def _work(
     """One of the processes: run `work`, and send what it gives or raises."""
     prepare_worker()
     os.environ.update(environment, RANK=str(number), LOCAL_RANK=str(number))
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its own is one for all processes, and reported as lost when one is killed
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads)
     error = None

@@ -8,11 +8,9 @@ interrupted; several training processes share the draws of one.
 import hashlib
 import multiprocessing
 import os
-import pickle
 import random
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType, ModuleType
@@ -27,7 +25,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from dsnet_med.engine.slots import Rows, Slots, Stored, stacked
-from dsnet_med.errors import InputError, root_cause
+from dsnet_med.engine.stopping import explained
+from dsnet_med.errors import InputError, portable
 
 
 def seed_of(seed: int, *what: str | int) -> int:
@@ -186,12 +185,15 @@ class Loader(DataLoader[Any]):
             slots = self._fetch.slots
             for batch in super().__iter__():
                 if isinstance(batch, _Failure):
-                    raise batch.error
+                    try:
+                        raise batch.error
+                    finally:
+                        del batch  # a name for the error in its own traceback would keep the processes alive
                 yield slots.taken(batch, self.pin_memory) if slots and isinstance(batch, Stored) else batch
         except (RuntimeError, OSError) as error:
-            if (trouble := loader_trouble(error)) is None:
+            if explained(error) is error:
                 raise
-            raise trouble from error
+            raise explained(error) from error
 
     def _new_slots(self) -> Slots | None:
         """None where processes do not inherit memory, or the system grants none: batches go PyTorch's way."""
@@ -215,24 +217,6 @@ def _end_when_told() -> None:
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
         pass
     os._exit(0)
-
-
-def loader_trouble(error: BaseException) -> InputError | None:
-    """What to do where the system has stopped a loader's process; None for any other error.
-
-    PyTorch notices a killed process at any moment, not only when a batch is asked for.
-    """
-    text = str(error)
-    lost = "DataLoader worker" in text and ("exited unexpectedly" in text or "is killed by signal" in text)
-    if "shared memory" in text or "/torch_" in text or (lost and "Bus error" in text):
-        reason = "shared memory (/dev/shm) is full"
-    elif "Too many open files" in text or "received 0 items of ancdata" in text:
-        reason = "too many files are open (ulimit -n)"
-    elif lost:
-        reason = "a process that loads data was killed, as happens when memory runs out"
-    else:
-        return None
-    return InputError(f"{reason}; try --set workers=0, fewer workers or a smaller batch_size")
 
 
 class _Failure(NamedTuple):
@@ -267,7 +251,7 @@ class _Fetch(Dataset[Any]):
         try:
             return self.slots.put(make(), worker.id) if self.slots else stacked(make())
         except Exception as error:
-            return _Failure(_portable(error))
+            return _Failure(portable(error))
 
     def _item(self, index: int) -> Any:
         number = index.number if isinstance(index, Draw) else index
@@ -308,20 +292,6 @@ def _undisturbed(make: Callable[[], Any]) -> Any:
             return make()
     finally:
         torch.set_num_threads(threads)
-
-
-def _portable(error: Exception) -> Exception:
-    """What `error` was raised from, if it can be sent, with its traceback as a note."""
-    cause = root_cause(error)
-    reason = cause if isinstance(cause, Exception) else error
-    try:
-        sent = pickle.loads(pickle.dumps(reason))
-        same = type(sent) is type(reason) and str(sent) == str(reason)
-    except Exception:
-        same = False
-    portable = reason if same else RuntimeError(f"{type(reason).__name__}: {reason}")
-    portable.add_note("".join(traceback.format_exception(error)))
-    return portable
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,11 @@ from dsnet_med.errors import InputError
 from dsnet_med.files import locked, write_json
 
 BEGUN = ("summary.json", "metrics.jsonl", "models/model.pt", "checkpoints/last.pt")
+
+
+def owned(folder: Path) -> AbstractContextManager[None]:
+    """A run's folder for this process and those that it starts; InputError while another run has it."""
+    return locked(folder, f"another run trains in {folder}: wait for it, or choose another folder")
 
 
 class Session:
@@ -49,8 +54,7 @@ class Session:
         distributed.on_main(self._claim)
 
     def _claim(self) -> None:
-        advice = "wait for it, or choose another folder"
-        self.held.enter_context(locked(self.folder, f"another run trains in {self.folder}: {advice}"))
+        self.held.enter_context(owned(self.folder))
         if not self.resume and any((self.folder / name).exists() for name in BEGUN):
             raise InputError(f"{self.folder} already holds a run; go on with --resume or choose another folder")
 

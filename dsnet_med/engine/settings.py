@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, first_of
 
 _SMALLEST = 32  # pixels of a side, of which a backbone leaves one
 _LARGEST = 2**31 - 1
@@ -29,14 +29,16 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise InputError(
             f"got min_size={smallest} and max_size={largest}, wanted a short side within the long one"
         )
-    if config.get("task", "organs") != "organs" and config.get("in_channels") in range(3):
-        raise InputError(f"got in_channels={config['in_channels']}, wanted 3: the images are read in colour")
+    if config.get("task") == "imagenet" and isinstance(config.get("size"), list):
+        raise InputError(f"got size={config['size']}, wanted one number, the side of a square")
+    if config.get("task", "organs") != "organs" and config.get("in_channels") == 1:
+        raise InputError("got in_channels=1, wanted 3: the images are read in colour")
 
 
 def check_classes(config: Mapping[str, Any], known: Sequence[str]) -> None:
     """Raise InputError where `class_names` or `num_classes` contradict the classes that the data have."""
     names, count = config.get("class_names"), config.get("num_classes")
-    listed = f"the {len(known)} classes of the data: {', '.join(known)}"
+    listed = f"the {len(known)} classes of the data: {first_of(known)}"
     if isinstance(names, list) and (len(names) != len(known) or len(set(map(str, names))) < len(names)):
         raise InputError(f"got class_names={names}, wanted a name for each of {listed}")
     if count is not None and not _is_open(count) and count != len(known):
@@ -78,7 +80,6 @@ def _milestones(value: Any) -> bool:
 
 _COUNT = _Rule(lambda value: _is_whole(value, 1), "a whole number, at least 1")
 _WHOLE = _Rule(_is_whole, "a whole number, at least 0")
-_POSITIVE = _Rule(lambda value: _is_number(value, above=0), "a number above 0")
 _WEIGHT = _Rule(_is_number, "a number, at least 0")
 _SHARE = _Rule(lambda value: _is_number(value, most=1), "a number from 0 to 1")
 _DECAY = _Rule(lambda value: _is_number(value) and value < 1, "a number from 0, and below 1")
@@ -90,14 +91,15 @@ _COUNTS = (
 _RULES: dict[str, _Rule] = {
     **dict.fromkeys(_COUNTS, _COUNT),
     **dict.fromkeys(("workers", "warmup", "early_stopping", "lr_scheduler#warmup"), _WHOLE),
+    "in_channels": _Rule(lambda value: value in (1, 3), "1, or 3 for equal channels or colours"),
     "seed": _Rule(lambda value: _is_whole(value, most=2**63 - 1), "a whole number from 0 to 2^63 - 1"),
     "precision": _one_of("float32", "bfloat16", "float16"),
     "fit": _one_of("resize", "window"),
     "width": _Rule(lambda value: _is_number(value, most=16, above=0), "a number above 0, at most 16"),
-    **dict.fromkeys(("learning_rate", "optimizer#lr", "lr_scheduler#power", "lr_scheduler#gamma"), _POSITIVE),
     **dict.fromkeys(
         (
-            *("clip", "optimizer#weight_decay", "lr_scheduler#floor"),
+            *("clip", "learning_rate", "optimizer#lr", "optimizer#weight_decay"),
+            *("lr_scheduler#floor", "lr_scheduler#power", "lr_scheduler#gamma"),
             *("loss#ce_weight", "loss#dice_weight", "loss#auxiliary_weight", "loss#presence_weight"),
         ),
         _WEIGHT,

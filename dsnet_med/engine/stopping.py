@@ -10,13 +10,32 @@ from ignite.handlers import EarlyStopping
 from torch import Tensor
 
 from dsnet_med.engine import distributed
-from dsnet_med.engine.draws import loader_trouble
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, StoppedError, one_line
 
 _LOOK_EVERY = 10  # steps: to look at a loss, one waits for the device
-_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|cannot allocate memory|alloc_failed", re.IGNORECASE
-)
+_ADVICE = {  # words of an error, and what a user is told
+    r"shared memory|</torch_": (
+        "the processes that read data have no shared memory left: make /dev/shm larger (docker run "
+        "--shm-size 8g) or train with --set workers=0"
+    ),
+    r"MemoryError|out of memory|(can't|not|cannot) (allocate|enough) memory|ALLOC_FAILED": (
+        "out of memory ({}): lower batch_size (and accumulate more batches for the same steps), width or size, "
+        "or take --precision bfloat16"
+    ),
+    r"DataLoader worker .*(killed by signal|exited unexpectedly)": (
+        "a process that reads data was killed ({}), as the system does where memory is short: go on with "
+        "--resume and fewer --set workers"
+    ),
+    r"Too many open files|received 0 items of ancdata": (
+        "too many open files: raise the limit (ulimit -n 4096) or train with --set workers=0"
+    ),
+    r"\w+ does not have a deterministic implementation": (
+        "{}, as --deterministic wants it: leave the option out, or train on another device"
+    ),
+    r"more than 1 value per channel when training": (
+        "in training a batch norm sees one value per channel: take a batch_size of at least 2, or larger images"
+    ),
+}
 
 
 def on_failure(trainer: Engine, tidy: Callable[[], object]) -> None:
@@ -41,19 +60,13 @@ def _fail(trainer: Engine, error: BaseException) -> None:
 
 def explained(error: BaseException) -> BaseException:
     """`error`, or an InputError that says what the user can do about it, or that another process is lost."""
-    text = str(error)
-    if isinstance(error, InputError | KeyboardInterrupt):
+    if isinstance(error, InputError | StoppedError | KeyboardInterrupt):
         return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _MEMORY.search(text):
-        return InputError(
-            f"out of memory ({one_line(text.partition('. ')[0], 120)}): lower batch_size (and accumulate more "
-            "batches for the same steps), width or size, or take --precision bfloat16"
-        )
-    if "does not have a deterministic implementation" in text:
-        return InputError(
-            f"{text.split(maxsplit=1)[0]} gives no same bits twice on this device: leave out --deterministic"
-        )
-    return loader_trouble(error) or distributed.lost(error) or error
+    text = f"{type(error).__name__}: {error}"
+    for words, advice in _ADVICE.items():
+        if found := re.search(words, text, re.IGNORECASE):
+            return InputError(advice.format(one_line(text[found.start() :], 100)))
+    return distributed.lost(error) or error
 
 
 def diverged(step: int, kept: str) -> InputError:

@@ -16,6 +16,18 @@ def whole_numbers(owner: str, *, at_least: int = 1, at_most: int = 2**31 - 1, **
             raise _wrong(owner, name, value, f"a whole number, at least {at_least}{top}")
 
 
+def blocks(owner: str, layers: Any, stages: int = 4) -> tuple[int, ...]:
+    """`layers`; InputError unless it is a number of blocks, at least 1, for each of the stages."""
+    if (
+        not isinstance(layers, Collection)
+        or len(layers) != stages
+        or not all(map(_is_whole, layers))
+        or min(layers) < 1
+    ):
+        raise _wrong(owner, "layers", layers, f"the blocks of {stages} stages, such as {[2] * stages}")
+    return tuple(layers)
+
+
 def odd_numbers(owner: str, **values: Any) -> None:
     """Raise InputError for one of `values` that is no odd int from 1 on."""
     for name, value in values.items():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, one_line
+from dsnet_med.networks.arguments import shares, whole_numbers
 
 Norm = Callable[[int], nn.Module]
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
@@ -229,5 +230,7 @@ def classifier(channels: int, num_classes: int) -> nn.Conv2d:
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times the width multiplier, rounded, at least 1."""
+    """`channels` times the width multiplier, rounded, at least 1. Raises InputError for less."""
+    whole_numbers("the network", channels=channels)
+    shares("the network", at_most=100, width=width)
     return max(round(channels * width), 1)

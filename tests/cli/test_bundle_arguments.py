@@ -31,13 +31,13 @@ TRAIN = {
     "bundle_root": ".",
     "dataset_dir": "data",
     "iterations": 3,
-    "milestones": [8],
+    "listed": [8],
     "note": "x",
     "flag": False,
     "handlers": {},
     "part": {"_target_": f"{__name__}.Part", "rate": 0.5, "root": "@bundle_root", "extra": "@handlers"},
     "initialize": ["$__import__('sys').path"],
-    "run": ["$@part.go(data=@dataset_dir, steps=@iterations, milestones=@milestones, note=@note, flag=@flag)"],
+    "run": ["$@part.go(data=@dataset_dir, steps=@iterations, listed=@listed, note=@note, flag=@flag)"],
     "training": "%run",
 }
 INFERENCE = {
@@ -86,10 +86,8 @@ def test_a_path_is_handed_on_as_it_was_typed(name: str, form: list[str], bundle:
 
 
 def test_what_means_something_to_monai_still_does(bundle: Path) -> None:
-    seen = ran(
-        "training", "--note=$@dataset_dir + '/b'", "--milestones=['a#1', 2]", "--iterations", "@milestones"
-    )
-    assert (seen["note"], seen["milestones"], seen["steps"]) == ("data/b", ["a#1", 2], ["a#1", 2])
+    seen = ran("training", "--note=$@dataset_dir + '/b'", "--listed=['a#1', 2]", "--iterations", "@listed")
+    assert (seen["note"], seen["listed"], seen["steps"]) == ("data/b", ["a#1", 2], ["a#1", 2])
 
 
 @pytest.mark.parametrize(
@@ -100,7 +98,7 @@ def test_what_means_something_to_monai_still_does(bundle: Path) -> None:
         ("--iterations 1e3", "steps", 1000),
         ("--note 1_000", "note", "1_000"),
         ("--note yes", "note", "yes"),
-        ("--milestones [1e1]", "milestones", [10.0]),
+        ("--listed [1e1]", "listed", [10.0]),
         ("--flag --iterations 4", "flag", True),
         ("--iterations 4 --flag", "flag", True),
         ("--handlers#+mine=[1]", "extra", {"mine": [1]}),
@@ -112,7 +110,7 @@ def test_values_are_what_people_mean(typed: str, name: str, value: object, bundl
 
 
 @pytest.mark.parametrize(
-    "run_id", ["train", "part", "iterations", "dataset_dir", "milestones", "handlers", "initialize"]
+    "run_id", ["train", "part", "iterations", "dataset_dir", "listed", "handlers", "initialize"]
 )
 @pytest.mark.parametrize("form", [["{}"], ["--run_id", "{}"], ["{}", "--config_file=configs/train.yaml"]])
 def test_what_runs_nothing_is_no_run_id(run_id: str, form: list[str], bundle: Path) -> None:
@@ -134,7 +132,7 @@ def test_what_runs_nothing_is_no_run_id(run_id: str, form: list[str], bundle: Pa
         ("training --note=5", "got note=5, wanted text"),
         ("training --iterations=@nowhere", "unknown reference '@nowhere'"),
         ("training --part#rate=$'a'.upper()", "the configuration cannot be built .TypeError"),
-        ("training --milestones=[1", "the value is not valid YAML"),
+        ("training --listed=[1", "the value is not valid YAML"),
         ("training nowhere", "unknown init_id 'nowhere'"),
         ("training a b c d e f g h", "wanted one run id"),
         ("training --config_file=configs/nowhere.yaml", "configs/nowhere.yaml: no such file"),
@@ -207,7 +205,7 @@ def test_a_file_of_arguments_is_checked_as_they_are(bundle: Path) -> None:
 
 def test_a_thin_file_is_laid_over_the_packages(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package, copy = bundle / "package", bundle / "copy"
-    write(package / "tasks", mine={"iterations": 5, "milestones": [1e-3]})
+    write(package / "tasks", mine={"iterations": 5, "listed": [1e-3]})
     write(package, train=TRAIN)
     write(
         copy / "configs",
@@ -216,7 +214,7 @@ def test_a_thin_file_is_laid_over_the_packages(bundle: Path, monkeypatch: pytest
     )
     monkeypatch.setattr(resources, "configs", lambda: package)
     monkeypatch.chdir(copy)
-    assert ran("training") | {"steps": 5, "milestones": [0.001], "note": "thin", "root": "."} == SEEN
+    assert ran("training") | {"steps": 5, "listed": [0.001], "note": "thin", "root": "."} == SEEN
     assert ran("evaluating")["report"] == "written"
     monkeypatch.chdir(bundle)
     assert ran("training", "--config_file=copy/configs/train.yaml")["root"] == "copy"
@@ -226,9 +224,9 @@ def test_a_thin_file_is_laid_over_the_packages(bundle: Path, monkeypatch: pytest
 
 
 def test_a_number_of_a_file_is_one_as_well(bundle: Path) -> None:
-    (bundle / "mine.yaml").write_text("part#rate: 1e-3\niterations: 1e1\nmilestones: [on, 012]\n")
+    (bundle / "mine.yaml").write_text("part#rate: 1e-3\niterations: 1e1\nlisted: [on, 012]\n")
     assert ran("training", "--config_file=['configs/train.yaml', 'mine.yaml']")["rate"] == 0.001
-    assert (SEEN["steps"], SEEN["milestones"]) == (10, ["on", 12])
+    assert (SEEN["steps"], SEEN["listed"]) == (10, ["on", 12])
 
 
 def test_other_commands_are_monais(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,10 @@ def test_expressions_and_references_of_settings_stay_what_they_are(store: Path) 
 
 @pytest.mark.parametrize("size", ["64,64", "(64, 64)", "[64]", "[64, 0]", "[64, 64.0]", "null", "-1", "yes"])
 def test_a_size_that_is_none_is_refused(size: str, store: Path) -> None:
-    with pytest.raises(InputError, match=r"got size=.*, wanted rows and columns"):
+    with pytest.raises(
+        InputError,
+        match=r"got size=.*, wanted .*such as 64 or \[64, 96\]|got size=None, wanted rows and columns",
+    ):
         compose.compose_train("fcn", store, parse_settings([f"size={size}"]))
 
 
@@ -136,7 +139,7 @@ def test_no_setting_is_dropped(store: Path) -> None:
         try:
             after = compose.compose_train("fcn", store, {name: value})[name]
         except InputError as error:
-            assert name in str(error) or str(value) in str(error)
+            assert any(each in str(error) for each in (name, str(value), "in_channels"))  # the task's
         else:
             assert after in (value, [value, value])  # a size
             taken += 1

@@ -1,12 +1,19 @@
 """Several processes compute what one computes, and end together."""
 
+import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from narrow import NARROW
 from timm.layers import BatchNormAct2d
 from together import measured, together
 from torch import nn
@@ -186,3 +193,51 @@ def test_one_that_fails_ends_all_with_its_own_line(several):
     for each in found:
         with pytest.raises(ProcessLookupError):
             os.kill(each["pid"], 0)
+
+
+# ---------------------------------------------------------------- whole runs, as they are typed
+
+TRAIN = [sys.executable, "-c", "from dsnet_med.cli import main; main()", "train"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def _typed(command, folder):
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def _killed(command, run):
+    """What a run says of which the second process is killed after a checkpoint."""
+    process = subprocess.Popen(command, cwd=run.parent, stderr=subprocess.PIPE, text=True)
+    while not (run / "checkpoints" / "last.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+    ranks = [each for each in children if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    os.kill(int(ranks[1]), signal.SIGKILL)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1
+    return said.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_killed_or_typed_in_another_way_a_run_has_the_same_bytes(store, tmp_path):
+    settings = [f"--set={name}={value}" for name, value in NARROW.items() if name != "iterations"]
+    given = ["--method=fcn_dsm", f"--data={store}", "--device=cpu", "--iterations=12", *settings]
+    given += ["--set=checkpoint_every=2"]
+    told = _typed([*TRAIN, *given, "--out=whole", "--devices=2"], tmp_path)
+    assert told.count("best Dice") == 1
+    said = _killed([*TRAIN, *given, "--out=killed", "--devices=2"], tmp_path / "killed")
+    assert said.startswith("dsnet-med: process 2 of 2 was killed (signal 9")
+    _typed([*TRAIN, "--out=killed", "--resume", "--devices=2", "--device=cpu"], tmp_path)
+    shutil.copytree(tmp_path / "whole" / "configs", tmp_path / "bundle" / "configs")
+    bundle = ["-m", "monai.bundle", "run", "training", "--config_file", "configs/train.yaml"]
+    _typed([*TORCHRUN, *bundle], tmp_path / "bundle")
+    for name in ("models/model.pt", "checkpoints/last.pt"):
+        found = {run: (tmp_path / run / name).read_bytes() for run in ("whole", "killed", "bundle")}
+        assert found["killed"] == found["whole"]
+        assert found["bundle"] == found["whole"]
+    steps = [json.loads(line)["iteration"] for line in (tmp_path / "killed" / "metrics.jsonl").open()]
+    assert steps == sorted(steps) and max(steps) == 12
+    assert json.loads((tmp_path / "whole" / "summary.json").read_text())["processes"] == 2

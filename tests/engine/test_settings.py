@@ -24,13 +24,14 @@ WRONG = {  # the rule that finds it is of the same id
     "early_stopping": [-1],
     "lr_scheduler#warmup": [-5],
     "seed": [-1, 2**63, 1.5],
+    "in_channels": [0, 2, 7],
     "precision": ["half", "float64"],
     "fit": ["stretch"],
     "width": [0, -1, float("nan"), 1000],
-    "learning_rate": [0, -0.1, "fast"],
+    "learning_rate": [-0.1, "fast"],
     "optimizer#lr": [-1e-3, float("inf")],
     "lr_scheduler#power": [-1],
-    "lr_scheduler#gamma": [0],
+    "lr_scheduler#gamma": [-1],
     "clip": [-1],
     "optimizer#weight_decay": [-0.1],
     "lr_scheduler#floor": [-0.1],
@@ -74,13 +75,15 @@ def test_values_that_contradict_each_other():
         check_settings({"min_size": 96, "max_size": 64})
     with pytest.raises(InputError, match="got in_channels=1, wanted 3: the images are read in colour"):
         check_settings({"task": "coco", "in_channels": 1})
-    check_settings({"task": "organs", "in_channels": 1})
+    with pytest.raises(InputError, match=r"got size=.64, 64., wanted one number, the side of a square"):
+        check_settings({"task": "imagenet", "size": [64, 64]})
+    check_settings({"task": "organs", "in_channels": 1, "size": [64, 64]})
 
 
 @pytest.mark.parametrize("method", natural_method_ids())
 def test_every_row_on_images_is_as_it_should_be_and_is_checked(method, tmp_path):
     compose_train(method, tmp_path, {"precision": "bfloat16"})
-    with pytest.raises(InputError, match="got optimizer#lr=-1, wanted a number above 0"):
+    with pytest.raises(InputError, match="got optimizer#lr=-1, wanted a number, at least 0"):
         compose_train(method, tmp_path, {"optimizer#lr": -1})
 
 

@@ -20,9 +20,10 @@ from dsnet_med.errors import InputError
         (MemoryError(), "out of memory"),
         (RuntimeError("unable to write to file </torch_7_12_0>: No space left on device (28)"), "--shm-size"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
-                      "dataloader's workers are out of shared memory. Please try to raise your limit."), "--shm-size"),
+                      "dataloader's workers are out of shared memory. Please raise it."), "--shm-size"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "fewer --set workers"),
         (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "fewer --set workers"),
+        (ValueError("Expected more than 1 value per channel when training, got [1, 8]"), "at least 2"),
         (OSError(24, "Too many open files"), "ulimit -n"),
     ],
 )  # fmt: skip

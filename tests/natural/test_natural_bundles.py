@@ -92,7 +92,7 @@ LEARN = {
     },
     "coco": {
         **TINY["coco"], "width": 0.125, "min_size": 96, "max_size": 192, "batch_size": 2, "val_split": "train",
-        "iterations": 120, "epoch_length": 60, "warmup": 20, "milestones": [80, 105],
+        "iterations": 80, "epoch_length": 40, "warmup": 20, "milestones": [55, 70],
         "optimizer": {"_target_": "torch.optim.AdamW", "params": "$@network.parameters()", "lr": 0.003},
     },
 }  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,12 @@ COCO_SCALE = (
 def on_meta(row, **options):
     with torch.device("meta"):
         return build_network(row, in_channels=3, num_classes=NATURAL_CLASSES[row.partition("/")[0]], **options)
+
+
+@cache
+def arithmetic(row):
+    """Of ours, in multiply-accumulates."""
+    return natural_multiply_accumulates(on_meta(row), row.partition("/")[0])
 
 
 def parameters(network):
@@ -69,7 +76,7 @@ def test_parameters_and_arithmetic_are_those_on_the_card_to_the_last_digit(row):
     with torch.device("meta"):
         direct = direct_network(row, num_classes=NATURAL_CLASSES[card["task"]])
     assert natural_multiply_accumulates(direct, card["task"]) == card["flops"]
-    ours = natural_multiply_accumulates(on_meta(row), card["task"])
+    ours = arithmetic(row)
     assert ours < card["flops"] if "dsnet" in row else ours == card["flops"]
 
 
@@ -79,7 +86,7 @@ def test_the_table_in_the_documents_is_true():
     assert [row for row, _ in rows] == NATURAL_ROWS
     for row, cells in rows:
         card = method_row(row)["method_card"]
-        ours = natural_multiply_accumulates(on_meta(row), card["task"]) / 1e9
+        ours = arithmetic(row) / 1e9
         printed = card["published"]
         counted = [
             f"{card['parameters']:,}",

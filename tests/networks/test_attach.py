@@ -338,11 +338,11 @@ def test_onnx(tmp_path):
     for name, value in last.named_parameters():
         if name.endswith("alpha"):
             value.data.fill_(0.5)
-    for network, x in [(small(), torch.randn(2, 1, 8, 8)), (last.eval(), torch.randn(2, 3, 32, 64))]:
-        torch.onnx.export(network, (x,), str(tmp_path / "network.onnx"), dynamo=True, verbose=False)
-        session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
-        output = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
-        torch.testing.assert_close(torch.from_numpy(output), network(x), rtol=1e-4, atol=1e-5)
+    network, x = last.eval(), torch.randn(2, 3, 32, 64)
+    torch.onnx.export(network, (x,), str(tmp_path / "network.onnx"), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
+    output = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(output), network(x), rtol=1e-4, atol=1e-5)
 
 
 class Rectified(nn.Module):

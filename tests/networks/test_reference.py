@@ -3,7 +3,7 @@
 import pytest
 import torch
 from networks.direct import direct_network, with_reference_names
-from networks.reference_models import Full
+from networks.reference_models import Full, without_initial_values
 
 from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network, method_ids
@@ -31,7 +31,9 @@ def test_stored_outputs_and_direct_forms_cover_all_rows(full):
 
 @pytest.mark.parametrize("method", STORED)
 def test_whole_models_give_the_reference_outputs(full, method):
-    network = loaded(build_network(method, in_channels=3, num_classes=9), full.state(method))
+    with without_initial_values():
+        network = build_network(method, in_channels=3, num_classes=9)
+    network = loaded(network, full.state(method))
     expected = full.output(method)
     with torch.no_grad():
         output = network(full.image((2, 3, 64, 96)))
@@ -48,8 +50,12 @@ def loaded(network, state):
 def test_whole_models_equal_the_direct_form(full, method):
     """On the reference's weights; where its outputs are not stored, its formulas stand for it."""
     state, image = full.state(method), full.image((2, 3, 64, 96))
-    ours = loaded(build_network(method, in_channels=3, num_classes=9), state)
-    direct = loaded(with_reference_names(direct_network(method, num_classes=9)), state)
+    with without_initial_values():
+        ours, direct = (
+            build_network(method, in_channels=3, num_classes=9),
+            direct_network(method, num_classes=9),
+        )
+    ours, direct = loaded(ours, state), loaded(with_reference_names(direct), state)
     if "hamnet" in method:
         ours.head.plugin.bases = drawn_bases(ours.head.plugin, len(image))
     with torch.no_grad():

@@ -266,3 +266,19 @@ def test_a_batch_of_one_that_leaves_a_norm_one_value_is_one_line(method):
     size = 8 if method == "fcn" else 32  # one pixel of the last map
     with pytest.raises(InputError, match="use a batch of at least 2"):
         network(torch.randn(1, 3, size, size))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"head": {"channels": 0}}, "got channels=0 and wants a whole number, at least 1"),
+        ({"head": {"num_convs": -1}}, "FCNHead got num_convs=-1"),
+        ({"backbone": {"layers": [0, 1, 1, 1]}}, "layers=.0, 1, 1, 1. and wants the blocks of 4 stages"),
+        ({"backbone": {"layers": [1]}}, "wants the blocks of 4 stages"),
+        ({"backbone": {"output_stride": 7}}, "got output_stride=7, wanted 8, 16 or 32"),
+        ({"width": -1}, "got width=-1 and wants a number above 0"),
+    ],
+)
+def test_arguments_that_make_no_network_are_one_line(parts, message):
+    with pytest.raises(InputError, match=message):
+        dsnet_med.build_network("fcn", num_classes=3, **{"width": 0.0625, **parts})

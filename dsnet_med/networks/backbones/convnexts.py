@@ -12,6 +12,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError, unknown
+from dsnet_med.networks.arguments import blocks
 from dsnet_med.networks.backbones.pretrained import features_of
 from dsnet_med.networks.layers import scaled
 
@@ -38,7 +39,7 @@ def convnext(
     if size not in _DIMS:
         raise unknown("ConvNeXt", name, (f"convnext_{each}" for each in _DIMS))
     options: dict[str, Any] = {"dims": _dims(size, width)} if width != 1 else {}
-    options |= {"depths": tuple(layers)} if layers is not None else {}
+    options |= {"depths": blocks("the ConvNeXt", layers)} if layers is not None else {}
     if pretrained and options:
         raise InputError(
             f"pretrained weights of {name} fit width 1 and its own layers, not {options}: use pretrained=False"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, one_line, unknown
+from dsnet_med.networks.arguments import blocks
 from dsnet_med.networks.checkpoint import read_checkpoint
 from dsnet_med.networks.layers import for_channels, scaled
 
@@ -60,7 +61,9 @@ def mscan(
         raise unknown("MSCAN", name, SIZES)
     size = SIZES[name]
     dims = [scaled(channels, width) for channels in size.dims]
-    network = MSCAN(dims, layers or size.depths, in_channels=in_channels, drop_path=drop_path)
+    network = MSCAN(
+        dims, blocks("the MSCAN", layers or size.depths), in_channels=in_channels, drop_path=drop_path
+    )
     if pretrained:
         _load(network, pretrained)
     return network

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from dsnet_med.errors import InputError
+from dsnet_med.networks.arguments import blocks
 from dsnet_med.networks.attaching import attach
 from dsnet_med.networks.backbones.pretrained import features_of, hub_name
 from dsnet_med.networks.backbones.published import load_backbone
@@ -20,6 +21,7 @@ from dsnet_med.networks.layers import scaled
 
 _STAGE_CHANNELS = (64, 128, 256, 512)
 _STEM_WIDTH = 32
+_OUTPUT_STRIDES = (8, 16, 32)
 
 
 def resnet(
@@ -51,6 +53,8 @@ def resnet(
         raise InputError(
             f"pretrained weights of {name} fit width 1 and its own layers, not {shape}: use pretrained=False"
         )
+    if output_stride not in _OUTPUT_STRIDES:
+        raise InputError(f"got output_stride={output_stride}, wanted 8, 16 or 32")
     levels = {"output_stride": output_stride, "out_indices": (1, 2, 3, 4)}
     network = features_of(hub or name, in_channels, bool(hub and pretrained), **levels, **shape)
     if plugin:
@@ -68,5 +72,5 @@ def _shape_options(width: float, stem_width: int | None, layers: Sequence[int] |
     if stem_width is not None:
         options["stem_width"] = stem_width
     if layers is not None:
-        options["layers"] = tuple(layers)
+        options["layers"] = blocks("the ResNet", layers)
     return options

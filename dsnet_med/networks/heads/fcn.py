@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError
+from dsnet_med.networks.arguments import whole_numbers
 from dsnet_med.networks.layers import Norm, channels_at, classifier, conv_norm_relu, scaled
 
 
@@ -47,6 +48,7 @@ class FCNHead(nn.Module):
         level: int = -1,
     ) -> None:
         super().__init__()
+        whole_numbers("FCNHead", at_least=0, num_convs=num_convs)
         self.level = level
         features, hidden = channels_at("FCNHead", in_channels, level), scaled(channels, width)
         if not num_convs and hidden != features:
