@@ -7,10 +7,12 @@ All in one run, in turns, medians. `--quick` rehearses with small sizes.
 *step*: the trainer of a real run against the same network, loss and optimiser in a bare loop on a batch that is
 there already, and against MONAI's SupervisedTrainer with CacheDataset, its loader and the same augmentation.
 *loader*: slices a second through the loader, augmented, batches of two, and through MONAI's loader from our
-store and from PersistentDataset, with the same augmentation. *network*: bare steps of FCN, FCN+DSM and its textbook form.
+store and from PersistentDataset, with the same augmentation.
+*network*: bare steps of FCN, FCN+DSM and its textbook form.
 """
 
 import argparse
+import logging
 import platform
 import statistics
 import sys
@@ -66,6 +68,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="of the narrow network, thrice the full one's")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
+    logging.disable(logging.INFO)  # MONAI's, among the tables
     torch.set_num_threads(options.threads)
     versions = f"torch {torch.__version__}, MONAI {monai.__version__}"
     print(f"{platform.machine()}, CPU, {options.threads} threads, {versions}", flush=True)
