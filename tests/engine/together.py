@@ -2,6 +2,7 @@
 
 import os
 import signal
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def _average_precision() -> dict[str, float]:
         boxes = torch.tensor([[0.0, 0.0, 80.0, 40.0 + 3 * number], [0.0, 0.0, 30.0, 30.0]])
         labels, scores = torch.tensor([1 + number % 2, 1]), torch.tensor([0.9 - 0.1 * number, 0.5])
         metric.update(([{"boxes": boxes, "labels": labels, "scores": scores}], [{"image_id": number}]))
-    return {name: score for name, score in metric.compute().items() if score == score}
+    return {name: score for name, score in metric.compute().items() if not isnan(score)}
 
 
 def _coco() -> Any:

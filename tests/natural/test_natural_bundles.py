@@ -512,8 +512,8 @@ def test_a_bundle_refuses_the_rows_of_others(task, kind, data):
     config = layers(BUNDLES / task / "configs" / f"{kind}.yaml")
     for other in {f"{each}/resnet50" for each in TASKS} - {f"{task}/resnet50"} | {"fcn"}:
         workflow = ConfigWorkflow(
-            [str(file) for file in config], workflow_type=kind, logging_file=False, bundle_root=".", method=other,
-            dataset_dir=str(data / task),
+            [str(file) for file in config], workflow_type=kind, logging_file=False, bundle_root=".",
+            method=other, dataset_dir=str(data / task),
         )  # fmt: skip
         with pytest.raises((RuntimeError, InputError)) as caught:
             finish(workflow)
