@@ -533,7 +533,7 @@ def infer(bench: Bench) -> Iterator[None]:
             predict()
             calls[precision] = predict
         yield
-        for name, seconds in bench.seconds(calls, blocks=3, inner=1, warm=1).items():
+        for name, seconds in bench.seconds(calls, blocks=2, inner=1, warm=1).items():
             used = bench.busy(calls[name], 1)
             bench.row(
                 end_to_end=name,
@@ -549,10 +549,10 @@ def infer(bench: Bench) -> Iterator[None]:
         size = "x".join(map(str, shape))
         calls = {}
         network = inference._network("tiny" if bench.tiny else "fcn").eval().requires_grad_(False)
-        for way in inference.WAYS[1:]:
+        for way in inference.WAYS[1:4]:
             options = argparse.Namespace(way=way, size=size, fit="resize", device=bench.device)
             calls[way] = partial(inference._way(options, network.to(bench.device)), voxels)
-        found = bench.seconds(calls, blocks=2, inner=1, warm=1)
+        found = bench.seconds(calls, blocks=1, inner=1, warm=1)
         for way, seconds in found.items():
             over = round(seconds / found[inference.OURS], 2)
             bench.row(voxels_to_ids=way, s_per_volume=round(seconds, 3), over_ours=over)
@@ -568,7 +568,7 @@ def natural(amp: bool) -> Check:
         torch.zeros(1, device=bench.device)
         yield
         how = {"full": not bench.tiny, "batch": None, "size": "64x64" if bench.tiny else None}
-        how |= {"width": bench.width, "repeats": 1 if bench.tiny else 8, "amp": amp, "channels_last": amp}
+        how |= {"width": bench.width, "repeats": 1 if bench.tiny else 5, "amp": amp, "channels_last": amp}
         options = argparse.Namespace(**how)
         for task in script.CLASSES:
             for name, rate in script.measure(task, torch.device(bench.device), options).items():
@@ -580,52 +580,46 @@ def natural(amp: bool) -> Check:
     return check
 
 
-def trainer(bench: Bench) -> Iterator[None]:
+def trainer(names: tuple[str, ...]) -> Check:
     """`dsnet-med train --profile` on 512x512 phantoms, as a user types it: the table that it writes."""
-    low, last = ["--precision", "bfloat16"], ["--set", "channels_last=true"]
-    runs = {
-        "bfloat16, channels_last": (16, [*low, *last]),
-        "float32, channels_last": (16, last),
-        "bfloat16, channels_last, batch 2": (2, [*low, *last]),
-        "float32": (16, ["--set", "channels_last=false"]),
-        "float16, channels_last": (16, ["--precision", "float16", *last]),
-        "bfloat16, channels_last, compile": (16, [*low, *last, "--compile"]),
-    }
-    if bench.tiny:
-        runs = {"float32": (2, [])}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        store = bench.store(folder)
 
-        def train(out: Path, batch: int, steps: int, how: list[str]) -> None:
-            settings = {"batch_size": batch, "width": bench.width, "size": f"[{bench.size},{bench.size}]"}
-            given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-            words = ["--method", "fcn_dsm", "--data", store, "--iterations", steps, "--device", bench.device]
-            bench.type("train", *words, "--out", out, *given, *how)
+    def check(bench: Bench) -> Iterator[None]:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            store = bench.store(folder)
+            yield
+            for name in names if not bench.tiny else names[:1]:
+                train(bench, name, store, folder / name.replace(" ", "_"))
 
-        yield
-        for number, (name, (batch, how)) in enumerate(runs.items()):
-            began = time.monotonic()
-            out = folder / f"run{number}"
-            try:
-                train(out, batch, 12 if bench.tiny else 90 if batch > 2 else 300, [*how, "--profile"])
-            except RuntimeError as error:
-                bench.row(train=name, error=str(error)[-300:])
-                continue
-            seconds = round(time.monotonic() - began, 1)
-            found = json.loads((out / "profile" / "profile.json").read_text())
-            shares = {part: values["share"] for part, values in found["parts"].items()}
-            rest = found["ms_per_step"] - found["parts"]["validation"]["ms_per_step"]
-            bench.row(
-                train=name,
-                batch=batch,
-                ms_per_step=round(rest, 2),
-                images_per_s=round(1000 * batch / rest, 1),
-                gpu_busy=found["gpu_busy"],
-                waiting_ms=found["parts"]["waiting for data"]["ms_per_step"],
-                process_s=seconds,
-                shares=shares,
-            )
+    return check
+
+
+def train(bench: Bench, name: str, store: Path, out: Path) -> None:
+    batch = 2 if "batch 2" in name or bench.tiny else 16
+    steps = 12 if bench.tiny else 150 if batch == 2 else 60
+    settings = {"batch_size": batch, "width": bench.width, "size": f"[{bench.size},{bench.size}]"}
+    settings["channels_last"] = "true" if "channels_last" in name else "false"
+    how = [part for pair in settings.items() for part in ("--set", "{}={}".format(*pair))]
+    how += ["--precision", name.partition(",")[0], *(["--compile"] if "compile" in name else [])]
+    words = ["--method", "fcn_dsm", "--data", store, "--iterations", steps, "--device", bench.device]
+    began = time.monotonic()
+    try:
+        bench.type("train", *words, "--out", out, *how, "--profile")
+    except RuntimeError as error:
+        bench.row(train=name, error=str(error)[-300:])
+        return
+    seconds = round(time.monotonic() - began, 1)
+    found = json.loads((out / "profile" / "profile.json").read_text())
+    rest = found["ms_per_step"] - found["parts"]["validation"]["ms_per_step"]
+    bench.row(
+        train=name,
+        batch=batch,
+        ms_per_step=round(rest, 2),
+        images_per_s=round(1000 * batch / rest, 1),
+        gpu_busy=found["gpu_busy"],
+        ms={part: round(values["ms_per_step"], 2) for part, values in found["parts"].items()},
+        process_s=seconds,
+    )
 
 
 def exact(bench: Bench) -> Iterator[None]:
@@ -699,16 +693,19 @@ def augmentation(bench: Bench) -> Iterator[None]:
 
 CHECKS: dict[str, Check] = {
     "machine": machine,
-    "trainer": trainer,
+    "trainer": trainer(
+        ("bfloat16, channels_last", "float32, channels_last", "bfloat16, channels_last, batch 2")
+    ),
+    "infer": infer,
+    "natural": natural(amp=False),
     "compiled_16": compiled(16, "bfloat16, channels_last, compile"),
     "compiled_2": compiled(2, "bfloat16, channels_last, compile"),
     "dsm": dsm,
     "steps": steps,
     "kernels": kernels,
     "augmentation": augmentation,
-    "infer": infer,
-    "natural": natural(amp=False),
     "graphs_2": compiled(2, "bfloat16, channels_last, compile, graphs"),
+    "trainer_compiled": trainer(("bfloat16, channels_last, compile", "float16, channels_last")),
     "tests": tests,
     "exact": exact,
     "natural_amp": natural(amp=True),

@@ -6,17 +6,20 @@ All in one run, in turns, medians. `--quick` rehearses with small sizes.
 
 *step*: the trainer of a real run against the same network, loss and optimiser in a bare loop on a batch that is
 there already, and against MONAI's SupervisedTrainer with CacheDataset, its loader and the same augmentation.
-*loader*: slices a second from the store through the loader, augmented, batches of two, and MONAI's
-PersistentDataset with the same augmentation. *network*: bare steps of FCN, FCN+DSM and its textbook form.
+*loader*: slices a second through the loader, augmented, batches of two, and through MONAI's loader from our
+store and from PersistentDataset, with the same augmentation.
+*network*: bare steps of FCN, FCN+DSM and its textbook form.
 """
 
 import argparse
+import logging
 import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ from monai.transforms import (
     EnsureTyped,
     LoadImaged,
     MapLabelValued,
+    Resized,
     ScaleIntensityRanged,
 )
 from preprocess import CASE, HIGH, IMAGE, LABEL, LOW, RECIPE, make_source, write_store
@@ -64,6 +68,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="of the narrow network, thrice the full one's")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
+    logging.disable(logging.INFO)  # MONAI's, among the tables
     torch.set_num_threads(options.threads)
     versions = f"torch {torch.__version__}, MONAI {monai.__version__}"
     print(f"{platform.machine()}, CPU, {options.threads} threads, {versions}", flush=True)
@@ -251,20 +256,37 @@ def loader(scratch: Path, options: argparse.Namespace) -> None:
         folder = scratch / f"loader{size}"
         source, store = make_source(folder / "raw", shape), folder / "store"
         write_store(source, store)
-        ours = [speed(batches_of(store, size, n, count), count) for n in workers]
         cached = persistent(source, folder / "cache", shape)
         few = max(8, count // 10)
-        theirs = [speed(persistent_batches(cached, n, few), few) for n in workers]
-        for name, found in (("store", ours), ("PersistentDataset", theirs)):
-            print(f"| {size}x{size}, {name} |", " | ".join(f"{value:.0f}" for value in found), "|", flush=True)
+        contestants: dict[str, tuple[Callable[[int, int], Iterator[Any]], int]] = {
+            "ours": (partial(batches_of, store, size), count),
+            "ours, augmented on the device": (partial(batches_of, store, size, on_device=True), count),
+            "MONAI's DataLoader on our store": (partial(monai_batches, store, size), count),
+            "MONAI's PersistentDataset": (partial(persistent_batches, cached), few),
+        }
+        found: dict[str, list[str]] = {name: [] for name in contestants}
+        for n in workers:
+            for name, (batches, enough) in contestants.items():
+                found[name].append(f"{speed(batches(n, enough), enough):.0f}")
+        for name, cells in found.items():
+            print(f"| {size}x{size}, {name} |", " | ".join(cells), "|", flush=True)
 
 
-def batches_of(store: Path, size: int, workers: int, count: int) -> Iterator[Any]:
-    """As configs/train.yaml makes them on a CPU."""
-    transform = Compose([ReadSliced(str(store)), fit_to((size, size), "resize"), RandRotFlipd(KEYS)])
+def batches_of(store: Path, size: int, workers: int, count: int, on_device: bool = False) -> Iterator[Any]:
+    """As configs/train.yaml makes them; the augmentation `on_device` is left to a GPU."""
+    change = RandRotFlipd(KEYS, on_device=on_device)
+    transform = Compose([ReadSliced(str(store)), fit_to((size, size), "resize"), change])
     data = Dataset(slices(str(store), list(open_store(str(store)).cases)), transform)
     draws = Draws(len(data), count + 8, seed=0, batch_size=2)
     return iter(Loader(data, seed=0, sampler=draws, batch_size=2, num_workers=workers))
+
+
+def monai_batches(store: Path, size: int, workers: int, count: int) -> Iterator[Any]:
+    """The same through MONAI's loader and transforms."""
+    resize = Resized(KEYS, spatial_size=(size, size), mode=("bilinear", "nearest-exact"))
+    ready = EnsureTyped(KEYS, track_meta=False)
+    transform = Compose([ReadSliced(str(store)), resize, RandRotFlipd(KEYS), ready])
+    return shuffled(Dataset(slices(str(store), [CASE]), transform), workers, count)
 
 
 def speed(batches: Iterator[Any], count: int) -> float:
@@ -307,6 +329,10 @@ def persistent(source: Path, cache: Path, shape: tuple[int, int, int]) -> Persis
 
 def persistent_batches(data: PersistentSlices, workers: int, count: int) -> Iterator[Any]:
     data[0]
+    return shuffled(data, workers, count)
+
+
+def shuffled(data: Any, workers: int, count: int) -> Iterator[Any]:
     generator = torch.Generator().manual_seed(0)
     order = torch.utils.data.RandomSampler(data, num_samples=count + 8, generator=generator)
     return iter(DataLoader(data, batch_size=2, sampler=order, num_workers=workers))
