@@ -23,7 +23,7 @@ from dsnet_med.engine.data import (
 from dsnet_med.engine.loggers import require_known
 from dsnet_med.engine.overrides import MEANINGS, as_written, lay_over, load, load_over
 from dsnet_med.engine.settings import check_classes
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, root_cause
 from dsnet_med.methods import method_row
 from dsnet_med.networks.definition import literal
 
@@ -65,7 +65,7 @@ def compose_train(
     config = load_over(config, *overlays)
     lay_over(config, as_written(settings))
     if any(config[name] != before[name] for name in ("class_names", "num_classes")):
-        known = store.classes if store else ConfigParser(before).get_parsed_content("class_names")
+        known = store.classes if store else evaluated(before, "class_names")
         check_classes(config, known)
     counts = isinstance(config["iterations"], int) and isinstance(config["validate_every"], int)
     if "iterations" in settings and "validate_every" not in settings and counts:
@@ -82,6 +82,15 @@ def compose_train(
         config["size"] = checked_size(config["size"])
         config["store_id"] = store.id
     return config
+
+
+def evaluated(config: Mapping[str, Any], name: str) -> Any:
+    """What an id of a configuration stands for; an InputError on the way there as it is."""
+    try:
+        return ConfigParser(dict(config)).get_parsed_content(name)
+    except RuntimeError as error:  # MONAI's, around ours
+        cause = root_cause(error)
+        raise cause if isinstance(cause, InputError) else error from error
 
 
 def _refuse_early(config: Mapping[str, Any], store: str) -> None:

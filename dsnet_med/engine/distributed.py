@@ -340,6 +340,7 @@ def _work(
 ) -> None:
     """One of the processes: run `work`, and send what it gives or raises."""
     prepare_worker()
+    multiprocessing.set_start_method(None, force=True)  # the default, for loaders' processes
     os.environ.update(environment, RANK=str(number), LOCAL_RANK=str(number))
     tqdm.set_lock(
         threading.RLock()

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -167,7 +168,11 @@ class Loader(DataLoader[Any]):
         **options: Any,
     ) -> None:
         self._fetch = _Fetch(dataset, seed, collate_fn or _collated)
-        options = {"persistent_workers": num_workers > 0, "worker_init_fn": _leave_signals, **options}
+        options = {
+            "persistent_workers": num_workers > 0,
+            "worker_init_fn": partial(_leave_signals, os.getpid()),
+            **options,
+        }
         super().__init__(
             self._fetch,
             num_workers=num_workers,
@@ -205,17 +210,20 @@ class Loader(DataLoader[Any]):
             return None
 
 
-def _leave_signals(_: int) -> None:
+def _leave_signals(trainer: int, _: int) -> None:
     """Let signals to all processes of a run (Ctrl-C, a scheduler's) be answered by the one that trains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
+    if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_end_when_told, daemon=True).start()
+        threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
 
 
-def _end_when_told() -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
-        pass
+def _end_with(trainer: int) -> None:
+    """End this process when the one that trains says so or is gone, which PyTorch sees only if it was there."""
+    while os.getppid() == trainer:
+        told = signal.sigtimedwait([signal.SIGTERM], 2)
+        if told is not None and told.si_pid == trainer:
+            break
     os._exit(0)
 
 

@@ -43,7 +43,7 @@ class SegmentationLoss(nn.Module):
 
     Logits are (B, K, h, w), resized bilinearly to the labels' size, or a sequence of such, whose losses are
     summed (networks with auxiliary outputs); those of presence, (B, K), count `presence_weight`. Labels are
-    (B, 1, H, W) or (B, H, W), class ids or `ignore_index`. `class_weights`, one for each class or none,
+    (B, 1, H, W) or (B, H, W), class ids or `ignore_index`. `class_weights`, one for each class,
     multiply the pixels' cross-entropy.
 
     Raises InputError for an unknown Dice, for shapes that do not fit, and for ids that are no class (looked at
@@ -59,7 +59,7 @@ class SegmentationLoss(nn.Module):
         dice_weight: float = 0.8,
         ignore_index: int = 255,
         *,
-        class_weights: Sequence[float] | str | None = None,
+        class_weights: Sequence[float] | None = None,
         presence_weight: float = PRESENCE_WEIGHT,
     ) -> None:
         super().__init__()
@@ -67,12 +67,7 @@ class SegmentationLoss(nn.Module):
             raise unknown("Dice", dice, DICE)
         self.dice, self.ignore_index = DICE[dice], ignore_index
         self.ce_weight, self.dice_weight, self.presence_weight = ce_weight, dice_weight, presence_weight
-        if isinstance(class_weights, str) and class_weights != "none":
-            raise InputError(
-                f"the loss got class_weights={class_weights}, wanted numbers (`train` counts them)"
-            )
-        numbers = None if class_weights in (None, "none") else class_weights
-        weights = None if numbers is None else torch.tensor(numbers, dtype=torch.float32)
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 
 from dsnet_med.engine import distributed
 from dsnet_med.engine.card import titled
@@ -15,6 +15,7 @@ from dsnet_med.engine.compose import (
     bundle_folder,
     compose_inference,
     compose_train,
+    evaluated,
     literals,
     plain,
 )
@@ -179,7 +180,7 @@ def _build(workflow: ConfigWorkflow) -> None:
 def describe(template: Path, train: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata.json in `template` for a composed train.yaml; its data are asked for the classes."""
     metadata: dict[str, Any] = json.loads(template.read_text(encoding="utf-8"))
-    names = ConfigParser(dict(train)).get_parsed_content("class_names")
+    names = evaluated(train, "class_names")
     image, output = (metadata["network_data_format"][part] for part in ("inputs", "outputs"))
     if output["pred"]["format"] != "boxes":  # but a channel of logits for each class
         output["pred"] |= {"num_channels": len(names), "channel_def": dict(enumerate(names))}

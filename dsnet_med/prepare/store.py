@@ -188,7 +188,9 @@ class Store:
         now = (status.st_size, status.st_mtime_ns)
         if status.st_size != entry.shape[0] * entry.record_bytes or self.seen.setdefault(entry.id, now) != now:
             stream.close()
-            raise InputError(f"{file} has changed since the store was opened; start again")
+            raise InputError(
+                f"{file} has changed since the store was opened, or is cut short; run preprocess, then this"
+            )
         return stream
 
     def read_case(self, case: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

@@ -5,7 +5,9 @@ import hashlib
 import os
 import pickle
 import random
+import select
 import signal
+import time
 import weakref
 from contextlib import suppress
 from itertools import islice
@@ -293,6 +295,22 @@ def test_signals_to_the_whole_group_are_not_a_worker_s_to_answer():
     worker = int(next(batches)["worker"][0])
     os.system(f"kill -TERM {worker}; kill -INT {worker}")  # of another process than the worker's parent
     assert len(list(batches)) == STEPS - 1
+
+
+def test_a_worker_that_starts_when_the_one_that_trains_is_gone_ends():
+    """PyTorch's own look-out takes whoever it finds for its parent; such a process would stay for ever."""
+    here, there = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.register_at_fork(
+            after_in_parent=lambda: os.kill(os.getpid(), signal.SIGKILL),
+            after_in_child=lambda: time.sleep(0.5),
+        )
+        next(iter(loader(lambda item: item, 1)))
+    os.close(there)  # and the worker has it, while it lives
+    os.waitpid(child, 0)
+    assert select.select([here], [], [], 20)[0] and os.read(here, 1) == b""
+    os.close(here)
 
 
 # ---------------------------------------------------------------- errors

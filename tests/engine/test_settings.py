@@ -1,14 +1,21 @@
 """What values settings may have, for every task; and which data a run goes on with."""
 
+import os
 import shutil
+from functools import partial
 
 import pytest
+from narrow import NARROW
 
 from dsnet_med.engine.compose import compose_train
 from dsnet_med.engine.data import open_store, require_store
+from dsnet_med.engine.overrides import load
+from dsnet_med.engine.run import prepare, reopen
 from dsnet_med.engine.settings import _RULES, check_classes, check_settings
 from dsnet_med.errors import InputError
+from dsnet_med.inference.trust import is_own
 from dsnet_med.methods import natural_method_ids
+from dsnet_med.prepare.store import Store, data_file
 
 WRONG = {  # the rule that finds it is of the same id
     "iterations": [0, -1, 2.5, True],
@@ -117,3 +124,51 @@ def test_a_store_is_known_by_what_is_in_it(store, tmp_path):
     with pytest.raises(InputError, match="moved holds other data than the run began with"):
         require_store(str(moved), written)
     open_store.cache_clear()
+
+
+def test_a_store_that_moved_is_taken_and_another_is_not(store, tmp_path):
+    prepare("fcn", store, tmp_path / "run", NARROW)
+    moved = shutil.copytree(store, tmp_path / "moved")
+    reopen(tmp_path / "run", {}, data=moved)
+    config = load(tmp_path / "run" / "configs" / "train.yaml")
+    assert config["dataset_dir"] == str(moved)
+    entry = open_store(str(moved)).cases.popitem()[1]
+    manifest = moved / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(f'"{entry.image_sha256}"', '"other"'))
+    open_store.cache_clear()
+    for data in (moved, None):
+        with pytest.raises(InputError, match="holds other data than the run began with"):
+            reopen(tmp_path / "run", {}, data=data)
+    open_store.cache_clear()
+
+
+def test_a_data_file_that_changes_under_an_open_store_is_noticed(store, tmp_path):
+    opened = Store.open(shutil.copytree(store, tmp_path / "store"))
+    case = next(iter(opened.cases))
+    file = data_file(opened.path, case)
+    opened.read_slice(case, 0)
+    content = file.read_bytes()
+    for changed in (content, content[:-1]):  # written again, and cut
+        file.write_bytes(changed)
+        os.utime(file, (0, 0))
+        for read in (partial(opened.read_slice, case, 0), partial(opened.read_case, case)):
+            with pytest.raises(InputError, match=f"{case}.bin has changed since the store was opened"):
+                read()
+
+
+def test_every_run_is_its_users_own(store, tmp_path, monkeypatch):
+    """So that one with MONAI's network, or timm's, is loaded without a word of trust, until it is changed."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    network = {
+        "_target_": "monai.networks.nets.BasicUNet",
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 9,
+    }
+    run = tmp_path / "run"
+    prepare("fcn", store, run, {**NARROW, "network_def": network})
+    reopen(run, {"iterations": 12})
+    assert is_own(run)
+    inference = run / "configs" / "inference.yaml"
+    inference.write_text(inference.read_text() + "other: 1\n")
+    assert not is_own(run)

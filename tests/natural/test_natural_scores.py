@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
 from dsnet_med.errors import InputError
-from dsnet_med.natural import cityscapes, coco, coco_annotations, imagenet, scores
+from dsnet_med.natural import cityscapes, coco, coco_annotations, imagenet
 from dsnet_med.natural.phantom import make_coco
 from dsnet_med.natural.scores import part, parts
 
@@ -284,21 +284,3 @@ def test_a_new_evaluation_forgets_the_last(tmp_path):
 def test_a_network_of_other_categories_is_not_scored(tmp_path, names):
     with pytest.raises(InputError, match="the categories of the validation set are others"):
         coco.AveragePrecision(read(tmp_path, document(HAND_MADE)), names, CHOSEN)
-
-
-# ---------------------------------------------------------------- what is kept of them
-
-
-def test_scores_are_written_with_null_for_those_that_are_not_defined(tmp_path):
-    evaluator = Engine(lambda *_: None)
-    evaluator.state.metrics = {"AP": 1 / 3, "APS": math.nan}
-    scores.write(evaluator, list(evaluator.state.metrics), str(tmp_path / "scores.json"))
-    assert json.loads((tmp_path / "scores.json").read_text()) == {"AP": 0.333333, "APS": None}
-
-
-def test_only_one_process_writes_the_scores(tmp_path, monkeypatch):
-    evaluator = Engine(lambda *_: None)
-    evaluator.state.metrics = {"AP": 0.5}
-    monkeypatch.setattr(scores, "is_main", lambda: False)
-    scores.write(evaluator, list(evaluator.state.metrics), str(tmp_path / "scores.json"))
-    assert not list(tmp_path.iterdir())
