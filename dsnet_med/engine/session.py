@@ -46,7 +46,7 @@ class Session:
         self.before = _numerics()
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS refuses
-        # Products in TF32, as PyTorch has convolutions: eight times as fast, and most of what DSM costs.
+        # Products in TF32, as PyTorch has convolutions by default.
         _set_numerics(self.deterministic, not self.deterministic, True)
 
     def claim(self) -> None:
