@@ -3,6 +3,7 @@
 import pickle
 import traceback
 from collections.abc import Iterable
+from copy import copy
 from difflib import get_close_matches
 
 
@@ -70,7 +71,8 @@ def portable(error: Exception) -> Exception:
     """What `error` was raised from, as another process can take it, with the traceback as a note."""
     cause = root_cause(error)
     try:
-        sent = pickle.loads(pickle.dumps(cause))
+        pickle.dumps(cause)
+        sent = copy(cause)  # as unpickling makes it
         same = type(sent) is type(cause) and str(sent) == str(cause)
     except Exception:
         same = False

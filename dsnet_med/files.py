@@ -81,6 +81,9 @@ def staging(folder: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
+_LOCK = ".lock"
+
+
 class _Lock:
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream  # closed, and the lock given back, with the last reference to this
@@ -97,11 +100,14 @@ def locked(folder: Path, message: str) -> Iterator[None]:
     cannot be had (some network file systems, Windows) nobody is kept out. Raises InputError where the folder
     cannot be written.
     """
+    made = not folder.exists()
     lock = _lock(folder, message)
     try:
         yield
     finally:
         del lock
+        if made and [path.name for path in folder.iterdir()] == [_LOCK]:  # nothing came of it
+            shutil.rmtree(folder)
 
 
 def _lock(folder: Path, message: str) -> _Lock:
@@ -110,7 +116,7 @@ def _lock(folder: Path, message: str) -> _Lock:
         return held  # a second stream, when closed, would give the first one's lock back
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _Lock((folder / ".lock").open("ab"))
+        lock = _Lock((folder / _LOCK).open("ab"))
     except OSError as error:
         raise output_error(folder, error) from error
     try:
@@ -124,7 +130,7 @@ def _lock(folder: Path, message: str) -> _Lock:
         pass
     except OSError as error:
         taken = error.errno in (errno.EAGAIN, errno.EACCES)
-        if taken and (folder / ".lock").read_bytes() != str(os.getppid()).encode():
+        if taken and (folder / _LOCK).read_bytes() != str(os.getppid()).encode():
             raise InputError(message) from error
     return _LOCKS.setdefault(key, lock)
 

@@ -42,6 +42,27 @@ Settings = Annotated[
     typer.Option("--set", help="Change a value of the configuration, id=value; may be repeated."),
 ]
 
+SelectOn = Annotated[
+    str | None,
+    typer.Option(
+        help="Pick the checkpoint on `val` (training patients; default) or `test`, as the reference did."
+    ),
+]
+PlugIn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE.py:CLASS",
+        help="A plug-in to put into the network: one of ours (SE, ...) or a class in a Python file, which is "
+        "executed and copied into the run.",
+    ),
+]
+PlaceOfPlugIn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="The submodules that --plugin follows, a pattern of names; layer4.*.act2 unless given.",
+    ),
+]
 Models = Annotated[
     list[Path],
     typer.Option("--model", help="A run folder, a bundle or a zip of one; several are an ensemble."),
@@ -147,52 +168,29 @@ def train(
         Path, typer.Option("--out", help="Folder of the run; afterwards a MONAI bundle.", callback=_folder)
     ],
     method: Annotated[str | None, typer.Option(help="A method (see `methods`), or a row's own file.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="A store made by `preprocess`, or a data set of natural images.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="A store, or a data set of natural images.")] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of weights, order and augmentation; 0 unless given.")
+        int | None, typer.Option(help="Of weights, order and augmentation; 0 unless given.")
     ] = None,
     iterations: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    device: Device = "auto",
     devices: Annotated[int, typer.Option(help="Processes that train together, one for each GPU.", min=1)] = 1,
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     compiled: Compiled = False,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="The same bits on a GPU, too, where it can.")
+        bool, typer.Option("--deterministic", help="The same bits on a GPU, too.")
     ] = False,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Write where the time goes: profile/ in the run.")
-    ] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Write where the time goes: profile/.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     logger: Annotated[
         str | None, typer.Option(help="none, tensorboard, wandb, mlflow, or several with commas.")
     ] = None,
-    select_on: Annotated[
-        str | None,
-        typer.Option(
-            help="Pick the checkpoint on `val` (training patients; default) or `test`, as the reference did."
-        ),
-    ] = None,
+    select_on: SelectOn = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from ImageNet weights.")] = False,
-    plugin: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE.py:CLASS",
-            help="A plug-in to put into the network: one of ours (SE, ...) or a class in a Python file, "
-            "which is executed and copied into the run.",
-        ),
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="The submodules that --plugin follows, a pattern of names; layer4.*.act2 unless given.",
-        ),
-    ] = None,
+    plugin: PlugIn = None,
+    at: PlaceOfPlugIn = None,
     overlay: Annotated[
-        list[Path] | None,
-        typer.Option(help="A file laid over the configuration, which may run code; may be repeated."),
+        list[Path] | None, typer.Option(help="A file over the configuration, which may run code; repeatable.")
     ] = None,
     settings: Settings = None,
 ) -> None:

@@ -21,10 +21,10 @@ from dsnet_med.engine.data import (
     split_cases,
 )
 from dsnet_med.engine.loggers import require_known
-from dsnet_med.engine.overrides import MEANINGS, as_written, lay_over, load, load_over
+from dsnet_med.engine.overrides import MEANINGS, as_written, lay_over, layers, load, load_over
 from dsnet_med.engine.settings import check_classes
 from dsnet_med.errors import InputError, root_cause
-from dsnet_med.methods import method_row
+from dsnet_med.methods import method_row, row_file
 from dsnet_med.networks.definition import literal
 
 _SHARED = (  # what inference has to know of training
@@ -46,23 +46,20 @@ def compose_train(
     store = open_store(str(data)) if task == "organs" else None
     if not data.is_dir():
         raise InputError(f"no data set at {data}: give the folder that holds it as published")
-    parts = [
-        "train.yaml",
-        f"tasks/{task}.yaml",
-        f"datasets/{store.recipe_id}.yaml" if store else "",
-        f"schedules/{row.get('schedule')}.yaml",
-    ]
+    parts = ["train.yaml", f"tasks/{task}.yaml", f"datasets/{store.recipe_id}.yaml" if store else ""]
     shared = [file for part in parts if (file := resources.configs() / part).is_file()]
     config = load(*shared)
     own = config["network_def"]  # the task's, whose values hold for every row: a detector's size of images
-    lay_over(config, {name: value for name, value in row.items() if name != "schedule"})
+    config = load_over(config, *layers(row_file(method)))
     config["network_def"] |= {name: own[name] for name in own if name in row["network_def"] and name[0] != "_"}
     config["dataset_dir"] = literal(str(data.resolve()))
+    if "method" in config:  # of a task's bundle, which builds what it names
+        config["method"] = literal(row["method_card"]["id"])
     if store:
         config["class_names"] = [literal(_plain_name(name)) for name in store.classes]
         config["num_classes"] = len(store.classes)
     before = deepcopy(config)
-    config = load_over(config, *overlays)
+    config = load_over(config, *(layer for file in overlays for layer in layers(file)))
     lay_over(config, as_written(settings))
     if any(config[name] != before[name] for name in ("class_names", "num_classes")):
         known = store.classes if store else evaluated(before, "class_names")

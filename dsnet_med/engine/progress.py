@@ -91,6 +91,8 @@ def rounded(value: Any) -> Any:
     """Numbers of whatever kind, and mappings of them, to six places; None for what is none."""
     if isinstance(value, Mapping):
         return {name: rounded(each) for name, each in value.items()}
+    if isinstance(value, int):
+        return value
     return round(float(value), 6) if isinstance(value, Real | Tensor) and isfinite(value) else None
 
 

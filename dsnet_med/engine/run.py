@@ -186,6 +186,8 @@ def describe(template: Path, train: Mapping[str, Any]) -> dict[str, Any]:
         output["pred"] |= {"num_channels": len(names), "channel_def": dict(enumerate(names))}
     if isinstance(train.get("size"), int):
         image["image"]["spatial_shape"] = [train["size"]] * 2
+    if train["task"] != "organs":
+        metadata["label_classes"] = f"{len(names)} classes"
     card = train["method_card"]
     return metadata | {"name": str(card["id"]), "description": f"{card['title']}, trained by dsnet-med"}
 

@@ -73,7 +73,7 @@ class Session:
             **facts,
             "parameters": parameters,
             "scores": rounded(validator.state.metrics),
-            "best": checkpoints.best,
+            "best": rounded(checkpoints.best),
             "processes": distributed.world_size(),
             "seconds": round(time.monotonic() - self.started, 1),
             "device": str(next(network.parameters()).device),

@@ -13,7 +13,7 @@ import yaml
 from dsnet_med.cli.app import app
 from dsnet_med.cli.guard import guarded
 from dsnet_med.engine.plugged import Plugged
-from dsnet_med.engine.run import prepare, train
+from dsnet_med.engine.run import prepare, reopen, train
 from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network, with_plugin
 from dsnet_med.networks.plugin_file import load_plugin
@@ -164,10 +164,10 @@ def test_monai_s_own_command_loads_it(run: Path) -> None:
 
 def test_it_goes_on_without_the_file(run: Path) -> None:
     last = run / "checkpoints" / "last.pt"
-    torch.save({**torch.load(last, weights_only=True), "iteration": 0}, last)
+    reopen(run, {"iterations": 3})
     summary = train(run, {"resume": True})
     assert summary["method"]["title"] == TITLE
-    assert torch.load(last, weights_only=True)["iteration"] == 2
+    assert torch.load(last, weights_only=True)["moment"][0] == 3
 
 
 def test_a_run_that_lost_its_script_says_so(

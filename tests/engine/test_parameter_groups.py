@@ -8,7 +8,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from dsnet_med import resources
-from dsnet_med.engine.compose import load
+from dsnet_med.engine.overrides import load
 from dsnet_med.engine.parameter_groups import parameter_groups
 from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network, method_ids

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import batches, engines, network
+from tiny_engines import batches, engines, network
 from torch import Tensor, nn
 
 from dsnet_med.engine.gates import gates_of, plugins_of

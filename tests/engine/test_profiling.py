@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from ignite.engine import Events
 from monai.engines import IterationEvents
-from tiny import engines
+from tiny_engines import engines
 from torch.autograd import DeviceType
 
 from dsnet_med.engine.profiling import Profile, _busy_ms, table

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Events
-from tiny import engines
+from tiny_engines import engines
 
 from dsnet_med.engine.loggers import Loggers
 from dsnet_med.engine.progress import LossLog, Progress, ValidationLog

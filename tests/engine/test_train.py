@@ -102,7 +102,7 @@ def test_every_row_trains_by_its_recipe_and_segments(method: str, store: Path, t
     assert summary["method"]["id"] == method
     assert summary["best"]["iteration"] == 2
     state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["parts"]["optimizer"]
-    adam = "schedule" in recipe
+    adam = "laid_over" in recipe
     assert ("betas" if adam else "momentum") in state["param_groups"][0]
     image = np.random.default_rng(0).normal(40, 100, (40, 50, 3)).astype(np.float32)
     mask = Predictor.from_run(tmp_path).predict(image, np.eye(4))

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from dsnet_med.cli import bundle
 from dsnet_med.cli.app import app
@@ -39,20 +38,15 @@ def test_a_run_is_a_bundle_that_can_be_resumed_and_evaluated(trained, monkeypatc
     assert "has done all 2 iterations" in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(InputError, match="already holds a run"):
         typed("train", "--method", "coco/resnet50", "--data", trained, "--out", trained)
-    config = yaml.safe_load((trained / "configs" / "train.yaml").read_text())
-    (trained / "configs" / "train.yaml").write_text(
-        yaml.safe_dump({**config, "iterations": 4}, sort_keys=False)
-    )
-    typed("train", "--out", trained, "--resume", "--device", "cpu")
+    typed("train", "--out", trained, "--resume", "--device", "cpu", "--iterations", "4")
     assert json.loads((trained / "summary.json").read_text())["iterations"] == 2 * summary["iterations"]
     monkeypatch.chdir(trained)
-    both = "--config_file=['configs/train.yaml', 'configs/evaluate.yaml']"
-    assert bundle._checked(["evaluating"])[1:] == [both]
-    assert bundle._checked(["training"])[1:] == ["--config_file=['configs/train.yaml']"]
-    with pytest.raises(InputError, match="unknown setting 'epoch': did you mean 'epochs'"):
-        bundle._checked(["training", "--epoch", "3"])
-    with pytest.raises(InputError, match="unknown run id 'trainin'"):
-        bundle._checked(["trainin"])
+    for words, message in (
+        (["training", "--epoch", "3"], "unknown setting 'epoch': did you mean 'epochs'"),
+        (["trainin"], "unknown run id 'trainin'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            bundle.bundle_command(["run", *words])
 
 
 @pytest.mark.parametrize("dataset", ["imagenet", "cityscapes"])

@@ -761,7 +761,7 @@ def test_names_of_classes_are_read_as_written(tmp_path):
 def test_damaged_names_are_refused(tmp_path, text):
     (tmp_path / "classes.json").write_bytes(text.encode(errors="surrogateescape"))
     message = refused(read_classes, str(tmp_path), 5)
-    assert str(tmp_path / "classes.json") in message and "--model_dir" in message
+    assert str(tmp_path / "classes.json") in message and "--bundle_root" in message
 
 
 def annotations_of(folder, mark=b"", **changes):
@@ -802,20 +802,21 @@ def test_labels_of_another_size_than_their_image_are_refused(tmp_path):
 def test_weights_that_are_not_there_are_said_to_be_missing(tmp_path):
     network = torch.nn.Linear(2, 3)
     missing = refused(load_weights, network, str(tmp_path))
-    assert f"no {tmp_path / 'model.pt'}: give the models folder of" in missing
-    (tmp_path / "model.pt").write_bytes(b"")
+    assert f"no {tmp_path / 'models' / 'model.pt'}: train first" in missing
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.pt").write_bytes(b"")
     missing = refused(load_weights, network, str(tmp_path))
-    assert f"no {tmp_path / 'classes.json'}: give the models" in missing
+    assert f"no {tmp_path / 'classes.json'}: train first" in missing
     assert read_classes(str(tmp_path), 3) == ["0", "1", "2"]
     write_classes(str(tmp_path), ["a", "b"])
     assert read_classes(str(tmp_path), 3) == ["a", "b"]
     assert "model.pt" in refused(load_weights, network, str(tmp_path))  # holds nothing
-    torch.save(torch.nn.Linear(2, 4).state_dict(), tmp_path / "model.pt")
+    torch.save(torch.nn.Linear(2, 4).state_dict(), tmp_path / "models" / "model.pt")
     assert "holds the weights of another network: give the --method and --width" in refused(
         load_weights, network, str(tmp_path)
     )
     trained = torch.nn.Linear(2, 3)
-    torch.save(trained.state_dict(), tmp_path / "model.pt")
+    torch.save(trained.state_dict(), tmp_path / "models" / "model.pt")
     load_weights(network, str(tmp_path))
     assert torch.equal(network.weight, trained.weight)
 
