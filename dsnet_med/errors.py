@@ -78,4 +78,5 @@ def portable(error: Exception) -> Exception:
         same = False
     made = cause if same and isinstance(cause, Exception) else RuntimeError(f"{type(cause).__name__}: {cause}")
     made.add_note("".join(traceback.format_exception(error)))
-    return made
+    made.__cause__ = made.__context__ = None  # some libraries teach pickle to take these along
+    return made.with_traceback(None)

@@ -17,6 +17,9 @@ ENDS = "Current run is terminating due to exception: x"
 def _as_before() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in (ENGINE, "pydicom", "highdicom")]
     before = [(logger.filters[:], logger.handlers[:], logger.propagate) for logger in loggers]
+    for logger in loggers:  # a bundle's logging.conf, read before, disables what it does not name
+        logger.disabled = False
+        logger.filters.clear()
     yield
     for logger, (filters, handlers, propagate) in zip(loggers, before, strict=True):
         logger.filters, logger.handlers, logger.propagate = filters, handlers, propagate

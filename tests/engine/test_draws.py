@@ -7,6 +7,7 @@ import pickle
 import random
 import select
 import signal
+import threading
 import time
 import weakref
 from contextlib import suppress
@@ -343,6 +344,7 @@ def test_what_a_data_set_says_arrives_as_it_was_said(workers):
 class Unsendable(Exception):
     def __init__(self, one, two):
         super().__init__(f"{one} and {two}")
+        self.held = threading.Lock()  # which no pickle takes, nor one that a library has taught more
 
 
 def test_an_error_that_cannot_be_sent_keeps_its_words():
