@@ -188,7 +188,7 @@ class _WeightsAndBiases:
                 id=run,
                 resume=resume,
                 config=dict(settings),
-                dir=folder,
+                dir=str(folder),
                 mode=mode,
             )
         except wandb.errors.Error as error:
