@@ -14,11 +14,14 @@ import numpy as np
 from isal import igzip
 from numpy.typing import NDArray
 
-from dsnet_med.contents import GZIP_AT_MOST as GZIP_AT_MOST  # noqa: PLC0414 -- for those who read many
-from dsnet_med.contents import content_of, refusal
 from dsnet_med.errors import InputError, SeveralVolumesError
 from dsnet_med.files import written_whole
+from dsnet_med.find import case_name as case_name  # noqa: PLC0414 -- until their importers have moved on
+from dsnet_med.find import is_nifti as is_nifti  # noqa: PLC0414
+from dsnet_med.find import is_volume as is_volume  # noqa: PLC0414
 from dsnet_med.geometry import corner_distance, corner_voxels, same_grid, spacing_mm
+from dsnet_med.sniff import GZIP_AT_MOST as GZIP_AT_MOST  # noqa: PLC0414 -- for those who read many
+from dsnet_med.sniff import content_of, refusal
 from dsnet_med.volumes_nifti import (
     NiftiFile,
     doubts,
@@ -33,9 +36,6 @@ from dsnet_med.volumes_nifti import (
     voxels_of,
 )
 
-_PACKED = (".gz", ".bz2", ".xz", ".zst", "")  # the last two are known to be volumes, and refused by content
-_NIFTI = tuple(f"{ending}{packed}" for packed in _PACKED for ending in (".nii", ".hdr"))
-_VOXELS = tuple(f".img{packed}" for packed in _PACKED)
 _ITK = {".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MetaImage", ".mhd": "MetaImage"}
 _SMALLEST_SPACING_MM = 1e-4
 _PLAUSIBLE_MM = (0.01, 50.0)  # voxels of a header that names no unit
@@ -89,24 +89,6 @@ class Memory:
             self._held = bytearray()  # let go first: never both at a time
             self._held = bytearray(size)
         return memoryview(self._held)[:size]
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether the file's name is that of a NIfTI volume."""
-    return path.name.lower().endswith(_NIFTI)
-
-
-def is_volume(path: Path) -> bool:
-    """Whether the file's name is that of a volume; a pair has that of its header."""
-    return path.name.lower().endswith((*_NIFTI, *_ITK))
-
-
-def case_name(path: Path) -> str:
-    """The file's name without `.nii.gz`, `.nrrd` and the like."""
-    for suffix in (*_NIFTI, *_VOXELS, *_ITK):
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    return path.stem
 
 
 def read_grid(path: Path) -> Grid:

@@ -15,7 +15,10 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from dsnet_med.contents import (
+from dsnet_med.errors import InputError, one_line
+from dsnet_med.find import require_file
+from dsnet_med.geometry import corner_distance, is_sheared, right_angled, spacing_mm
+from dsnet_med.sniff import (
     DECODING_ERRORS,
     GZIP_AT_MOST,
     Content,
@@ -26,9 +29,6 @@ from dsnet_med.contents import (
     opened,
     refusal,
 )
-from dsnet_med.errors import InputError, one_line
-from dsnet_med.files import require_file
-from dsnet_med.geometry import corner_distance, is_sheared, right_angled, spacing_mm
 
 _DAMAGED = (*DECODING_ERRORS, OverflowError, ValueError, ImageFileError, HeaderDataError)
 _CHUNK = 1 << 20
