@@ -1,92 +1,70 @@
-"""What all requests share: the predictor, the places, one thread for the work and one folder for the files."""
+"""What all requests share: a predictor that works on one volume at a time, a process that reads, a folder."""
 
 import asyncio
+import shutil
 import tempfile
-import threading
-from collections.abc import AsyncIterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-import dsnet_med
-from dsnet_med.archives import remove
+from dsnet_med.errors import InputError
+from dsnet_med.files import locked
 from dsnet_med.inference import Predictor
-from dsnet_med.inference.mask import labels_of
-from dsnet_med.server.body import Body
-from dsnet_med.server.job import Answer, Wanted, segmented
-from dsnet_med.server.limits import Limits
-from dsnet_med.server.places import Places
-from dsnet_med.server.refusal import GoneError, refusal_of
+from dsnet_med.inference.outputs import FORMATS, Outputs, write_case
+from dsnet_med.server.reading import Bounds, Reader
+
+_PREFIX = "dsnet-med-serve-"
+_CASE = "mask"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A mask on disk, and what is doubtful about it."""
+
+    path: Path
+    notes: tuple[str, ...]
 
 
 class Service:
-    """Segments uploads one after the other. To be closed, which removes every file."""
+    """Segments uploads. To be closed, which removes every file."""
 
-    def __init__(self, predictor: Predictor, limits: Limits = Limits()) -> None:  # noqa: B008 -- frozen
+    def __init__(self, predictor: Predictor, bounds: Bounds) -> None:
         self.predictor = predictor
-        self.limits = limits
-        self.places = Places(limits)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="segment")
-        self._unfinished: set[Future[Answer]] = set()
-        self._folder = Path(tempfile.mkdtemp(prefix="dsnet-med-serve-"))  # for this user alone
+        self.turn = asyncio.Lock()
+        self._reader = Reader(bounds)
+        _remove_leftovers()
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # for this user alone
+        self._lock = ExitStack()
+        self._lock.enter_context(locked(self._folder, "locked"))
 
-    @property
-    def health(self) -> dict[str, Any]:
-        """What /health says."""
-        return {
-            "status": "ok",
-            "model": self.predictor.title,
-            "labels": labels_of(self.predictor.class_names),
-            "device": str(self.predictor.device),
-            "waiting": len(self.places),
-            "queue": self.limits.queue,
-            "version": dsnet_med.__version__,
-        }
+    def request_folder(self) -> Iterator[Path]:
+        """A folder for one request, gone once its answer has been sent."""
+        with tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
 
-    @asynccontextmanager
-    async def folder(self) -> AsyncIterator[Path]:
-        """A folder for one request, gone at the end with all that lies in it. Raises Refused."""
-        try:
-            path = Path(tempfile.mkdtemp(dir=self._folder))
-        except OSError as error:
-            raise refusal_of(error, self._folder) from error
-        try:
-            yield path
-        finally:
-            await asyncio.to_thread(remove, path)
+    def segment(
+        self, upload: BinaryIO, folder: Path, file_format: str, volume_index: int | None, series: str | None
+    ) -> Answer:
+        """The mask of an upload, made in `folder` by the steps of `infer`. Raises InputError."""
+        with (folder / "upload").open("wb") as copy:
+            shutil.copyfileobj(upload, copy, 1 << 20)
+        dicom = file_format == "dicom-seg"
+        volume = self._reader.read(folder / "upload", volume_index, series, dicom=dicom)
+        mask = self.predictor.segment(volume)
+        identity = {"case": _CASE, "labels": {}}
+        write_case(folder / "out", identity, mask, self.predictor, Outputs((file_format,)))
+        return Answer(folder / "out" / f"{_CASE}{FORMATS[file_format]}", (*mask.notes, *mask.notices))
 
-    async def segment(self, upload: Path, wanted: Wanted, body: Body) -> Answer:
-        """The mask of an uploaded file, when its turn has come.
+    def close(self) -> None:
+        """Remove all files, and end the process that reads."""
+        self._reader.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
-        Raises GoneError when the client goes away first, and what `segmented` raises.
-        """
-        gone = threading.Event()
 
-        def go_on() -> None:
-            if gone.is_set():
-                raise GoneError
-
-        future = self._thread.submit(segmented, self.predictor, upload, wanted, self.limits, go_on)
-        self._unfinished.add(future)
-        future.add_done_callback(self._unfinished.discard)
-        work = asyncio.ensure_future(asyncio.wrap_future(future))
-        watch = asyncio.create_task(body.disconnected())
-        try:
-            both: list[asyncio.Future[Any]] = [work, watch]
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                gone.set()
-                if future.cancel():
-                    raise GoneError
-            return await work  # a step that has begun is waited for: it reads the files
-        finally:
-            gone.set()
-            work.cancel()
-            watch.cancel()
-
-    def close(self) -> bool:
-        """Drop what waits and remove all files; False where a volume is still being worked on."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        remove(self._folder)
-        return not any(future.running() for future in tuple(self._unfinished))
+def _remove_leftovers() -> None:
+    """Remove the folders of servers that were killed; those that live hold theirs locked."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(InputError), locked(folder, "another server's"):
+            shutil.rmtree(folder, ignore_errors=True)
