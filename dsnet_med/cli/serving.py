@@ -37,21 +37,22 @@ def serve(
     try:
         import python_multipart  # noqa: F401 -- which FastAPI asks for late
 
-        from dsnet_med.server.admission import Rules
+        from dsnet_med.server.admission import Admission
         from dsnet_med.server.app import create_app
     except ImportError as error:
         raise InputError(f"serve needs the package '{error.name}': pip install 'dsnet-med[serve]'") from error
-    from dsnet_med.server.reading import Bounds
-    from dsnet_med.server.service import Service
+    from dsnet_med.server.service import Service, remove_leftovers
 
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.ERROR)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    rules = Rules(max_mb << 20, queue, _token(token_file) if token_file else None, _own_names(host))
+    token = _token(token_file) if token_file else None
+    admission = Admission(max_mb << 20, queue, token, _own_names(host))
     with _listening(host, port) as listener:
-        service = Service(make_predictor(models, options), Bounds(rules.max_bytes))
+        remove_leftovers()
+        service = Service(make_predictor(models, options), admission.max_bytes)
         try:
-            server = server_of(create_app(service, rules))
-            _announce(listener.getsockname(), service.predictor.title, rules.token)
+            server = server_of(create_app(service, admission))
+            _announce(listener.getsockname(), service.predictor.title, token)
             server.run(sockets=[listener])
         finally:
             service.close()
@@ -63,20 +64,10 @@ def server_of(app: Any) -> "uvicorn.Server":
     """A server that is silent but for errors; Ctrl-C is a KeyboardInterrupt after it, too."""
     import uvicorn
 
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        loop="asyncio",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=_GRACE_S,
+    limits = {"limit_concurrency": _CONNECTIONS, "timeout_graceful_shutdown": _GRACE_S}
+    return uvicorn.Server(
+        uvicorn.Config(app, http="h11", ws="none", log_config=None, access_log=False, **limits)
     )
-    return uvicorn.Server(config)
 
 
 def _token(file: Path) -> str:

@@ -1,10 +1,10 @@
-"""Who may send an upload, asked before a byte of it is read: FastAPI reads forms before it asks dependencies."""
+"""Who may send an upload, asked before a byte of it is read, which FastAPI's dependencies come too late for."""
 
 import asyncio
 import secrets
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse, Response
@@ -15,26 +15,26 @@ ENVELOPE = 1 << 16  # bytes of a form around its file
 
 
 @dataclass
-class Rules:
-    """Who is admitted. `waiting` counts the requests that upload, wait or are worked on: one queue for all."""
+class Admission:
+    """Whom a server takes. `waiting` counts all who upload, wait or are worked on: there is one queue."""
 
     max_bytes: int = 1 << 30
     queue: int = 32
     token: str | None = None
     hosts: Collection[str] = ()  # that requests may name; none: any
     idle_s: float = 60.0  # without a byte from a client, or taken by it
-    waiting: int = field(default=0, init=False)
+    waiting: int = 0
 
     def refusal(self, request: Request) -> Response | None:
         """What a request is told that is not taken."""
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        length = request.headers.get("content-length", "")
         if self.hosts and request.url.hostname not in self.hosts:  # a page elsewhere that DNS has led here
             return told(400, "its Host is not this server's address")
         if request.method != "POST":
             return None
-        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self.token and not secrets.compare_digest(sent.encode(), self.token.encode()):
             return told(401, "wanted the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-        length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self.max_bytes + ENVELOPE:
             return told(413, self.too_large)
         if self.waiting >= self.queue:
@@ -51,34 +51,36 @@ def told(status: int, line: str, headers: dict[str, str] | None = None) -> Respo
     return JSONResponse({"error": line}, status, {"Retry-After": "5"} if status == 503 else headers)
 
 
-class Admission:
-    """ASGI middleware: the rules for every request, and a place in the queue for each upload."""
+class AdmissionMiddleware:
+    """Asks `admission` of every request, gives each upload a place in the queue, and no client endless time."""
 
-    def __init__(self, app: ASGIApp, rules: Rules) -> None:
-        self._app, self._rules = app, rules
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+        self._app, self._admission = app, admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        rules = self._rules
-        if refusal := rules.refusal(Request(scope)):
+        admission = self._admission
+        if refusal := admission.refusal(Request(scope)):
             return await refusal(scope, receive, send)
         if scope["method"] != "POST":
             return await self._app(scope, receive, send)
 
         async def timed_receive() -> Message:
             try:
-                async with asyncio.timeout(rules.idle_s):
+                async with asyncio.timeout(admission.idle_s):
                     return await receive()
             except TimeoutError as error:
-                raise HTTPException(408, f"nothing arrived for {rules.idle_s:g} s; send it again") from error
+                raise HTTPException(
+                    408, f"nothing arrived for {admission.idle_s:g} s; send it again"
+                ) from error
 
         async def timed_send(message: Message) -> None:
             try:
-                async with asyncio.timeout(rules.idle_s):
+                async with asyncio.timeout(admission.idle_s):
                     await send(message)
             except TimeoutError as error:
                 raise ClientDisconnect from error
 
-        rules.waiting += 1
+        admission.waiting += 1
         try:
             await self._app(scope, timed_receive, timed_send)
         except ClientDisconnect:  # nobody waits for an answer
@@ -87,4 +89,4 @@ class Admission:
             with suppress(Exception):
                 await told(503, "the server ends")(scope, receive, send)
         finally:
-            rules.waiting -= 1
+            admission.waiting -= 1

@@ -5,7 +5,7 @@ import re
 from importlib.metadata import distribution
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import Annotated, BinaryIO, Literal, cast
+from typing import Annotated, Any, BinaryIO, Literal, cast
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, UploadFile
@@ -20,11 +20,11 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 
 import dsnet_med
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, one_line
 from dsnet_med.inference.mask import labels_of
 from dsnet_med.organs import organ_of
-from dsnet_med.server.admission import ENVELOPE, Admission, Rules, told
-from dsnet_med.server.refusals import is_disk_full, public, refusal_of
+from dsnet_med.server.admission import ENVELOPE, Admission, AdmissionMiddleware, told
+from dsnet_med.server.reading import is_disk_full
 from dsnet_med.server.service import Service
 
 _MEDIA_TYPES = {"nifti": "application/gzip", "dicom-seg": "application/dicom"}
@@ -33,6 +33,8 @@ _STATIC = Path(__file__).with_name("static")
 # NiiVue makes its workers of blobs and lays styles on its canvas; nothing comes from, or goes to, another host.
 _POLICY = "default-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 _NOTES, _NOTE_LENGTH = 20, 300  # as long as a header may be
+_DISK_FULL = "the server has no space left for uploads; try again later"
+_PATH, _OPTION = re.compile(r"(?<![\w.])/[^\s:;,'\")\]]+"), re.compile(r"--([a-z][a-z-]+)")
 
 
 class Choice(BaseModel):
@@ -44,52 +46,37 @@ class Choice(BaseModel):
     series: Annotated[str | None, Field(max_length=64)] = None
 
 
-class Health(BaseModel):
-    """What the server is and has to do; colours are those of the labels, red, green and blue."""
-
-    status: str = "ok"
-    version: str = dsnet_med.__version__
-    model: str
-    device: str
-    labels: dict[str, str]
-    colours: dict[str, tuple[int, int, int]]
-    waiting: int
-    queue: int
-    max_mb: float
-    token: bool
-
-
-def create_app(service: Service, rules: Rules) -> FastAPI:
+def create_app(service: Service, admission: Admission) -> FastAPI:
     """An ASGI application that serves `service`; every error of it is {"error": one line}."""
     app = FastAPIOffline(
         redoc_url=None,
         title="dsnet-med",
         version=dsnet_med.__version__,
-        max_body_size=rules.max_bytes + ENVELOPE,
+        max_body_size=admission.max_bytes + ENVELOPE,
         form_limits={"max_files": 1, "max_fields": 0},
         redirect_slashes=False,
     )
-    app.add_middleware(Admission, rules=rules)
-    _answer_errors(app, rules)
+    app.add_middleware(AdmissionMiddleware, admission=admission)
+    _answer_errors(app, admission)
     _show_page(app)
     names = service.predictor.class_names
 
     @app.get("/health")
-    async def health() -> Health:
-        return Health(
-            model=service.predictor.title,
-            device=str(service.predictor.device),
-            labels=labels_of(names),
-            colours={str(index): organ_of(name).colour for index, name in enumerate(names)},
-            waiting=rules.waiting,
-            queue=rules.queue,
-            max_mb=rules.max_bytes / (1 << 20),
-            token=rules.token is not None,
-        )
+    async def health() -> dict[str, Any]:
+        return {
+            "status": "ok",
+            "model": service.predictor.title,
+            "labels": labels_of(names),
+            "colours": {str(index): organ_of(name).colour for index, name in enumerate(names)},
+            "device": str(service.predictor.device),
+            "waiting": admission.waiting,
+            "queue": admission.queue,
+            "max_mb": admission.max_bytes / (1 << 20),
+            "token": admission.token is not None,
+            "version": dsnet_med.__version__,
+        }
 
-    bearer = (
-        [Depends(HTTPBearer(auto_error=False))] if rules.token else []
-    )  # for the description; Admission asks
+    bearer = [Depends(HTTPBearer(auto_error=False))] if admission.token else []  # to say so: Admission asks
 
     @app.post("/segment", response_class=FileResponse, dependencies=bearer)
     async def segment(
@@ -99,20 +86,19 @@ def create_app(service: Service, rules: Rules) -> FastAPI:
         file: UploadFile | None = None,
     ) -> FileResponse:
         """The mask of a volume, sent as the part `file` of a form or as the body itself."""
-        upload = file or await _body(request)
+        upload = file if file is not None else await _body(request)
         if not upload.size:
             raise InputError("the upload is empty; send a volume")
-        if upload.size > rules.max_bytes:
-            raise HTTPException(413)
+        if upload.size > admission.max_bytes:
+            raise HTTPException(413, admission.too_large)
         async with service.turn:
             if await request.is_disconnected():
                 raise ClientDisconnect
-            stream = cast(BinaryIO, upload.file)
             wanted = choice.format, choice.volume_index, choice.series
-            answer = await run_in_threadpool(service.segment, stream, folder, *wanted)
-        notes = [public(note)[:_NOTE_LENGTH] for note in answer.notes[:_NOTES]]
-        headers = {"X-Labels": json.dumps(labels_of(names)), "X-Notes": json.dumps(notes)}
-        return FileResponse(answer.path, 200, headers, _MEDIA_TYPES[choice.format], filename=answer.path.name)
+            path, notes = await run_in_threadpool(service.segment, upload.file, folder, *wanted)
+        said = [public(note)[:_NOTE_LENGTH] for note in notes[:_NOTES]]
+        headers = {"X-Labels": json.dumps(labels_of(names)), "X-Notes": json.dumps(said)}
+        return FileResponse(path, 200, headers, _MEDIA_TYPES[choice.format], filename=path.name)
 
     return app
 
@@ -151,31 +137,41 @@ def _niivue() -> bytes:
     return module
 
 
-def _answer_errors(app: FastAPI, rules: Rules) -> None:
+def _answer_errors(app: FastAPI, admission: Admission) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])
-        return told(422, public(f"parameter {where[:80]}: {first['msg']}"))
+        return told(422, one_line(f"parameter {where[:80]}: {first['msg']}"))
 
     @app.exception_handler(AnyHTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
+    async def refused(_request: Request, error: HTTPException) -> Response:
         if is_disk_full(error):  # met while a form was stored
-            return told(*refusal_of(error))
-        if error.status_code == 413:
-            return told(413, rules.too_large)
+            return told(503, _DISK_FULL)
+        line = admission.too_large if error.detail == "Content Too Large" else error.detail
         hint = "; wanted GET /, /health or /docs, or POST /segment" if error.status_code in (404, 405) else ""
-        return told(error.status_code, f"{request.method}: {error.detail}{hint}", dict(error.headers or {}))
+        return told(error.status_code, line + hint)
 
     @app.exception_handler(InputError)
-    @app.exception_handler(MemoryError)
+    async def wrong(_request: Request, error: InputError) -> Response:
+        return told(503, _DISK_FULL) if is_disk_full(error) else told(400, public(str(error)))
+
     @app.exception_handler(OSError)
-    async def failed(_request: Request, error: Exception) -> Response:
-        status, line = refusal_of(error)
-        if status == 500:
-            raise error
-        return told(status, line)
+    async def failed(_request: Request, error: OSError) -> Response:
+        if is_disk_full(error):
+            return told(503, _DISK_FULL)
+        raise error
+
+    @app.exception_handler(MemoryError)
+    async def filled(_request: Request, _error: MemoryError) -> Response:
+        return told(413, "the volume does not fit into the server's memory; send a smaller part of it")
 
     @app.exception_handler(Exception)
-    async def unexpected(_request: Request, error: Exception) -> Response:  # which is logged, too
-        return told(*refusal_of(error))
+    async def unexpected(_request: Request, _error: Exception) -> Response:  # which is logged, too
+        return told(500, "something went wrong in the server; its log says what")
+
+
+def public(text: str) -> str:
+    """`text` in one line, without paths of the server, and with `volume_index` for `--volume-index`."""
+    text = _OPTION.sub(lambda option: option[1].replace("-", "_"), _PATH.sub("the upload", text))
+    return one_line(text, 1000)

@@ -5,39 +5,31 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from dsnet_med.errors import InputError
 from dsnet_med.files import locked
 from dsnet_med.inference import Predictor
-from dsnet_med.inference.outputs import FORMATS, Outputs, write_case
-from dsnet_med.server.reading import Bounds, Reader
+from dsnet_med.inference.outputs import Outputs, write_case
+from dsnet_med.inference.sidecar import FORMATS
+from dsnet_med.server.reading import MAX_FILES, Reader
 
-_PREFIX = "dsnet-med-serve-"
-_CASE = "mask"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A mask on disk, and what is doubtful about it."""
-
-    path: Path
-    notes: tuple[str, ...]
+_PREFIX, _CASE = "dsnet-med-serve-", "mask"
 
 
 class Service:
-    """Segments uploads. To be closed, which removes every file."""
+    """Segments uploads of `max_bytes` at most. To be closed, which removes every file."""
 
-    def __init__(self, predictor: Predictor, bounds: Bounds) -> None:
+    def __init__(self, predictor: Predictor, max_bytes: int, max_files: int = MAX_FILES) -> None:
         self.predictor = predictor
         self.turn = asyncio.Lock()
-        self._reader = Reader(bounds)
-        _remove_leftovers()
         self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # for this user alone
-        self._lock = ExitStack()
-        self._lock.enter_context(locked(self._folder, "locked"))
+        self._reader = Reader(max_bytes, max_files)
+        self._end = ExitStack()
+        self._end.enter_context(locked(self._folder, ""))
+        self._end.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        self._end.callback(self._reader.close)
 
     def request_folder(self) -> Iterator[Path]:
         """A folder for one request, gone once its answer has been sent."""
@@ -46,25 +38,25 @@ class Service:
 
     def segment(
         self, upload: BinaryIO, folder: Path, file_format: str, volume_index: int | None, series: str | None
-    ) -> Answer:
-        """The mask of an upload, made in `folder` by the steps of `infer`. Raises InputError."""
+    ) -> tuple[Path, list[str]]:
+        """The mask of an upload, made in `folder` as `infer` makes it, and what is doubtful about it.
+
+        Raises InputError, which may name paths, and HTTPException.
+        """
         with (folder / "upload").open("wb") as copy:
             shutil.copyfileobj(upload, copy, 1 << 20)
-        dicom = file_format == "dicom-seg"
-        volume = self._reader.read(folder / "upload", volume_index, series, dicom=dicom)
+        volume = self._reader.read(folder / "upload", volume_index, series, dicom=file_format == "dicom-seg")
         mask = self.predictor.segment(volume)
         identity = {"case": _CASE, "labels": {}}
         write_case(folder / "out", identity, mask, self.predictor, Outputs((file_format,)))
-        return Answer(folder / "out" / f"{_CASE}{FORMATS[file_format]}", (*mask.notes, *mask.notices))
+        return folder / "out" / f"{_CASE}{FORMATS[file_format]}", [*mask.notes, *mask.notices]
 
     def close(self) -> None:
-        """Remove all files, and end the process that reads."""
-        self._reader.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._end.close()
 
 
-def _remove_leftovers() -> None:
-    """Remove the folders of servers that were killed; those that live hold theirs locked."""
+def remove_leftovers() -> None:
+    """Remove the folders of servers that were killed; those of other processes that live are locked."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(InputError), locked(folder, "another server's"):
+        with suppress(InputError), locked(folder, "in use"):
             shutil.rmtree(folder, ignore_errors=True)

@@ -11,13 +11,12 @@ import pytest
 from served import RAW, Served, error_of, held, mask_of, nifti, serving
 
 from dsnet_med.inference import Predictor
-from dsnet_med.server.limits import Limits
 
 
 @pytest.fixture
 def small(predictor: Predictor) -> Iterator[Served]:
     """A server with two places, whose slow uploads give way after a fifth of a second."""
-    with serving(predictor, Limits(most_bytes=4 << 20, queue=2, grace_s=0.2, idle_s=20)) as server:
+    with serving(predictor, max_bytes=4 << 20, queue=2, idle_s=20) as server:
         yield server
         server.require_empty()
 
@@ -27,10 +26,6 @@ def until(condition, seconds: float = 10) -> None:
     while not condition():
         assert monotonic() < end, condition
         sleep(0.01)
-
-
-def waiting(server: Served) -> int:
-    return int(server.client.get("/health").json()["waiting"])
 
 
 def in_background(server: Served, content: bytes, answers: list[httpx.Response]) -> threading.Thread:
@@ -55,7 +50,7 @@ def test_a_full_queue(small: Served, predictor: Predictor) -> None:
     answers: list[httpx.Response] = []
     with held(predictor) as go:
         threads = [in_background(small, nifti(), answers) for _ in range(2)]
-        until(lambda: waiting(small) == 2)
+        until(lambda: small.waiting == 2)
         started = monotonic()
         answer = small.raw(bytes(3 << 20))  # larger than all buffers on the way: it has to be read
         assert "2 places are taken" in error_of(answer, 503)
@@ -76,12 +71,12 @@ def test_clients_that_go_away_free_their_places(small: Served, predictor: Predic
         blocked = predictor.segment
         predictor.segment = lambda volume: (calls.append(volume), blocked(volume))[1]  # type: ignore
         first, second = (half_sent(small, nifti(), len(nifti())) for _ in range(2))
-        until(lambda: waiting(small) == 2 and len(calls) == 1)
+        until(lambda: small.waiting == 2 and len(calls) == 1)
         second.close()
-        until(lambda: waiting(small) == 1)  # the one that waited is dropped at once
+        until(lambda: small.waiting == 1)  # the one that waited is dropped at once
         first.close()
         go.set()
-        until(lambda: waiting(small) == 0)
+        until(lambda: small.waiting == 0)
     assert len(calls) == 1
     assert predictor.segment == original
 
@@ -92,20 +87,20 @@ def test_an_upload_that_is_cut_off(
     calls: list[object] = []
     monkeypatch.setattr(predictor, "segment", calls.append)
     line = half_sent(small, nifti(), len(nifti()) + 1)
-    until(lambda: waiting(small) == 1)
+    until(lambda: small.waiting == 1)
     line.close()
-    until(lambda: waiting(small) == 0)
+    until(lambda: small.waiting == 0)
     small.require_empty()
     assert calls == []
 
 
 def test_slow_uploads_keep_nobody_out(small: Served) -> None:
     lines = [half_sent(small, b"PK\3\4") for _ in range(2)]
-    until(lambda: waiting(small) == 2)
+    until(lambda: small.waiting == 2)
     error_of(small.raw(nifti()), 503)  # they may have a moment
     sleep(0.3)
     mask_of(small.raw(nifti()))
-    assert waiting(small) == 1  # one has given way, the other may stay while nobody needs its place
+    assert small.waiting == 1  # one has given way, the other may stay while nobody needs its place
     head = next(part for line in lines if (part := _answered(line)))
     assert head.startswith(b"HTTP/1.1 408 ")
     for line in lines:
@@ -128,7 +123,7 @@ def test_a_connection_that_says_nothing(predictor: Predictor, monkeypatch: pytes
                 line.sendall(start)
                 with suppress(ConnectionResetError):
                     assert line.recv(100) == b""
-        assert waiting(server) == 0
+        assert server.waiting == 0
 
 
 def test_a_server_that_ends_answers_who_waits(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +132,7 @@ def test_a_server_that_ends_answers_who_waits(predictor: Predictor, monkeypatch:
     with held(predictor) as go:
         with serving(predictor) as server:
             thread = in_background(server, nifti(), answers)
-            until(lambda: waiting(server) == 1)
+            until(lambda: server.waiting == 1)
         thread.join()
         go.set()
     assert "ends" in error_of(answers[0], 503)

@@ -15,7 +15,6 @@ from isal import igzip
 from served import Served, error_of, gzipped, image, mask_of, nifti, serving, zipped
 
 from dsnet_med.inference import Predictor
-from dsnet_med.server.limits import Limits
 
 MB = 1 << 20
 
@@ -43,13 +42,13 @@ def test_archives_that_reach_out(server: Served, name: str, mode: int) -> None:
         archive.writestr("a.nii.gz", nifti())
         archive.writestr(entry(name, mode), nifti())
     error_of(server.raw(buffer.getvalue()), 400)
-    folder = server.service._folder
+    folder = server.folder
     assert not list(folder.parent.glob("outside*"))
     assert not list(folder.glob("outside*"))
 
 
 def test_files_are_for_the_server_alone(server: Served) -> None:
-    folder = server.service._folder
+    folder = server.folder
     assert folder.parent == Path(tempfile.gettempdir())
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -250,5 +249,5 @@ def test_random_bytes_and_random_changes(server: Served, tmp_path: Path) -> None
 
 
 def test_a_small_limit_holds_for_what_is_unpacked(predictor: Predictor) -> None:
-    with serving(predictor, Limits(most_bytes=2000)) as server:
+    with serving(predictor, max_bytes=2000) as server:
         error_of(server.raw(gzipped(nifti(suffix=".nii", shape=(16, 16, 9)))), 413)

@@ -16,9 +16,6 @@ import pytest
 from served import RAW, Served, error_of, gzipped, image, mask_of, nifti, serving, zipped
 
 from dsnet_med.inference import Predictor
-from dsnet_med.server.limits import Limits
-from dsnet_med.server.refusal import Refused
-from dsnet_med.server.zips import require_bounded_zip
 
 
 def test_addresses_that_are_not_there(server: Served) -> None:
@@ -239,7 +236,7 @@ def test_a_client_that_stops_sending(predictor: Predictor) -> None:
         sleep(1.0)
         yield nifti()[100:]
 
-    with serving(predictor, Limits(idle_s=0.2)) as server:
+    with serving(predictor, idle_s=0.2) as server:
         assert "0.2 s" in error_of(server.raw(stops()), 408)
         server.require_empty()
 
