@@ -52,8 +52,6 @@ def create_app(service: Service, admission: Admission) -> FastAPI:
         redoc_url=None,
         title="dsnet-med",
         version=dsnet_med.__version__,
-        max_body_size=admission.max_bytes + ENVELOPE,
-        form_limits={"max_files": 1, "max_fields": 0},
         redirect_slashes=False,
     )
     app.add_middleware(AdmissionMiddleware, admission=admission)
@@ -78,7 +76,13 @@ def create_app(service: Service, admission: Admission) -> FastAPI:
 
     bearer = [Depends(HTTPBearer(auto_error=False))] if admission.token else []  # to say so: Admission asks
 
-    @app.post("/segment", response_class=FileResponse, dependencies=bearer)
+    @app.post(
+        "/segment",
+        response_class=FileResponse,
+        dependencies=bearer,
+        max_body_size=admission.max_bytes + ENVELOPE,
+        form_limits={"max_files": 1, "max_fields": 0},
+    )
     async def segment(
         request: Request,
         choice: Annotated[Choice, Query()],
