@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, first_of, unknown
-from dsnet_med.evaluate import inputs, stack
-from dsnet_med.evaluate.inputs import LabelMap
+from dsnet_med.evaluate import arrays, pooled_volumes
+from dsnet_med.evaluate.arrays import LabelMap
 from dsnet_med.evaluate.labels import label_names
-from dsnet_med.evaluate.measure import Measure, measure_case
+from dsnet_med.evaluate.measurements import LabelMeasurement, measure_case
 from dsnet_med.evaluate.pairing import Pair
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
 from dsnet_med.evaluate.resample import onto_grid
@@ -46,8 +46,8 @@ class CaseScore:
     error: str | None = None
     unpredicted: str = ""
     notes: tuple[str, ...] = ()
-    measures: tuple[Measure, ...] = ()
-    parts: stack.Parts | None = None
+    measures: tuple[LabelMeasurement, ...] = ()
+    parts: pooled_volumes.Parts | None = None
     worst: SlicePair | None = None
     shape: tuple[int, ...] = ()
     affine: NDArray[np.float64] = field(default_factory=lambda: np.eye(4), compare=False)
@@ -117,7 +117,7 @@ def evaluate_pairs(
     """
     names = label_names(labels)
     chosen = tuple(protocol.name for protocol in find_protocols(protocols))
-    limit = inputs.tolerance(nsd_tolerance_mm)
+    limit = arrays.tolerance(nsd_tolerance_mm)
     if workers < 1:
         raise InputError(f"workers is {workers}, wanted at least 1")
     threads = 1 if scheduler else max(1, workers // max(1, len(pairs)))
@@ -321,11 +321,13 @@ def _on_one_grid(reference: Volume, prediction: Volume, task: _Task) -> tuple[Vo
 
 def _parts(
     task: _Task, classes: LabelMap, reference: Volume, prediction: Volume, protocols: Sequence[Protocol]
-) -> stack.Parts | None:
+) -> pooled_volumes.Parts | None:
     if not any(protocol.stacked for protocol in protocols):
         return None
     order = SliceOrder.of(reference.affine, "coarsest")
-    return stack.parts_of(order.to_slices(classes), order.to_slices(prediction.voxels), task.labels.keys())
+    return pooled_volumes.parts_of(
+        order.to_slices(classes), order.to_slices(prediction.voxels), task.labels.keys()
+    )
 
 
 def _answered(results: Iterator[tuple[_Task, CaseScore | None]]) -> Iterator[CaseScore]:
