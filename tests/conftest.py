@@ -2,6 +2,10 @@
 
 import json
 import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +25,68 @@ settings.load_profile("unhurried")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Further tests, on more real volumes than the checkout holds, exist only where the folder of them does."""
-    if not SHARED.is_dir():
-        further = [item for item in items if item.get_closest_marker("shared")]
-        config.hook.pytest_deselected(items=further)
-        items[:] = [item for item in items if item not in further]
+    """Tests that use or are marked as one of these are there only where the machine has it."""
+    here = {"shared": SHARED.is_dir, "mounted": _mounts, "browser": _has_browser}
+    for name, is_here in here.items():
+        users = [
+            item for item in items if item.get_closest_marker(name) or name in getattr(item, "fixturenames", ())
+        ]
+        if users and not is_here():
+            config.hook.pytest_deselected(items=users)
+            items[:] = [item for item in items if item not in users]
+
+
+def _mounts() -> bool:
+    """Whether this user may mount a file system."""
+    if not shutil.which("mount"):
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        mounted = _mount("size=4k", folder) == 0
+        if mounted:
+            subprocess.run(["umount", folder], check=True)
+    return mounted
+
+
+def _mount(options: str, folder: Path | str) -> int:
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    return subprocess.run(command, capture_output=True, check=False).returncode
+
+
+def _system_browser() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def _has_browser() -> bool:
+    """The system's Chromium or Playwright's own; CI, which installs one, finds none missing."""
+    own = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache" / "ms-playwright")
+    required = "DSNET_MED_REQUIRE_BROWSER" in os.environ
+    return required or _system_browser() is not None or any(own.glob("chromium*"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium under Playwright."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=_system_browser(), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system of its own, with the given options (`size=1m,ro`), on the folder that it returns."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+
+    def mount(options: str) -> Path:
+        assert _mount(options, folder) == 0
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)], capture_output=True, check=False)
 
 
 @pytest.fixture(scope="session")
