@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dsnet_med.prepare.phantom_scan import Generator, Pose, Waves
-from dsnet_med.prepare.phantom_shapes import Shape, Tissue, above, ellipsoid, grown, inside, outside, tube
+from dsnet_med.phantoms.scan import Generator, Pose, Waves
+from dsnet_med.phantoms.shapes import Shape, Tissue, above, ellipsoid, grown, inside, outside, tube
 
 LENGTH_MM = 92.0
 _RIGHT_VENTRICLE, _MYOCARDIUM, _LEFT_VENTRICLE = 1, 2, 3

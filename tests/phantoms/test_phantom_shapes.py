@@ -6,8 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from dsnet_med.prepare.phantom_scan import Pose, Waves, render, rician
-from dsnet_med.prepare.phantom_shapes import (
+from dsnet_med.phantoms.scan import Pose, Waves, render, rician
+from dsnet_med.phantoms.shapes import (
     Tissue,
     above,
     ellipsoid,
@@ -116,7 +116,7 @@ def test_slabs_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
         Tissue(ellipsoid((9, 0, 0), (9, 9, 9)), 5.0, 2),
     ]
     whole = render(solids, pose, affine, shape, 0.0)
-    monkeypatch.setattr("dsnet_med.prepare.phantom_scan._SLAB_VOXELS", 40 * 44 * 3)
+    monkeypatch.setattr("dsnet_med.phantoms.scan._SLAB_VOXELS", 40 * 44 * 3)
     sliced = render(solids, pose, affine, shape, 0.0)
     np.testing.assert_allclose(whole[0], sliced[0], atol=1e-2)
     np.testing.assert_array_equal(whole[1], sliced[1])

@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 
 from dsnet_med.errors import InputError
-from dsnet_med.prepare.phantom import make_synapse
-from dsnet_med.prepare.phantom_subjects import choose_subjects
+from dsnet_med.phantoms import make_synapse
+from dsnet_med.phantoms.subjects import choose_subjects
 from dsnet_med.prepare.recipe import load_recipe
 
 SPLEEN, RIGHT_KIDNEY, LEFT_KIDNEY, GALLBLADDER, ESOPHAGUS, LIVER, STOMACH = range(1, 8)

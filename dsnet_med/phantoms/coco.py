@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from dsnet_med.files import write_text
-from dsnet_med.natural.phantom_scenes import (
+from dsnet_med.phantoms.scenes import (
     SPLITS,
     Colour,
     Generator,

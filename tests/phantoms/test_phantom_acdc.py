@@ -9,8 +9,8 @@ import pytest
 from scipy import ndimage
 
 from dsnet_med.errors import InputError
+from dsnet_med.phantoms import make_acdc
 from dsnet_med.prepare.cases import find_cases
-from dsnet_med.prepare.phantom import make_acdc
 from dsnet_med.prepare.recipe import load_recipe
 
 RIGHT_VENTRICLE, MYOCARDIUM, LEFT_VENTRICLE = 1, 2, 3

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dsnet_med.natural.phantom_scenes import (
+from dsnet_med.phantoms.scenes import (
     SPLITS,
     Colour,
     Generator,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from dsnet_med.files import write_text
-from dsnet_med.prepare.phantom_heart import (
+from dsnet_med.phantoms.heart import (
     GROUPS,
     LENGTH_MM,
     Heart,
@@ -18,7 +18,7 @@ from dsnet_med.prepare.phantom_heart import (
     draw_signals,
     tissues_of,
 )
-from dsnet_med.prepare.phantom_scan import (
+from dsnet_med.phantoms.scan import (
     Affine,
     Generator,
     Pose,
@@ -28,8 +28,8 @@ from dsnet_med.prepare.phantom_scan import (
     slice_signal,
     write_volume,
 )
-from dsnet_med.prepare.phantom_shapes import Field
-from dsnet_med.prepare.phantom_subjects import choose_subjects, require_size
+from dsnet_med.phantoms.shapes import Field
+from dsnet_med.phantoms.subjects import choose_subjects, require_size
 
 _SMALLEST = (32, 32, 5)
 _HEART_MM = 170.0

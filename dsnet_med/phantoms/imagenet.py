@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from dsnet_med.errors import InputError
 from dsnet_med.files import write_text
-from dsnet_med.natural.phantom_scenes import (
+from dsnet_med.phantoms.scenes import (
     Colour,
     Generator,
     Size,

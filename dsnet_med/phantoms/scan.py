@@ -10,7 +10,7 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from dsnet_med.files import written_whole
-from dsnet_med.prepare.phantom_shapes import Field, Tissue, paint
+from dsnet_med.phantoms.shapes import Field, Tissue, paint
 
 Generator = np.random.Generator
 Affine = NDArray[np.float64]

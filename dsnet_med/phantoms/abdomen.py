@@ -6,8 +6,8 @@ them. Intensities are Hounsfield units of a portal-venous CT. Labels are those o
 
 import numpy as np
 
-from dsnet_med.prepare.phantom_scan import Generator, Pose, Waves
-from dsnet_med.prepare.phantom_shapes import (
+from dsnet_med.phantoms.scan import Generator, Pose, Waves
+from dsnet_med.phantoms.shapes import (
     Field,
     Shape,
     Tissue,

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dsnet_med.prepare.phantom_abdomen import AIR_HU, LENGTH_MM, draw_pose, draw_tissues
-from dsnet_med.prepare.phantom_scan import Affine, Generator, add_ct_noise, render, write_volume
-from dsnet_med.prepare.phantom_subjects import choose_subjects, require_size
+from dsnet_med.phantoms.abdomen import AIR_HU, LENGTH_MM, draw_pose, draw_tissues
+from dsnet_med.phantoms.scan import Affine, Generator, add_ct_noise, render, write_volume
+from dsnet_med.phantoms.subjects import choose_subjects, require_size
 
 _WIDTH_MM, _DEPTH_MM = 360.0, 270.0
 _SMALLEST = (32, 32, 8)

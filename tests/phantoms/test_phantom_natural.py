@@ -15,7 +15,7 @@ from torchvision.datasets import Cityscapes, ImageFolder
 from torchvision.models._meta import _COCO_CATEGORIES
 
 from dsnet_med.errors import InputError
-from dsnet_med.natural.phantom import make_cityscapes, make_coco, make_imagenet, validation_images
+from dsnet_med.phantoms import make_cityscapes, make_coco, make_imagenet, validation_images
 
 ROAD, SIDEWALK, BUILDING, SKY, PERSON, CAR = 7, 8, 11, 23, 24, 26
 MAKERS = (make_imagenet, make_cityscapes, make_coco)
@@ -80,7 +80,7 @@ def test_nothing_is_written_for_what_cannot_be(
 
 
 def test_neither_torch_nor_monai_is_loaded() -> None:
-    code = "import sys, dsnet_med.natural.phantom; print(*{n.partition('.')[0] for n in sys.modules})"
+    code = "import sys, dsnet_med.phantoms; print(*{n.partition('.')[0] for n in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "PIL" in done.stdout.split()
     assert not {"torch", "torchvision", "monai", "timm"} & set(done.stdout.split())
