@@ -101,12 +101,16 @@ def _strips(
     cases: Sequence[Sequence[Record]], labels: Mapping[int, str], protocol: Protocol
 ) -> dict[str, tuple[Any, Any]]:
     """For each organ its Dice values on a scale from 0 to 1, and its distances on one of log(1 + distance)."""
-    distances = [[getattr(records[place], protocol.hd95_key) for records in cases] for place in range(len(labels))]
+    distances = [
+        [getattr(records[place], protocol.hd95_key) for records in cases] for place in range(len(labels))
+    ]
     longest = max((value for own in distances for value in own if not isnan(value)), default=nan)
     end = max(log10(1 + longest), 1.0)
     return {
         name: (
-            _strip([records[place].dice for records in cases], (0, 0.5, 1), lambda value: value, zero_is_bad=True),
+            _strip(
+                [records[place].dice for records in cases], (0, 0.5, 1), lambda value: value, zero_is_bad=True
+            ),
             _strip(distances[place], (0, 1, 10, 100, 1000), lambda value: log10(1 + value) / end),
         )
         for place, name in enumerate(labels.values())
