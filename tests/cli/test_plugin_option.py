@@ -18,8 +18,8 @@ from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network, with_plugin
 from dsnet_med.networks.plugin_file import load_plugin
 from dsnet_med.networks.plugins import DSM, ConstantGate
+from dsnet_med.phantoms import make_synapse
 from dsnet_med.prepare.convert import convert
-from dsnet_med.prepare.phantom import make_synapse
 from dsnet_med.prepare.recipe import load_recipe
 
 BIN = Path(sys.executable).parent / "dsnet-med"
