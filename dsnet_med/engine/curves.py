@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsnet_med.evaluate.overlay import organ_colour
 from dsnet_med.files import written_whole
+from dsnet_med.organs import organ_of
 
 _FEW = 30  # points, which get a dot each
 
@@ -52,8 +52,8 @@ def _curves(lines: Iterable[Mapping[str, Any]], names: Iterable[str]) -> Curves:
 def _draw(axes: Any, title: str, curves: Curves) -> None:
     """One panel; the organs of a validation have the colours of the report, what is of all is black."""
     organs = [name for name in curves if "/" in name]
-    for place, name in enumerate(organs or curves):
-        colour = [part / 255 for part in organ_colour(place)]
+    for name in organs or curves:
+        colour = [part / 255 for part in organ_of(name.rpartition("/")[2]).colour]
         _line(axes, name, curves[name], colour if len(curves) > 1 else "tab:blue")
     for name in curves.keys() - organs if organs else ():
         _line(axes, name, curves[name], "black")

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dsnet_med.engine.curves import draw_curves
-from dsnet_med.evaluate.overlay import organ_colour
+from dsnet_med.organs import organ_of
 
 
 def _drawn(folder: Path, lines: list[dict[str, object]]) -> np.ndarray:
@@ -16,21 +16,21 @@ def _drawn(folder: Path, lines: list[dict[str, object]]) -> np.ndarray:
     return np.asarray(Image.open(folder / "curves.png").convert("RGB"))
 
 
-def _of(picture: np.ndarray, place: int) -> np.ndarray:
+def _of(picture: np.ndarray, organ: str) -> np.ndarray:
     """The rows and columns of the pixels in an organ's colour, but for its legend below."""
-    found = np.argwhere((picture == organ_colour(place)).all(axis=2))
+    found = np.argwhere((picture == organ_of(organ).colour).all(axis=2))
     return found[found[:, 0] < 240]
 
 
 def test_organs_have_the_colours_of_the_report_and_rise_with_their_scores(tmp_path: Path) -> None:
     dice = [
-        {"absent": None, "aorta": 0.25, "left_kidney": 0.75},
-        {"absent": None, "aorta": 0.5, "left_kidney": None},
+        {"pancreas": None, "aorta": 0.25, "left_kidney": 0.75},
+        {"pancreas": None, "aorta": 0.5, "left_kidney": None},
     ]
     lines = [{"iteration": 10 * k, "val_mean_dice": 0.4, "val_dice": each} for k, each in enumerate(dice)]
     picture = _drawn(tmp_path, lines)
-    assert not (picture == organ_colour(0)).all(axis=2).any()
-    aorta, kidney = _of(picture, 1), _of(picture, 2)
+    assert not (picture == organ_of("pancreas").colour).all(axis=2).any()
+    aorta, kidney = _of(picture, "aorta"), _of(picture, "left_kidney")
     start, end = aorta[aorta[:, 1].argmin(), 0], aorta[aorta[:, 1].argmax(), 0]
     assert kidney[:, 0].mean() < end < start  # 0.75, 0.5 and 0.25, from above
     assert np.ptp(kidney[:, 1]) < 12 < np.ptp(aorta[:, 1])  # one point makes a dot and no line
