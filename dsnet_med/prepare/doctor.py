@@ -19,9 +19,9 @@ from dsnet_med.prepare.doctor_set import examine_set
 from dsnet_med.prepare.findings import Examined, Finding
 from dsnet_med.prepare.fingerprint import CaseFingerprint, content_digest
 from dsnet_med.prepare.labels import class_table
+from dsnet_med.prepare.manifest import StoredCase
 from dsnet_med.prepare.recipe import Recipe, for_source
 from dsnet_med.prepare.splits import SeededSplit, meant
-from dsnet_med.prepare.store import StoredCase
 from dsnet_med.volumes import Volume, case_name, read_image, read_labels, require_same_grid
 from dsnet_med.workers import in_parallel
 

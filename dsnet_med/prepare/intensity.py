@@ -6,10 +6,11 @@ voxel is exactly 0: the value that padding and rotation fill with. Stores and in
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, PlainSerializer
 
 from dsnet_med.errors import InputError, unknown
 
@@ -83,6 +84,14 @@ class Intensity:
         if not len(pair) == len(numbers) == 2 or not lowest <= numbers[0] < numbers[1] <= highest:
             raise InputError(f"intensity: {kind} got {bounds!r}, wanted two rising numbers [low, high], {unit}")
         return cls(kind, *numbers)
+
+
+def _rule(written: Any) -> Intensity:
+    return written if isinstance(written, Intensity) else Intensity.from_dict(written)
+
+
+# An Intensity as recipes and manifests hold it.
+IntensityRule = Annotated[Intensity, BeforeValidator(_rule), PlainSerializer(Intensity.as_dict)]
 
 
 def _clipped_deviation(voxels: NDArray[Any], low: float, high: float) -> float:

@@ -13,10 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     StrictBool,
     ValidationError,
     ValidationInfo,
@@ -29,7 +27,7 @@ from dsnet_med.errors import InputError, one_line, unknown
 from dsnet_med.files import read_text
 from dsnet_med.geometry import SliceAxis
 from dsnet_med.prepare import decathlon
-from dsnet_med.prepare.intensity import Intensity
+from dsnet_med.prepare.intensity import IntensityRule
 from dsnet_med.prepare.splits import SeededSplit, read_splits
 from dsnet_med.yaml_core import parse_yaml
 
@@ -47,7 +45,6 @@ _WANTED = {  # pydantic's kind of error -> what is wanted, in this project's wor
 }
 
 Name = Annotated[str, Field(min_length=1)]
-Rule = Annotated[Intensity, BeforeValidator(Intensity.from_dict), PlainSerializer(Intensity.as_dict)]
 
 
 class Recipe(BaseModel):
@@ -72,14 +69,14 @@ class Recipe(BaseModel):
     hash: str
     classes: tuple[Name, ...] = ()
     label_map: Annotated[dict[int, int], Field(validate_default=True)] = None  # type: ignore[assignment]
-    intensity: Rule
+    intensity: IntensityRule
     slice_axis: SliceAxis = "superior"
     allow_empty: StrictBool = False
     sides: dict[Literal["left", "right"], tuple[str, ...]] = {"left": (), "right": ()}
     splits: dict[str, str] | SeededSplit
     cases: Path | None = None
     path: Path
-    intensity_of: dict[str, Rule] = {}
+    intensity_of: dict[str, IntensityRule] = {}
     notes: tuple[str, ...] = ()
 
     @property
