@@ -42,13 +42,13 @@ def phantom(dataset: str, out: Path, *, cases: int, seed: int, size: str | None,
         raise InputError(f"got --oblique for {dataset}, which holds images: leave it out")
     _mark_phantom(dataset, out)
     if not volumes:
-        from dsnet_med.natural.phantom import make_cityscapes, make_coco, make_imagenet
+        from dsnet_med.phantoms import make_cityscapes, make_coco, make_imagenet
 
         images = {"imagenet": make_imagenet, "cityscapes": make_cityscapes, "coco": make_coco}[dataset]
         drawn = list(bar(images(out, images=cases, seed=seed, **shape), None, "phantom"))
         typer.echo(f"{len(drawn)} {dataset} images, {cases} of them to train on, in {out}")
         return
-    from dsnet_med.prepare.phantom import make_acdc, make_synapse
+    from dsnet_med.phantoms import make_acdc, make_synapse
 
     make = make_synapse if dataset == "synapse" else make_acdc
     made = list(bar(make(out, cases=cases, seed=seed, oblique=oblique, **shape), cases, "phantom"))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dsnet_med.errors import InputError
+from dsnet_med.phantoms import make_acdc, make_synapse
 from dsnet_med.prepare.doctor import examine_source
 from dsnet_med.prepare.findings import Finding
-from dsnet_med.prepare.phantom import make_acdc, make_synapse
 from dsnet_med.prepare.recipe import load_recipe
 
 CASES = ["0001", "0002", "0005", "0006"]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dsnet_med.errors import InputError
+from dsnet_med.phantoms import make_synapse
 from dsnet_med.prepare.convert import convert
 from dsnet_med.prepare.doctor_store import examine_store
 from dsnet_med.prepare.findings import Finding
-from dsnet_med.prepare.phantom import make_synapse
 from dsnet_med.prepare.recipe import load_recipe
 
 CASES = ["0001", "0002", "0005", "0006"]
