@@ -31,8 +31,8 @@ from dsnet_med.prepare.manifest import CASES, FORMAT, MANIFEST, TOOL, Manifest, 
 from dsnet_med.prepare.recipe import Recipe, for_source
 from dsnet_med.prepare.splits import SPLITS, meant
 from dsnet_med.prepare.store import data_file, encode, encoding, entry_file, read_stored, require_whole
+from dsnet_med.processes import in_parallel, on_cluster
 from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
-from dsnet_med.workers import in_parallel, on_cluster
 
 _SAME = ("image_sha256", "label_sha256", "recipe_hash")  # of a finished case that is not done again
 
