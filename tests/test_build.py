@@ -1,4 +1,4 @@
-"""Building the package with its kernels, without them, and where they do not compile."""
+"""Building the package with its kernel, without it, and where it does not compile."""
 
 import importlib.util
 import sys
@@ -25,12 +25,11 @@ def build(monkeypatch):
 
 @pytest.fixture
 def checkout(tmp_path, build):
-    """A checkout with kernels that an earlier build compiled, for this Python and for another."""
-    for source in build.SOURCES:
-        folder = (tmp_path / source).parent
-        folder.mkdir(parents=True)
-        for suffix in ("pyx", "pyi", EXTENSION_SUFFIXES[0].removeprefix("."), "cpython-39-other.so"):
-            (folder / f"kernel.{suffix}").touch()
+    """A checkout with a kernel that an earlier build compiled, for this Python and for another."""
+    folder = (tmp_path / build.SOURCE).parent
+    folder.mkdir(parents=True)
+    for suffix in ("pyx", "pyi", EXTENSION_SUFFIXES[0].removeprefix("."), "cpython-39-other.so"):
+        (folder / f"kernel.{suffix}").touch()
     return tmp_path
 
 
@@ -45,12 +44,9 @@ def built(build, checkout, version="editable"):
 
 
 def compiled(build, checkout):
-    return [
-        (checkout / source).with_suffix(EXTENSION_SUFFIXES[0]).is_file()
-        and (checkout / source).with_suffix(".cpython-39-other.so").is_file()
-        and (checkout / source).is_file()
-        for source in build.SOURCES
-    ]
+    source = checkout / build.SOURCE
+    kept = source.is_file() and source.with_suffix(".cpython-39-other.so").is_file()
+    return kept and source.with_suffix(EXTENSION_SUFFIXES[0]).is_file()
 
 
 def fails(_root, _source):
@@ -60,15 +56,15 @@ def fails(_root, _source):
 def test_skipped_kernels_of_an_earlier_build_are_not_left_in_use(build, checkout, monkeypatch):
     monkeypatch.setenv("DSNET_MED_KERNEL", "skip")
     assert built(build, checkout) == ({"artifacts": []}, [])
-    assert compiled(build, checkout) == [False, False]
-    left = {path.name for source in build.SOURCES for path in (checkout / source).parent.iterdir()}
+    assert not compiled(build, checkout)
+    left = {path.name for path in (checkout / build.SOURCE).parent.iterdir()}
     assert left == {"kernel.pyx", "kernel.pyi", "kernel.cpython-39-other.so"}
 
 
 def test_a_wheel_without_kernels_leaves_those_of_the_checkout(build, checkout, monkeypatch):
     monkeypatch.setenv("DSNET_MED_KERNEL", "skip")
     assert built(build, checkout, "standard") == ({"artifacts": []}, [])
-    assert compiled(build, checkout) == [True, True]
+    assert compiled(build, checkout)
 
 
 def test_without_a_compiler_it_is_built_with_a_warning(build, checkout, monkeypatch):
@@ -77,7 +73,7 @@ def test_without_a_compiler_it_is_built_with_a_warning(build, checkout, monkeypa
     data, warnings = built(build, checkout)
     assert data == {"artifacts": []}
     assert len(warnings) == 1 and "'cc' failed" in warnings[0]
-    assert compiled(build, checkout) == [False, False]
+    assert not compiled(build, checkout)
 
 
 def test_a_kernel_that_is_required_must_compile(build, checkout, monkeypatch):
@@ -91,7 +87,7 @@ def test_compiled_kernels_make_the_wheel_one_for_this_machine(build, checkout, m
     monkeypatch.setenv("DSNET_MED_KERNEL", "require")
     monkeypatch.setattr(build, "compile_kernel", lambda _root, source: source.with_suffix(".so"))
     data, _ = built(build, checkout)
-    assert data["artifacts"] == ["dsnet_med/evaluate/kernel.so", "dsnet_med/inference/kernel.so"]
+    assert data["artifacts"] == ["dsnet_med/evaluate/kernel.so"]
     assert data["infer_tag"] and not data["pure_python"]
 
 

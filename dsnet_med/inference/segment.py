@@ -204,7 +204,7 @@ def settings_of(predictor: Predictor, choice: Choice) -> dict[str, Any]:
     clean = predictor.postprocess
     return {
         "mirror": predictor.mirror,
-        "precision": str(predictor.members[0].precision).removeprefix("torch."),
+        "precision": str(predictor.models[0].precision).removeprefix("torch."),
         "keep_largest": list(clean.keep_largest),
         "fill_holes": list(clean.fill_holes),
         "smallest_ml": clean.smallest_ml,
