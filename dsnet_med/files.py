@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,12 @@ from typing import IO, Any
 from weakref import WeakValueDictionary
 
 from dsnet_med.errors import InputError
+from dsnet_med.find import absent as absent  # noqa: PLC0414 -- until their importers have moved on
+from dsnet_med.find import entries_of as entries_of  # noqa: PLC0414
+from dsnet_med.find import files_in as files_in  # noqa: PLC0414
+from dsnet_med.find import is_dangling as is_dangling  # noqa: PLC0414
+from dsnet_med.find import is_file_or_dangling as is_file_or_dangling  # noqa: PLC0414
+from dsnet_med.find import require_file as require_file  # noqa: PLC0414
 
 _PARTIAL = re.compile(r"\.(\d{1,10})\.partial\..+")
 _STAGING = re.compile(r"\.\d+\.partial\.[0-9a-f]{8}")
@@ -153,24 +158,9 @@ def _lives(process: int, leftover: Path) -> bool:
         with suppress(OSError):
             return leftover.lstat().st_mtime >= _STARTED
         return False
-    if sys.platform == "win32":  # where os.kill(process, 0) sends it Ctrl-C
-        return True
-    try:
-        os.kill(process, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return not _is_zombie(process)
+    from dsnet_med.processes import lives  # noqa: PLC0415 -- psutil takes time to load
 
-
-def _is_zombie(process: int) -> bool:
-    """Whether a process has ended and its parent has not noticed; only Linux tells."""
-    try:
-        status = Path(f"/proc/{process}/stat").read_bytes()
-    except OSError:
-        return False
-    return status.rpartition(b")")[2].split()[:1] == [b"Z"]  # after its name, which may hold anything
+    return lives(process)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -229,54 +219,6 @@ def require_writable(folder: Path) -> None:
     finally:
         with suppress(OSError):
             probe.unlink()
-
-
-def files_in(folder: Path) -> list[Path]:
-    """The files of a folder by name, without hidden ones; links that lead nowhere are among them.
-
-    Such a link is somebody's file that has not been fetched (git-annex, DVC): a case that fails when it is
-    opened, not one that is not there. Raises InputError for a folder that cannot be listed.
-    """
-    return [entry for entry in entries_of(folder) if is_file_or_dangling(entry)]
-
-
-def entries_of(folder: Path) -> list[Path]:
-    """What lies in a folder, by name, without what is hidden. Raises InputError where it cannot be listed."""
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be listed ({error.strerror or error})") from error
-
-
-def is_file_or_dangling(path: Path) -> bool:
-    """Whether `path` is a file, or stands for one: a link that leads nowhere."""
-    return os.path.isfile(path) or is_dangling(path)  # noqa: PTH113 -- Path's raises where it may not look
-
-
-def is_dangling(path: Path) -> bool:
-    """Whether `path` is a link that leads nowhere."""
-    return os.path.islink(path) and not os.path.exists(path)  # noqa: PTH110, PTH114 -- as above
-
-
-def absent(path: Path) -> InputError:
-    """The error for a file that is not there; of a link that leads nowhere it says where to."""
-    if is_dangling(path):
-        target = os.readlink(path)  # noqa: PTH115 -- a str, with the bytes that are no text
-        return InputError(
-            f"{path}: no such file, it is a link to {target}, which is not there; "
-            "fetch the data (git annex get, dvc pull) or mend the link"
-        )
-    return InputError(f"{path}: no such file")
-
-
-def require_file(path: Path) -> None:
-    """Raise InputError unless `path` is a file; a link that leads nowhere is called one."""
-    try:
-        if path.is_file():
-            return
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    raise absent(path)
 
 
 def sha256(path: Path) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.files import require_file
+from dsnet_med.find import require_file
 from dsnet_med.yaml_core import read_yaml
 
 PACKAGE = Path(__file__).parent

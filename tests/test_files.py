@@ -233,16 +233,6 @@ def test_what_a_killed_process_wrote_is_removed_before_its_parent_has_noticed(tm
         child.wait()
 
 
-def test_on_windows_no_process_is_asked_whether_it_lives(tmp_path, monkeypatch):
-    """Signal 0 is Ctrl-C there."""
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal was sent"))
-    left = tmp_path / f".{os.getppid()}.partial.0123abcd.bin"
-    left.write_bytes(b"half")
-    remove_partial(tmp_path)
-    assert left.exists()
-
-
 def test_links_that_lead_nowhere_are_among_the_files(tmp_path):
     (tmp_path / "b.nii").write_text("b")
     (tmp_path / "c.nii").symlink_to(tmp_path / "b.nii")

@@ -73,7 +73,7 @@ def _images(part: Part) -> int:
 def _places(parts: Sequence[Part]) -> int:
     """How many slices the pieces have together, 0 where they are no whole volumes."""
     from dsnet_med.dicom.frames import frames_of  # noqa: PLC0415 -- pydicom takes long to load
-    from dsnet_med.dicom.stack import stack_of  # noqa: PLC0415
+    from dsnet_med.dicom.slice_stack import stack_of  # noqa: PLC0415
 
     try:
         frames = [frame for part in parts for head in part for frame in frames_of(head.file)]

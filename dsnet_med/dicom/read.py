@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dsnet_med.dicom.frames import Frame, frames_of
 from dsnet_med.dicom.pixels import rescaled, stored
 from dsnet_med.dicom.series import Series, require_usable
-from dsnet_med.dicom.stack import stack_of
+from dsnet_med.dicom.slice_stack import stack_of
 from dsnet_med.errors import InputError
 from dsnet_med.volumes import Volume
 

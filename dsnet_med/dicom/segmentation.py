@@ -24,12 +24,12 @@ from pydicom.valuerep import DA, TM, format_number_as_ds
 from dsnet_med import __version__
 from dsnet_med.dicom.boundary import header, reading
 from dsnet_med.dicom.frames import Frame, frames_of
-from dsnet_med.dicom.organs import Code, organ_of
 from dsnet_med.dicom.read import DicomVolume, SourceSlice
 from dsnet_med.dicom.values import number as value
 from dsnet_med.dicom.values import whole
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
+from dsnet_med.organs import Code, organ_of
 
 _ONE_FOR_ALL = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns")
 _ONE_EACH = ("SOPClassUID", "SOPInstanceUID")

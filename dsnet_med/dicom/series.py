@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dsnet_med.dicom.heads import Head, head_of
 from dsnet_med.dicom.joining import A_FEW, is_torn, series_of
-from dsnet_med.dicom.sniff import START, starts_dicom, starts_dicomdir
 from dsnet_med.errors import InputError
+from dsnet_med.sniff import is_dicom as is_dicom  # noqa: PLC0414 -- until their importers have moved on
 
 _LISTED = 5  # series that a line names
 
@@ -40,25 +40,6 @@ class Series:
             name = f"number {self.number}"
         described = f" '{self.description}'" if self.description else ""
         return f"{name}{described} ({self.images} image{'' if self.images == 1 else 's'})"
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether the content is a DICOM object's, whatever the name; a DICOMDIR is none. Never raises."""
-    start = _start(path)
-    return starts_dicom(start) and not starts_dicomdir(start)
-
-
-def is_dicomdir(path: Path) -> bool:
-    """Whether the content is the index of a medium. Never raises."""
-    return starts_dicomdir(_start(path))
-
-
-def _start(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(START)
-    except (OSError, ValueError):
-        return b""
 
 
 def find_series(files: Sequence[Path]) -> list[Series]:

@@ -17,9 +17,9 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from dsnet_med.dicom.read import read_series
 from dsnet_med.dicom.series import Series, choose, find_series, is_dicom
-from dsnet_med.dicom.sniff import starts_dicom
 from dsnet_med.errors import InputError
 from dsnet_med.inference.sources import find_sources
+from dsnet_med.sniff import starts_dicom
 
 
 def series(number: int | None, images: int, **more) -> Series:

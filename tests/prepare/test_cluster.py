@@ -9,7 +9,7 @@ from dsnet_med.errors import InputError
 from dsnet_med.phantoms import make_synapse
 from dsnet_med.prepare.convert import convert
 from dsnet_med.prepare.recipe import load_recipe
-from dsnet_med.workers import on_cluster
+from dsnet_med.processes import on_cluster
 
 
 def test_a_cluster_makes_the_same_store(tmp_path: Path) -> None:
@@ -30,6 +30,6 @@ def test_a_cluster_makes_the_same_store(tmp_path: Path) -> None:
 
 
 def test_no_scheduler_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsnet_med.workers._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("dsnet_med.processes._CONNECT_SECONDS", 1)
     with pytest.raises(InputError, match="no Dask scheduler answers"):
         next(on_cluster(str, [1], "tcp://127.0.0.1:9"))

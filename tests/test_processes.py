@@ -1,10 +1,12 @@
 """What the processes of a run may hold, and what they did hold."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import psutil
 import pytest
 
-from dsnet_med import workers
-from dsnet_med.workers import in_parallel, peak_memory_bytes, workers_that_fit
+from dsnet_med.processes import in_parallel, peak_memory_bytes, workers_that_fit
 
 HUGE = 200_000_000
 
@@ -22,13 +24,7 @@ def test_peak_memory_is_that_of_each_process() -> None:
 
 
 def test_workers_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_kilobytes", lambda file, name: 10_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
     assert workers_that_fit(8, 3_000) == 3
     assert workers_that_fit(2, 3_000) == 2
     assert workers_that_fit(8, 30_000) == 1
-
-    def unknown(file: str, name: str) -> int:
-        raise OSError(file)
-
-    monkeypatch.setattr(workers, "_kilobytes", unknown)
-    assert workers_that_fit(8, 30_000) == 8

@@ -7,15 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.evaluate import kernel
-from dsnet_med.evaluate.inputs import LabelMap
-from dsnet_med.evaluate.survey import Distances, Places, Spacing, Survey
+from dsnet_med.evaluate.arrays import Distances, LabelMap, Places, Spacing, Survey
 
 # Columns looked into before the tree is asked: more or fewer, from 64 to 1024, cost the same on organs.
 _COLUMNS = 256
 
 
 def survey(reference: LabelMap, prediction: LabelMap) -> Survey:
-    """See survey.Passes."""
+    """See backend.Backend."""
     narrow = reference.dtype == np.uint8  # looking for the largest label would be one more pass
     labels = 256 if narrow else 1 + max(int(reference.max()), int(prediction.max()))
     voxels = np.zeros((labels, 3), np.int64)
@@ -28,7 +27,7 @@ def survey(reference: LabelMap, prediction: LabelMap) -> Survey:
 def borders(
     volume: LabelMap, rooms: NDArray[np.int64], extents: NDArray[np.int32], planar: bool
 ) -> list[Places]:
-    """See survey.Passes."""
+    """See backend.Backend."""
     starts = np.concatenate([[0], np.cumsum(rooms)])
     ends = starts[:-1].copy()
     # Room for every voxel of the labels; the system gives memory only for what is written.
@@ -38,7 +37,7 @@ def borders(
 
 
 def nearest(points: Places, targets: Places, spacing: Spacing) -> Distances:
-    """See survey.Passes."""
+    """See backend.Backend."""
     distances = np.empty(len(points))
     kernel.nearest(points, targets, spacing, *_steps(spacing[0], spacing[1]), distances)
     return distances

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.folders import RUN_FACTS
+from dsnet_med.evaluate.score_folders import RUN_FACTS
 from dsnet_med.files import write_json, write_text
 from dsnet_med.inference.mask import labels_of
 from dsnet_med.inference.run_facts import FACTS, agreed

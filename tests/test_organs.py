@@ -7,7 +7,7 @@ import yaml
 from pydicom.sr._concepts_dict import concepts
 
 from dsnet_med import resources
-from dsnet_med.dicom.organs import organ_of
+from dsnet_med.organs import organ_of
 from dsnet_med.prepare.recipe import load_recipe, recipe_ids
 
 TABLE = yaml.safe_load((resources.configs() / "organs.yaml").read_text(encoding="utf-8"))

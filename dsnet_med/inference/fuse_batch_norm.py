@@ -22,7 +22,7 @@ _NORMS = (nn.BatchNorm2d, BatchNormAct2d)  # and none of their descendants, whic
 Pair = tuple[str, str]
 
 
-def folded(network: nn.Module, examples: Sequence[Tensor]) -> nn.Module:
+def fuse_batch_norm(network: nn.Module, examples: Sequence[Tensor]) -> nn.Module:
     """A copy of `network` (in evaluation mode) without the batch norms that directly follow a convolution.
 
     `examples` (B, C, H, W) are what it is tried on. Returns `network` itself where nothing can be folded, or

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from random_masks import SPACINGS, border, grids
 
-from dsnet_med.evaluate import hd95, passes, passes_scipy
-from dsnet_med.evaluate.measure import measure_case
+from dsnet_med.evaluate import backend, backend_scipy, hd95
+from dsnet_med.evaluate.measurements import measure_case
 
 ROOT = Path(__file__).parents[2]
 # Without a C compiler there is one form; `.ci/run wheel` fails where the kernel does not compile.
-_FORMS = {passes.NAME: passes.PASSES, "scipy": passes_scipy}
+_FORMS = {backend.NAME: backend.BACKEND, "scipy": backend_scipy}
 FORMS = pytest.mark.parametrize("form", _FORMS.values(), ids=_FORMS)
 NAMES = {1: "a", 2: "b", 300: "c"}
 
@@ -123,7 +123,7 @@ def test_nearest_far_beyond_the_columns_that_are_walked(form, spacing):
 def test_nearest_by_steps_by_brute_force(case, steps):
     points, targets, _ = case
     between = np.linalg.norm((points[:, None] - targets[None]) @ steps.T, axis=2)
-    found = passes_scipy.nearest_by_steps(points, targets, steps)
+    found = backend_scipy.nearest_by_steps(points, targets, steps)
     np.testing.assert_allclose(found, between.min(axis=1), rtol=0, atol=1e-9)
 
 
@@ -131,9 +131,9 @@ def test_nearest_by_steps_by_brute_force(case, steps):
 @settings(max_examples=120)
 def test_both_forms_measure_the_same(pair, spacing):
     results = []
-    for form in (passes.PASSES, passes_scipy):  # without a C compiler one form, twice
+    for form in (backend.BACKEND, backend_scipy):  # without a C compiler one form, twice
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(passes, "PASSES", form)
+            patch.setattr(backend, "BACKEND", form)
             results.append(measure_case(*pair, spacing, NAMES, in_voxels=True))
     for a, b in zip(results[0].measures, results[1].measures, strict=True):
         assert (a.reference_voxels, a.prediction_voxels, a.shared_voxels) == (
@@ -171,9 +171,9 @@ def test_without_the_kernel_scipy_takes_over():
     code = (
         "import sys; sys.modules['dsnet_med.evaluate.kernel'] = None\n"
         "import numpy as np\n"
-        "from dsnet_med.evaluate import hd95, passes\n"
+        "from dsnet_med.evaluate import backend, hd95\n"
         "a = np.zeros((9, 9), bool); b = a.copy(); a[2:5, 2:5] = b[2:5, 3:7] = True\n"
-        "print(passes.NAME, hd95(a, b, (1, 2)))"
+        "print(backend.NAME, hd95(a, b, (1, 2)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     a, b = np.zeros((9, 9), bool), np.zeros((9, 9), bool)

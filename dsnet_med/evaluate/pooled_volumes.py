@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsnet_med.evaluate import passes
-from dsnet_med.evaluate.inputs import LabelMap, Mask
-from dsnet_med.evaluate.measure import Measure
+from dsnet_med.evaluate import backend
+from dsnet_med.evaluate.arrays import LabelMap, Mask, plane_border
+from dsnet_med.evaluate.measurements import LabelMeasurement
 from dsnet_med.evaluate.surface import SurfaceDistances
-from dsnet_med.evaluate.survey import plane_border
 
 Points = NDArray[np.int32]
 
@@ -47,7 +46,7 @@ def parts_of(reference: LabelMap, prediction: LabelMap, labels: Collection[int])
     return Parts((depth, height, width), _parts(reference, labels), _parts(prediction, labels))
 
 
-def measure_stack(cases: Sequence[tuple[Sequence[Measure], Parts]]) -> list[Measure]:
+def measure_stack(cases: Sequence[tuple[Sequence[LabelMeasurement], Parts]]) -> list[LabelMeasurement]:
     """One measurement per label of all `cases` (measures and parts of each, in order) as one volume, in voxels.
 
     HD95 in mm, ASSD and NSD are NaN: the stack has no spacing. Cases whose slices differ in size cannot be
@@ -64,7 +63,7 @@ def stackable(parts: Sequence[Parts]) -> bool:
     return len({part.shape[1:] for part in parts}) == 1
 
 
-def _measure_label(measures: Sequence[Measure], parts: Sequence[Parts]) -> Measure:
+def _measure_label(measures: Sequence[LabelMeasurement], parts: Sequence[Parts]) -> LabelMeasurement:
     label = measures[0].label
     depths = [part.shape[0] for part in parts]
     reference = border_places([part.reference.get(label) for part in parts], depths)
@@ -73,11 +72,11 @@ def _measure_label(measures: Sequence[Measure], parts: Sequence[Parts]) -> Measu
     if len(reference) and len(prediction):
         voxels = (1.0, 1.0, 1.0)
         distances = SurfaceDistances(
-            passes.PASSES.nearest(reference, prediction, voxels),
-            passes.PASSES.nearest(prediction, reference, voxels),
+            backend.BACKEND.nearest(reference, prediction, voxels),
+            backend.BACKEND.nearest(prediction, reference, voxels),
         )
         distance = distances.hd95("pooled")
-    return Measure(
+    return LabelMeasurement(
         label,
         measures[0].name,
         sum(measure.reference_voxels for measure in measures),
@@ -109,7 +108,7 @@ def _parts(slices: LabelMap, labels: Collection[int]) -> dict[int, Part]:
     present = [label for label in labels if label < len(rooms) and rooms[label]]
     extents = np.zeros((*volume.shape[:2], 2), np.int32)
     extents[..., 1] = volume.shape[2]
-    places = passes.PASSES.borders(volume, rooms, extents, False)
+    places = backend.BACKEND.borders(volume, rooms, extents, False)
     ends = {index: _open_end(volume, index) for index in {0, len(volume) - 1}}
     return {
         label: Part(

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate import passes
-from dsnet_med.evaluate.survey import Distances, Places, Spacing
+from dsnet_med.evaluate import backend
+from dsnet_med.evaluate.arrays import Distances, Places, Spacing
 
 GridSpacing = Sequence[float] | Sequence[Sequence[float]] | NDArray[np.floating[Any]]
 
@@ -26,7 +26,7 @@ _FLAT = 1e-3  # the determinant of steps of length one below which they lie in a
 
 
 @dataclass(frozen=True)
-class Metric:
+class VoxelSpacing:
     """Column n of `steps` (N, N) is the way in mm to the next voxel along axis n; `spacing` their lengths.
 
     `spacing` is None where the steps are not at right angles.
@@ -36,7 +36,7 @@ class Metric:
     spacing: tuple[float, ...] | None
 
     @classmethod
-    def of(cls, spacing_mm: GridSpacing, ndim: int) -> "Metric":
+    def of(cls, spacing_mm: GridSpacing, ndim: int) -> "VoxelSpacing":
         """Of one number per axis, or a matrix (ndim, ndim) of steps. Raises InputError."""
         given = _numbers(spacing_mm, ndim)
         # Squares of distances must neither overflow nor vanish.
@@ -55,15 +55,15 @@ class Metric:
         upright = np.abs(cosines - np.diag(np.diag(cosines))).max() <= _ROUNDING
         return cls(given, spacing if upright else None)
 
-    def of_axes(self, axes: Sequence[int]) -> "Metric":
+    def of_axes(self, axes: Sequence[int]) -> "VoxelSpacing":
         """With the axes in this order, and where there are two, a third of 1 mm in front."""
         order = list(axes)
         steps, spacing = self.steps[:, order], self.spacing and tuple(self.spacing[axis] for axis in order)
         if len(order) == 3:
-            return Metric(steps, spacing)
+            return VoxelSpacing(steps, spacing)
         solid = np.eye(3)
         solid[1:, 1:] = steps
-        return Metric(solid, spacing and (1.0, *spacing))
+        return VoxelSpacing(solid, spacing and (1.0, *spacing))
 
     def diagonal(self, shape: Sequence[int]) -> float:
         """The longest way through a volume of this shape, from outer edge to outer edge, in mm."""
@@ -75,10 +75,10 @@ class Metric:
     def nearest(self, points: Places, targets: Places) -> Distances:
         """For each of `points` the exact distance to the nearest of `targets` in mm; one or more of each."""
         if self.spacing is not None:
-            return passes.PASSES.nearest(points, targets, cast(Spacing, self.spacing))
-        from dsnet_med.evaluate import passes_scipy  # noqa: PLC0415 -- SciPy takes half a second to load
+            return backend.BACKEND.nearest(points, targets, cast(Spacing, self.spacing))
+        from dsnet_med.evaluate import backend_scipy  # noqa: PLC0415 -- SciPy takes half a second to load
 
-        return passes_scipy.nearest_by_steps(points, targets, self.steps)
+        return backend_scipy.nearest_by_steps(points, targets, self.steps)
 
 
 def _numbers(spacing_mm: GridSpacing, ndim: int) -> NDArray[np.float64]:
@@ -92,4 +92,4 @@ def _numbers(spacing_mm: GridSpacing, ndim: int) -> NDArray[np.float64]:
     return given
 
 
-VOXELS = Metric.of((1.0, 1.0, 1.0), 3)
+VOXELS = VoxelSpacing.of((1.0, 1.0, 1.0), 3)

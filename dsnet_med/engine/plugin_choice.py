@@ -25,7 +25,7 @@ from dsnet_med.networks.plugin_file import file_of, is_file
 
 
 @dataclass(frozen=True)
-class Plugged:
+class PluginChoice:
     """A plug-in, "SE" or "mine.py:Mine", and the glob pattern of the submodules that it follows."""
 
     plugin: str

@@ -12,10 +12,10 @@ import pytest
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import score_case
-from dsnet_med.evaluate.folders import _stored_bytes, evaluate_pairs, workers_for
-from dsnet_med.evaluate.measure import measure_case
+from dsnet_med.evaluate.measurements import measure_case
 from dsnet_med.evaluate.pairing import Pair, pair_folders
-from dsnet_med.evaluate.report import write_results
+from dsnet_med.evaluate.results import write_results
+from dsnet_med.evaluate.score_folders import _stored_bytes, evaluate_pairs, workers_for
 from dsnet_med.evaluate.summary import COLUMNS, cases_csv, summarise
 from dsnet_med.evaluate.worst_slice import worst_slice
 from dsnet_med.volumes import case_name, read_labels
@@ -132,7 +132,7 @@ def test_an_unforeseen_error_fails_its_case_alone(folders, monkeypatch):
             raise RuntimeError("a surprise")
         return read_labels(path, memory)
 
-    monkeypatch.setattr("dsnet_med.evaluate.folders.read_labels", read)
+    monkeypatch.setattr("dsnet_med.evaluate.score_folders.read_labels", read)
     scores, summary = evaluate(*folders)
     assert "RuntimeError: a surprise" in scores[0].error
     assert summary["cases"] == 1
@@ -358,7 +358,7 @@ def test_workers_are_as_many_as_cases_and_memory_allow(folders, monkeypatch):
     assert workers_for(pairs, 64) == len(pairs)
     assert workers_for(pairs, 2) == 2
     assert workers_for([], 2) == 1
-    monkeypatch.setattr("dsnet_med.evaluate.folders._stored_bytes", lambda path: 10**15)
+    monkeypatch.setattr("dsnet_med.evaluate.score_folders._stored_bytes", lambda path: 10**15)
     assert workers_for(pairs, 64) == 1
 
 
@@ -376,7 +376,7 @@ def test_workers_beyond_the_cases_share_the_labels_of_a_case(folders, monkeypatc
         seen.append(threads)
         return measure_case(*arguments, threads=threads, **options)
 
-    monkeypatch.setattr("dsnet_med.evaluate.folders.measure_case", measure)
+    monkeypatch.setattr("dsnet_med.evaluate.score_folders.measure_case", measure)
     scores = list(evaluate_pairs(pair_folders(*folders)[0][:1], NAMES, workers=4))
     assert (scores[0].error, seen) == (None, [4])
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Blend(nn.Module):
+class ReZero(nn.Module):
     """x + alpha (plugin(x) - x) with one learned alpha that starts at 0: (B, C, *spatial) -> the same shape.
 
     At the first step only alpha has a gradient; once it has moved, the plug-in has one too.

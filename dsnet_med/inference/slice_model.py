@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError, one_line
-from dsnet_med.inference.fold import folded, main_output
+from dsnet_med.inference.bundle_reader import Model
+from dsnet_med.inference.fuse_batch_norm import fuse_batch_norm, main_output
 from dsnet_med.inference.hardware import gives_coarse
-from dsnet_med.inference.model_folder import Model
 from dsnet_med.inference.running_max import class_ids, resized_in_turn
 from dsnet_med.inference.windows import slide
 from dsnet_med.networks import Segmenter
@@ -21,7 +21,7 @@ _TRIAL_PIXELS = 64
 
 
 @dataclass
-class Member:
+class SliceModel:
     """A network on its device, with the size and the intensities that it was trained on."""
 
     network: nn.Module
@@ -32,7 +32,7 @@ class Member:
     precision: torch.dtype = torch.float32
 
     @classmethod
-    def of(cls, model: Model, device: torch.device, precision: torch.dtype = torch.float32) -> "Member":
+    def of(cls, model: Model, device: torch.device, precision: torch.dtype = torch.float32) -> "SliceModel":
         """`model` made fast: batch norms folded, channels last in memory.
 
         Raises InputError where the network does not run, or does not give a logit for every class.
@@ -42,7 +42,7 @@ class Member:
             examples = _examples(model)
             with torch.inference_mode():
                 logits = main_output(network(examples[0]))
-            lean = folded(network, examples)
+            lean = fuse_batch_norm(network, examples)
         except InputError:
             raise
         except Exception as error:  # whatever a network raises that was not made for its settings
@@ -103,7 +103,7 @@ def _examples(model: Model) -> list[Tensor]:
     return [images, 8 * images.flip(0)]
 
 
-def mean_probabilities(members: Sequence[Member], images: Sequence[Tensor], mirror: bool) -> Tensor:
+def mean_probabilities(members: Sequence[SliceModel], images: Sequence[Tensor], mirror: bool) -> Tensor:
     """The mean of the members' softmax (B, K, H, W) over mirror images; each has its images (B, 1, H, W)."""
     flips: list[list[int]] = [[], [2], [3], [2, 3]] if mirror else [[]]
     total: Tensor | None = None

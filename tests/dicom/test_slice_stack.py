@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from made import images, oblique, write
 
 from dsnet_med.dicom.frames import frames_of
-from dsnet_med.dicom.stack import stack_of
+from dsnet_med.dicom.slice_stack import stack_of
 from dsnet_med.errors import InputError, SeveralVolumesError
 
 NORMAL = np.array([0.0, 0.0, 1.0])

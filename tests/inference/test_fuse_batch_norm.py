@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from dsnet_med.inference.fold import _agree, folded
-from dsnet_med.inference.member import Member
+from dsnet_med.inference.fuse_batch_norm import _agree, fuse_batch_norm
+from dsnet_med.inference.slice_model import SliceModel
 from dsnet_med.methods import build_network, method_ids
 from dsnet_med.networks import attach
 from dsnet_med.prepare.intensity import Intensity
@@ -31,7 +31,7 @@ def _norms(network: nn.Module) -> int:
 def test_every_row_gives_what_it_gave(method: str) -> None:
     network = _lively(build_network(method, num_classes=3, width=0.125))
     x = torch.rand(2, 1, 64, 64)
-    lean = folded(network, [x])
+    lean = fuse_batch_norm(network, [x])
     assert _norms(lean) < _norms(network)
     if method.startswith("fcn"):
         assert _norms(lean) == 0
@@ -44,8 +44,10 @@ def test_every_row_gives_what_it_gave(method: str) -> None:
 def test_ids_are_those_of_the_network_as_it_was() -> None:
     network = _lively(build_network("fcn_dsm", num_classes=3, width=0.125))
     x = torch.rand(2, 1, 50, 70)
-    member = Member(network, (64, 64), "resize", Intensity.from_dict({"window": [0, 1]}))
-    lean = Member(folded(network, [torch.rand(1, 1, 64, 64)]), member.size, member.fit, member.intensity)
+    member = SliceModel(network, (64, 64), "resize", Intensity.from_dict({"window": [0, 1]}))
+    lean = SliceModel(
+        fuse_batch_norm(network, [torch.rand(1, 1, 64, 64)]), member.size, member.fit, member.intensity
+    )
     with torch.inference_mode():
         assert (member.ids(x) == lean.ids(x)).float().mean() >= 0.9999
         assert torch.equal(member.ids(x).long(), member.logits(x).argmax(1))
@@ -65,7 +67,7 @@ class _Shared(nn.Module):
 
 def test_what_would_differ_is_not_folded() -> None:
     network = _lively(_Shared())
-    assert folded(network, [torch.rand(1, 1, 8, 8)]) is network
+    assert fuse_batch_norm(network, [torch.rand(1, 1, 8, 8)]) is network
 
 
 class _Clipped(nn.Module):
@@ -91,7 +93,7 @@ class _ReadTwice(_Clipped):
 @pytest.mark.parametrize("kind", [_Clipped, _ReadTwice])
 def test_what_an_example_does_not_show_is_seen(kind: type[nn.Module]) -> None:
     network = _lively(kind())
-    assert folded(network, [torch.rand(1, 1, 8, 8)]) is network
+    assert fuse_batch_norm(network, [torch.rand(1, 1, 8, 8)]) is network
 
 
 def test_each_class_is_compared_at_its_own_scale() -> None:
@@ -113,12 +115,12 @@ def test_a_plugin_between_convolution_and_norm_stays() -> None:
     wrapped = _lively(attach(nn.ModuleDict({"net": network})["net"], Doubled, at="0"))
     x = torch.rand(1, 1, 8, 8)
     with torch.inference_mode():
-        torch.testing.assert_close(folded(wrapped, [x])(x), wrapped(x))
+        torch.testing.assert_close(fuse_batch_norm(wrapped, [x])(x), wrapped(x))
 
 
 def test_a_network_without_norms_is_left_alone() -> None:
     network = nn.Conv2d(1, 2, 3).eval()
-    assert folded(network, [torch.rand(1, 1, 8, 8)]) is network
+    assert fuse_batch_norm(network, [torch.rand(1, 1, 8, 8)]) is network
 
 
 class _Capped(nn.BatchNorm2d):
@@ -142,6 +144,6 @@ class _Curious(nn.Module):
 def test_norms_that_are_more_than_norms() -> None:
     capped = _lively(nn.Sequential(nn.Conv2d(1, 4, 3), _Capped(4)))
     for network in (capped, _lively(_Curious())):
-        assert folded(network, [torch.rand(1, 1, 8, 8)]) is network
+        assert fuse_batch_norm(network, [torch.rand(1, 1, 8, 8)]) is network
     training = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
-    assert folded(training, [torch.rand(2, 1, 8, 8)]) is training
+    assert fuse_batch_norm(training, [torch.rand(2, 1, 8, 8)]) is training

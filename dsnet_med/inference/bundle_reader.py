@@ -21,7 +21,7 @@ from dsnet_med.archives import is_zip, only_folder, unpack
 from dsnet_med.errors import InputError, one_line, root_cause, unknown
 from dsnet_med.files import sha256
 from dsnet_med.geometry import SliceAxis
-from dsnet_med.inference.plain import code_in
+from dsnet_med.inference.safe_config import code_in
 from dsnet_med.inference.trust import executed_files, is_own
 from dsnet_med.networks.checkpoint import read_checkpoint
 from dsnet_med.networks.definition import build, literal

@@ -8,15 +8,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
-from dsnet_med.evaluate.inputs import LabelMap
-from dsnet_med.evaluate.survey import Distances, Places, Spacing, Survey, plane_border
+from dsnet_med.evaluate.arrays import Distances, LabelMap, Places, Spacing, Survey, plane_border
 
 # Above this share of a box a tree of points is slower than a distance transform of the whole box.
 _DENSE = 0.25
 
 
 def survey(reference: LabelMap, prediction: LabelMap) -> Survey:
-    """See survey.Passes."""
+    """See backend.Backend."""
     labels = 1 + max(int(reference.max()), int(prediction.max()))
     voxels = np.zeros((labels, 3), np.int64)
     i, j, k = (np.zeros(length, np.int64) for length in reference.shape)
@@ -40,7 +39,7 @@ def survey(reference: LabelMap, prediction: LabelMap) -> Survey:
 def borders(
     volume: LabelMap, rooms: NDArray[np.int64], extents: NDArray[np.int32], planar: bool
 ) -> list[Places]:
-    """See survey.Passes."""
+    """See backend.Backend."""
     found, values = [np.empty((0, 3), np.int32)], [volume[0, 0, :0]]
     for index, plane in enumerate(volume):
         inside = np.flatnonzero(extents[index, :, 1])
@@ -70,7 +69,7 @@ def borders(
 
 
 def nearest(points: Places, targets: Places, spacing: Spacing) -> Distances:
-    """See survey.Passes."""
+    """See backend.Backend."""
     low, box = _box(points, targets)
     distances, apart = np.zeros(len(points)), _apart(points, targets, low, box)
     queries = points[apart]

@@ -5,7 +5,6 @@ A case that cannot be scored carries the reason; the others are scored all the s
 
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, first_of, unknown
-from dsnet_med.evaluate import inputs, stack
-from dsnet_med.evaluate.inputs import LabelMap
+from dsnet_med.evaluate import arrays, pooled_volumes
+from dsnet_med.evaluate.arrays import LabelMap
 from dsnet_med.evaluate.labels import label_names
-from dsnet_med.evaluate.measure import Measure, measure_case
+from dsnet_med.evaluate.measurements import LabelMeasurement, measure_case
 from dsnet_med.evaluate.pairing import Pair
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
 from dsnet_med.evaluate.resample import onto_grid
 from dsnet_med.evaluate.worst_slice import SlicePair, worst_slice
 from dsnet_med.files import sha256
 from dsnet_med.geometry import SliceOrder
-from dsnet_med.volumes import GZIP_AT_MOST, Memory, Volume, files_of, read_labels, require_same_grid
+from dsnet_med.volumes import GZIP_AT_MOST, Volume, files_of, read_labels, require_same_grid
 from dsnet_med.workers import in_parallel, on_cluster, peak_memory_bytes, workers_that_fit
 
 LabelValues = Mapping[int, int]
@@ -47,8 +46,8 @@ class CaseScore:
     error: str | None = None
     unpredicted: str = ""
     notes: tuple[str, ...] = ()
-    measures: tuple[Measure, ...] = ()
-    parts: stack.Parts | None = None
+    measures: tuple[LabelMeasurement, ...] = ()
+    parts: pooled_volumes.Parts | None = None
     worst: SlicePair | None = None
     shape: tuple[int, ...] = ()
     affine: NDArray[np.float64] = field(default_factory=lambda: np.eye(4), compare=False)
@@ -118,7 +117,7 @@ def evaluate_pairs(
     """
     names = label_names(labels)
     chosen = tuple(protocol.name for protocol in find_protocols(protocols))
-    limit = inputs.tolerance(nsd_tolerance_mm)
+    limit = arrays.tolerance(nsd_tolerance_mm)
     if workers < 1:
         raise InputError(f"workers is {workers}, wanted at least 1")
     threads = 1 if scheduler else max(1, workers // max(1, len(pairs)))
@@ -174,9 +173,6 @@ def mapped(volume: Volume, values: LabelValues | None) -> LabelMap:
     return table.astype(np.uint8)[voxels] if table.max() <= 255 else table[voxels]
 
 
-_memory = threading.local()  # of this process, and of each thread where a cluster's worker has several
-
-
 def _score(task: _Task) -> CaseScore:
     pair = task.pair
     try:
@@ -195,11 +191,8 @@ def _score(task: _Task) -> CaseScore:
 
 def _measured(task: _Task) -> CaseScore:
     pair = task.pair
-    if not hasattr(_memory, "pair"):
-        _memory.pair = Memory(), Memory()
-    own, other = _memory.pair
-    reference = read_labels(pair.reference, own)
-    prediction, resampled = _prediction(task, reference, other)
+    reference = read_labels(pair.reference)
+    prediction, resampled = _prediction(task, reference)
     notes = tuple(
         f"{path.name}: {note}"
         for path, volume in ((pair.reference, reference), (pair.prediction, prediction))
@@ -255,11 +248,11 @@ def _digest(path: Path) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _prediction(task: _Task, reference: Volume, memory: Memory) -> tuple[Volume, str]:
+def _prediction(task: _Task, reference: Volume) -> tuple[Volume, str]:
     """The prediction of a case on its reference's grid, an empty one where there is none."""
     if task.pair.prediction is None:
         return replace(reference, voxels=np.zeros(reference.shape, np.uint8, order="F"), notes=()), ""
-    return _on_one_grid(reference, read_labels(task.pair.prediction, memory), task)
+    return _on_one_grid(reference, read_labels(task.pair.prediction), task)
 
 
 def _require_classes(pair: Pair, raw: LabelMap, classes: LabelMap, predicted: LabelMap) -> None:
@@ -328,11 +321,13 @@ def _on_one_grid(reference: Volume, prediction: Volume, task: _Task) -> tuple[Vo
 
 def _parts(
     task: _Task, classes: LabelMap, reference: Volume, prediction: Volume, protocols: Sequence[Protocol]
-) -> stack.Parts | None:
+) -> pooled_volumes.Parts | None:
     if not any(protocol.stacked for protocol in protocols):
         return None
     order = SliceOrder.of(reference.affine, "coarsest")
-    return stack.parts_of(order.to_slices(classes), order.to_slices(prediction.voxels), task.labels.keys())
+    return pooled_volumes.parts_of(
+        order.to_slices(classes), order.to_slices(prediction.voxels), task.labels.keys()
+    )
 
 
 def _answered(results: Iterator[tuple[_Task, CaseScore | None]]) -> Iterator[CaseScore]:

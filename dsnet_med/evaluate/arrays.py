@@ -1,4 +1,7 @@
-"""What the measures accept: shapes and data types."""
+"""The arrays that the measures take and give, and what of users' arrays they accept.
+
+Places are voxels (N, 3) in the order of memory, int32 and C-contiguous.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,6 +14,22 @@ from dsnet_med.evaluate.labels import LARGEST_LABEL
 
 Mask = NDArray[np.bool_]
 LabelMap = NDArray[np.integer[Any]]
+Places = NDArray[np.int32]
+Distances = NDArray[np.float64]
+Spacing = tuple[float, float, float]
+
+
+class Survey(NamedTuple):
+    """What one pass over two label maps counts.
+
+    `voxels` (labels, 3): of each label in the reference, in the prediction and in both; row 0 means nothing.
+    `differing`: for each axis, how many voxels differ at each of its indices. `extents` (I, J, 2): from where
+    to where along K labels may lie in either map.
+    """
+
+    voxels: NDArray[np.int64]
+    differing: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+    extents: NDArray[np.int32]
 
 
 def masks(reference: ArrayLike, prediction: ArrayLike) -> tuple[Mask, Mask]:
@@ -100,3 +119,16 @@ def _label_map(role: str, array: NDArray[Any]) -> LabelMap:
     if array.itemsize > 2 and array.max() > LARGEST_LABEL:
         raise InputError(f"{role} holds the label {array.max()}, wanted at most {LARGEST_LABEL}")
     return array
+
+
+def plane_border(labels: LabelMap) -> Mask:
+    """The pixels of a plane (J, K) at its edge, or with a neighbour of another value."""
+    edge = np.ones(labels.shape, bool)
+    core = labels[1:-1, 1:-1]
+    edge[1:-1, 1:-1] = (
+        (labels[:-2, 1:-1] != core)
+        | (labels[2:, 1:-1] != core)
+        | (labels[1:-1, :-2] != core)
+        | (labels[1:-1, 2:] != core)
+    )
+    return edge

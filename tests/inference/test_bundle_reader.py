@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from dsnet_med.errors import InputError
 from dsnet_med.inference import Predictor
-from dsnet_med.inference.model_folder import load_model
-from dsnet_med.inference.plain import code_in
+from dsnet_med.inference.bundle_reader import load_model
+from dsnet_med.inference.safe_config import code_in
 from dsnet_med.inference.trust import is_own, sign
 from dsnet_med.methods import build_network, method_ids, method_row
 

@@ -9,7 +9,7 @@ and more.
 import hashlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,44 +29,54 @@ Classes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Portrait:
-    """A case in a few kilobytes.
+class CaseFingerprint:
+    """A case in a few kilobytes; of one that cannot be read there is only who it is.
 
-    `detail` is the image in at most 24^3 blocks less their surroundings, of length 1; `labels` a digest of the
-    class map; `places` gives each class its centre in mm from that of all (slice, row, column), the logarithm
-    of its volume in mm3, and its mean intensity; `looseness` is None where nothing can be said;
-    `mirrored` says which order of the label fits better than its own, and how much steeper its borders are
-    then; `specks` counts far small pieces of a class.
+    `content` is a digest of its image's voxels, `label_digest` one of its class map; `detail` is the image in
+    at most 24^3 blocks less their surroundings, of length 1; `organs` gives each class its centre in mm from
+    that of all (slice, row, column), the logarithm of its volume in mm3, and its mean intensity; `looseness` is
+    None where nothing can be said; `mirrored` says which order of the label fits better than its own, and how
+    much steeper its borders are then; `specks` counts far small pieces of a class.
     """
 
-    shape: tuple[int, ...]
-    detail: NDArray[np.float16]
-    labels: str = ""
-    places: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    case: str
+    subject: str
+    split: str
+    content: str | None = None
+    shape: tuple[int, ...] = ()
+    detail: NDArray[np.float16] | None = None
+    label_digest: str = ""
+    organs: dict[str, tuple[float, ...]] = field(default_factory=dict)
     looseness: float | None = None
     mirrored: tuple[str, float] | None = None
     specks: dict[str, int] = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls, image: Image, classes: Classes | None, spacing_mm: Sequence[float], names: Sequence[str]
-    ) -> "Portrait":
-        """The portrait of a normalised image and its class map, both (D, H, W), spacing alike."""
-        detail = _detail(image)
+    def with_features(
+        self, image: Image, classes: Classes | None, spacing_mm: Sequence[float], names: Sequence[str]
+    ) -> "CaseFingerprint":
+        """This one with what a normalised image and its class map, both (D, H, W), spacing alike, tell."""
+        seen = replace(self, shape=image.shape, detail=_detail(image))
         if classes is None or not classes.any():
-            return cls(image.shape, detail)
+            return seen
         looseness, mirrored = _fit(image, classes)
-        digest = hashlib.blake2b(repr(classes.shape).encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(classes).data)
-        return cls(
-            image.shape,
-            detail,
-            digest.hexdigest(),
-            _places(image, classes, np.asarray(spacing_mm), names),
-            looseness,
-            mirrored,
-            _specks(classes, np.asarray(spacing_mm), names),
+        spacing = np.asarray(spacing_mm)
+        return replace(
+            seen,
+            label_digest=hashlib.blake2b(np.ascontiguousarray(classes).data, digest_size=16).hexdigest(),
+            organs=_organs(image, classes, spacing, names),
+            looseness=looseness,
+            mirrored=mirrored,
+            specks=_specks(classes, spacing, names),
         )
+
+
+def content_digest(slices: NDArray[Any]) -> str:
+    """A digest of intensities (D, H, W) as float32, whatever their type."""
+    made = hashlib.blake2b(repr(slices.shape).encode(), digest_size=16)
+    for plane in slices:
+        # Adding 0 makes -0.0 and 0.0 one.
+        made.update((np.ascontiguousarray(plane, "<f4") + np.float32(0)).data)
+    return made.hexdigest()
 
 
 def _detail(image: Image) -> NDArray[np.float16]:
@@ -130,7 +140,7 @@ def _steepness(image: Image, before: NDArray[np.int64], after: NDArray[np.int64]
     return float(np.abs(image[tuple(before.T)] - image[tuple(after.T)]).mean())
 
 
-def _places(
+def _organs(
     image: Image, classes: Classes, spacing: NDArray[np.float64], names: Sequence[str]
 ) -> dict[str, tuple[float, ...]]:
     centres, volumes, means = {}, {}, {}

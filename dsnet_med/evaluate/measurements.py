@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dsnet_med.errors import InputError, first_of
-from dsnet_med.evaluate import inputs, passes
+from dsnet_med.evaluate import arrays, backend
 from dsnet_med.evaluate.conventions import Presence, presence
 from dsnet_med.evaluate.labels import label_names
-from dsnet_med.evaluate.metric import VOXELS, GridSpacing, Metric
 from dsnet_med.evaluate.surface import Borders, SurfaceDistances
+from dsnet_med.evaluate.voxel_spacing import VOXELS, GridSpacing, VoxelSpacing
 
 
 @dataclass(frozen=True)
-class Measure:
+class LabelMeasurement:
     """What was counted and measured for one label of one case; distances are NaN unless both masks hold it."""
 
     label: int
@@ -39,13 +39,13 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class CaseMeasures:
+class CaseMeasurements:
     """The measures of a case in the order of the labels' values, and where its maps differ.
 
     `differing` has for each axis of the arrays how many voxels differ at each of its indices.
     """
 
-    measures: tuple[Measure, ...]
+    measures: tuple[LabelMeasurement, ...]
     differing: tuple[NDArray[np.int64], ...]
 
 
@@ -58,25 +58,25 @@ def measure_case(
     in_voxels: bool = False,
     nsd_tolerance_mm: float = 1.0,
     threads: int = 1,
-) -> CaseMeasures:
-    """Measure every label of two integer label maps of one 2-D or 3-D shape.
+) -> CaseMeasurements:
+    """LabelMeasurement every label of two integer label maps of one 2-D or 3-D shape.
 
     `spacing_mm` is as for `surface.hd95`, `labels` maps values to names (0 is background). `in_voxels` also
     measures HD95 with unit spacing, which costs the distances a second time unless the spacing is isotropic.
     `threads` share the labels. Raises InputError, also for values that `labels` does not name.
     """
-    names, limit = label_names(labels), inputs.tolerance(nsd_tolerance_mm)
-    pair = inputs.label_maps(reference, prediction)
-    given = Metric.of(spacing_mm, pair[0].ndim)
+    names, limit = label_names(labels), arrays.tolerance(nsd_tolerance_mm)
+    pair = arrays.label_maps(reference, prediction)
+    given = VoxelSpacing.of(spacing_mm, pair[0].ndim)
     diagonal = given.diagonal(pair[0].shape)
-    maps = inputs.aligned(*pair)
+    maps = arrays.aligned(*pair)
     metric = given.of_axes(maps.axes)
-    survey = passes.PASSES.survey(maps.reference, maps.prediction)
+    survey = backend.BACKEND.survey(maps.reference, maps.prediction)
     _require_known(survey.voxels, names)
     counted = [_counted(label, name, survey.voxels, diagonal) for label, name in names.items()]
     borders = Borders.of(maps, survey)
 
-    def measured(measure: Measure) -> Measure:
+    def measured(measure: LabelMeasurement) -> LabelMeasurement:
         return _with_distances(measure, borders, metric, in_voxels=in_voxels, tolerance_mm=limit)
 
     if threads > 1:
@@ -85,7 +85,7 @@ def measure_case(
     else:
         measures = tuple(map(measured, counted))
     counts = survey.differing[1:] if maps.planar else survey.differing
-    return CaseMeasures(measures, tuple(counts[maps.axes.index(axis)] for axis in range(pair[0].ndim)))
+    return CaseMeasurements(measures, tuple(counts[maps.axes.index(axis)] for axis in range(pair[0].ndim)))
 
 
 def _require_known(voxels: NDArray[np.int64], names: Mapping[int, str]) -> None:
@@ -99,14 +99,14 @@ def _require_known(voxels: NDArray[np.int64], names: Mapping[int, str]) -> None:
             )
 
 
-def _counted(label: int, name: str, voxels: NDArray[np.int64], diagonal_mm: float) -> Measure:
+def _counted(label: int, name: str, voxels: NDArray[np.int64], diagonal_mm: float) -> LabelMeasurement:
     in_reference, in_prediction, in_both = voxels[label].tolist() if label < len(voxels) else (0, 0, 0)
-    return Measure(label, name, in_reference, in_prediction, in_both, diagonal_mm)
+    return LabelMeasurement(label, name, in_reference, in_prediction, in_both, diagonal_mm)
 
 
 def _with_distances(
-    counted: Measure, borders: Borders, metric: Metric, *, in_voxels: bool, tolerance_mm: float
-) -> Measure:
+    counted: LabelMeasurement, borders: Borders, metric: VoxelSpacing, *, in_voxels: bool, tolerance_mm: float
+) -> LabelMeasurement:
     if counted.presence is not Presence.BOTH:
         return counted
     distances = borders.distances(counted.label, metric)
@@ -120,7 +120,7 @@ def _with_distances(
     )
 
 
-def _hd95_voxels(label: int, borders: Borders, metric: Metric, distances: SurfaceDistances) -> float:
+def _hd95_voxels(label: int, borders: Borders, metric: VoxelSpacing, distances: SurfaceDistances) -> float:
     if metric.spacing is not None:
         lengths = zip(metric.spacing, borders.shape, strict=True)
         in_use = {size for size, length in lengths if length > 1} or {1.0}

@@ -1,0 +1,127 @@
+"""Work in processes that neither outlive the parent nor take the other items down with them."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from dsnet_med.errors import InputError
+
+_CONNECT_SECONDS = 10
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_parallel(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[tuple[Item, Result | None]]:
+    """Each item with what `work` made of it, as they end; None where its process died.
+
+    `work` and the items must pickle, and what `work` raises is raised here. Nothing says which item broke a
+    pool of processes, so every item that was lost is tried once more, alone.
+    """
+    lost: list[Item] = []
+    pool = _pool(min(workers, len(items)))
+    try:
+        futures = {}
+        for item in items:
+            try:
+                futures[pool.submit(work, item)] = item
+            except BrokenProcessPool:  # a worker died before the last item was handed in
+                lost.append(item)
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except BrokenProcessPool:
+                lost.append(futures[future])
+    finally:  # also when the caller stops asking: only what is under way is waited for
+        pool.shutdown(wait=True, cancel_futures=True)
+    for item in lost:
+        yield item, _alone(work, item)
+
+
+def on_cluster(
+    work: Callable[[Item], Result], items: Sequence[Item], address: str
+) -> Iterator[tuple[Item, Result | None]]:
+    """As `in_parallel`, on the Dask cluster whose scheduler listens at `address`. Raises InputError.
+
+    The workers of the cluster must see the same files under the same names.
+    """
+    try:
+        from distributed import Client, KilledWorker, as_completed  # noqa: PLC0415 -- an optional dependency
+    except ImportError as error:
+        raise InputError("a Dask scheduler needs the package 'distributed': pip install distributed") from error
+    try:
+        client = Client(address, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no Dask scheduler answers at '{address}' ({error})") from error
+    with client:
+        futures = {client.submit(work, item, pure=False): item for item in items}
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except (KilledWorker, CancelledError, OSError):  # the worker died, or the scheduler went away
+                yield futures[future], None
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held so far. psutil knows it on Windows alone."""
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):
+        return int(memory.peak_wset)
+    if sys.platform == "linux":  # where getrusage counts what the parent held when it started this one, too
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    import resource  # noqa: PLC0415 -- not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def workers_that_fit(workers: int, bytes_each: int) -> int:
+    """As many of `workers` as have `bytes_each` of memory, at least one."""
+    return max(1, min(workers, psutil.virtual_memory().available // bytes_each))
+
+
+def lives(process: int) -> bool:
+    """Whether a process of this number runs; one that ended unnoticed by its parent does not."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.AccessDenied:
+        return True
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
+        return False
+
+
+def _alone(work: Callable[[Item], Result], item: Item) -> Result | None:
+    try:
+        with _pool(1) as pool:
+            return pool.submit(work, item).result()
+    except BrokenProcessPool:
+        return None
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Forking starts at once; with torch loaded the caller may hold threads and a GPU, which must not be forked.
+    method = "fork" if sys.platform == "linux" and "torch" not in sys.modules else "spawn"
+    return ProcessPoolExecutor(workers, multiprocessing.get_context(method), prepare_worker)
+
+
+def prepare_worker() -> None:
+    """Leave Ctrl-C to the parent, and do not outlive it when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

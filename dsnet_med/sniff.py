@@ -1,0 +1,238 @@
+"""What a file is, by its first bytes: a name says little, and a wrong cause sends its reader the wrong way."""
+
+import bz2
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+import nibabel as nib
+from isal import igzip, isal_zlib
+
+from dsnet_med.errors import InputError
+from dsnet_med.find import require_file
+
+Kind = Literal["nifti", "nrrd", "metaimage", "dicom", "zip", "other"]
+Packing = Literal["gzip", "bzip2"]
+DECODING_ERRORS = (EOFError, OSError, zlib.error, cast(type[Exception], isal_zlib.error))
+LONGEST_START = int(nib.Nifti2Header.sizeof_hdr)
+GZIP_AT_MOST = 1100  # times smaller: DEFLATE cannot compress better
+_MAGIC: dict[Packing, bytes] = {"gzip": b"\x1f\x8b", "bzip2": b"BZh"}
+_OPENERS: dict[Packing, Callable[..., Any]] = {"gzip": igzip.open, "bzip2": bz2.open}
+_SUFFIXES: dict[Packing, str] = {"gzip": ".gz", "bzip2": ".bz2"}
+_METAIMAGE = re.compile(rb"\s*(ObjectType|ObjectSubType|Comment|NDims)\s*=")
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+
+_DICOM_START = 512  # bytes that tell a DICOM object
+_DICOM_PREFIX = b"DICM"  # behind a preamble of 128 bytes, which may hold anything
+_DICOMDIR = b"1.2.840.10008.1.3.10"  # the class of the index of a medium, beside the images on most of them
+_LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+_SHORT = set(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+_FIRST_GROUPS = (0x0002, 0x0008)
+_ENOUGH = 3  # elements that follow each other as they must; no other format begins so
+
+_UNPACK, _CONVERT, _FETCH = "unpack it first", "convert it first", "fetch it again"
+_OTHERS = tuple(  # what else lies under the name of a volume: its first bytes, what it is, what to do
+    (re.compile(start, re.DOTALL | re.IGNORECASE), what, hint)
+    for start, what, hint in (
+        (
+            rb"version https://git-lfs",
+            "a git-lfs pointer, whose content has not been fetched",
+            "run 'git lfs pull'",
+        ),
+        (
+            rb"[ -~]*annex/objects/",
+            "a git-annex pointer, whose content has not been fetched",
+            "run 'git annex get'",
+        ),
+        (
+            rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)",
+            "a web page, not the file it should be",
+            _FETCH,
+        ),
+        (rb"(\xef\xbb\xbf)?\s*<[?!a-z]", "XML text", _FETCH),
+        (rb"\s*[{\[]\s*[\"{}\]]", "JSON text", _FETCH),
+        (rb"PK(\x03\x04|\x05\x06)", "a zip archive", _UNPACK),
+        (rb".{257}ustar", "a tar archive", _UNPACK),
+        (rb"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
+        (rb"Rar!\x1a\x07", "a rar archive", _UNPACK),
+        (rb"BZh", "compressed with bzip2", f"{_UNPACK} (bzip2 -d)"),
+        (rb"\xfd7zXZ\x00", "compressed with xz", f"{_UNPACK} (xz -d)"),
+        (rb"\x28\xb5\x2f\xfd", "compressed with zstd", f"{_UNPACK} (zstd -d)"),
+        (rb"\x04\x22\x4d\x18", "compressed with lz4", f"{_UNPACK} (lz4 -d)"),
+        (rb"\x1f\x9d", "compressed with compress (.Z)", f"{_UNPACK} (uncompress)"),
+        (
+            rb".{128}DICM.{0,400}1\.2\.840\.10008\.1\.3\.10",
+            "a DICOMDIR, the index of a DICOM medium",
+            "give the folder of its images",
+        ),
+        (rb".{128}DICM", "DICOM", "give its folder, or take the ending from its name"),
+        (rb"NRRD", "NRRD", "name it .nrrd"),
+        (rb"\s*(ObjectType|ObjectSubType|NDims)\s*=", "MetaImage", "name it .mha"),
+        (rb"\x00\x00\x00\x01\x00\x00", "MGHImage", _CONVERT),
+        (rb"\x89HDF\r\n\x1a\n", "HDF5 (MINC 2, MATLAB 7.3 or the like)", _CONVERT),
+        (rb"CDF[\x01\x02]", "netCDF (MINC 1)", _CONVERT),
+        (rb"MATLAB 5", "a MATLAB file", _CONVERT),
+        (rb"\x93NUMPY", "a NumPy array", _CONVERT),
+        (rb"\x89PNG", "a PNG picture", _CONVERT),
+        (rb"\xff\xd8\xff", "a JPEG picture", _CONVERT),
+        (rb"II\*\x00|MM\x00\*", "a TIFF picture", _CONVERT),
+        (rb"GIF8", "a GIF picture", _CONVERT),
+        (rb"%PDF", "a PDF document", _CONVERT),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file's content: its kind, how it is compressed, and its first bytes without that."""
+
+    kind: Kind
+    packing: Packing | None
+    start: bytes
+
+
+def content_of(path: Path) -> Content:
+    """What the file is. Raises InputError where it is not there, or damaged before that can be told."""
+    require_file(path)
+    try:
+        with path.open("rb") as plain:
+            start = plain.read(LONGEST_START)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    packing = next((name for name, magic in _MAGIC.items() if start.startswith(magic)), None)
+    if packing:
+        try:
+            with opened(path, packing) as stream:
+                start = stream.read(LONGEST_START)
+        except DECODING_ERRORS as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(
+                f"{path}: not a readable NIfTI file (damaged {packing} compression: {reason}); export it again"
+            ) from error
+    return Content(kind_of(start), packing, start)
+
+
+def kind_of(start: bytes) -> Kind:
+    """What these first bytes, of LONGEST_START at most, begin."""
+    if starts_dicom(start):  # before the others: the 128 bytes in front may hold anything
+        return "dicom"
+    if is_nifti(start):
+        return "nifti"
+    if start.startswith(b"NRRD"):
+        return "nrrd"
+    if start.startswith(_ZIP):
+        return "zip"
+    return "metaimage" if _METAIMAGE.match(start) else "other"
+
+
+def is_nifti(start: bytes) -> bool:
+    """Whether these first bytes are those of a NIfTI-1 or NIfTI-2 header."""
+    return any(kind.may_contain_header(start) for kind in (nib.Nifti1Header, nib.Nifti2Header))
+
+
+def is_pair_header(start: bytes) -> bool:
+    """Whether these first bytes are those of the .hdr of a pair, whose voxels are in another file."""
+    kinds = [kind for kind in (nib.Nifti1Header, nib.Nifti2Header) if kind.may_contain_header(start)]
+    return any(kind(start[: kind.sizeof_hdr], check=False)["magic"] == kind.pair_magic for kind in kinds)
+
+
+def opened(path: Path, packing: Packing | None) -> IO[bytes]:
+    """The file's bytes, decompressed."""
+    return cast(IO[bytes], _OPENERS[packing](path, "rb") if packing else path.open("rb"))
+
+
+def known_as(start: bytes) -> tuple[str, str] | None:
+    """What these first bytes are known to be, if no volume that is read, and what to do with it."""
+    return next(((what, hint) for pattern, what, hint in _OTHERS if pattern.match(start)), None)
+
+
+def refusal(path: Path, content: Content, wanted: str) -> InputError | None:
+    """The error for content that is known to be something else than `wanted`, with what it is; else None."""
+    if not content.start:
+        return InputError(f"{path}: not a readable {wanted} file (it is empty); {_FETCH}")
+    known = known_as(content.start)
+    return InputError(f"{path}: is {known[0]}, wanted {wanted}; {known[1]}") if known else None
+
+
+def looks(start: bytes) -> str:
+    """What can be said of first bytes that are of no known kind."""
+    if not any(start):
+        return f"its first {len(start)} bytes are zeros, as after a copy that was not finished"
+    text = start[:40].decode("latin-1")
+    if re.fullmatch(r"[ -~\s]+", text):
+        return f"it is text that begins '{' '.join(text.split())}'"
+    return f"its {len(start)} bytes are fewer than a header's" if len(start) < 348 else "no NIfTI header in it"
+
+
+def misnamed(path: Path, packing: Packing | None) -> str | None:
+    """A note on a name that says something else about compression than the content does."""
+    said = next((name for name, suffix in _SUFFIXES.items() if path.name.lower().endswith(suffix)), None)
+    if said == packing:
+        return None
+    return (
+        f"{path.name} is {_words(packing)} although its name says that it is {_words(said)}; read as what it is"
+    )
+
+
+def _words(packing: Packing | None) -> str:
+    return f"{packing}-compressed" if packing else "not compressed"
+
+
+# ---------------------------------------------------------------- DICOM, with the preamble of files or without
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the content is a DICOM object's, whatever the name; a DICOMDIR is none. Never raises."""
+    start = _start(path)
+    return starts_dicom(start) and not starts_dicomdir(start)
+
+
+def is_dicomdir(path: Path) -> bool:
+    """Whether the content is the index of a medium. Never raises."""
+    return starts_dicomdir(_start(path))
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_DICOM_START)
+    except (OSError, ValueError):
+        return b""
+
+
+def starts_dicom(start: bytes) -> bool:
+    """Whether these first bytes are those of a DICOM object, the index of a medium (DICOMDIR) among them."""
+    start = start[:_DICOM_START]
+    return start[128:132] == _DICOM_PREFIX or any(
+        _elements(start, order) >= _ENOUGH for order in ("little", "big")
+    )
+
+
+def starts_dicomdir(start: bytes) -> bool:
+    """Whether these are the first bytes of a DICOMDIR."""
+    return starts_dicom(start) and _DICOMDIR in start[:_DICOM_START]
+
+
+def _elements(start: bytes, order: str) -> int:
+    """How many elements of ascending tags the bytes begin with, each in explicit or implicit representation."""
+    found, at, last = 0, 0, (0, -1)
+    while at + 12 <= len(start) and found < _ENOUGH:
+        tag = _number(start[at : at + 2], order), _number(start[at + 2 : at + 4], order)
+        kind = start[at + 4 : at + 6]
+        if kind in _LONG:
+            head, length = 12, _number(start[at + 8 : at + 12], order)
+        elif kind in _SHORT:
+            head, length = 8, _number(start[at + 6 : at + 8], order)
+        else:
+            head, length = 8, _number(start[at + 4 : at + 8], order)
+        if tag <= last or (not found and tag[0] not in _FIRST_GROUPS) or length % 2 or length > _DICOM_START:
+            break
+        found, at, last = found + 1, at + head + length, tag
+    return found
+
+
+def _number(content: bytes, order: str) -> int:
+    return int.from_bytes(content, "little" if order == "little" else "big")
