@@ -37,7 +37,7 @@ WINDOW = (256, 256)
 
 
 def main() -> None:
-    """Measure, print, and write JSON if asked."""
+    """LabelMeasurement, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--network", choices=("tiny", "fcn"), default="tiny")
     parser.add_argument("--size", default="512x512x148")
@@ -175,9 +175,9 @@ def _slices(voxels: Any, k: int, device: str) -> Tensor:
 
 def _alone(network: nn.Module, options: argparse.Namespace) -> Callable[[Any], Any]:
     """The network as it runs here, without what happens to its logits."""
-    from dsnet_med.inference.fold import folded
+    from dsnet_med.inference.fuse_batch_norm import fuse_batch_norm
 
-    lean = folded(network, [torch.rand(1, 1, 64, 64)]).to(memory_format=torch.channels_last)
+    lean = fuse_batch_norm(network, [torch.rand(1, 1, 64, 64)]).to(memory_format=torch.channels_last)
     size = WINDOW if options.fit == "window" else None
 
     def run(voxels: Any) -> None:
@@ -197,10 +197,10 @@ def _windows(image: Tensor) -> list[Tensor]:
 
 
 def _ours(network: nn.Module, options: argparse.Namespace) -> Callable[[Any], Any]:
+    from dsnet_med.inference.bundle_reader import Model
     from dsnet_med.inference.hardware import choose_device
-    from dsnet_med.inference.member import Member
-    from dsnet_med.inference.model_folder import Model
     from dsnet_med.inference.predictor import Predictor
+    from dsnet_med.inference.slice_model import SliceModel
     from dsnet_med.prepare.intensity import Intensity
     from dsnet_med.volumes import Volume
 
@@ -211,7 +211,7 @@ def _ours(network: nn.Module, options: argparse.Namespace) -> Callable[[Any], An
     model = Model(network, size, options.fit, window, "superior", names, 1, "")
     device = choose_device(options.device)
     predictor = Predictor(
-        (Member.of(model, device),), "superior", names, device, 1 if device.type == "cpu" else 8
+        (SliceModel.of(model, device),), "superior", names, device, 1 if device.type == "cpu" else 8
     )
     affine = np.diag((*SPACING_MM, 1.0))
     return lambda voxels: predictor.segment(Volume(Path("ct"), voxels.shape, affine, None, voxels)).voxels

@@ -18,7 +18,7 @@ import yaml
 import dsnet_med
 from dsnet_med import resources
 from dsnet_med.cli import PYTHONS
-from dsnet_med.evaluate import passes
+from dsnet_med.evaluate import backend
 
 ROOT = Path(__file__).parents[1]
 CI = ROOT / ".ci"
@@ -58,7 +58,7 @@ def loaded_by(statement: str) -> set[str]:
 def modules_of(*packages: str) -> list[str]:
     parts = [file.relative_to(ROOT).with_suffix("").parts for file in SOURCES]
     names = [".".join(part for part in path if part != "__init__") for path in parts]
-    compiled = passes.NAME == "compiled"
+    compiled = backend.NAME == "compiled"
     return [name for name in names if name.startswith(packages) and (compiled or "compiled" not in name)]
 
 

@@ -302,7 +302,7 @@ def evaluate(
 ) -> None:
     """Score label maps: Dice and HD95 per organ, as cases.csv, summary.json and report.html."""
     from dsnet_med.cli import scoring
-    from dsnet_med.evaluate.folders import missing_rule
+    from dsnet_med.evaluate.score_folders import missing_rule
 
     options = scoring.Options(
         protocols=tuple(protocol or ["strict"]),

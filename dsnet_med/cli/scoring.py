@@ -13,8 +13,7 @@ import dsnet_med
 from dsnet_med.cli.naming import Naming, Values, naming_of, values_of
 from dsnet_med.cli.steps import bar
 from dsnet_med.errors import CasesFailedError, InputError, first_of
-from dsnet_med.evaluate import passes
-from dsnet_med.evaluate.folders import RUN_FACTS, CaseScore, Missing, evaluate_pairs
+from dsnet_med.evaluate import backend
 from dsnet_med.evaluate.pairing import (
     Pair,
     listed_files,
@@ -23,7 +22,8 @@ from dsnet_med.evaluate.pairing import (
     require_one_file_per_case,
 )
 from dsnet_med.evaluate.protocols import find_protocols
-from dsnet_med.evaluate.report import find_images, require_replaceable, write_comparison, write_results
+from dsnet_med.evaluate.results import find_images, require_replaceable, write_comparison, write_results
+from dsnet_med.evaluate.score_folders import RUN_FACTS, CaseScore, Missing, evaluate_pairs
 from dsnet_med.evaluate.summary import by_protocol, summarise
 from dsnet_med.files import require_writable
 
@@ -306,7 +306,7 @@ def _say(summary: Mapping[str, Any], scores: Sequence[CaseScore], out: Path) -> 
         say(f"{case}: {words}")
     peak = max(score.peak_memory_bytes for score in scores)
     say(f"report in {out}" + (f"; a worker held at most {peak / 1e6:.0f} MB" if peak else ""))
-    if passes.NAME != "compiled":
+    if backend.NAME != "compiled":
         typer.echo(
             "scored by SciPy, several times slower: install with a C compiler to have the kernel", err=True
         )

@@ -86,7 +86,7 @@ def slices(store: str, cases: Sequence[str]) -> list[dict[str, Any]]:
     return [{"case": case, "index": k} for case in cases for k in range(opened.cases[case].shape[0])]
 
 
-def slabs(store: str, cases: Sequence[str], thickness: int) -> list[dict[str, Any]]:
+def slice_batches(store: str, cases: Sequence[str], thickness: int) -> list[dict[str, Any]]:
     """One item per run of at most `thickness` neighbouring slices of one case: {"case": id, "index": range}."""
     opened = open_store(store)
     return [

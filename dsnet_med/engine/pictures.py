@@ -37,14 +37,14 @@ class FixedSlices:
     of its first batch.
     """
 
-    def __init__(self, sinks: Loggers, validator: Engine, count: int = 3) -> None:
-        self.sinks, self.validator, self.count = sinks, validator, count
+    def __init__(self, logger: Loggers, validator: Engine, count: int = 3) -> None:
+        self.logger, self.validator, self.count = logger, validator, count
         self.slices: dict[str, Slice] = {}
         self.first: Any = None
 
     def attach(self, trainer: Engine) -> None:
         """Listen to the validator; the iteration is that of `trainer`."""
-        if self.sinks.writes:
+        if self.logger.writes:
             self.trainer = trainer
             self.validator.add_event_handler(Events.STARTED, self._reset)
             self.validator.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
@@ -79,10 +79,10 @@ class FixedSlices:
         gates = gates_of(validator.network, lambda: self._run(validator))
         if gates:
             mean, spread = ({name: round(gate[k], 6) for name, gate in gates.items()} for k in (0, 1))
-            self.sinks.numbers(iteration, {"gate_mean": mean, "gate_spread": spread})
-        if self.sinks.shows_pictures:
+            self.logger.numbers(iteration, {"gate_mean": mean, "gate_spread": spread})
+        if self.logger.shows_pictures:
             for case, kept in self.slices.items():
-                self.sinks.picture(iteration, f"slices/{case}", panels(kept))
+                self.logger.picture(iteration, f"slices/{case}", panels(kept))
 
     def _run(self, validator: Any) -> None:
         images = [kept.image.unsqueeze(0) for kept in self.slices.values()]

@@ -15,9 +15,9 @@ from math import isclose
 from typing import Any
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.folders import CaseScore
 from dsnet_med.evaluate.labels import label_names
 from dsnet_med.evaluate.protocols import Protocol, find_protocols
+from dsnet_med.evaluate.score_folders import CaseScore
 from dsnet_med.evaluate.statistics import ALPHA, PairedTest, fewest_cases, holm, paired_test
 from dsnet_med.evaluate.summary import by_protocol, case_mean, summarise
 

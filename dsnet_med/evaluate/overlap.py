@@ -9,7 +9,7 @@ from math import nan
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dsnet_med.evaluate import inputs
+from dsnet_med.evaluate import arrays
 
 
 def dice(reference: ArrayLike, prediction: ArrayLike) -> float:
@@ -17,7 +17,7 @@ def dice(reference: ArrayLike, prediction: ArrayLike) -> float:
 
     Raises InputError for other shapes and for values that are neither boolean nor 0 and 1.
     """
-    a, b = inputs.masks(reference, prediction)
+    a, b = arrays.masks(reference, prediction)
     return dice_of_counts(int(np.count_nonzero(a & b)), int(np.count_nonzero(a)), int(np.count_nonzero(b)))
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.folders import CaseScore
+from dsnet_med.evaluate.score_folders import CaseScore
 from dsnet_med.evaluate.worst_slice import Slice, SlicePair
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.volumes import Grid, read_image, require_same_grid

@@ -22,10 +22,10 @@ from numpy.typing import ArrayLike
 
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.evaluate.conventions import Presence
-from dsnet_med.evaluate.measure import Measure, measure_case
-from dsnet_med.evaluate.metric import GridSpacing
+from dsnet_med.evaluate.measurements import LabelMeasurement, measure_case
 from dsnet_med.evaluate.overlap import dice_of_counts
 from dsnet_med.evaluate.surface import HausdorffRule
+from dsnet_med.evaluate.voxel_spacing import GridSpacing
 
 Unit = Literal["mm", "voxels"]
 
@@ -160,7 +160,7 @@ def score_case(
     return [record(measure, STRICT) for measure in measures]
 
 
-def record(measure: Measure, protocol: Protocol) -> Record:
+def record(measure: LabelMeasurement, protocol: Protocol) -> Record:
     """What `protocol` reports for a measurement (for a stacked protocol: of this case alone)."""
     scores = _scores(measure, protocol)
     return Record(
@@ -173,7 +173,7 @@ def record(measure: Measure, protocol: Protocol) -> Record:
     )
 
 
-def _scores(measure: Measure, protocol: Protocol) -> dict[str, float]:
+def _scores(measure: LabelMeasurement, protocol: Protocol) -> dict[str, float]:
     if measure.presence is not Presence.BOTH:
         judged = _judged(protocol.verdicts[measure.presence], measure.diagonal_mm, protocol.unit)
         # A stack of cases has no spacing, so nothing in mm is known of it, not even where there is nothing.
@@ -200,7 +200,7 @@ def _judged(verdict: Verdict, diagonal_mm: float, unit: Unit) -> dict[str, float
     }
 
 
-def _note(measure: Measure, protocol: Protocol) -> str:
+def _note(measure: LabelMeasurement, protocol: Protocol) -> str:
     note = _NOTES[measure.presence]
     if measure.presence is Presence.BOTH:
         return note

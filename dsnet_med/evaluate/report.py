@@ -1,127 +1,240 @@
-"""What an evaluation leaves behind: cases.csv, summary.json and report.html in one folder.
+"""report.html: one file that needs no network, made from the scores, the summary and a few pictures.
 
-summary.json (and comparison.json) vouches for the files beside it by their hashes. What nothing vouches for is
-somebody's, or was changed since, and is not replaced unasked.
+Every number is that of the summary's first protocol. The template is report.html beside this module.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from math import isfinite
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
-from dsnet_med.errors import InputError
-from dsnet_med.evaluate.folders import CaseScore
-from dsnet_med.evaluate.labels import label_names
-from dsnet_med.evaluate.page import page_html
-from dsnet_med.evaluate.pairing import listed_files
-from dsnet_med.evaluate.protocols import PROTOCOLS
-from dsnet_med.evaluate.summary import by_protocol, cases_csv
-from dsnet_med.files import output_error, sha256, staging, write_text
-from dsnet_med.volumes import case_name
+from dsnet_med.evaluate import markup, overlay
+from dsnet_med.evaluate.markup import noun_for, number, plural
+from dsnet_med.evaluate.protocols import PROTOCOLS, Protocol, Record
+from dsnet_med.evaluate.score_folders import CaseScore
+from dsnet_med.evaluate.strips import dice_strip, distance_strip
+from dsnet_med.evaluate.summary import by_protocol, case_mean
 
-_SUMMARY, _COMPARISON, _PAGE, _CASES = "summary.json", "comparison.json", "report.html", "cases.csv"
-_FORM = {_SUMMARY: {"protocol", "inputs", "files"}, _COMPARISON: {"predictions", "ranking", "files"}}
-_NAMES = (_SUMMARY, _COMPARISON, _PAGE, _CASES, *(f"cases_{name}.csv" for name in PROTOCOLS))
+_TITLE = "Segmentation scores"
 
 
-def write_results(
-    out: Path,
-    scores: Sequence[CaseScore],
+def page_html(
+    scores: Iterable[CaseScore],
     summary: Mapping[str, Any],
-    labels: Mapping[Any, Any],
+    labels: Mapping[int, str],
     *,
-    images: Path | Mapping[str, Path] | None = None,
+    images: Mapping[str, Path] | None = None,
     run: Mapping[str, Any] | None = None,
     overlays: int = 4,
-) -> None:
-    """Write cases.csv, summary.json and report.html to `out`, and remove what an earlier evaluation left there.
-
-    cases.csv holds the summary's first protocol. Every other protocol, and any that measures in voxels, has
-    its own cases_<protocol>.csv, with the column hd95_voxels where it does. `images` (a folder, or
-    case -> file) puts the scans beneath the report's pictures; `run` (method, seed, selection, ...) is shown
-    in the report and kept in summary.json. Raises InputError when `out` cannot be written.
-    """
-    first = summary["protocol"]
-    shown = find_images(images, [score.case for score in scores]) if isinstance(images, Path) else images
-    with _together(out, _SUMMARY, {**summary, **({"run": dict(run)} if run else {})}) as made:
-        write_text(made / _CASES, cases_csv(scores, first))
-        for name in by_protocol(summary):
-            in_voxels = PROTOCOLS[name].unit == "voxels"
-            if name != first or in_voxels:
-                write_text(made / f"cases_{name}.csv", cases_csv(scores, name, in_voxels=in_voxels))
-        page = page_html(scores, summary, label_names(labels), images=shown, run=run, overlays=overlays)
-        write_text(made / _PAGE, page)
-
-
-def write_comparison(out: Path, comparison: Mapping[str, Any], page: str) -> None:
-    """Write comparison.json and its report.html to `out`, as `write_results` does."""
-    with _together(out, _COMPARISON, comparison) as made:
-        write_text(made / _PAGE, page)
+) -> str:
+    """The whole page. `images` maps cases to the volumes shown beneath the overlays of the `overlays` worst
+    cases; `run` holds facts worth showing (method, seed, how the checkpoint was selected)."""
+    protocol = PROTOCOLS[summary["protocol"]]
+    scored = _worst_first(scores, protocol)
+    sections = [
+        markup.section("Organs", _organ_hint(protocol), _organ_table(scored, summary, labels, protocol)),
+        markup.section("Worst cases", "", _pictures(scored[:overlays], labels, images or {}, protocol)),
+        markup.section("Cases", "Worst first. Sort by any column.", _case_table(scored, labels, protocol)),
+        markup.section("Not scored", "", _failures(summary)),
+        markup.section("Notes", "", markup.listed(map(escape, summary["notes"]))),
+        markup.section("Resampled", "Scored on the reference's grid, not on their own.", _resampled(summary)),
+        markup.section("Protocols", "", _protocols(summary)),
+        markup.section("This run", "", _facts(run or {})),
+    ]
+    return markup.page(
+        title=_title(run),
+        subtitle=_subtitle(summary, labels, protocol),
+        cards=_cards(summary, protocol),
+        sections=sections,
+        footer=f"dsnet-med {summary['versions']['dsnet_med']}. Every value is in cases.csv and summary.json.",
+    )
 
 
-def require_replaceable(out: Path, *, overwrite: bool = False) -> None:
-    """Raise InputError where `out` holds a file that an evaluation would replace and that is not its own."""
-    vouched = _vouched(out)
-    for name in _NAMES:
-        if not overwrite and (out / name).exists() and name not in vouched:
-            raise InputError(
-                f"{out / name} is there already, and was not written by evaluate or was changed since; choose "
-                "another --out, or replace it with --overwrite"
+def _worst_first(scores: Iterable[CaseScore], protocol: Protocol) -> list[CaseScore]:
+    def badness(score: CaseScore) -> tuple[float, str]:
+        mean = case_mean(score.records(protocol.name), "dice")
+        return 2.0 if isnan(mean) else mean, score.case
+
+    return sorted((score for score in scores if score.error is None), key=badness)
+
+
+def _title(run: Mapping[str, Any] | None) -> str:
+    method = (run or {}).get("method")
+    return f"{_TITLE}: {method}" if method else _TITLE
+
+
+def _subtitle(summary: Mapping[str, Any], labels: Mapping[int, str], protocol: Protocol) -> str:
+    return f"{plural(len(labels), 'organ')}, protocol {protocol.name}, counting {summary['headline']}"
+
+
+def _cards(summary: Mapping[str, Any], protocol: Protocol) -> str:
+    mean, key = summary["mean"], protocol.hd95_key
+    cards = [
+        markup.card("main", number(mean["dice"], 3), "", "mean Dice"),
+        markup.card("main", number(mean[key], 2), protocol.unit, "mean HD95"),
+        markup.card("", str(summary["cases"]), "", noun_for(summary["cases"], "case") + " scored"),
+        markup.card("alarm" if summary["missed"] else "", str(summary["missed"]), "", "missed organs"),
+    ]
+    if summary["failed"]:
+        cards.append(
+            markup.card(
+                "alarm",
+                str(len(summary["failed"])),
+                "",
+                noun_for(len(summary["failed"]), "case") + " failed",
             )
+        )
+    return "".join(cards)
 
 
-@contextmanager
-def _together(out: Path, name: str, content: Mapping[str, Any]) -> Iterator[Path]:
-    """A folder whose files come to lie in `out` at the end, beside the JSON file that vouches for them."""
-    with staging(out) as made:
-        yield made
-        files = {file.name: sha256(file) for file in sorted(made.iterdir())}
-        vouching = json.dumps(_without_nan({**content, "files": files}), indent=2, allow_nan=False)
-        write_text(made / name, vouching + "\n")
-        try:
-            for earlier in _vouched(out):  # first: no old file may lie beside a new summary
-                (out / earlier).unlink()
-            for new in (name, *files):
-                (made / new).replace(out / new)
-        except OSError as error:
-            raise output_error(out / name, error) from error
+def _organ_hint(protocol: Protocol) -> str:
+    alone = " Dots are the cases scored by themselves." if protocol.stacked else ""
+    return (
+        "Mean ± standard deviation over cases, beneath it the 95 % interval of the mean. One dot per case, a "
+        "line at the median. Dice runs from 0 to 1; HD95 is on a logarithmic scale, "
+        f"with lines at 0, 1, 10 and 100 {protocol.unit}.{alone}"
+    )
 
 
-def _vouched(out: Path) -> set[str]:
-    """The files in `out` that are as an evaluation wrote them."""
-    found: set[str] = set()
-    for name, keys in _FORM.items():
-        try:
-            content = json.loads((out / name).read_text(encoding="utf-8"))
-            files = dict(content["files"]) if keys <= content.keys() else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
-        if files is not None:
-            own = {file for file in files if file in _NAMES and (out / file).is_file()}
-            found |= {name} | {file for file in own if sha256(out / file) == files[file]}
-    return found
+def _organ_table(
+    scored: Sequence[CaseScore], summary: Mapping[str, Any], labels: Mapping[int, str], protocol: Protocol
+) -> str:
+    key = protocol.hd95_key
+    cases = [score.records(protocol.name) for score in scored]
+    columns = {label: [records[place] for records in cases] for place, label in enumerate(labels)}
+    everything = [getattr(row, key) for rows in columns.values() for row in rows]
+    longest = max((value for value in everything if not isnan(value)), default=nan)
+    rows = []
+    for place, (label, name) in enumerate(labels.items()):
+        entry = summary["labels"][name]
+        rows.append(
+            f"<tr><td>{markup.swatch(overlay.organ_colour(place))}{escape(name)}</td>"
+            f"<td>{markup.described(entry['dice'], 3)}</td>"
+            f"<td>{markup.described(entry[key], 2)}</td>"
+            f'<td class="plot">{dice_strip([row.dice for row in columns[label]])}</td>'
+            f'<td class="plot">{distance_strip([getattr(row, key) for row in columns[label]], longest)}</td>'
+            f"<td>{number(entry['nsd']['mean'], 3)}</td>"
+            f"<td>{entry['dice']['n']}</td>{_missed_cell(entry)}</tr>"
+        )
+    tolerance = summary["nsd_tolerance_mm"]
+    head = (
+        f"<tr><th>Organ</th><th>Dice</th><th>HD95, {protocol.unit}</th>"
+        '<th class="plot">Dice, case by case</th><th class="plot">HD95, case by case</th>'
+        f"<th>NSD at {tolerance:g} mm</th><th>Cases</th><th>Missed</th></tr>"
+    )
+    return markup.table(head, "".join(rows))
 
 
-def find_images(folder: Path, cases: Sequence[str]) -> dict[str, Path]:
-    """The image of each case in `folder`: the file of that name, else the only one whose name ends with it."""
-    files = listed_files(folder)
-    found = {}
-    for case in cases:
-        exact = [path for path in files if case_name(path) in (case, f"{case}_0000")]
-        ending = [path for path in files if case_name(path).endswith(case)]
-        candidates = exact or ending
-        if len(candidates) == 1:
-            found[case] = candidates[0]
-    return found
+def _missed_cell(entry: Mapping[str, Any]) -> str:
+    kind = ' class="bad"' if entry["missed"] else ""
+    return f"<td{kind}>{entry['missed']}</td>"
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and not isfinite(value):
-        return None
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+def _pictures(
+    worst: Sequence[CaseScore], labels: Mapping[int, str], images: Mapping[str, Path], protocol: Protocol
+) -> str:
+    if not worst:
+        return ""
+    cards = [_picture(score, labels, images.get(score.case), protocol) for score in worst]
+    organs = {name: overlay.organ_colour(place) for place, name in enumerate(labels.values())}
+    return markup.legend("Organs", organs) + markup.legend("Difference", overlay.DIFFERENCES) + "".join(cards)
+
+
+def _picture(score: CaseScore, labels: Mapping[int, str], image: Path | None, protocol: Protocol) -> str:
+    if score.worst is None:
+        return ""
+    drawn = overlay.draw(score, score.worst, list(labels), image)
+    records = score.records(protocol.name)
+    means = f"Dice {number(case_mean(records, 'dice'), 3)}, HD95 " + (
+        f"{number(case_mean(records, protocol.hd95_key), 2)} {protocol.unit}"
+    )
+    panels = "".join(
+        f'<figure><img alt="{words}, {escape(score.case)}" src="{address}">'
+        f"<figcaption>{words}</figcaption></figure>"
+        for words, address in (
+            ("Reference", drawn.reference),
+            ("Prediction", drawn.prediction),
+            ("Difference", drawn.difference),
+        )
+    )
+    note = f'<p class="hint">{escape(drawn.note)}</p>' if drawn.note else ""
+    return (
+        f'<article class="card case"><header><h3>{escape(score.case)}</h3><span>{means}</span>'
+        f'<span class="soft">{drawn.position}, where they differ most</span></header>{note}'
+        f'<div class="panels">{panels}</div></article>'
+    )
+
+
+def _case_table(scored: Sequence[CaseScore], labels: Mapping[int, str], protocol: Protocol) -> str:
+    if not scored:
+        return ""
+    names = ("Case", "Dice", f"HD95, {protocol.unit}", *labels.values())
+    rows = "".join(_case_row(score, protocol) for score in scored)
+    return markup.table(markup.sortable_head(names), rows, "sortable")
+
+
+def _case_row(score: CaseScore, protocol: Protocol) -> str:
+    records, key = score.records(protocol.name), protocol.hd95_key
+    means = case_mean(records, "dice"), case_mean(records, key)
+    cells = [
+        f'<td data-v="{escape(score.case)}">{escape(score.case)}</td>',
+        f'<td data-v="{markup.data(means[0])}">{number(means[0], 3)}</td>',
+        f'<td data-v="{markup.data(means[1])}">{number(means[1], 2)}</td>',
+    ]
+    cells += [_organ_cell(row, key, protocol) for row in records]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _organ_cell(row: Record, key: str, protocol: Protocol) -> str:
+    if row.note:
+        words = row.note.split(":")[0].split(" ")[0]
+        kind = "bad" if words == "missed" else ""
+        return (
+            f'<td class="{kind}" data-v="{markup.data(row.dice)}" title="{escape(row.note)}">'
+            f"{number(row.dice, 2)}<small>{words}</small></td>"
+        )
+    return (
+        f'<td class="heat" style="--h:{_heat(row.dice):.2f}" data-v="{markup.data(row.dice)}">{row.dice:.2f}'
+        f"<small>{number(getattr(row, key), 1)} {protocol.unit}</small></td>"
+    )
+
+
+def _heat(dice: float) -> float:
+    return 0.45 * max(0.0, min(1.0, (dice - 0.5) * 2))
+
+
+def _resampled(summary: Mapping[str, Any]) -> str:
+    return markup.listed(
+        f"<b>{escape(case)}</b>: {escape(words)}" for case, words in summary["resampled"].items()
+    )
+
+
+def _failures(summary: Mapping[str, Any]) -> str:
+    items = [f"<b>{escape(entry['case'])}</b>: {escape(entry['reason'])}" for entry in summary["failed"]]
+    missing = summary["references_without_prediction"]
+    if missing:
+        references = plural(len(missing), "reference")
+        counted = "every organ missed" if summary["missing"]["rule"] == "zero" else "in no mean"
+        items.append(f"{references} without a prediction, {counted}: {escape(', '.join(missing))}")
+    return markup.listed(items)
+
+
+def _protocols(summary: Mapping[str, Any]) -> str:
+    objects = by_protocol(summary)
+    return "".join(_protocol_card(PROTOCOLS[name], entry) for name, entry in objects.items())
+
+
+def _protocol_card(protocol: Protocol, entry: Mapping[str, Any]) -> str:
+    mean = entry["mean"]
+    numbers = f"Dice {number(mean['dice'], 3)}, HD95 {number(mean[protocol.hd95_key], 2)} {protocol.unit}"
+    words = " ".join(filter(None, (protocol.words, entry.get("note", ""))))
+    return (
+        f'<article class="card case"><header><h3>{protocol.name}</h3><span>{numbers}</span></header>'
+        f'<p class="soft">{escape(words)}</p></article>'
+    )
+
+
+def _facts(run: Mapping[str, Any]) -> str:
+    items = "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in run.items())
+    return f'<dl class="card">{items}</dl>' if items else ""

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 import dsnet_med
 from dsnet_med.errors import InputError, first_of
-from dsnet_med.evaluate import passes, stack
+from dsnet_med.evaluate import backend, pooled_volumes
 from dsnet_med.evaluate.conventions import Presence
-from dsnet_med.evaluate.folders import CaseScore, Missing
 from dsnet_med.evaluate.labels import label_names
-from dsnet_med.evaluate.measure import Measure
+from dsnet_med.evaluate.measurements import LabelMeasurement
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
+from dsnet_med.evaluate.score_folders import CaseScore, Missing
 from dsnet_med.evaluate.statistics import mean_intervals
 
 COLUMNS = (
@@ -40,7 +40,7 @@ COLUMNS = (
 )
 _METRICS = ("dice", "hd95_mm", "assd_mm", "nsd")
 
-Counted = tuple[list[Measure], list[Record]]
+Counted = tuple[list[LabelMeasurement], list[Record]]
 
 
 def summarise(
@@ -196,9 +196,10 @@ def _counted(protocol: Protocol, scored: Sequence[CaseScore]) -> tuple[list[Coun
         raise InputError(f"these cases were not measured for '{protocol.name}'; name it in evaluate_pairs too")
     if not parts:
         return [], ""
-    if not stack.stackable(parts):
+    if not pooled_volumes.stackable(parts):
         return [], "the slices of the cases differ in size, so they cannot be scored as one volume"
-    measures = stack.measure_stack([(score.measures, part) for score, part in zip(scored, parts, strict=True)])
+    cases = [(score.measures, part) for score, part in zip(scored, parts, strict=True)]
+    measures = pooled_volumes.measure_stack(cases)
     return [(measures, [record(measure, protocol) for measure in measures])], ""
 
 
@@ -208,7 +209,7 @@ def value_table(cases: Sequence[Sequence[Record]], metric: str, labels: int) -> 
     return np.array(rows, np.float64).reshape(len(rows), labels)
 
 
-def _presences(measures: Sequence[Measure]) -> dict[str, int]:
+def _presences(measures: Sequence[LabelMeasurement]) -> dict[str, int]:
     found = [measure.presence for measure in measures]
     return {kind.value: found.count(kind) for kind in (Presence.MISSED, Presence.INVENTED, Presence.ABSENT)}
 
@@ -253,7 +254,7 @@ def _versions() -> dict[str, str]:
         "numpy": np.__version__,
         "scipy": version("scipy"),
         "python": platform.python_version(),
-        "kernel": passes.NAME,
+        "kernel": backend.NAME,
     }
 
 

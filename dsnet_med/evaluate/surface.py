@@ -2,11 +2,11 @@
 
 The surface of a mask is its border voxels: those with at least one face neighbour outside the mask, where
 everything beyond the array counts as outside (medpy's and MONAI's definition). Each border voxel has one exact
-Euclidean distance (metric.py), centre to centre, to the nearest border voxel of the other mask, which gives two
-directed sets. HD95 `pooled` is the 95th percentile of both sets together (medpy), `max` the larger of the two
-sets' 95th percentiles (MONAI); percentiles interpolate linearly, as NumPy does. ASSD is the mean of both sets
-together (medpy). NSD is the share of all border voxels that lie within a tolerance of the other surface. One
-empty mask gives infinity (NSD 0), two empty masks NaN (conventions.py).
+Euclidean distance, centre to centre, to the nearest border voxel of the other mask, which gives two directed
+sets. HD95 `pooled` is the 95th percentile of both sets together (medpy), `max` the larger of the two sets' 95th
+percentiles (MONAI); percentiles interpolate linearly, as NumPy does. ASSD is the mean of both sets together
+(medpy). NSD is the share of all border voxels that lie within a tolerance of the other surface. One empty mask
+gives infinity (NSD 0), two empty masks NaN (protocols.py).
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dsnet_med.errors import unknown
-from dsnet_med.evaluate import inputs, passes
-from dsnet_med.evaluate.metric import GridSpacing, Metric
-from dsnet_med.evaluate.survey import Distances, Places, Survey
+from dsnet_med.evaluate import arrays, backend
+from dsnet_med.evaluate.arrays import Distances, Places, Survey
+from dsnet_med.evaluate.voxel_spacing import GridSpacing, VoxelSpacing
 
 HausdorffRule = Literal["pooled", "max"]
 
@@ -85,7 +85,7 @@ def nsd(
 
     0 to 1; 0 when one mask is empty, NaN when both are. See `hd95` for the other arguments.
     """
-    limit = inputs.tolerance(tolerance_mm)
+    limit = arrays.tolerance(tolerance_mm)
     distances = _checked_distances(reference, prediction, spacing_mm)
     if isinstance(distances, float):
         return nan if np.isnan(distances) else 0.0
@@ -101,19 +101,19 @@ class Borders:
     prediction: list[Places]
 
     @classmethod
-    def of(cls, maps: inputs.AlignedMaps, survey: Survey) -> "Borders":
+    def of(cls, maps: arrays.AlignedMaps, survey: Survey) -> "Borders":
         """Of the labels that both maps hold."""
         voxels = survey.voxels
         shared = (voxels[:, 0] > 0) & (voxels[:, 1] > 0)
         shared[0] = False
         found = [
-            passes.PASSES.borders(volume, voxels[:, column] * shared, survey.extents, maps.planar)
+            backend.BACKEND.borders(volume, voxels[:, column] * shared, survey.extents, maps.planar)
             for column, volume in enumerate((maps.reference, maps.prediction))
         ]
         i, j, k = maps.reference.shape
         return cls((i, j, k), found[0], found[1])
 
-    def distances(self, label: int, metric: Metric) -> SurfaceDistances:
+    def distances(self, label: int, metric: VoxelSpacing) -> SurfaceDistances:
         """The directed sets of a label that both maps hold, by a metric of the axes (I, J, K)."""
         a, b = self.reference[label], self.prediction[label]
         return SurfaceDistances(metric.nearest(a, b), metric.nearest(b, a))
@@ -122,10 +122,10 @@ class Borders:
 def _checked_distances(
     reference: ArrayLike, prediction: ArrayLike, spacing_mm: GridSpacing
 ) -> SurfaceDistances | float:
-    masks = inputs.masks(reference, prediction)
-    metric = Metric.of(spacing_mm, masks[0].ndim)
-    maps = inputs.aligned(masks[0].view(np.uint8), masks[1].view(np.uint8))
-    survey = passes.PASSES.survey(maps.reference, maps.prediction)
+    masks = arrays.masks(reference, prediction)
+    metric = VoxelSpacing.of(spacing_mm, masks[0].ndim)
+    maps = arrays.aligned(masks[0].view(np.uint8), masks[1].view(np.uint8))
+    survey = backend.BACKEND.survey(maps.reference, maps.prediction)
     in_reference, in_prediction = survey.voxels[1, :2] if len(survey.voxels) > 1 else (0, 0)
     if not (in_reference and in_prediction):
         return inf if in_reference or in_prediction else nan

@@ -11,7 +11,7 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from dsnet_med.evaluate.inputs import LabelMap
+from dsnet_med.evaluate.arrays import LabelMap
 from dsnet_med.geometry import SliceOrder
 
 Slice = NDArray[np.integer[Any]]

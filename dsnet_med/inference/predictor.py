@@ -15,13 +15,13 @@ from dsnet_med.errors import InputError
 from dsnet_med.geometry import SliceAxis, SliceOrder, cut_across, is_sheared
 from dsnet_med.inference.anatomy import contradictions
 from dsnet_med.inference.batches import first_guess, in_batches
+from dsnet_med.inference.bundle_reader import Model, load_model
 from dsnet_med.inference.hardware import choose_device, choose_precision, compile_in_place
 from dsnet_med.inference.images import as_volume
 from dsnet_med.inference.mask import Mask
-from dsnet_med.inference.member import Member, mean_probabilities
-from dsnet_med.inference.model_folder import Model, load_model
 from dsnet_med.inference.postprocess import PostProcess, postprocessed
 from dsnet_med.inference.running_max import class_ids, id_type
+from dsnet_med.inference.slice_model import SliceModel, mean_probabilities
 from dsnet_med.prepare.intensity import Scaling
 from dsnet_med.volumes import Volume
 
@@ -37,7 +37,7 @@ class Predictor:
     the device suggest. It is halved for good where memory runs out.
     """
 
-    members: tuple[Member, ...]
+    members: tuple[SliceModel, ...]
     slice_axis: SliceAxis
     class_names: tuple[str, ...]
     device: torch.device
@@ -73,7 +73,7 @@ class Predictor:
         numbers, notice = choose_precision(precision, wanted)
         models = [load_model(Path(run), trust=trust) for run in runs]
         _require_alike(models, runs)
-        members = tuple(Member.of(model, wanted, numbers) for model in models)
+        members = tuple(SliceModel.of(model, wanted, numbers) for model in models)
         if compile_networks:
             for member in members:
                 compile_in_place(member.network)

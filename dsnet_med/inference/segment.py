@@ -13,7 +13,7 @@ from typing import Any
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import output_error, remove_partial, require_writable
-from dsnet_med.inference.folder import claim, conclude, name_classes
+from dsnet_med.inference.output_folder import claim, conclude, name_classes
 from dsnet_med.inference.outputs import NEEDS_DICOM, Identity, Outputs, identity, is_finished, write_case
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.probabilities import on_disk

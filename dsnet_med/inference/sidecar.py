@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dsnet_med.evaluate.folders import RUN_FACTS
 from dsnet_med.evaluate.pairing import REGRIDDED
+from dsnet_med.evaluate.score_folders import RUN_FACTS
 from dsnet_med.files import sha256
 from dsnet_med.inference.run_facts import FACTS
 from dsnet_med.volumes import case_name, is_volume

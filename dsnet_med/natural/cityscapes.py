@@ -32,7 +32,7 @@ _LOOKED_AT = 8  # label files of a set
 COLOURS = np.array([each.color for each in _TRAINED], dtype=np.uint8)
 
 
-class Streets(Dataset[dict[str, Tensor]]):
+class Cityscapes(Dataset[dict[str, Tensor]]):
     """Items {"image", "label"} of a split: what `transform` makes of the image and its train ids (H, W).
 
     Raises InputError for another layout, an image without its labels, files that are empty, labels that look
@@ -67,6 +67,9 @@ class Streets(Dataset[dict[str, Tensor]]):
             )
         transformed, mask = self.transform(image, tv_tensors.Mask(ids))
         return {"image": transformed, "label": mask.as_subclass(Tensor).long()}
+
+
+Streets = Cityscapes  # its name in configurations of runs trained before
 
 
 def _label_file(image: Path, labels: Path) -> Path:

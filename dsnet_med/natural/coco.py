@@ -35,7 +35,7 @@ _SMALLEST = 32  # pixels of the short side of an image to train on
 Item = dict[str, Any]
 
 
-class Photographs(Dataset[Item]):
+class Coco(Dataset[Item]):
     """Items {"image", "target"} of a split: what `transform` makes of an image and its target.
 
     The target of training holds `boxes` (N, 4), x1 y1 x2 y2, and `labels` (N,); that of evaluation the
@@ -112,6 +112,9 @@ class Photographs(Dataset[Item]):
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
             "labels": torch.tensor([self.labels[each["category_id"]] for each in objects]),
         }
+
+
+Photographs = Coco  # its name in configurations of runs trained before
 
 
 def _corners(box: Sequence[float], width: int, height: int) -> tuple[float, float, float, float]:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dsnet_med.errors import InputError, one_line
-from dsnet_med.networks.blend import Blend
 from dsnet_med.networks.layers import is_traced, refuse_script
+from dsnet_med.networks.rezero import ReZero
 from dsnet_med.networks.tracing import Place, trace
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -157,7 +157,7 @@ def _built(factory: Callable[[int], nn.Module], name: str, place: Place, identit
     channels, shape = place.features.shape[1], tuple(place.features.shape)
     try:
         plugin = factory(channels)
-        plugin = (Blend(plugin) if identity_at_start else plugin).to(
+        plugin = (ReZero(plugin) if identity_at_start else plugin).to(
             place.features.device, place.features.dtype
         )
         with torch.no_grad():
@@ -167,7 +167,7 @@ def _built(factory: Callable[[int], nn.Module], name: str, place: Place, identit
         raise InputError(
             f"{_title(factory)} cannot follow '{name}', which gives {shape}: {one_line(reason, 300)}"
         ) from error
-    title = type(plugin.plugin if isinstance(plugin, Blend) else plugin).__name__
+    title = type(plugin.plugin if isinstance(plugin, ReZero) else plugin).__name__
     if not isinstance(output, Tensor) or output.shape != place.features.shape:
         got = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise InputError(f"{title} turns the {shape} of '{name}' into {got}: a plug-in must keep the shape")

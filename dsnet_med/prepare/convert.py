@@ -21,10 +21,12 @@ from dsnet_med.errors import InputError, one_line, unknown
 from dsnet_med.files import remove_partial, require_writable, sha256, write_json, written_whole
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.prepare.cases import RawCase, find_cases
-from dsnet_med.prepare.doctor import source_findings, volume_findings, wanted_label
-from dsnet_med.prepare.doctor_findings import Finding, Member, Severity, examine_set
-from dsnet_med.prepare.doctor_store import member_of
-from dsnet_med.prepare.labels import checked_counts, class_table
+from dsnet_med.prepare.doctor import source_findings, wanted_label
+from dsnet_med.prepare.doctor_case import volume_findings
+from dsnet_med.prepare.doctor_set import examine_set
+from dsnet_med.prepare.doctor_store import fingerprint_of
+from dsnet_med.prepare.fingerprint import CaseFingerprint
+from dsnet_med.prepare.labels import class_counts, class_table, value_counts
 from dsnet_med.prepare.recipe import Recipe, for_source
 from dsnet_med.prepare.splits import SPLITS, meant
 from dsnet_med.prepare.store import (
@@ -48,14 +50,14 @@ _TOOL = "dsnet-med"
 class CaseResult:
     """How one case went: `error` is None when it is in the store, `reused` when it already was.
 
-    `member` is what the data doctor's checks on the whole set need of it.
+    `fingerprint` is what the data doctor's checks on the whole set need of it.
     """
 
     case: str
     error: str | None
     reused: bool
     seconds: float
-    member: Member | None = None
+    fingerprint: CaseFingerprint | None = None
 
 
 def convert(
@@ -87,14 +89,14 @@ def convert(
     _claim(recipe, out)
     work = partial(convert_case, recipe, source, out)
     failed: dict[str, str] = {}
-    members: list[Member] = []
+    fingerprints: list[CaseFingerprint] = []
     for result in _results(work, cases, workers, scheduler):
         if result.error is not None:
             failed[result.case] = result.error.replace(f"{source}{os.sep}", "").replace(f"{out}{os.sep}", "")
-        elif result.member is not None:
-            members.append(result.member)
+        elif result.fingerprint is not None:
+            fingerprints.append(result.fingerprint)
         yield result
-    in_set = examine_set(sorted(members, key=lambda member: member.case))
+    in_set = examine_set(sorted(fingerprints, key=lambda fingerprint: fingerprint.case))
     findings = [vars(finding) for finding in (*noted, *in_set)]
     manifest = _manifest(recipe, out, cases, failed, sorted(exclude))
     write_json(out / MANIFEST, manifest | {"findings": findings})
@@ -102,17 +104,17 @@ def convert(
 
 def convert_case(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> CaseResult:
     """Convert one case into the store folder `out`, or find it finished there. Raises nothing."""
-    start, reused, reason, member = time.perf_counter(), False, None, None
+    start, reused, reason, fingerprint = time.perf_counter(), False, None, None
     try:
         reused, stored = _convert(recipe, source, out, raw)
-        member = member_of(out, stored)
+        fingerprint = fingerprint_of(out, stored)
     except InputError as error:
         reason = str(error)
     except MemoryError:
         reason = "not enough memory; use fewer workers"
     except Exception as error:  # the others must go on, whatever this case met
         reason = f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
-    return CaseResult(raw.id, reason, reused, time.perf_counter() - start, member)
+    return CaseResult(raw.id, reason, reused, time.perf_counter() - start, fingerprint)
 
 
 def _results(
@@ -193,24 +195,11 @@ def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> tuple[boo
     image = read_image(raw.image)
     label = read_labels(raw.label) if raw.label else None
     entry = _entry(recipe, source, raw, image, label)
-    findings = _findings(recipe, source, raw, image, label)
+    findings = tuple(found.within(source) for found in volume_findings(recipe, raw.id, image, label))
     entry = replace(entry, image_sha256=digests[0], label_sha256=digests[1], findings=findings)
     _write_slices(data_file(out, raw.id), entry, recipe, image, label)
     write_json(entry_file(out, raw.id), entry.as_dict())
     return False, entry
-
-
-def _findings(
-    recipe: Recipe, source: Path, raw: RawCase, image: Volume, label: Volume | None
-) -> tuple[Finding, ...]:
-    """What the data doctor says of a case that is converted all the same."""
-    findings: list[Finding] = []
-
-    def report(severity: Severity, kind: str, message: str) -> None:
-        findings.append(Finding(severity, raw.id, kind, message.replace(f"{source}{os.sep}", "")))
-
-    volume_findings(recipe, image, label, report)
-    return tuple(findings)
 
 
 def _digest(path: Path) -> str:
@@ -255,7 +244,7 @@ def _entry(recipe: Recipe, source: Path, raw: RawCase, image: Volume, label: Vol
     counts: dict[str, int] = {}
     if label is not None:
         require_same_grid(image, label)
-        counts = checked_counts(recipe, label.path, label.voxels)
+        counts = _counts(recipe, label)
     scaling = recipe.intensity.fit(image.voxels)
     dtype, base = encoding(image.voxels.dtype, scaling)
     order = SliceOrder.of(image.affine, recipe.slice_axis)
@@ -280,6 +269,19 @@ def _entry(recipe: Recipe, source: Path, raw: RawCase, image: Volume, label: Vol
         clip=(scaling.low, scaling.high),
         recipe_hash=recipe.hash,
     )
+
+
+def _counts(recipe: Recipe, label: Volume) -> dict[str, int]:
+    try:
+        counts = class_counts(recipe, value_counts(label.voxels))
+    except InputError as error:
+        raise InputError(f"{label.path}: {error}") from error
+    if counts[recipe.classes[0]] == label.voxels.size and not recipe.allow_empty:
+        raise InputError(
+            f"{label.path}: the label map is all background; correct it, exclude the case, "
+            "or keep such cases with 'allow_empty: true' in the recipe"
+        )
+    return counts
 
 
 def _relative(source: Path, file: Path) -> str:

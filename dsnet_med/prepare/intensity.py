@@ -1,4 +1,4 @@
-"""From raw intensities to the numbers that a network sees: a window for CT, a z-score for MR.
+"""From raw intensities to the numbers that a network sees: a window for CT, unit variance for MR.
 
 Both are one straight line between two clipping values, `(clip(v, low, high) - low) * slope`, so the darkest
 voxel is exactly 0: the value that padding and rotation fill with. Stores and inference share this file.
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, unknown
 
-_KINDS = ("window", "zscore")
+_KINDS = ("window", "unit_variance")
+_OLD_NAMES = {"zscore": "unit_variance"}  # in recipes, stores and runs of before: it never took the mean away
 _CHUNK = 1 << 20
 
 
@@ -44,9 +45,9 @@ class Intensity:
     """A rule that gives each volume its Scaling.
 
     `window`: low and high are intensities (Hounsfield units for CT); the result lies in [0, 1].
-    `zscore`: low and high are percentiles of the volume to clip at; the result has standard deviation 1 and
-    minimum 0. The percentiles are taken as voxel values (next lower, next higher), not interpolated, so that
-    integers stay integers. A constant volume gives zeros.
+    `unit_variance`: low and high are percentiles of the volume to clip at; the result has standard deviation 1
+    and minimum 0. The percentiles are voxel values (next lower, next higher), not interpolated, so that integers
+    stay integers. A constant volume gives zeros.
     """
 
     kind: str
@@ -70,9 +71,10 @@ class Intensity:
         """The inverse of `as_dict`. Raises InputError."""
         if not isinstance(rule, Mapping) or len(rule) != 1:
             raise InputError(
-                f"intensity: got {rule!r}, wanted {{window: [low, high]}} or {{zscore: [low, high]}}"
+                f"intensity: got {rule!r}, wanted {{window: [low, high]}} or {{unit_variance: [low, high]}}"
             )
-        kind, bounds = next(iter(rule.items()))
+        written, bounds = next(iter(rule.items()))
+        kind = _OLD_NAMES.get(written, written)
         if kind not in _KINDS:
             raise unknown("intensity rule", str(kind), _KINDS)
         low, high = _bounds(kind, bounds)
@@ -80,11 +82,11 @@ class Intensity:
 
 
 def _bounds(kind: str, bounds: Any) -> tuple[float, float]:
-    lowest, highest = (0.0, 100.0) if kind == "zscore" else (-1e9, 1e9)
+    lowest, highest = (0.0, 100.0) if kind == "unit_variance" else (-1e9, 1e9)
     pair = list(bounds) if isinstance(bounds, (list, tuple)) else []
     numbers = [float(b) for b in pair if isinstance(b, (int, float)) and not isinstance(b, bool)]
     if len(pair) != 2 or len(numbers) != 2 or not lowest <= numbers[0] < numbers[1] <= highest:
-        unit = "percentiles from 0 to 100" if kind == "zscore" else "intensities"
+        unit = "percentiles from 0 to 100" if kind == "unit_variance" else "intensities"
         raise InputError(f"intensity: {kind} got {bounds!r}, wanted two rising numbers [low, high], {unit}")
     return numbers[0], numbers[1]
 

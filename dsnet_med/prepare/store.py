@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.geometry import SliceAxis, SliceOrder
-from dsnet_med.prepare.doctor_findings import Finding
+from dsnet_med.prepare.findings import Finding
 from dsnet_med.prepare.intensity import Intensity, Scaling
 from dsnet_med.prepare.splits import SPLITS
 
@@ -97,15 +97,18 @@ class Store:
     )  # size and time of files
 
     @classmethod
-    def open(cls, path: Path) -> "Store":
-        """Open the store in the folder `path`. Raises InputError when it is none, unfinished or damaged."""
+    def open(cls, path: Path, *, whole: bool = True) -> "Store":
+        """Open the store in the folder `path`. Raises InputError when it is none, unfinished or damaged.
+
+        Unless it has to be `whole`, data files may be missing or cut short.
+        """
         manifest = _read_manifest(path)
         try:
             cases = {entry["id"]: StoredCase.from_dict(entry) for entry in manifest["cases"]}
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path / MANIFEST}: damaged ({error!r}); run preprocess again") from error
         store = cls(path, manifest, cases)
-        for case in cases.values():
+        for case in cases.values() if whole else ():
             require_whole(path, case)
         return store
 
@@ -146,6 +149,12 @@ class Store:
     def failed(self) -> dict[str, str]:
         """Cases that could not be converted, with the reason."""
         return dict(self.manifest["failed"])
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What preprocess found: in the source and the set as a whole, then in each case."""
+        in_set = [Finding(**finding) for finding in self.manifest.get("findings", ())]
+        return [*in_set, *(finding for case in self.cases.values() for finding in case.findings)]
 
     @cached_property
     def intensity(self) -> Intensity:

@@ -10,9 +10,9 @@ import pytest
 
 from dsnet_med.evaluate.comparison import compare
 from dsnet_med.evaluate.comparison_page import comparison_html
-from dsnet_med.evaluate.folders import evaluate_pairs
 from dsnet_med.evaluate.pairing import pair_folders
-from dsnet_med.evaluate.report import write_results
+from dsnet_med.evaluate.results import write_results
+from dsnet_med.evaluate.score_folders import evaluate_pairs
 from dsnet_med.evaluate.summary import summarise
 
 NAMES = {1: "liver", 2: "left kidney", 3: "spleen", 4: "a <rather long> name"}

@@ -8,9 +8,9 @@ import pytest
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate.comparison import compare
 from dsnet_med.evaluate.comparison_page import comparison_html, rankings, verdict
-from dsnet_med.evaluate.folders import CaseScore
-from dsnet_med.evaluate.measure import measure_case
-from dsnet_med.evaluate.stack import parts_of
+from dsnet_med.evaluate.measurements import measure_case
+from dsnet_med.evaluate.pooled_volumes import parts_of
+from dsnet_med.evaluate.score_folders import CaseScore
 
 NAMES = {1: "liver", 2: "spleen"}
 PROTOCOLS = ("strict", "transunet", "dpcnet", "monai")

@@ -13,10 +13,10 @@ from random_masks import border, grids, label_maps, masks, surface_distances
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import dice, hd95, score_case
-from dsnet_med.evaluate.folders import Pair, evaluate_pairs
-from dsnet_med.evaluate.measure import measure_case
+from dsnet_med.evaluate.measurements import measure_case
+from dsnet_med.evaluate.pooled_volumes import border_places, measure_stack, parts_of
 from dsnet_med.evaluate.protocols import DPCNET, MONAI, STRICT, TRANSUNET, find_protocols, record
-from dsnet_med.evaluate.stack import border_places, measure_stack, parts_of
+from dsnet_med.evaluate.score_folders import Pair, evaluate_pairs
 
 NAMES = {1: "liver", 2: "spleen", 3: "aorta"}
 

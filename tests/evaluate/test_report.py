@@ -13,10 +13,10 @@ from PIL import Image
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import overlay
-from dsnet_med.evaluate.folders import evaluate_pairs
-from dsnet_med.evaluate.measure import measure_case
+from dsnet_med.evaluate.measurements import measure_case
 from dsnet_med.evaluate.pairing import pair_folders
-from dsnet_med.evaluate.report import find_images, write_results
+from dsnet_med.evaluate.results import find_images, write_results
+from dsnet_med.evaluate.score_folders import evaluate_pairs
 from dsnet_med.evaluate.strips import dice_strip, distance_strip
 from dsnet_med.evaluate.summary import summarise
 from dsnet_med.evaluate.worst_slice import worst_slice

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dsnet_med.inference import Predictor
-from dsnet_med.inference.member import Member
 from dsnet_med.inference.postprocess import PostProcess
+from dsnet_med.inference.slice_model import SliceModel
 from dsnet_med.prepare.intensity import Intensity
 
 CLASSES = ("background", "a", "b", "c")
@@ -23,12 +23,12 @@ def network(seed: int = 3, classes: int = len(CLASSES)) -> nn.Module:
     return nn.Sequential(*layers).eval().requires_grad_(False)
 
 
-def member(seed: int = 3, fit: str = "resize", net: nn.Module | None = None) -> Member:
+def member(seed: int = 3, fit: str = "resize", net: nn.Module | None = None) -> SliceModel:
     """One network that takes slices of 32x32."""
-    return Member(net or network(seed), (32, 32), fit, Intensity.from_dict({"zscore": [0.5, 99.5]}))
+    return SliceModel(net or network(seed), (32, 32), fit, Intensity.from_dict({"zscore": [0.5, 99.5]}))
 
 
-def predictor(*members: Member, **changes: Any) -> Predictor:
+def predictor(*members: SliceModel, **changes: Any) -> Predictor:
     """A predictor of these members; of one with seed 3, if none is given."""
     fields: dict[str, Any] = {
         "members": members or (member(),),

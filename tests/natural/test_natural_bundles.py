@@ -28,10 +28,10 @@ from dsnet_med.errors import InputError, root_cause
 from dsnet_med.methods import natural_method_ids
 from dsnet_med.natural import cityscapes, coco
 from dsnet_med.natural.images import read_image
-from dsnet_med.natural.phantom import make_cityscapes, make_coco, make_imagenet
 from dsnet_med.networks.backbones import resnet
 from dsnet_med.networks.detector import faster_rcnn
 from dsnet_med.networks.plugins import DSM
+from dsnet_med.phantoms import make_cityscapes, make_coco, make_imagenet
 
 TASKS = ("cityscapes", "coco", "imagenet")
 BUNDLES = resources.configs() / "natural"

@@ -20,8 +20,8 @@ from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
 from dsnet_med.errors import InputError
 from dsnet_med.natural import cityscapes, coco, coco_annotations, imagenet
-from dsnet_med.natural.phantom import make_coco
 from dsnet_med.natural.scores import part, parts
+from dsnet_med.phantoms import make_coco
 
 CHOSEN = from_engine(["pred", "label"])  # as in the bundles
 

@@ -21,7 +21,8 @@ from dsnet_med import __version__, files
 from dsnet_med.errors import InputError
 from dsnet_med.prepare import convert as module
 from dsnet_med.prepare.convert import CaseResult, convert
-from dsnet_med.prepare.doctor import examine_source, examine_store
+from dsnet_med.prepare.doctor import examine_source
+from dsnet_med.prepare.doctor_store import examine_store
 from dsnet_med.prepare.recipe import Recipe, load_recipe
 from dsnet_med.prepare.store import MANIFEST, Store, data_file, entry_file
 from dsnet_med.workers import in_parallel

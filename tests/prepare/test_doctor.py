@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from dsnet_med.errors import InputError
-from dsnet_med.prepare.doctor import Finding, examine_source
-from dsnet_med.prepare.phantom import make_acdc, make_synapse
+from dsnet_med.phantoms import make_acdc, make_synapse
+from dsnet_med.prepare.doctor import examine_source
+from dsnet_med.prepare.findings import Finding
 from dsnet_med.prepare.recipe import load_recipe
 
 CASES = ["0001", "0002", "0005", "0006"]
@@ -283,10 +284,10 @@ def test_links_to_data_that_are_not_there(source: Path) -> None:
 def test_whatever_a_check_meets_stays_with_its_case(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dsnet_med.prepare import doctor
 
-    def broken(voxels: np.ndarray, modality: str) -> Iterator[tuple[str, str]]:
+    def broken(*_: object) -> Iterator[Finding]:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(doctor, "odd_intensities", broken)
+    monkeypatch.setattr(doctor, "volume_findings", broken)
     found = findings(source)
     assert [(f.case, f.message) for f in found if f.case] == [
         (case, "unexpected ZeroDivisionError: ") for case in CASES

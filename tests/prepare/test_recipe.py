@@ -311,7 +311,7 @@ def test_decathlon_recipe_is_completed_from_dataset_json(tmp_path: Path) -> None
     assert ct.classes == ("background", "liver", "liver_cancer")
     assert ct.label_map == {0: 0, 1: 1, 2: 2}
     assert (ct.modality, ct.intensity.kind, ct.title) == ("CT", "window", "Liver")
-    assert (mr.modality, mr.intensity.kind) == ("MR", "zscore")
+    assert (mr.modality, mr.intensity.kind) == ("MR", "unit_variance")
     assert len({recipe.hash, ct.hash, mr.hash}) == 3
     assert for_source(ct, tmp_path / "nowhere") is ct
 

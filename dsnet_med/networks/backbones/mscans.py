@@ -141,7 +141,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.project_in = _conv(channels, channels)
-        self.gate = Gate(channels)
+        self.gate = MultiScaleConvAttention(channels)
         self.project_out = _conv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,8 +149,8 @@ class Attention(nn.Module):
         return x + attended
 
 
-class Gate(nn.Module):
-    """x times a mixture of depthwise convolutions: 5x5, then strips of 7, 11 and 21."""
+class MultiScaleConvAttention(nn.Module):
+    """MSCA: x times a mixture of depthwise convolutions: 5x5, then strips of 7, 11 and 21."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

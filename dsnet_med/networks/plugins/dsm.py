@@ -76,8 +76,8 @@ class DSM(nn.Module):
         one_of("DSM norm", norm, NORMS)
         super().__init__()
         hidden = max(channels // ratio, 1)
-        self.channel = None if fusion == "spatial" else ChannelAttention(channels, hidden, bias)
-        self.spatial = None if fusion == "channel" else SpatialAttention(channels, hidden, bias)
+        self.channel = None if fusion == "spatial" else ChannelBranch(channels, hidden, bias)
+        self.spatial = None if fusion == "channel" else SpatialBranch(channels, hidden, bias)
         self.fusion = _fusion(fusion, channels, hidden, bias, norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class DSM(nn.Module):
         return fused.reshape(x.shape)
 
 
-class ChannelAttention(nn.Module):
+class ChannelBranch(nn.Module):
     """(B, C, N) -> (B, C) in (0, 1): softmax-pool over the pixels, then project."""
 
     def __init__(self, channels: int, hidden: int, bias: bool) -> None:
@@ -104,7 +104,7 @@ class ChannelAttention(nn.Module):
         return torch.sigmoid(self.expand(hidden))
 
 
-class SpatialAttention(nn.Module):
+class SpatialBranch(nn.Module):
     """(B, C, N) -> (B, 1, N) in (0, 1): each pixel against one query per image."""
 
     def __init__(self, channels: int, hidden: int, bias: bool) -> None:
@@ -145,7 +145,7 @@ class Aggregation(nn.Module):
         return softmax_mean(value, slope, spatial.squeeze(1), rectify=True)
 
 
-class Gate(nn.Module):
+class DualGate(nn.Module):
     """Fusions dam, sq and pr: x sigmoid(W m); without `combine`, x m. m = slope s + offset."""
 
     def __init__(self, channels: int, mix: "Mix", combine: bool = True) -> None:
@@ -218,11 +218,11 @@ def parallel(channel: Tensor, _spatial: Tensor) -> tuple[Tensor, Tensor]:
 def _fusion(name: str, channels: int, hidden: int, bias: bool, norm: str) -> nn.Module:
     fusions: dict[str, Callable[[], nn.Module]] = {
         "dsa": lambda: Aggregation(channels, SelectiveKernel(channels, hidden, norm), bias),
-        "dam": lambda: Gate(channels, SelectiveKernel(channels, hidden, norm)),
-        "sq": lambda: Gate(channels, series),
-        "pr": lambda: Gate(channels, parallel),
-        "sq_plain": lambda: Gate(channels, series, combine=False),
-        "pr_plain": lambda: Gate(channels, parallel, combine=False),
+        "dam": lambda: DualGate(channels, SelectiveKernel(channels, hidden, norm)),
+        "sq": lambda: DualGate(channels, series),
+        "pr": lambda: DualGate(channels, parallel),
+        "sq_plain": lambda: DualGate(channels, series, combine=False),
+        "pr_plain": lambda: DualGate(channels, parallel, combine=False),
         "channel": ChannelGate,
         "spatial": SpatialGate,
     }

@@ -1,0 +1,129 @@
+"""One measurement of a case: everything any protocol needs to know about each label, taken once."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from math import nan
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dsnet_med.errors import InputError, first_of
+from dsnet_med.evaluate import arrays, backend
+from dsnet_med.evaluate.conventions import Presence, presence
+from dsnet_med.evaluate.labels import label_names
+from dsnet_med.evaluate.surface import Borders, SurfaceDistances
+from dsnet_med.evaluate.voxel_spacing import VOXELS, GridSpacing, VoxelSpacing
+
+
+@dataclass(frozen=True)
+class LabelMeasurement:
+    """What was counted and measured for one label of one case; distances are NaN unless both masks hold it."""
+
+    label: int
+    name: str
+    reference_voxels: int
+    prediction_voxels: int
+    shared_voxels: int
+    diagonal_mm: float
+    hd95_pooled_mm: float = nan
+    hd95_max_mm: float = nan
+    hd95_pooled_voxels: float = nan
+    assd_mm: float = nan
+    nsd: float = nan
+
+    @property
+    def presence(self) -> Presence:
+        return presence(self.reference_voxels, self.prediction_voxels)
+
+
+@dataclass(frozen=True)
+class CaseMeasurements:
+    """The measures of a case in the order of the labels' values, and where its maps differ.
+
+    `differing` has for each axis of the arrays how many voxels differ at each of its indices.
+    """
+
+    measures: tuple[LabelMeasurement, ...]
+    differing: tuple[NDArray[np.int64], ...]
+
+
+def measure_case(
+    reference: ArrayLike,
+    prediction: ArrayLike,
+    spacing_mm: GridSpacing,
+    labels: Mapping[Any, Any],
+    *,
+    in_voxels: bool = False,
+    nsd_tolerance_mm: float = 1.0,
+    threads: int = 1,
+) -> CaseMeasurements:
+    """LabelMeasurement every label of two integer label maps of one 2-D or 3-D shape.
+
+    `spacing_mm` is as for `surface.hd95`, `labels` maps values to names (0 is background). `in_voxels` also
+    measures HD95 with unit spacing, which costs the distances a second time unless the spacing is isotropic.
+    `threads` share the labels. Raises InputError, also for values that `labels` does not name.
+    """
+    names, limit = label_names(labels), arrays.tolerance(nsd_tolerance_mm)
+    pair = arrays.label_maps(reference, prediction)
+    given = VoxelSpacing.of(spacing_mm, pair[0].ndim)
+    diagonal = given.diagonal(pair[0].shape)
+    maps = arrays.aligned(*pair)
+    metric = given.of_axes(maps.axes)
+    survey = backend.BACKEND.survey(maps.reference, maps.prediction)
+    _require_known(survey.voxels, names)
+    counted = [_counted(label, name, survey.voxels, diagonal) for label, name in names.items()]
+    borders = Borders.of(maps, survey)
+
+    def measured(measure: LabelMeasurement) -> LabelMeasurement:
+        return _with_distances(measure, borders, metric, in_voxels=in_voxels, tolerance_mm=limit)
+
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            measures = tuple(pool.map(measured, counted))
+    else:
+        measures = tuple(map(measured, counted))
+    counts = survey.differing[1:] if maps.planar else survey.differing
+    return CaseMeasurements(measures, tuple(counts[maps.axes.index(axis)] for axis in range(pair[0].ndim)))
+
+
+def _require_known(voxels: NDArray[np.int64], names: Mapping[int, str]) -> None:
+    """Raise InputError for label values that `names` does not have, in either map."""
+    for role, column in (("reference", 0), ("prediction", 1)):
+        strays = [int(label) for label in np.flatnonzero(voxels[:, column]) if label > 0 and label not in names]
+        if strays:
+            raise InputError(
+                f"{role} holds label {first_of(strays)}, which is none of {first_of(names, 20)}; "
+                "name it in the labels or map it to 0"
+            )
+
+
+def _counted(label: int, name: str, voxels: NDArray[np.int64], diagonal_mm: float) -> LabelMeasurement:
+    in_reference, in_prediction, in_both = voxels[label].tolist() if label < len(voxels) else (0, 0, 0)
+    return LabelMeasurement(label, name, in_reference, in_prediction, in_both, diagonal_mm)
+
+
+def _with_distances(
+    counted: LabelMeasurement, borders: Borders, metric: VoxelSpacing, *, in_voxels: bool, tolerance_mm: float
+) -> LabelMeasurement:
+    if counted.presence is not Presence.BOTH:
+        return counted
+    distances = borders.distances(counted.label, metric)
+    return replace(
+        counted,
+        hd95_pooled_mm=distances.hd95("pooled"),
+        hd95_max_mm=distances.hd95("max"),
+        hd95_pooled_voxels=_hd95_voxels(counted.label, borders, metric, distances) if in_voxels else nan,
+        assd_mm=distances.assd(),
+        nsd=distances.within(tolerance_mm),
+    )
+
+
+def _hd95_voxels(label: int, borders: Borders, metric: VoxelSpacing, distances: SurfaceDistances) -> float:
+    if metric.spacing is not None:
+        lengths = zip(metric.spacing, borders.shape, strict=True)
+        in_use = {size for size, length in lengths if length > 1} or {1.0}
+        if len(in_use) == 1:
+            return distances.hd95("pooled") / in_use.pop()
+    return borders.distances(label, VOXELS).hd95("pooled")
