@@ -22,11 +22,9 @@ from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import DA, TM, format_number_as_ds
 
 from dsnet_med import __version__
-from dsnet_med.dicom.boundary import header, reading
 from dsnet_med.dicom.frames import Frame, frames_of
+from dsnet_med.dicom.header import header, number, reading, whole
 from dsnet_med.dicom.read import DicomVolume, SourceSlice
-from dsnet_med.dicom.values import number as value
-from dsnet_med.dicom.values import whole
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
 from dsnet_med.organs import Code, organ_of
@@ -312,7 +310,7 @@ def _images(
         # Headers may differ in the last digit, which the reader allows and highdicom does not.
         headers[place.file].ImageOrientationPatient = first.ImageOrientationPatient
     first.SpacingBetweenSlices = apart  # what positions say; headers are often wrong
-    if not value(first, "SliceThickness"):
+    if not number(first, "SliceThickness"):
         first.SliceThickness = apart
     return [headers[place.file] for place in slices], first
 
@@ -349,7 +347,7 @@ def _thickness(image: Dataset, number: int | None) -> float:
     each = list(image.get("PerFrameFunctionalGroupsSequence") or ())[index : index + 1]
     for groups in (*each, *(image.get("SharedFunctionalGroupsSequence") or ())):
         for measures in groups.get("PixelMeasuresSequence") or ():
-            if (thickness := value(measures, "SliceThickness")) and thickness > 0:
+            if (thickness := number(measures, "SliceThickness")) and thickness > 0:
                 return thickness
     return 0.0
 
