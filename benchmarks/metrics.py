@@ -25,8 +25,8 @@ import numpy as np
 from label_maps import LABELS, SPACING_MM, make_pair, size_of
 from numpy.typing import NDArray
 
-from dsnet_med.evaluate import passes, passes_scipy
-from dsnet_med.evaluate.measure import Measure, measure_case
+from dsnet_med.evaluate import backend, backend_scipy
+from dsnet_med.evaluate.measurements import LabelMeasurement, measure_case
 
 Mask = NDArray[np.bool_]
 Peer = Callable[[Mask, Mask], float]
@@ -36,7 +36,7 @@ TILTED[1:, 2] = SPACING_MM[2] * np.sin(np.deg2rad(20)), SPACING_MM[2] * np.cos(n
 
 
 def main() -> None:
-    """Measure, print, and write JSON if asked."""
+    """LabelMeasurement, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", default="512x512x148")
     parser.add_argument("--repeats", type=int, default=5, help="of ours; each peer runs once")
@@ -48,7 +48,7 @@ def main() -> None:
     rows = measure(reference, prediction, options.repeats, set(options.skip))
     report(rows)
     if options.json:
-        content = {"machine": platform.processor(), "kernel": passes.NAME, "rows": rows}
+        content = {"machine": platform.processor(), "kernel": backend.NAME, "rows": rows}
         options.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -58,11 +58,11 @@ def measure(reference: Mask, prediction: Mask, repeats: int, skip: set[str]) -> 
     seconds, ours = timed(lambda: measure_case(reference, prediction, SPACING_MM, LABELS).measures, repeats)
     rows: list[dict[str, object]] = [
         {"name": "reading both maps once (max)", "seconds": read, "rule": "", "mm": None},
-        {"name": f"dsnet-med ({passes.NAME})", "seconds": seconds, "rule": "both", "mm": 0.0},
+        {"name": f"dsnet-med ({backend.NAME})", "seconds": seconds, "rule": "both", "mm": 0.0},
     ]
-    chosen, passes.PASSES = passes.PASSES, passes_scipy
+    chosen, backend.BACKEND = backend.BACKEND, backend_scipy
     seconds, slow = timed(lambda: measure_case(reference, prediction, SPACING_MM, LABELS).measures, 2)
-    passes.PASSES = chosen
+    backend.BACKEND = chosen
     rows.append({"name": "dsnet-med (SciPy)", "seconds": seconds, "rule": "both", "mm": apart(slow, ours)})
     seconds, _ = timed(lambda: measure_case(reference, prediction, TILTED, LABELS).measures, 2)
     rows.append({"name": "dsnet-med, gantry tilted", "seconds": seconds, "rule": "both", "mm": None})
@@ -115,7 +115,9 @@ def peers() -> list[tuple[str, str, Peer]]:
     ]
 
 
-def timed(work: Callable[[], tuple[Measure, ...]], repeats: int) -> tuple[float, tuple[Measure, ...]]:
+def timed(
+    work: Callable[[], tuple[LabelMeasurement, ...]], repeats: int
+) -> tuple[float, tuple[LabelMeasurement, ...]]:
     """The median of the seconds, and the result."""
     work()  # warm
     seconds = []
@@ -136,7 +138,7 @@ def best(work: Callable[[], object], repeats: int) -> float:
     return min(seconds)
 
 
-def apart(a: tuple[Measure, ...], b: tuple[Measure, ...]) -> float:
+def apart(a: tuple[LabelMeasurement, ...], b: tuple[LabelMeasurement, ...]) -> float:
     """The largest difference in mm between two results."""
     keys = ("hd95_pooled_mm", "hd95_max_mm", "assd_mm")
     return max(abs(getattr(p, key) - getattr(q, key)) for p, q in zip(a, b, strict=True) for key in keys)

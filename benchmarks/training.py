@@ -51,8 +51,8 @@ from dsnet_med.engine.run import prepare
 from dsnet_med.engine.schedule import poly
 from dsnet_med.engine.transforms import fit_to
 from dsnet_med.methods import build_network
+from dsnet_med.phantoms import make_synapse
 from dsnet_med.prepare.convert import convert
-from dsnet_med.prepare.phantom import make_synapse
 from dsnet_med.prepare.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -98,7 +98,7 @@ def spacing_mm(affine: NDArray[np.float64]) -> tuple[float, ...]:
     """The lengths in millimetres of a step along each of the three array axes.
 
     They tell volumes and distances only where the axes are at right angles, which a tilted gantry's are not:
-    Grid.voxel_mm3 and evaluate/metric.py hold for any grid.
+    Grid.voxel_mm3 and evaluate/voxel_spacing.py hold for any grid.
     """
     return tuple(float(size) for size in voxel_sizes(affine))
 

@@ -77,20 +77,6 @@ class Volume(Grid):
         return replace(self, notes=(*self.notes, note))
 
 
-class Memory:
-    """Memory for the voxels of one file after another: to take it anew each time costs more than decoding."""
-
-    def __init__(self) -> None:
-        self._held = bytearray()
-
-    def take(self, size: int) -> memoryview:
-        """`size` bytes, overwritten by whoever takes them next."""
-        if len(self._held) < size:
-            self._held = bytearray()  # let go first: never both at a time
-            self._held = bytearray(size)
-        return memoryview(self._held)[:size]
-
-
 def read_grid(path: Path) -> Grid:
     """The shape and place of a volume, from its header alone. Raises InputError."""
     if _by_itk(path):
@@ -108,7 +94,7 @@ def read_image(path: Path, volume_index: int | None = None) -> Volume:
     `volume_index` takes one volume of a 4-D file. Raises InputError; SeveralVolumesError, which is one, for a
     4-D file without it.
     """
-    return _finite(_read(path, volume_index=volume_index))
+    return _finite(_read(path, volume_index))
 
 
 def of_image(path: Path, image: Any, volume_index: int | None = None) -> Volume:
@@ -128,13 +114,12 @@ def _finite(volume: Volume) -> Volume:
     return volume
 
 
-def read_labels(path: Path, memory: Memory | None = None) -> Volume:
+def read_labels(path: Path) -> Volume:
     """A label map as unsigned integers (uint8 where it fits, else uint16). Raises InputError.
 
-    Floating-point files are accepted when every voxel is a whole number, to a thousandth. With `memory` the
-    voxels may lie there: they are gone when it is used again.
+    Floating-point files are accepted when every voxel is a whole number, to a thousandth.
     """
-    volume = _read(path, memory)
+    volume = _read(path)
     voxels, note = _whole_numbers(path, volume.voxels)
     try:
         dtype = _label_type(voxels)
@@ -185,11 +170,7 @@ def write_labels(path: Path, voxels: NDArray[Any], like: Grid) -> None:
     Raises InputError for a name that is not .nii or .nii.gz and when it cannot be written, ValueError for
     voxels of another shape or outside 0 to 65535.
     """
-    name = path.name.lower()
-    if not name.endswith((".nii", ".nii.gz")):
-        raise InputError(
-            f"{path}: label maps are written as NIfTI; give it a name that ends in .nii or .nii.gz"
-        )
+    require_nifti_name(path)
     if voxels.shape != like.shape:
         raise ValueError(f"label map of shape {voxels.shape} for a grid of shape {like.shape}")
     dtype = _label_type(voxels)
@@ -236,13 +217,13 @@ def _by_itk(path: Path) -> bool:
     return True
 
 
-def _read(path: Path, memory: Memory | None = None, volume_index: int | None = None) -> Volume:
+def _read(path: Path, volume_index: int | None = None) -> Volume:
     if _by_itk(path):
         return _read_itk(path, volume_index)
     file = _open(path)
     grid = Grid(path, _shape(path, file.header, volume_index), _affine(path, file.header), file.header)
     require_millimetres(path, file.header)
-    return _volume(grid, read_voxels(file, memory or Memory(), volume_index), file.notes)
+    return _volume(grid, read_voxels(file, volume_index), file.notes)
 
 
 def _volume(grid: Grid, voxels: NDArray[Any], notes: tuple[str, ...] = ()) -> Volume:

@@ -87,9 +87,9 @@ def top(
     version: Annotated[bool, typer.Option("--version", help="Print the version, and what it runs on.")] = False,
 ) -> None:
     if version:
-        from dsnet_med.cli.environment import kernels
+        from dsnet_med.cli.environment import kernel
 
-        typer.echo(f"dsnet-med {dsnet_med.__version__}\nPython {platform.python_version()}, {kernels()}")
+        typer.echo(f"dsnet-med {dsnet_med.__version__}\nPython {platform.python_version()}, {kernel()}")
         raise typer.Exit
 
 
@@ -302,7 +302,7 @@ def evaluate(
 ) -> None:
     """Score label maps: Dice and HD95 per organ, as cases.csv, summary.json and report.html."""
     from dsnet_med.cli import scoring
-    from dsnet_med.evaluate.folders import missing_rule
+    from dsnet_med.evaluate.score_folders import missing_rule
 
     options = scoring.Options(
         protocols=tuple(protocol or ["strict"]),

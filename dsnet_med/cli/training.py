@@ -39,17 +39,17 @@ def train(out: Path, request: Request, *, device: str = "auto", devices: int = 1
     """Prepare a run folder and train it; options that were not given keep the configuration's values."""
     if request.method is None or request.data is None:
         raise InputError("give --method and --data (or --resume to go on with the run in --out)")
-    from dsnet_med.engine.plugged import Plugged
+    from dsnet_med.engine.plugin_choice import PluginChoice
     from dsnet_med.engine.run import prepare
     from dsnet_med.methods import method_row
     from dsnet_med.networks.attaching import DEFAULT_PLACE
 
     settings = request.settings()
     _refuse_what_it_has_not(request, method_row(request.method)["method_card"].get("task", "organs"))
-    plugged = Plugged(request.plugin, request.at or DEFAULT_PLACE) if request.plugin else None
+    plugin = PluginChoice(request.plugin, request.at or DEFAULT_PLACE) if request.plugin else None
     prepared = partial(prepare, request.method, request.data, out, settings)
     return _trained(
-        partial(prepared, overlays=request.overlays, plugged=plugged), out, device, devices, resume=False
+        partial(prepared, overlays=request.overlays, plugin=plugin), out, device, devices, resume=False
     )
 
 

@@ -14,7 +14,8 @@ from monai.utils import convert_to_tensor
 from dsnet_med.engine.augmentation import CHANGE, Change
 from dsnet_med.errors import InputError, first_of, unknown
 from dsnet_med.networks.layers import with_channels
-from dsnet_med.prepare.store import Store, StoredCase
+from dsnet_med.prepare.manifest import StoredCase
+from dsnet_med.prepare.store import Store
 
 VALIDATION_FRACTION = 0.15
 SELECT_ON = ("val", "test")
@@ -86,7 +87,7 @@ def slices(store: str, cases: Sequence[str]) -> list[dict[str, Any]]:
     return [{"case": case, "index": k} for case in cases for k in range(opened.cases[case].shape[0])]
 
 
-def slabs(store: str, cases: Sequence[str], thickness: int) -> list[dict[str, Any]]:
+def slice_batches(store: str, cases: Sequence[str], thickness: int) -> list[dict[str, Any]]:
     """One item per run of at most `thickness` neighbouring slices of one case: {"case": id, "index": range}."""
     opened = open_store(store)
     return [

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from dsnet_med.errors import InputError, StoppedError, portable
 from dsnet_med.inference.hardware import choose_device
-from dsnet_med.workers import prepare_worker
+from dsnet_med.processes import prepare_worker
 
 _GO_ON = "the run can go on with --resume"
 _SECONDS_TO_TELL, _SECONDS_TO_END, _SECONDS_TO_TIDY = 10, 3, 60
@@ -151,7 +151,7 @@ def on_main(function: Callable[..., Result], *args: Any) -> Result:
     return result
 
 
-def share(items: Iterable[Item]) -> list[Item]:
+def shard(items: Iterable[Item]) -> list[Item]:
     """This process's part of `items`, dealt out in turns. It is empty where there are fewer than processes."""
     return list(islice(items, rank(), None, world_size()))
 
@@ -190,7 +190,7 @@ def synchronise_norms(network: nn.Module) -> None:
             vars(norm)["process_group"] = None  # all
 
 
-class SharedBuffers:
+class BroadcastBuffers:
     """Give all processes the running statistics of the first before an evaluator runs.
 
     So they evaluate one network: what a norm has counted in the last step is each process's own.

@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from math import isfinite
-from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from dsnet_med.engine.loggers import Loggers
+from dsnet_med.engine.loggers import Loggers, finite
 from dsnet_med.engine.stopping import on_failure
 
 _SHOWN_EVERY_S = 0.5  # the loss in the bar: reading it makes a GPU's queue run empty
@@ -33,8 +31,8 @@ class LossLog:
     a resumed run logs is what an undisturbed one does, but for the seconds, which count from its start.
     """
 
-    def __init__(self, sinks: Loggers, optimizer: Optimizer, every: int = 10) -> None:
-        self.sinks, self.optimizer, self.every = sinks, optimizer, every
+    def __init__(self, logger: Loggers, optimizer: Optimizer, every: int = 10) -> None:
+        self.logger, self.optimizer, self.every = logger, optimizer, every
         self.total, self.count = torch.zeros(()), 0
 
     def attach(self, trainer: Engine) -> None:
@@ -65,7 +63,7 @@ class LossLog:
             "seconds": round(time.monotonic() - self.since, 2),
         }
         self.total, self.count = torch.zeros_like(self.total), 0
-        self.sinks.numbers(trainer.state.iteration, values)
+        self.logger.numbers(trainer.state.iteration, values)
 
 
 class ValidationLog:
@@ -74,8 +72,8 @@ class ValidationLog:
     A metric is a number, or a mapping of numbers by name (the Dice of every organ).
     """
 
-    def __init__(self, sinks: Loggers, validator: Engine) -> None:
-        self.sinks, self.validator = sinks, validator
+    def __init__(self, logger: Loggers, validator: Engine) -> None:
+        self.logger, self.validator = logger, validator
 
     def attach(self, trainer: Engine) -> None:
         """Listen to the validator; the iteration is that of `trainer`."""
@@ -84,16 +82,7 @@ class ValidationLog:
 
     def _send(self, validator: Engine) -> None:
         values = {f"val_{name.removeprefix('val_')}": value for name, value in validator.state.metrics.items()}
-        self.sinks.numbers(self.trainer.state.iteration, rounded(values))
-
-
-def rounded(value: Any) -> Any:
-    """Numbers of whatever kind, and mappings of them, to six places; None for what is none."""
-    if isinstance(value, Mapping):
-        return {name: rounded(each) for name, each in value.items()}
-    if isinstance(value, int):
-        return value
-    return round(float(value), 6) if isinstance(value, Real | Tensor) and isfinite(value) else None
+        self.logger.numbers(self.trainer.state.iteration, finite(values, 6))
 
 
 class Progress:

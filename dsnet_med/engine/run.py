@@ -22,11 +22,11 @@ from dsnet_med.engine.compose import (
 from dsnet_med.engine.data import require_store
 from dsnet_med.engine.draws import kept_generators
 from dsnet_med.engine.overrides import as_written, load, override
-from dsnet_med.engine.plugged import Plugged
+from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.session import BEGUN
 from dsnet_med.errors import InputError, StoppedError, root_cause
 from dsnet_med.files import require_writable, write_json, write_text
-from dsnet_med.inference.trust import sign
+from dsnet_med.inference.trust import remember
 from dsnet_med.methods import method_row
 from dsnet_med.networks.definition import literal
 from dsnet_med.yaml_core import yaml_text
@@ -51,11 +51,11 @@ def prepare(
     settings: Mapping[str, Any],
     *,
     overlays: Sequence[Path] = (),
-    plugged: Plugged | None = None,
+    plugin: PluginChoice | None = None,
 ) -> None:
     """Make `run` a bundle folder that trains `method` on `data`: configs/ with every value written out.
 
-    `method` is a row's id or file. `plugged` puts a plug-in into its network; the plug-in's file, being code,
+    `method` is a row's id or file. `plugin` puts a plug-in into its network; the plug-in's file, being code,
     becomes part of the folder.
 
     Raises InputError when a run in the folder has already begun to train, a setting does not exist or cannot
@@ -63,20 +63,20 @@ def prepare(
     """
     require_unused(run)
     train = compose_train(method, data, settings, overlays)
-    if plugged:
-        plugged.check(train)
-        train = plugged.add_to(train)
+    if plugin:
+        plugin.check(train)
+        train = plugin.add_to(train)
     train["method_card"] = titled(train["method_card"])
     require_writable(run / "configs")
-    if plugged:
-        plugged.copy_into(run)
+    if plugin:
+        plugin.copy_into(run)
     write_yaml(run / "configs" / "inference.yaml", compose_inference(train))
     source = bundle_folder(train["task"])
     for name in ("evaluate.yaml", "logging.conf"):
         shutil.copyfile(source / name, run / "configs" / name)
     metadata = describe(source / "metadata.json", train)
     write_json(run / "configs" / "metadata.json", metadata)
-    sign(run)
+    remember(run)
     _write(run, train)  # last: its presence says that the run is prepared
 
 

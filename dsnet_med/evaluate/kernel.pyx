@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The passes over voxels and border voxels that take the time, compiled; passes_scipy.py is the same in SciPy.
+"""The passes over voxels and border voxels that take the time, compiled; backend_scipy.py is the same in SciPy.
 
 Volumes are C-contiguous (I, J, K). Places are voxels (N, 3) in the order of memory, so along K first: a column is
 all voxels with one (i, j). Nothing here checks its arguments: callers do.

@@ -1,127 +1,161 @@
-"""What an evaluation leaves behind: cases.csv, summary.json and report.html in one folder.
+"""report.html of an evaluation and of a comparison: single files that need no network, from jinja2's templates.
 
-summary.json (and comparison.json) vouches for the files beside it by their hashes. What nothing vouches for is
-somebody's, or was changed since, and is not replaced unasked.
+Every number of an evaluation's report is that of the summary's first protocol. The templates lie in templates/.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from math import isfinite
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from math import isnan, log10, nan
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from dsnet_med.errors import InputError
-from dsnet_med.evaluate.folders import CaseScore
-from dsnet_med.evaluate.labels import label_names
-from dsnet_med.evaluate.page import page_html
-from dsnet_med.evaluate.pairing import listed_files
-from dsnet_med.evaluate.protocols import PROTOCOLS
-from dsnet_med.evaluate.summary import by_protocol, cases_csv
-from dsnet_med.files import output_error, sha256, staging, write_text
-from dsnet_med.volumes import case_name
+from jinja2 import Environment, PackageLoader
 
-_SUMMARY, _COMPARISON, _PAGE, _CASES = "summary.json", "comparison.json", "report.html", "cases.csv"
-_FORM = {_SUMMARY: {"protocol", "inputs", "files"}, _COMPARISON: {"predictions", "ranking", "files"}}
-_NAMES = (_SUMMARY, _COMPARISON, _PAGE, _CASES, *(f"cases_{name}.csv" for name in PROTOCOLS))
+import dsnet_med
+from dsnet_med.evaluate import overlay
+from dsnet_med.evaluate.comparison import rankings
+from dsnet_med.evaluate.protocols import PROTOCOLS, Protocol, Record
+from dsnet_med.evaluate.score_folders import CaseScore
+from dsnet_med.evaluate.summary import by_protocol, case_mean
+from dsnet_med.organs import organ_of
+
+_METRIC_NAMES = {"dice": "Dice", "hd95_mm": "HD95, mm", "hd95_voxels": "HD95, voxels", "nsd": "NSD"}
+_DIGITS = {"dice": 3, "hd95_mm": 2, "hd95_voxels": 2, "nsd": 3}
 
 
-def write_results(
-    out: Path,
-    scores: Sequence[CaseScore],
+def report_html(
+    scores: Iterable[CaseScore],
     summary: Mapping[str, Any],
-    labels: Mapping[Any, Any],
+    labels: Mapping[int, str],
     *,
-    images: Path | Mapping[str, Path] | None = None,
+    images: Mapping[str, Path] | None = None,
     run: Mapping[str, Any] | None = None,
     overlays: int = 4,
-) -> None:
-    """Write cases.csv, summary.json and report.html to `out`, and remove what an earlier evaluation left there.
+) -> str:
+    """The report of an evaluation. `images` maps cases to the volumes shown beneath the overlays of the
+    `overlays` worst cases; `run` holds facts worth showing (method, seed, how the checkpoint was selected)."""
+    protocol = PROTOCOLS[summary["protocol"]]
+    cases = _worst_first(scores, protocol)
+    method = (run or {}).get("method")
+    organs = "1 organ" if len(labels) == 1 else f"{len(labels)} organs"
+    return _page(
+        "report.html",
+        title=f"Segmentation scores: {method}" if method else "Segmentation scores",
+        subtitle=f"{organs}, protocol {protocol.name}, counting {summary['headline']}",
+        files="cases.csv and summary.json",
+        summary=summary,
+        protocol=protocol,
+        protocols=[(PROTOCOLS[name], entry) for name, entry in by_protocol(summary).items()],
+        cases=cases,
+        pictures=[
+            case | {"drawn": overlay.draw(case["score"], labels, (images or {}).get(case["name"]))}
+            for case in cases[:overlays]
+        ],
+        strips=_strips([case["records"] for case in cases], labels, protocol),
+        colours={name: organ_of(name).colour for name in labels.values()},
+        differences=overlay.DIFFERENCES,
+        run=run,
+    )
 
-    cases.csv holds the summary's first protocol. Every other protocol, and any that measures in voxels, has
-    its own cases_<protocol>.csv, with the column hd95_voxels where it does. `images` (a folder, or
-    case -> file) puts the scans beneath the report's pictures; `run` (method, seed, selection, ...) is shown
-    in the report and kept in summary.json. Raises InputError when `out` cannot be written.
+
+def comparison_html(comparison: Mapping[str, Any], links: Mapping[str, str]) -> str:
+    """The report of a comparison from the content of comparison.json: who wins what, if anyone does.
+
+    `links` lead to each prediction's own report.
     """
-    first = summary["protocol"]
-    shown = find_images(images, [score.case for score in scores]) if isinstance(images, Path) else images
-    with _together(out, _SUMMARY, {**summary, **({"run": dict(run)} if run else {})}) as made:
-        write_text(made / _CASES, cases_csv(scores, first))
-        for name in by_protocol(summary):
-            in_voxels = PROTOCOLS[name].unit == "voxels"
-            if name != first or in_voxels:
-                write_text(made / f"cases_{name}.csv", cases_csv(scores, name, in_voxels=in_voxels))
-        page = page_html(scores, summary, label_names(labels), images=shown, run=run, overlays=overlays)
-        write_text(made / _PAGE, page)
+    gone = list(comparison["left_out"].items()) + [
+        (case, f"only some have it, {name} does")
+        for name, cases in comparison["cases_left_out"].items()
+        for case in cases
+    ]
+    cases = "1 case" if comparison["cases"] == 1 else f"{comparison['cases']} cases"
+    without = f"; {len({case for case, _ in gone})} left out" if gone else ""
+    return _page(
+        "comparison.html",
+        title="Comparison of predictions",
+        subtitle=f"{', '.join(comparison['predictions'])}: {cases} that all of them have{without}",
+        files="comparison.json",
+        comparison=comparison,
+        first=next(iter(comparison["protocols"].values())),
+        protocols=[(PROTOCOLS[name], entry) for name, entry in comparison["protocols"].items()],
+        rankings=rankings(comparison),
+        gone=gone,
+        links=links,
+        metric_names=_METRIC_NAMES,
+        digits=_DIGITS,
+    )
 
 
-def write_comparison(out: Path, comparison: Mapping[str, Any], page: str) -> None:
-    """Write comparison.json and its report.html to `out`, as `write_results` does."""
-    with _together(out, _COMPARISON, comparison) as made:
-        write_text(made / _PAGE, page)
+def _worst_first(scores: Iterable[CaseScore], protocol: Protocol) -> list[dict[str, Any]]:
+    cases = []
+    for score in scores:
+        if score.error is None:
+            records = score.records(protocol.name)
+            means = {"dice": case_mean(records, "dice"), "hd95": case_mean(records, protocol.hd95_key)}
+            cases.append({"name": score.case, "score": score, "records": records} | means)
+    return sorted(cases, key=lambda case: (2.0 if isnan(case["dice"]) else case["dice"], case["name"]))
 
 
-def require_replaceable(out: Path, *, overwrite: bool = False) -> None:
-    """Raise InputError where `out` holds a file that an evaluation would replace and that is not its own."""
-    vouched = _vouched(out)
-    for name in _NAMES:
-        if not overwrite and (out / name).exists() and name not in vouched:
-            raise InputError(
-                f"{out / name} is there already, and was not written by evaluate or was changed since; choose "
-                "another --out, or replace it with --overwrite"
-            )
+def _strips(
+    cases: Sequence[Sequence[Record]], labels: Mapping[int, str], protocol: Protocol
+) -> dict[str, tuple[Any, Any]]:
+    """For each organ its Dice values on a scale from 0 to 1, and its distances on one of log(1 + distance)."""
+    distances = [
+        [getattr(records[place], protocol.hd95_key) for records in cases] for place in range(len(labels))
+    ]
+    longest = max((value for own in distances for value in own if not isnan(value)), default=nan)
+    end = max(log10(1 + longest), 1.0)
+    return {
+        name: (
+            _strip(
+                [records[place].dice for records in cases], (0, 0.5, 1), lambda value: value, zero_is_bad=True
+            ),
+            _strip(distances[place], (0, 1, 10, 100, 1000), lambda value: log10(1 + value) / end),
+        )
+        for place, name in enumerate(labels.values())
+    }
 
 
-@contextmanager
-def _together(out: Path, name: str, content: Mapping[str, Any]) -> Iterator[Path]:
-    """A folder whose files come to lie in `out` at the end, beside the JSON file that vouches for them."""
-    with staging(out) as made:
-        yield made
-        files = {file.name: sha256(file) for file in sorted(made.iterdir())}
-        vouching = json.dumps(_without_nan({**content, "files": files}), indent=2, allow_nan=False)
-        write_text(made / name, vouching + "\n")
-        try:
-            for earlier in _vouched(out):  # first: no old file may lie beside a new summary
-                (out / earlier).unlink()
-            for new in (name, *files):
-                (made / new).replace(out / new)
-        except OSError as error:
-            raise output_error(out / name, error) from error
-
-
-def _vouched(out: Path) -> set[str]:
-    """The files in `out` that are as an evaluation wrote them."""
-    found: set[str] = set()
-    for name, keys in _FORM.items():
-        try:
-            content = json.loads((out / name).read_text(encoding="utf-8"))
-            files = dict(content["files"]) if keys <= content.keys() else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
-        if files is not None:
-            own = {file for file in files if file in _NAMES and (out / file).is_file()}
-            found |= {name} | {file for file in own if sha256(out / file) == files[file]}
-    return found
-
-
-def find_images(folder: Path, cases: Sequence[str]) -> dict[str, Path]:
-    """The image of each case in `folder`: the file of that name, else the only one whose name ends with it."""
-    files = listed_files(folder)
-    found = {}
-    for case in cases:
-        exact = [path for path in files if case_name(path) in (case, f"{case}_0000")]
-        ending = [path for path in files if case_name(path).endswith(case)]
-        candidates = exact or ending
-        if len(candidates) == 1:
-            found[case] = candidates[0]
-    return found
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and not isfinite(value):
+def _strip(
+    values: Sequence[float], ticks: Sequence[float], scale: Any, *, zero_is_bad: bool = False
+) -> dict[str, Any] | None:
+    """Where the strip's dots and lines lie, from 7 to 173 pixels; None without a counted value."""
+    counted = [value for value in values if not isnan(value)]
+    if not counted:
         return None
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+    def x(value: float) -> str:
+        return f"{7 + 166 * min(max(scale(value), 0), 1):.1f}"
+
+    low, high = min(counted), max(counted)
+    return {
+        "words": f"{len(counted)} cases, {low:.3g} to {high:.3g}, median {median(counted):.3g}",
+        "ticks": [x(tick) for tick in ticks if scale(tick) <= 1],
+        "dots": [x(value) for value in counted],
+        "median": x(median(counted)),
+        "zero_is_bad": zero_is_bad,
+    }
+
+
+def _page(template: str, **content: Any) -> str:
+    return _environment().get_template(template).render(version=dsnet_med.__version__, **content)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(loader=PackageLoader("dsnet_med.evaluate"), autoescape=True)
+    environment.filters |= {"number": _number, "interval": _interval, "sort_key": _sort_key}
+    return environment
+
+
+def _number(value: float | None, digits: int, sign: str = "") -> str:
+    return "–" if value is None or isnan(value) else f"{value:{sign}.{digits}f}"
+
+
+def _interval(bounds: Sequence[float] | None, digits: int) -> str:
+    return "" if bounds is None else f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
+
+
+def _sort_key(value: float | None) -> str:
+    return "" if value is None or isnan(value) else f"{value:.6g}"

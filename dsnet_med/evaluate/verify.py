@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dsnet_med.errors import InputError, one_line
-from dsnet_med.evaluate import inputs
-from dsnet_med.evaluate.folders import CaseScore, Missing, evaluate_pairs, missing_rule
+from dsnet_med.evaluate import arrays
 from dsnet_med.evaluate.labels import LARGEST_LABEL, label_names
 from dsnet_med.evaluate.pairing import Pair
 from dsnet_med.evaluate.protocols import find_protocols
+from dsnet_med.evaluate.score_folders import CaseScore, Missing, evaluate_pairs, missing_rule
 from dsnet_med.evaluate.summary import cases_csv, summarise
 
 # Another processor or library version may add in another order; nothing else may change a number.
@@ -68,7 +68,7 @@ def read_claim(path: Path, *, prediction: Path | None = None, reference: Path | 
             for role, file in (("reference", pairs[-1].reference), ("prediction", predicted)):
                 if file is not None and f"{role}_map" in entry:
                     maps[file] = _label_map(entry[f"{role}_map"])
-        inputs.tolerance(float(content["nsd_tolerance_mm"]))
+        arrays.tolerance(float(content["nsd_tolerance_mm"]))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -12,14 +12,14 @@ import yaml
 
 from dsnet_med.cli.app import app
 from dsnet_med.cli.guard import guarded
-from dsnet_med.engine.plugged import Plugged
+from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.run import prepare, reopen, train
 from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network, with_plugin
 from dsnet_med.networks.plugin_file import load_plugin
 from dsnet_med.networks.plugins import DSM, ConstantGate
+from dsnet_med.phantoms import make_synapse
 from dsnet_med.prepare.convert import convert
-from dsnet_med.prepare.phantom import make_synapse
 from dsnet_med.prepare.recipe import load_recipe
 
 BIN = Path(sys.executable).parent / "dsnet-med"
@@ -183,7 +183,11 @@ def test_a_run_that_lost_its_script_says_so(
 
 def test_one_of_ours_after_a_method_s_own(store: Path, tmp_path: Path) -> None:
     prepare(
-        "fcn_dsm", store, tmp_path, {**SMALL, "iterations": 2}, plugged=Plugged("ConstantGate", "layer3.*.act2")
+        "fcn_dsm",
+        store,
+        tmp_path,
+        {**SMALL, "iterations": 2},
+        plugin=PluginChoice("ConstantGate", "layer3.*.act2"),
     )
     summary = train(tmp_path, {})
     card = summary["method"]
@@ -270,7 +274,7 @@ def test_at_wants_a_plugin(store: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_plugin_that_the_batch_is_too_small_for(store: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="DSM got a batch of one in training"):
-        prepare("fcn", store, tmp_path / "run", {**SMALL, "batch_size": 1}, plugged=Plugged("DSM"))
+        prepare("fcn", store, tmp_path / "run", {**SMALL, "batch_size": 1}, plugin=PluginChoice("DSM"))
     assert not (tmp_path / "run").exists()
 
 

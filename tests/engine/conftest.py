@@ -8,8 +8,8 @@ import torch
 from narrow import NARROW
 
 from dsnet_med.engine.run import prepare, train
+from dsnet_med.phantoms import make_synapse
 from dsnet_med.prepare.convert import convert
-from dsnet_med.prepare.phantom import make_synapse
 from dsnet_med.prepare.recipe import load_recipe
 
 

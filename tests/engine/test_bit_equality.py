@@ -16,7 +16,7 @@ import pytest
 from monai.engines import SupervisedTrainer
 
 from dsnet_med.engine.run import prepare, train
-from dsnet_med.natural.phantom import make_cityscapes, make_coco, make_imagenet
+from dsnet_med.phantoms import make_cityscapes, make_coco, make_imagenet
 
 BIN = Path(sys.executable).parent
 ITERATIONS = 9

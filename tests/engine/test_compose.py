@@ -107,9 +107,11 @@ def test_text_of_the_user_is_what_a_run_reads(name: str, store: Path, tmp_path: 
 
 
 def test_expressions_and_references_of_settings_stay_what_they_are(store: Path) -> None:
-    settings = parse_settings(['model_dir=$@bundle_root + "/m#x"', 'sinks="@loggers"', 'run="%initialize"'])
+    settings = parse_settings(
+        ['model_dir=$@bundle_root + "/m#x"', 'run_logger="@loggers"', 'run="%initialize"']
+    )
     config = compose.compose_train("fcn", store, settings)
-    assert [config[name] for name in ("model_dir", "sinks", "run")] == [*settings.values()]
+    assert [config[name] for name in ("model_dir", "run_logger", "run")] == [*settings.values()]
 
 
 @pytest.mark.parametrize("size", ["64,64", "(64, 64)", "[64]", "[64, 0]", "[64, 64.0]", "null", "-1", "yes"])

@@ -41,8 +41,8 @@ def test_no_subject_is_on_both_sides(store: Path) -> None:
 
 def test_slabs_hold_every_slice_once_and_one_case_each(store: Path) -> None:
     cases = list(Store.open(store).cases)
-    slabs = data.slabs(str(store), cases, 5)
-    seen = [(slab["case"], k) for slab in slabs for k in slab["index"]]
+    batches = data.slice_batches(str(store), cases, 5)
+    seen = [(batch["case"], k) for batch in batches for k in batch["index"]]
     wanted = [(item["case"], item["index"]) for item in data.slices(str(store), cases)]
     assert sorted(seen) == sorted(wanted)
     assert len(wanted) == 6 * 16

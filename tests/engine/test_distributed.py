@@ -34,7 +34,7 @@ def test_every_item_goes_to_one_process(total, processes):
         patched.setattr(distributed, "world_size", lambda: processes)
         for process in range(processes):
             patched.setattr(distributed, "rank", lambda process=process: process)
-            dealt.append(distributed.share(range(total)))
+            dealt.append(distributed.shard(range(total)))
     assert sorted(number for part in dealt for number in part) == list(range(total))
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
 
@@ -45,7 +45,7 @@ def test_one_process_is_no_special_case():
     assert (distributed.world_size(), distributed.rank(), distributed.is_main()) == (1, 0, True)
     network = nn.Linear(2, 2)
     assert distributed.parallel(network, sync_norm=True) is network
-    assert distributed.share("abc") == ["a", "b", "c"]
+    assert distributed.shard("abc") == ["a", "b", "c"]
     assert distributed.on_main(max, 1, 2) == 2
     assert distributed.lost(RuntimeError("something else")) is None
 

@@ -20,18 +20,18 @@ from dsnet_med.errors import InputError
 PICTURE = np.full((4, 6, 3), 200, np.uint8)
 
 
-def _trained(sinks: Loggers, first: int, last: int) -> None:
+def _trained(logger: Loggers, first: int, last: int) -> None:
     """Steps `first` to `last` of a run that logs its iteration, and a picture at the end."""
 
     def log(engine: Engine) -> None:
-        sinks.numbers(engine.state.iteration, {"loss": float(engine.state.iteration)})
+        logger.numbers(engine.state.iteration, {"loss": float(engine.state.iteration)})
 
     trainer = Engine(lambda *_: None)
-    sinks.attach(trainer)
+    logger.attach(trainer)
     trainer.add_event_handler(Events.ITERATION_COMPLETED, log)
     trainer.load_state_dict({"iteration": first - 1, "epoch_length": last, "max_epochs": 1})
     trainer.add_event_handler(
-        Events.EPOCH_COMPLETED, lambda e: sinks.picture(e.state.iteration, "slices/a", PICTURE)
+        Events.EPOCH_COMPLETED, lambda e: logger.picture(e.state.iteration, "slices/a", PICTURE)
     )
     trainer.run(range(last), max_epochs=1)
 
@@ -79,16 +79,16 @@ def test_a_missing_package_is_one_line_that_names_the_extra(
 
 
 def test_every_line_is_json_whatever_the_numbers(tmp_path: Path) -> None:
-    sinks = Loggers("none", str(tmp_path))
+    logger = Loggers("none", str(tmp_path))
     odd = {"inf": float("inf"), "one": np.float32(0.5), "tensor": torch.tensor(2.0), "none": None}
-    sinks.numbers(3, {"loss": float("nan"), "val_dice": odd, "name": "x"})
+    logger.numbers(3, {"loss": float("nan"), "val_dice": odd, "name": "text"})
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     wanted = {"inf": None, "one": 0.5, "tensor": 2.0, "none": None}
     assert json.loads(line, parse_constant=pytest.fail) == {
         "iteration": 3,
         "loss": None,
         "val_dice": wanted,
-        "name": "x",
+        "name": None,
     }
 
 
@@ -113,9 +113,9 @@ def test_tensorboard_has_numbers_pictures_and_hyper_parameters(tmp_path: Path) -
     (tmp_path / "configs" / "train.yaml").write_text(
         "seed: 0\nloss: {dice: softmax, weights: [1, 2]}\nx: null\n"
     )
-    sinks = Loggers("tensorboard", str(tmp_path), {"seed": 5})
-    _trained(sinks, 1, 2)
-    sinks = Loggers("none", str(tmp_path), {"seed": 5})
+    logger = Loggers("tensorboard", str(tmp_path), {"seed": 5})
+    _trained(logger, 1, 2)
+    logger = Loggers("none", str(tmp_path), {"seed": 5})
     events = _events(tmp_path)
     assert events.Scalars("loss")[-1].value == 2
     (image,) = events.Images("slices/a")
@@ -177,20 +177,20 @@ def test_mlflow_is_told_by_monais_handler(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "mlflow", module)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "train.yaml").write_text("known: 2\noptimizer: {lr: 0.1}\n")
-    sinks = Loggers("mlflow", str(tmp_path))
-    _trained(sinks, 1, 2)
+    logger = Loggers("mlflow", str(tmp_path))
+    _trained(logger, 1, 2)
     assert [each for each in client.said if each[0] == "log_param"] == [("log_param", "optimizer/lr", "0.1")]
     assert ("log_metric", "loss", 2.0, 2) in client.said
     assert any(each[0] == "log_image" and each[2] == "slices/a/0000002.png" for each in client.said)
     assert client.said[-1][0] == "set_terminated"
-    assert sinks.state_dict()["run"].startswith(tmp_path.name)
+    assert logger.state_dict()["run"].startswith(tmp_path.name)
 
 
 def test_a_process_that_does_not_write_leaves_the_files_alone(tmp_path: Path) -> None:
-    sinks = Loggers("tensorboard", str(tmp_path), writes=False)
-    _trained(sinks, 1, 2)
-    sinks.load_state_dict({"lines": 0, "run": ""})
-    assert not sinks.shows_pictures
+    logger = Loggers("tensorboard", str(tmp_path), writes=False)
+    _trained(logger, 1, 2)
+    logger.load_state_dict({"lines": 0, "run": ""})
+    assert not logger.shows_pictures
     assert not list(tmp_path.iterdir())
 
 

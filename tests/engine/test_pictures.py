@@ -32,21 +32,21 @@ class _Kept(Loggers):
 
 def test_the_same_slices_are_shown_after_every_validation() -> None:
     trainer, validator = engines()
-    sinks = _Kept()
-    slices = FixedSlices(sinks, validator, count=1)
+    logger = _Kept()
+    slices = FixedSlices(logger, validator, count=1)
     slices.attach(trainer)
     before = torch.random.get_rng_state()
     trainer.run()
-    assert [(iteration, name) for iteration, name, _ in sinks.shown] == [
+    assert [(iteration, name) for iteration, name, _ in logger.shown] == [
         (3, "slices/case0"),
         (6, "slices/case0"),
     ]
     # Of the eight slices of the first case, number 0 is the first of those with the most foreground.
     torch.testing.assert_close(slices.slices["case0"].image, batches(4, seed=2)[0]["image"][0])
-    first, second = (pixels for _, _, pixels in sinks.shown)
+    first, second = (pixels for _, _, pixels in logger.shown)
     width = first.shape[1] // 3
     np.testing.assert_array_equal(first[:, : 2 * width], second[:, : 2 * width])
-    (_, gates), *_ = sinks.taken
+    (_, gates), *_ = logger.taken
     assert set(gates) == {"gate_mean", "gate_spread"}
     assert set(gates["gate_mean"]) == {"0.plugin.channel", "0.plugin.spatial", "2.plugin"}
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -57,7 +57,7 @@ def test_a_picture_has_image_reference_and_prediction_side_by_side() -> None:
     ids = torch.zeros(16, 24, dtype=torch.long)
     reference, prediction = ids.clone(), ids.clone()
     reference[4:12, 4:12], prediction[4:12, 8:20], reference[0, 0] = 1, 2, 255
-    picture = panels(Slice(64, torch.rand(1, 16, 24), reference, prediction))
+    picture = panels(Slice(64, torch.rand(1, 16, 24), reference, prediction), ["background", "liver"])
     assert picture.dtype == np.uint8
     image, left, right = np.split(picture, 3, axis=1)
     colourful = [np.ptp(panel.astype(int), axis=2) > 0 for panel in (image, left, right)]
@@ -129,8 +129,8 @@ def test_without_label_maps_the_gates_are_those_of_the_first_batch(tmp_path: Pat
     trainer, validator = engines()
     for batch in validator.data_loader:
         batch["label"] = torch.zeros(4)
-    sinks = _Kept()
-    FixedSlices(sinks, validator).attach(trainer)
+    logger = _Kept()
+    FixedSlices(logger, validator).attach(trainer)
     trainer.run()
-    assert not sinks.shown
-    assert [iteration for iteration, _ in sinks.taken] == [3, 6]
+    assert not logger.shown
+    assert [iteration for iteration, _ in logger.taken] == [3, 6]

@@ -50,8 +50,8 @@ def test_the_loss_is_the_mean_of_the_steps_since_the_last_line_and_goes_on_after
 
 def test_scores_are_logged_when_a_validation_has_happened(tmp_path: Path) -> None:
     trainer, validator = engines()
-    sinks = Loggers("none", str(tmp_path))
-    ValidationLog(sinks, validator).attach(trainer)
+    logger = Loggers("none", str(tmp_path))
+    ValidationLog(logger, validator).attach(trainer)
     scores = {
         "val_mean_dice": 0.25,
         "val_dice": {"aorta": torch.tensor(0.5), "liver": float("nan")},

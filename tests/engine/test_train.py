@@ -17,7 +17,7 @@ from monai.engines import SupervisedTrainer
 from narrow import NARROW
 
 from dsnet_med.engine.overrides import from_anywhere
-from dsnet_med.engine.plugged import Plugged
+from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.run import prepare, reopen, train
 from dsnet_med.errors import InputError, root_cause
 from dsnet_med.inference import Predictor
@@ -236,7 +236,7 @@ def test_a_run_lies_where_it_was_asked_for_and_is_read_there(
     file.write_text("from torch.nn import Identity\n\n\nclass Mine(Identity):\n    pass\n")
     run = Path(name) / "run"
     settings = {**NARROW, "iterations": 2, "validate_every": 2}
-    prepare("fcn", Path(name) / name, run, settings, plugged=Plugged(f"{name}/{name}.py:Mine"))
+    prepare("fcn", Path(name) / name, run, settings, plugin=PluginChoice(f"{name}/{name}.py:Mine"))
     assert train(run, {})["best"]["iteration"] == 2
     assert {each.name for each in tmp_path.iterdir()} == {name, "home"}
     assert (run / "models" / "model.pt").is_file() and (run / "metrics.jsonl").is_file()

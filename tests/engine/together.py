@@ -45,7 +45,7 @@ def _buffers() -> list[float]:
     norm = nn.BatchNorm2d(1)
     norm(torch.full((1, 1, 2, 2), float(distributed.rank() + 1)))
     evaluator = _evaluator([{"image": torch.ones(1, 1, 2, 2), "label": torch.zeros(1)}], norm)
-    distributed.SharedBuffers().attach(evaluator)
+    distributed.BroadcastBuffers().attach(evaluator)
     evaluator.run()
     return [norm.running_mean.item(), norm.num_batches_tracked.item()]
 
@@ -53,27 +53,27 @@ def _buffers() -> list[float]:
 def _scores() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(2)
     metrics: dict[str, Any] = {}
-    pixels = torch.rand(2, 3, 4, 9, 9, generator=generator)  # two slabs: one process of three has none
-    slabs = [
+    pixels = torch.rand(2, 3, 4, 9, 9, generator=generator)  # two batches: one process of three has none
+    volumes = [
         {"case": f"case {i}", "image": pixels[i], "label": pixels[i, :, :1].mul(4).long()} for i in range(2)
     ] + [{"case": "case 0", "image": pixels[1], "label": pixels[0, :, :1].mul(3.5).long()}]
-    for name, part in (("two", slabs[:2]), ("three", slabs)):
-        found = _evaluated(distributed.share(part), CaseDice(CLASSES))
+    for name, part in (("two", volumes[:2]), ("three", volumes)):
+        found = _evaluated(distributed.shard(part), CaseDice(CLASSES))
         metrics |= {name: found["score"], f"{name} by organ": list(found["val_dice"].values())}
     logits, classes = torch.rand(7, 5, generator=generator), torch.randint(0, 5, (7,), generator=generator)
-    batches = distributed.share(BatchSampler(range(7), 2, False))
+    batches = distributed.shard(BatchSampler(range(7), 2, False))
     parts = [{"image": logits[batch], "label": classes[batch]} for batch in batches]
     metrics["top2"] = _evaluated(parts, TopKCategoricalAccuracy(2, from_engine(["pred", "label"])))["score"]
     confusion = ConfusionMatrix(4, output_transform=from_engine(["pred", "label"]))
-    images = [{"image": each["image"], "label": each["label"][:, 0]} for each in slabs]
-    metrics["confusion"] = _evaluated(distributed.share(images), confusion)["score"].tolist()
+    images = [{"image": each["image"], "label": each["label"][:, 0]} for each in volumes]
+    metrics["confusion"] = _evaluated(distributed.shard(images), confusion)["score"].tolist()
     return metrics | {"coco": _average_precision()}
 
 
 def _average_precision() -> dict[str, float]:
     annotations = _coco()
     metric = AveragePrecision(annotations, ["dark", "blue"], lambda output: output)
-    for number in distributed.share(range(7)):
+    for number in distributed.shard(range(7)):
         boxes = torch.tensor([[0.0, 0.0, 80.0, 40.0 + 3 * number], [0.0, 0.0, 30.0, 30.0]])
         labels, scores = torch.tensor([1 + number % 2, 1]), torch.tensor([0.9 - 0.1 * number, 0.5])
         metric.update(([{"boxes": boxes, "labels": labels, "scores": scores}], [{"image_id": number}]))

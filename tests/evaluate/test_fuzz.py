@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as hnp
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import assd, dice, hd95, nsd, score_case
-from dsnet_med.evaluate.folders import evaluate_pairs
 from dsnet_med.evaluate.pairing import pair_folders
+from dsnet_med.evaluate.score_folders import evaluate_pairs
 
 FILES = 1000
 NAMES = {1: "organ", 2: "speck"}

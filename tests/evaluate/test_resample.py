@@ -11,9 +11,9 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from scipy.spatial.transform import Rotation
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.folders import evaluate_pairs
 from dsnet_med.evaluate.pairing import pair_folders
 from dsnet_med.evaluate.resample import onto_grid
+from dsnet_med.evaluate.score_folders import evaluate_pairs
 from dsnet_med.evaluate.summary import summarise
 from dsnet_med.volumes import Volume, read_labels
 

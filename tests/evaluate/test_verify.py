@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.folders import evaluate_pairs
 from dsnet_med.evaluate.pairing import pair_folders
-from dsnet_med.evaluate.report import write_results
+from dsnet_med.evaluate.results import write_results
+from dsnet_med.evaluate.score_folders import evaluate_pairs
 from dsnet_med.evaluate.summary import summarise
 from dsnet_med.evaluate.verify import count_numbers, differences, read_claim, score_again
 

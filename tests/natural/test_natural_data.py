@@ -17,9 +17,9 @@ from torchvision.transforms import v2
 from dsnet_med.errors import CasesFailedError, InputError
 from dsnet_med.natural import cityscapes, coco, coco_annotations, imagenet
 from dsnet_med.natural.images import LabelledImages, UnlabelledImages, find_images, read_image
-from dsnet_med.natural.phantom import make_cityscapes, make_coco, make_imagenet
 from dsnet_med.natural.predictions import Predictions
 from dsnet_med.natural.trained import load_weights, read_classes, write_classes
+from dsnet_med.phantoms import make_cityscapes, make_coco, make_imagenet
 
 TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
@@ -131,7 +131,7 @@ def test_layouts_that_lack_something_are_refused(flat, tmp_path):
     assert "no list of labels" in refused(pairs, flat)
     (flat / "val.txt").write_text("\n\n")
     assert "lists 0 of 6 images" in refused(pairs, flat)
-    (flat / "val.txt").write_bytes(b"\xff\xfe")
+    (flat / "val.txt").write_bytes(b"\x80")
     assert f"{flat / 'val.txt'} cannot be read as a list" in refused(pairs, flat)
     for each in (flat / "val").iterdir():
         each.unlink()
@@ -191,7 +191,7 @@ def test_items_are_images_and_train_ids(streets):
     def transform(image, mask):
         return TENSOR(image), mask
 
-    items = cityscapes.Streets(str(streets), "train", transform)
+    items = cityscapes.Cityscapes(str(streets), "train", transform)
     assert len(items) == 2
     for (image, target), item in zip(items.samples, (items[0], items[1]), strict=True):
         assert Path(image).name.split("_left")[0] == Path(target).name.split("_gt")[0]
@@ -217,21 +217,23 @@ def test_train_ids_under_the_name_of_label_ids_are_refused_at_the_start(ignored,
     for file in (streets / "gtFine" / "train").rglob("*_labelIds.png"):
         ids = cityscapes.read_train_ids(str(file)).numpy()
         Image.fromarray(ids if ignored else np.where(ids == 255, 0, ids).astype(np.uint8)).save(file)
-    message = refused(cityscapes.Streets, str(streets), "train", None)
+    message = refused(cityscapes.Cityscapes, str(streets), "train", None)
     assert "train ids" in message and "wanted label ids, 0 to 33" in message
-    assert len(cityscapes.Streets(str(streets), "val", None))  # which are as published
+    assert len(cityscapes.Cityscapes(str(streets), "val", None))  # which are as published
 
 
 @pytest.mark.parametrize("kind", ["leftImg8bit", "gtFine"])
 def test_empty_files_of_streets_are_refused_at_the_start(kind, streets):
-    items = cityscapes.Streets(str(streets), "train", None)
+    items = cityscapes.Cityscapes(str(streets), "train", None)
     file = Path(items.samples[0][kind == "gtFine"])
     file.write_bytes(b"")
-    assert f"1 file is missing or empty: {file}: " in refused(cityscapes.Streets, str(streets), "train", None)
+    assert f"1 file is missing or empty: {file}: " in refused(
+        cityscapes.Cityscapes, str(streets), "train", None
+    )
 
 
 def test_streets_that_lack_something_are_refused(streets, tmp_path):
-    items = cityscapes.Streets(str(streets), "train", lambda *both: both)
+    items = cityscapes.Cityscapes(str(streets), "train", lambda *both: both)
     target = Path(items.samples[0][1])
     Image.new("RGB", (96, 64)).save(target)
     assert f"{target} holds no label ids" in refused(items.__getitem__, 0)
@@ -241,11 +243,11 @@ def test_streets_that_lack_something_are_refused(streets, tmp_path):
     assert f"{target} cannot be read as label ids" in refused(items.__getitem__, 0)
     for folder in ("gtFine", "leftImg8bit"):
         shutil.move(streets / folder / "val", tmp_path / folder)
-        message = refused(cityscapes.Streets, str(streets), "val", None)
+        message = refused(cityscapes.Cityscapes, str(streets), "val", None)
         assert str(streets / folder / "val") in message and "is missing" in message
     for folder in ("gtFine", "leftImg8bit"):
         (streets / folder / "val").mkdir()
-    assert "holds no images" in refused(cityscapes.Streets, str(streets), "val", None)
+    assert "holds no images" in refused(cityscapes.Cityscapes, str(streets), "val", None)
 
 
 @pytest.mark.parametrize("size", [(40, 50), (20, 60), (60, 20), (30, 30), (96, 64)])
@@ -300,7 +302,7 @@ def test_what_is_ignored_does_not_count_as_a_class():
 def boxed(request, tmp_path):
     """A data set in COCO's layout."""
     if request.param == "coco_open":
-        return request.getfixturevalue("shared") / "data" / "natural" / "coco_open"
+        return request.getfixturevalue("volumes") / "natural" / "coco_open"
     list(make_coco(tmp_path, images=12, seed=3))
     return tmp_path
 
@@ -308,7 +310,7 @@ def boxed(request, tmp_path):
 def items_of(folder, *, training, split="train", transform=None):
     annotations = coco_annotations.read_annotations(str(folder), split)
     transform = transform or v2.Compose([v2.ToImage()])
-    return coco.Photographs(str(folder), split, annotations, transform, training=training)
+    return coco.Coco(str(folder), split, annotations, transform, training=training)
 
 
 def content(folder, split="train"):
@@ -794,7 +796,7 @@ def test_an_annotation_without_a_box_or_a_category_is_refused(tmp_path, annotati
 
 def test_labels_of_another_size_than_their_image_are_refused(tmp_path):
     list(make_cityscapes(tmp_path, images=1, seed=0))
-    streets = cityscapes.Streets(str(tmp_path), "train", lambda image, mask: (image, mask))
+    streets = cityscapes.Cityscapes(str(tmp_path), "train", lambda image, mask: (image, mask))
     Image.new("L", (20, 10)).save(streets.samples[0][1])
     assert "has other sizes than" in refused(streets.__getitem__, 0)
 
@@ -909,22 +911,22 @@ def test_a_class_without_images_is_refused(flat):
 
 def test_files_beside_the_streets_are_passed_over(tmp_path):
     list(make_cityscapes(tmp_path, images=2, seed=0))
-    wanted = cityscapes.Streets(str(tmp_path), "train", None).samples
+    wanted = cityscapes.Cityscapes(str(tmp_path), "train", None).samples
     assert len(wanted) == 2
     split = tmp_path / "leftImg8bit" / "train"
     city = Path(wanted[0][0]).parent
     (split / ".DS_Store").write_text("")
     for name in ("license.txt", "._x_leftImg8bit.png"):
         (city / name).write_text("")
-    assert cityscapes.Streets(str(tmp_path), "train", None).samples == wanted
+    assert cityscapes.Cityscapes(str(tmp_path), "train", None).samples == wanted
     Path(wanted[0][1]).unlink()
-    message = refused(cityscapes.Streets, str(tmp_path), "train", None)
+    message = refused(cityscapes.Cityscapes, str(tmp_path), "train", None)
     assert "_gtFine_labelIds.png is missing" in message
     for each in split.iterdir():
         if each.is_dir():
             shutil.rmtree(each)
     (split / "a_leftImg8bit.png").write_text("")  # without a city
-    assert "<city>/<name>_leftImg8bit.png" in refused(cityscapes.Streets, str(tmp_path), "train", None)
+    assert "<city>/<name>_leftImg8bit.png" in refused(cityscapes.Cityscapes, str(tmp_path), "train", None)
 
 
 @pytest.mark.parametrize("kind", ["uint16", "int32", "float32"])

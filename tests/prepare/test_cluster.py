@@ -6,8 +6,8 @@ import pytest
 from distributed import LocalCluster
 
 from dsnet_med.errors import InputError
+from dsnet_med.phantoms import make_synapse
 from dsnet_med.prepare.convert import convert
-from dsnet_med.prepare.phantom import make_synapse
 from dsnet_med.prepare.recipe import load_recipe
 from dsnet_med.processes import on_cluster
 

@@ -1,0 +1,111 @@
+"""What an evaluation leaves behind: cases.csv, summary.json and report.html in one folder.
+
+summary.json (and comparison.json) vouches for the files beside it by their hashes. What nothing vouches for is
+somebody's, or was changed since, and is not replaced unasked.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from dsnet_med.errors import InputError
+from dsnet_med.evaluate.labels import label_names
+from dsnet_med.evaluate.protocols import PROTOCOLS
+from dsnet_med.evaluate.report import comparison_html, report_html
+from dsnet_med.evaluate.score_folders import CaseScore
+from dsnet_med.evaluate.summary import by_protocol, cases_csv
+from dsnet_med.files import output_error, sha256, staging, write_text
+
+_SUMMARY, _COMPARISON, _PAGE, _CASES = "summary.json", "comparison.json", "report.html", "cases.csv"
+_FORM = {_SUMMARY: {"protocol", "inputs", "files"}, _COMPARISON: {"predictions", "ranking", "files"}}
+_NAMES = (_SUMMARY, _COMPARISON, _PAGE, _CASES, *(f"cases_{name}.csv" for name in PROTOCOLS))
+
+
+def write_results(
+    out: Path,
+    scores: Sequence[CaseScore],
+    summary: Mapping[str, Any],
+    labels: Mapping[Any, Any],
+    *,
+    images: Mapping[str, Path] | None = None,
+    run: Mapping[str, Any] | None = None,
+    overlays: int = 4,
+) -> None:
+    """Write cases.csv, summary.json and report.html to `out`, and remove what an earlier evaluation left there.
+
+    cases.csv holds the summary's first protocol. Every other protocol, and any that measures in voxels, has
+    its own cases_<protocol>.csv, with the column hd95_voxels where it does. `images` (case -> file) puts the
+    scans beneath the report's pictures; `run` (method, seed, selection, ...) is shown in the report and kept in
+    summary.json. Raises InputError when `out` cannot be written.
+    """
+    first = summary["protocol"]
+    with _together(out, _SUMMARY, {**summary, **({"run": dict(run)} if run else {})}) as made:
+        write_text(made / _CASES, cases_csv(scores, first))
+        for name in by_protocol(summary):
+            in_voxels = PROTOCOLS[name].unit == "voxels"
+            if name != first or in_voxels:
+                write_text(made / f"cases_{name}.csv", cases_csv(scores, name, in_voxels=in_voxels))
+        page = report_html(scores, summary, label_names(labels), images=images, run=run, overlays=overlays)
+        write_text(made / _PAGE, page)
+
+
+def write_comparison(out: Path, comparison: Mapping[str, Any], links: Mapping[str, str]) -> None:
+    """Write comparison.json and report.html as `write_results` does; `links` lead to the reports of each."""
+    with _together(out, _COMPARISON, comparison) as made:
+        write_text(made / _PAGE, comparison_html(comparison, links))
+
+
+def require_replaceable(out: Path, *, overwrite: bool = False) -> None:
+    """Raise InputError where `out` holds a file that an evaluation would replace and that is not its own."""
+    vouched = _vouched(out)
+    for name in _NAMES:
+        if not overwrite and (out / name).exists() and name not in vouched:
+            raise InputError(
+                f"{out / name} is there already, and was not written by evaluate or was changed since; choose "
+                "another --out, or replace it with --overwrite"
+            )
+
+
+@contextmanager
+def _together(out: Path, name: str, content: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder whose files come to lie in `out` at the end, beside the JSON file that vouches for them."""
+    with staging(out) as made:
+        yield made
+        files = {file.name: sha256(file) for file in sorted(made.iterdir())}
+        vouching = json.dumps(_without_nan({**content, "files": files}), indent=2, allow_nan=False)
+        write_text(made / name, vouching + "\n")
+        try:
+            for earlier in _vouched(out):  # first: no old file may lie beside a new summary
+                (out / earlier).unlink()
+            for new in (name, *files):
+                (made / new).replace(out / new)
+        except OSError as error:
+            raise output_error(out / name, error) from error
+
+
+def _vouched(out: Path) -> set[str]:
+    """The files in `out` that are as an evaluation wrote them."""
+    found: set[str] = set()
+    for name, keys in _FORM.items():
+        try:
+            content = json.loads((out / name).read_text(encoding="utf-8"))
+            files = dict(content["files"]) if keys <= content.keys() else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+        if files is not None:
+            own = {file for file in files if file in _NAMES and (out / file).is_file()}
+            found |= {name} | {file for file in own if sha256(out / file) == files[file]}
+    return found
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and not isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,345 @@
+"""Scoring pairs of files: read, checked and measured, in parallel, one result per case.
+
+A case that cannot be scored carries the reason; the others are scored all the same.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsnet_med.errors import InputError, first_of, unknown
+from dsnet_med.evaluate import arrays
+from dsnet_med.evaluate.arrays import LabelMap
+from dsnet_med.evaluate.labels import label_names
+from dsnet_med.evaluate.measurements import LabelMeasurement, measure_case
+from dsnet_med.evaluate.pairing import Pair
+from dsnet_med.evaluate.pooled_volumes import CaseBorders, borders_of_case
+from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
+from dsnet_med.evaluate.resample import onto_grid
+from dsnet_med.evaluate.worst_slice import SlicePair, worst_slice
+from dsnet_med.files import sha256
+from dsnet_med.find import NRRD
+from dsnet_med.geometry import SliceOrder
+from dsnet_med.processes import in_parallel, on_cluster, peak_memory_bytes, workers_that_fit
+from dsnet_med.sniff import GZIP_AT_MOST
+from dsnet_med.volumes import Volume, files_of, read_labels, require_same_grid
+
+LabelValues = Mapping[int, int]
+Missing = Literal["refuse", "zero", "ignore"]
+MISSING: tuple[Missing, ...] = get_args(Missing)
+RUN_FACTS = "run.json"  # in a folder of masks: which run made them
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """What is known of one case after scoring; `error` says why there are no measures.
+
+    `unpredicted` says why a case counts as one where nothing was predicted.
+    """
+
+    case: str
+    prediction: Path | None
+    reference: Path
+    error: str | None = None
+    unpredicted: str = ""
+    notes: tuple[str, ...] = ()
+    measures: tuple[LabelMeasurement, ...] = ()
+    borders: CaseBorders | None = None
+    worst: SlicePair | None = None
+    shape: tuple[int, ...] = ()
+    affine: NDArray[np.float64] = field(default_factory=lambda: np.eye(4), compare=False)
+    spacing_mm: tuple[float, ...] = ()
+    prediction_sha256: str = ""
+    reference_sha256: str = ""
+    reference_map: LabelValues | None = None
+    prediction_map: LabelValues | None = None
+    resampled: str = ""
+    peak_memory_bytes: int = 0
+
+    def records(self, protocol: str = "strict") -> list[Record]:
+        """This case under a protocol, one record per label; a stacked protocol judges the case by itself."""
+        (chosen,) = find_protocols([protocol])
+        return [record(measure, chosen) for measure in self.measures]
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What is the same for every case."""
+
+    labels: dict[int, str]
+    protocols: tuple[Protocol, ...]
+    nsd_tolerance_mm: float
+    resample: bool
+    drop_outside: bool
+    ignored: int | None
+    missing: Missing
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Task:
+    pair: Pair
+    rules: _Rules
+    reference_map: LabelValues | None
+    prediction_map: LabelValues | None
+
+
+def missing_rule(text: str) -> Missing:
+    """The rule of this name for references without a prediction. Raises InputError."""
+    for rule in MISSING:
+        if rule == text:
+            return rule
+    raise unknown("rule for missing predictions", text, MISSING)
+
+
+def evaluate_pairs(
+    pairs: Sequence[Pair],
+    labels: Mapping[Any, Any],
+    *,
+    protocols: Sequence[str] = ("strict",),
+    workers: int = 1,
+    scheduler: str | None = None,
+    reference_map: Callable[[Path], LabelValues | None] = lambda _: None,
+    prediction_map: Callable[[Path], LabelValues | None] = lambda _: None,
+    nsd_tolerance_mm: float = 1.0,
+    resample: bool = False,
+    drop_outside: bool = False,
+    ignored: int | None = None,
+    missing: Missing = "refuse",
+) -> Iterator[CaseScore]:
+    """Score every pair once for all `protocols`; yields each case as it finishes, failed ones with their error.
+
+    `reference_map` and `prediction_map` give for a file the class of each of its raw values (None: they are
+    classes already); a raw value it does not have fails that case. Voxels that a reference gives the value
+    `ignored` count for nothing in either map. A pair without a prediction is scored as one that is empty;
+    under `missing` "zero" so is one whose prediction cannot be scored. With `workers` above 1 that many
+    processes share the cases, or fewer where memory is short; each holds one case at a time, and workers beyond
+    the number of cases share a case's labels. `scheduler` is the address of a Dask cluster to use instead. With
+    `resample` a prediction on another grid is brought onto its reference's (nearest neighbour), unless more
+    than a thousandth of its labelled voxels lie outside and `drop_outside` does not let them go. Raises
+    InputError, before the first case, for wrong arguments.
+    """
+    if workers < 1:
+        raise InputError(f"workers is {workers}, wanted at least 1")
+    rules = _Rules(
+        label_names(labels),
+        find_protocols(protocols),
+        arrays.tolerance(nsd_tolerance_mm),
+        resample,
+        drop_outside,
+        ignored,
+        missing,
+        threads=1 if scheduler else max(1, workers // max(1, len(pairs))),
+    )
+    tasks = [
+        _Task(
+            pair,
+            rules,
+            reference_map(pair.reference),
+            None if pair.prediction is None else prediction_map(pair.prediction),
+        )
+        for pair in pairs
+    ]
+    if scheduler:
+        return _answered(on_cluster(_score, tasks, scheduler))
+    fitting = workers_for(pairs, workers)
+    return _answered(in_parallel(_score, tasks, fitting)) if fitting > 1 else map(_score, tasks)
+
+
+def workers_for(pairs: Sequence[Pair], workers: int) -> int:
+    """How many of `workers` processes there is a case and memory for: at least one.
+
+    A process needs some 150 MB, and of its largest case the two label maps and what their borders take.
+    """
+    largest = max(
+        (_stored_bytes(pair.reference) + _stored_bytes(pair.prediction or pair.reference) for pair in pairs),
+        default=0,
+    )
+    return workers_that_fit(min(workers, len(pairs)), 150_000_000 + 3 * largest)
+
+
+def mapped(volume: Volume, values: LabelValues | None) -> LabelMap:
+    """The voxels of a label map with raw values replaced by classes. Raises InputError for unknown values."""
+    voxels: LabelMap = volume.voxels
+    if values is None:
+        return voxels
+    present = np.flatnonzero(np.bincount(voxels.ravel(order="K")))
+    unknown = [int(value) for value in present if value not in values]
+    if unknown:
+        raise InputError(
+            f"{volume.path}: label values {first_of(unknown)} are none of the "
+            f"{len(values)} that the label map knows; add them to it or correct the file"
+        )
+    table = np.zeros(int(present.max()) + 1, np.uint16)
+    for value in present:
+        table[value] = values[int(value)]
+    return table.astype(np.uint8)[voxels] if table.max() <= 255 else table[voxels]
+
+
+def _score(task: _Task) -> CaseScore:
+    pair = task.pair
+    try:
+        return _measured(task)
+    except (InputError, MemoryError) as error:
+        reason = str(error) or "not enough memory; use fewer workers"
+    except Exception as error:  # one bad case must never stop the others
+        reason = f"{pair.prediction or pair.reference}: {type(error).__name__}: {error}"
+    if task.rules.missing == "zero" and pair.prediction is not None:
+        empty = _score(replace(task, pair=replace(pair, prediction=None)))
+        if empty.error is None:
+            found = _digest(pair.prediction) if pair.prediction.is_file() else ""
+            return replace(empty, prediction=pair.prediction, prediction_sha256=found, unpredicted=reason)
+    return CaseScore(pair.case, pair.prediction, pair.reference, error=reason)
+
+
+def _measured(task: _Task) -> CaseScore:
+    pair, rules = task.pair, task.rules
+    reference = read_labels(pair.reference)
+    notes = _notes(pair.reference, reference, rules.labels)
+    if pair.prediction is None:
+        raw: LabelMap = np.zeros(reference.shape, np.uint8, order="F")
+        resampled = ""
+    else:
+        prediction, resampled = _on_one_grid(reference, read_labels(pair.prediction), rules)
+        notes += _notes(pair.prediction, prediction, rules.labels)
+        raw = mapped(prediction, task.prediction_map)
+    classes = mapped(reference, task.reference_map)
+    if task.reference_map is not None and task.prediction_map is None:
+        _require_classes(pair, reference.voxels, classes, raw)
+    if rules.ignored is not None and (left_out := reference.voxels == rules.ignored).any():
+        classes, raw = np.where(left_out, 0, classes), np.where(left_out, 0, raw)
+    try:
+        measured = measure_case(
+            classes,
+            raw,
+            reference.affine[:3, :3],
+            rules.labels,
+            in_voxels=any(protocol.unit == "voxels" for protocol in rules.protocols),
+            nsd_tolerance_mm=rules.nsd_tolerance_mm,
+            threads=rules.threads,
+        )
+    except InputError as error:
+        raise InputError(f"{pair.prediction} against {pair.reference}: {error}") from error
+    order = SliceOrder.of(reference.affine, "coarsest")
+    pooled = any(protocol.stacked for protocol in rules.protocols)
+    return CaseScore(
+        pair.case,
+        pair.prediction,
+        pair.reference,
+        unpredicted="" if pair.prediction else "no prediction",
+        notes=notes,
+        measures=measured.measures,
+        borders=borders_of_case(order.to_slices(classes), order.to_slices(raw)) if pooled else None,
+        worst=worst_slice(classes, raw, reference.affine, measured.differing),
+        shape=reference.shape,
+        affine=reference.affine,
+        spacing_mm=reference.spacing_mm,
+        prediction_sha256=_digest(pair.prediction) if pair.prediction else "",
+        reference_sha256=_digest(pair.reference),
+        reference_map=task.reference_map,
+        prediction_map=task.prediction_map,
+        resampled=resampled,
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a volume's file; of a header and its voxels, that of theirs one after the other."""
+    digests = [sha256(file) for file in files_of(path)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _on_one_grid(reference: Volume, prediction: Volume, rules: _Rules) -> tuple[Volume, str]:
+    """The prediction on the reference's grid, and what was done to bring it there. Raises InputError."""
+    try:
+        require_same_grid(reference, prediction)
+    except InputError as error:
+        if not rules.resample:
+            raise InputError(
+                f"{error} (evaluate --resample brings the prediction onto the other grid)"
+            ) from error
+        return onto_grid(prediction, reference, drop_outside=rules.drop_outside)
+    return prediction, ""
+
+
+def _require_classes(pair: Pair, raw: LabelMap, classes: LabelMap, predicted: LabelMap) -> None:
+    """Raise InputError where both maps hold the same values before the reference's are mapped, and not after.
+
+    Then either the prediction holds the data set's own values or the reference holds class ids already. Every
+    fourth voxel along an axis tells.
+    """
+    every = (slice(None, None, 4 if raw.size > 1_000_000 else 1),) * raw.ndim
+    if raw.shape != predicted.shape:
+        return
+    as_they_are, after = _agreement(raw[every], predicted[every]), _agreement(classes[every], predicted[every])
+    if as_they_are > 0.5 and as_they_are > 2 * after:
+        raise InputError(
+            f"{pair.prediction} agrees with {pair.reference} value for value (mean Dice {as_they_are:.2f}), "
+            f"and not once the reference's raw values are mapped to classes ({after:.2f}): one of the two is "
+            "taken for the other kind; put a labels.json of values and names beside the files, or give it as "
+            "--labels"
+        )
+
+
+def _agreement(one: LabelMap, other: LabelMap) -> float:
+    """The mean Dice over all values but 0 that either map holds; 0 where there are none."""
+    high = int(max(one.max(initial=0), other.max(initial=0))) + 1
+    a, b = (np.bincount(each.ravel(), minlength=high) for each in (one, other))
+    both = np.bincount(one[one == other].ravel(), minlength=high)
+    found = np.flatnonzero(a + b)
+    found = found[found > 0]
+    return float((2 * both[found] / (a + b)[found]).mean()) if len(found) else 0.0
+
+
+def _notes(path: Path, volume: Volume, labels: Mapping[int, str]) -> tuple[str, ...]:
+    """What a reader has to know of a file, each note with its name. Raises InputError where the file's own
+    names of its values (3D Slicer writes them) contradict `labels`."""
+    if not path.name.lower().endswith(NRRD):
+        return tuple(f"{path.name}: {note}" for note in volume.notes)
+    from dsnet_med.volumes_itk import segment_names  # noqa: PLC0415 -- SimpleITK takes long to load
+
+    def plain(name: str) -> str:
+        return "".join(letter for letter in name.lower() if letter.isalnum())
+
+    notes, known = list(volume.notes), {plain(name) for name in labels.values()}
+    for value, name in segment_names(path).items():
+        if value not in labels or plain(name) == plain(labels[value]):
+            continue
+        if plain(name) in known:
+            raise InputError(
+                f"{path}: calls its value {value} '{name}', the labels call it '{labels[value]}'; correct the "
+                "labels or the file"
+            )
+        notes.append(f"calls its value {value} '{name}', scored as '{labels[value]}'")
+    return tuple(f"{path.name}: {note}" for note in notes)
+
+
+def _answered(results: Iterator[tuple[_Task, CaseScore | None]]) -> Iterator[CaseScore]:
+    for task, score in results:
+        pair = task.pair
+        yield score or CaseScore(
+            pair.case,
+            pair.prediction,
+            pair.reference,
+            error=f"{pair.prediction or pair.reference}: the process that scored it was killed; "
+            "is there enough memory?",
+        )
+
+
+def _stored_bytes(path: Path) -> int:
+    """The size of the file's content: where it is compressed, what gzip says of it in the last 4 bytes."""
+    try:
+        size = path.stat().st_size
+        if path.suffix != ".gz":
+            return size
+        with path.open("rb") as stream:
+            stream.seek(-4, os.SEEK_END)
+            return min(int.from_bytes(stream.read(4), "little"), GZIP_AT_MOST * size)
+    except OSError:  # the case fails by itself, with a line of its own
+        return 0
