@@ -30,7 +30,12 @@ class SliceModel:
 
     @classmethod
     def of(
-        cls, model: Model, device: torch.device, precision: torch.dtype = torch.float32, *, compiled: bool = False
+        cls,
+        model: Model,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+        *,
+        compiled: bool = False,
     ) -> "SliceModel":
         """`model` made fast: batch norms fused, channels last in memory, `compiled` by torch when first run.
 
@@ -56,7 +61,7 @@ class SliceModel:
         return cls(run, model.size, model.fit, model.intensity, model.in_channels, precision)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (B, K, H, W), float32, for images (B, 1, H, W). Raises InputError where they are not finite."""
+        """Logits (B, K, H, W), float32, for images (B, 1, H, W). InputError where they are not finite."""
         return slice_logits(images, self._run, self.size, self.fit)
 
     def _run(self, images: Tensor) -> Tensor:
