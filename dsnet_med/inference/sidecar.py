@@ -69,11 +69,14 @@ def differences(sidecar: Sidecar, wanted: Identity) -> list[str]:
 def _agrees(held: Any, wanted: Any) -> bool:
     if not isinstance(held, dict) or not isinstance(wanted, dict) or "sha256" not in wanted:
         return bool(held == wanted)
-    old, digests = (
-        list(d.values()) if isinstance(d := part.get("sha256"), dict) else [d] for part in (held, wanted)
-    )
+    old, new = _hashes(held), _hashes(wanted)
     # The first versions wrote one hash of all the files' hashes.
-    return old in (digests, [hashlib.sha256("".join(digests).encode()).hexdigest()])
+    return old in (new, [hashlib.sha256("".join(new).encode()).hexdigest()])
+
+
+def _hashes(digests: Mapping[str, Any]) -> list[str]:
+    held = digests.get("sha256")
+    return [str(each) for each in (held.values() if isinstance(held, dict) else [held])]
 
 
 def is_as_written(out: Path, case: str, ending: str, sidecar: Sidecar) -> bool:

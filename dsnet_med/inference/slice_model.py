@@ -93,7 +93,7 @@ def slice_logits(
                 images, size, len(images), network, overlap, "gaussian", 0.125, "constant", 0.0
             )
         )
-    return _resized_to(network(_resized_to(images, size)), images.shape[-2:])
+    return resized_to(network(resized_to(images, size)), images.shape[-2:])
 
 
 def mean_probabilities(models: Sequence[SliceModel], images: Sequence[Tensor], mirror: bool) -> Tensor:
@@ -109,7 +109,7 @@ def mean_probabilities(models: Sequence[SliceModel], images: Sequence[Tensor], m
     return total.div_(len(models) * len(flips))
 
 
-def _resized_to(maps: Tensor, size: Sequence[int]) -> Tensor:
+def resized_to(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Maps (B, C, h, w) at `size`, bilinear with corners not aligned; the same ones where they have it."""
     return maps if tuple(maps.shape[-2:]) == tuple(size) else resized(maps, size)
 
