@@ -135,13 +135,14 @@ def parts(options: argparse.Namespace) -> dict[str, list[float]]:
     rows_first._run = lambda images: rows_first.network(images.contiguous())
     image = _slices(voxels, 0, "cpu")
     volume = Volume(Path("ct"), voxels.shape, np.diag((*SPACING_MM, 1.0)), None, voxels)
-    predictor = _predictor(options, whole)
+    predictor, monai = _predictor(options, whole), _slice_inferer(_network(options.network).eval(), options)
     ways = {
         "the engine: scaled, network, class ids, checks of the mask": lambda: predictor.segment(volume),
         "network and class ids alone": lambda: whole.logits(image).argmax(1),
         "... without class ids": lambda: whole.logits(image),
         "... without fused batch norms": lambda: plain.logits(image).argmax(1),
         "... without channels last in memory": lambda: rows_first.logits(image).argmax(1),
+        "MONAI SliceInferer, argmax": lambda: monai(voxels),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     with torch.inference_mode():
