@@ -12,7 +12,7 @@ from dsnet_med.errors import CasesFailedError, InputError, first_of, unknown
 from dsnet_med.files import require_writable, write_text
 
 if TYPE_CHECKING:
-    from dsnet_med.prepare.doctor_findings import Finding
+    from dsnet_med.prepare.findings import Finding
 
 T = TypeVar("T")
 _PHANTOMS = {  # and the folders that each writes
@@ -87,7 +87,7 @@ def preprocess(
     """Convert a raw data set into a store."""
     from dsnet_med.prepare.cases import find_cases
     from dsnet_med.prepare.convert import convert
-    from dsnet_med.prepare.doctor_store import findings_of, open_unchecked
+    from dsnet_med.prepare.manifest import read_manifest
     from dsnet_med.prepare.recipe import for_source, load_recipe
 
     recipe = for_source(load_recipe(recipe_name), source)
@@ -95,8 +95,8 @@ def preprocess(
     converted = convert(recipe, source, out, workers=workers, exclude=exclude, scheduler=scheduler)
     results = list(bar(converted, total, "preprocess"))
     failures = {result.case: result.error for result in results if result.error}
-    store = open_unchecked(out)
-    warnings = _grouped(findings_of(store))
+    manifest = read_manifest(out)
+    warnings = _grouped(manifest.all_findings())
     for line in warnings[:_SHOWN_WARNINGS]:
         typer.echo(line, err=True)
     if len(warnings) > _SHOWN_WARNINGS:
@@ -112,7 +112,7 @@ def preprocess(
         typer.echo(f"{len(failures)} of {len(results)} cases failed: {advice}", err=True)
         raise CasesFailedError(failures, listed=True)
     reused = sum(result.reused for result in results)
-    slices = sum(case.shape[0] for case in store.cases.values())
+    slices = sum(case.shape[0] for case in manifest.cases)
     typer.echo(f"{len(results)} cases ({reused} already done), {slices} slices in {out}")
 
 
@@ -133,7 +133,8 @@ def check(
 ) -> None:
     """Examine a store or a raw data set and list what is wrong."""
     from dsnet_med.prepare.cases import find_cases
-    from dsnet_med.prepare.doctor import examine_source, examine_store
+    from dsnet_med.prepare.doctor import examine_source
+    from dsnet_med.prepare.doctor_store import examine_store
     from dsnet_med.prepare.recipe import for_source, load_recipe
 
     if source is None:

@@ -58,7 +58,7 @@ class ResizeSliced(MapTransform):
 
 
 class ScaleByRecipe(MapTransform):
-    """Scale the intensities of a volume as its recipe says ({"window": [low, high]} or {"zscore": [...]})."""
+    """Scale the intensities of a volume as its recipe says ({"window": [low, high]} or another rule)."""
 
     def __init__(self, keys: Sequence[Hashable], intensity: Mapping[str, Any]) -> None:
         super().__init__(keys)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.dicom.organs import organ_of
-from dsnet_med.prepare.doctor_checks import centroids_mm, wrong_sides
+from dsnet_med.prepare.labels import centroids_mm, wrong_sides
 
 _OTHER_KIND = "this may be another kind of image than the network was trained on"
 _MARGIN_MM = 15.0

@@ -1,40 +1,33 @@
-"""The data doctor: everything that looks wrong in a raw data set, or in a store, one line each.
+"""The data doctor: everything that looks wrong in a raw data set, one line each; doctor_store.py for stores.
 
 Nothing is changed, and a bad case never stops the others. `preprocess` says the same of what it converts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from dsnet_med.errors import InputError, one_line
-from dsnet_med.geometry import SliceOrder, cut_across
+from dsnet_med.errors import InputError, first_of, one_line
+from dsnet_med.find import case_name
+from dsnet_med.geometry import SliceOrder
 from dsnet_med.prepare import decathlon
 from dsnet_med.prepare.cases import RawCase, case_of_label, find_cases, stray_labels
-from dsnet_med.prepare.doctor_checks import content_digest, odd_intensities, odd_spacing, swapped_sides
-from dsnet_med.prepare.doctor_findings import (
-    Examined,
-    Finding,
-    Member,
-    Severity,
-    examine_set,
-    examine_split_list,
-)
-from dsnet_med.prepare.doctor_portrait import Portrait
-from dsnet_med.prepare.doctor_store import examine_stored, open_unchecked, store_findings
-from dsnet_med.prepare.labels import class_counts, class_table, value_counts
+from dsnet_med.prepare.doctor_case import volume_findings
+from dsnet_med.prepare.doctor_set import examine_set
+from dsnet_med.prepare.findings import Examined, Finding
+from dsnet_med.prepare.fingerprint import CaseFingerprint, content_digest
+from dsnet_med.prepare.labels import class_table
+from dsnet_med.prepare.manifest import StoredCase
 from dsnet_med.prepare.recipe import Recipe, for_source
-from dsnet_med.volumes import Volume, case_name, read_image, read_labels, require_same_grid
-from dsnet_med.workers import in_parallel
-
-__all__ = ["Examined", "Finding", "examine_source", "examine_store", "source_findings", "volume_findings"]
+from dsnet_med.prepare.splits import SeededSplit, meant
+from dsnet_med.processes import in_parallel
+from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
 
 _KILLED = "not examined: a worker was killed, most likely for want of memory; use fewer workers"
-_Report = Callable[[Severity, str, str], None]
-Item = TypeVar("Item")
-T = TypeVar("T")
+AnyCase = TypeVar("AnyCase", RawCase, StoredCase)
 
 
 def examine_source(recipe: Recipe, source: Path, *, workers: int = 1) -> Iterator[Examined]:
@@ -44,107 +37,93 @@ def examine_source(recipe: Recipe, source: Path, *, workers: int = 1) -> Iterato
     """
     recipe = for_source(recipe, source)
     cases = find_cases(recipe, source)
-    members = []
-    for case, result in _each(partial(examine_case, recipe, source), cases, workers):
-        examined, member = result or (_lost(case.id), Member(case.id, case.subject, case.split, None))
-        members.append(member)
+    fingerprints = []
+    for examined, fingerprint in in_order(partial(_examine_case, recipe, source), cases, workers):
+        fingerprints.append(fingerprint)
         yield examined
-    yield Examined("", (*source_findings(recipe, source, cases), *examine_set(members)))
+    yield Examined("", (*source_findings(recipe, source, cases), *examine_set(fingerprints)))
 
 
-def examine_store(path: Path, *, workers: int = 1) -> Iterator[Examined]:
-    """Examine every case of the store in the folder `path`, then the failed ones, then the store as a whole.
-
-    Raises InputError when `path` holds no readable manifest.
-    """
-    store = open_unchecked(path)
-    members = []
-    cases = list(store.cases.values())
-    # The manifest without its cases: every worker gets one with each case.
-    lean = replace(store, cases={}, manifest=store.manifest | {"cases": []})
-    for case, result in _each(partial(examine_stored, lean), cases, workers):
-        examined, member = result or (_lost(case.id), Member(case.id, case.subject, case.split, None))
-        members.append(member)
-        yield examined
-    for name, reason in store.failed.items():
-        yield Examined(name, (Finding("error", name, "failed", f"was not converted: {reason}"),))
-    yield Examined("", (*store_findings(store), *examine_set(members)))
-
-
-def source_findings(recipe: Recipe, source: Path, cases: Sequence[RawCase]) -> list[Finding]:
-    """What names and lists alone say about a data set: labels without images, splits that do not fit."""
-    strays = [_stray(recipe, source, label) for label in stray_labels(recipe, source)]
-    notes = [*recipe.notes, *_miscounted(recipe, source, cases)]
-    listed = {case.subject: case.split for case in cases if not _unlabelled_by_design(recipe, case)}
-    unlabelled = {case.subject for case in cases if _unlabelled_by_design(recipe, case)}
-    return [
-        *strays,
-        *(Finding("warning", "", "source", note) for note in notes),
-        *examine_split_list(recipe.splits, listed, unlabelled, published=recipe.is_published),
-    ]
-
-
-def _unlabelled_by_design(recipe: Recipe, case: RawCase) -> bool:
-    return recipe.layout == "decathlon" and case.wanted is None and not case.problem
-
-
-def _miscounted(recipe: Recipe, source: Path, cases: Sequence[RawCase]) -> Iterator[str]:
-    """A dataset.json that counts other cases than there are."""
-    if recipe.layout != "decathlon" or not (source / decathlon.FILE_NAME).is_file():
+def in_order(
+    examine: Callable[[AnyCase], tuple[Examined, CaseFingerprint]], cases: Sequence[AnyCase], workers: int
+) -> Iterator[tuple[Examined, CaseFingerprint]]:
+    """What `examine` makes of each case in turn, in processes when there are several workers."""
+    if workers <= 1 or len(cases) < 2:
+        yield from map(examine, cases)
         return
-    told = decathlon.read_dataset_json(source).get("numTraining")
-    found = sum(not _unlabelled_by_design(recipe, case) for case in cases)
-    if isinstance(told, int) and told != found:
-        yield f"{decathlon.FILE_NAME} counts {told} training cases (numTraining), the source has {found}"
+    awaited, early = [case.id for case in cases], {}
+    for case, result in in_parallel(examine, cases, workers):
+        early[case.id] = result or (_killed(case.id), CaseFingerprint(case.id, case.subject, case.split))
+        while awaited and awaited[0] in early:
+            yield early.pop(awaited.pop(0))
 
 
-def examine_case(recipe: Recipe, source: Path, case: RawCase) -> tuple[Examined, Member]:
+def _killed(case: str) -> Examined:
+    return Examined(case, (Finding("error", case, "unreadable", _KILLED),))
+
+
+def _examine_case(recipe: Recipe, source: Path, case: RawCase) -> tuple[Examined, CaseFingerprint]:
     """The findings on one case, and what the checks on the whole set need of it. Raises nothing."""
-    findings: list[Finding] = []
-    member = Member(case.id, case.subject, case.split, None)
-
-    def report(severity: Severity, kind: str, message: str) -> None:
-        findings.append(Finding(severity, case.id, kind, message.replace(f"{source}/", "")))
-
+    found: list[Finding] = []
+    fingerprint = CaseFingerprint(case.id, case.subject, case.split)
     try:
-        if case.problem:
-            report("error", "unreadable", case.problem)
-        else:
-            digest, portrait = _examine_files(recipe, case, report)
-            member = replace(member, content=digest, portrait=portrait)
+        image, label = _read(case, found)
+        found += volume_findings(recipe, case.id, image, label)
+        if image is not None:
+            fingerprint = _fingerprint(recipe, fingerprint, image, label)
     except Exception as error:  # the others must go on, whatever this case met
-        report("error", "unreadable", f"unexpected {type(error).__name__}: {one_line(str(error), None)}")
-    return Examined(case.id, tuple(findings)), member
+        message = f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
+        found.append(Finding("error", case.id, "unreadable", message))
+    return Examined(case.id, tuple(finding.within(source) for finding in found)), fingerprint
 
 
-def _examine_files(recipe: Recipe, case: RawCase, report: _Report) -> tuple[str | None, Portrait | None]:
-    """Report on the files of a case; returns its image's digest and its portrait, None where unreadable."""
+def _read(case: RawCase, found: list[Finding]) -> tuple[Volume | None, Volume | None]:
+    """The volumes of a case, as far as they can be read; what cannot is `found`."""
+
+    def report(kind: str, message: str) -> None:
+        found.append(Finding("error", case.id, kind, message))
+
+    @contextmanager
+    def reported(kind: str) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            report(kind, str(error))
+        except MemoryError:
+            report(kind, "not enough memory to examine it; use fewer workers")
+
     image = label = None
-    if case.image.exists():
-        image = _try(lambda: read_image(case.image), "unreadable", report)
-    else:
-        report("error", "pair", f"{case.image}: the image is missing")
-    label_file = case.label
-    if label_file is not None:
-        label = _try(lambda: read_labels(label_file), "unreadable", report)
-    elif case.split != "extra":
-        report("error", "pair", f"{case.image}: the image has no label file{wanted_label(case)}")
-    if image is not None and label is not None:
-        pair = image, label
-        _try(lambda: require_same_grid(*pair), "geometry", report)
-    volume_findings(recipe, image, label, report)
-    if image is None:
+    if case.problem:
+        report("unreadable", case.problem)
         return None, None
-    return content_digest(image.voxels, image.affine), _portrait(recipe, image, label)
+    if not case.image.exists():
+        report("pair", f"{case.image}: the image is missing")
+    else:
+        with reported("unreadable"):
+            image = read_image(case.image)
+    if case.label is not None:
+        with reported("unreadable"):
+            label = read_labels(case.label)
+    elif case.split != "extra":
+        report("pair", f"{case.image}: the image has no label file{wanted_label(case)}")
+    if image is not None and label is not None:
+        with reported("geometry"):
+            require_same_grid(image, label)
+    return image, label
 
 
-def _portrait(recipe: Recipe, image: Volume, label: Volume | None) -> Portrait:
-    order = SliceOrder.of(image.affine, recipe.slice_axis)
-    classes = None
+def _fingerprint(
+    recipe: Recipe, fingerprint: CaseFingerprint, image: Volume, label: Volume | None
+) -> CaseFingerprint:
+    order, classes = SliceOrder.of(image.affine, recipe.slice_axis), None
     if label is not None and label.shape == image.shape:
         classes = class_table(recipe, label.voxels.dtype)[order.to_slices(label.voxels)]
-    pictures = recipe.intensity.fit(image.voxels).apply(order.to_slices(image.voxels))
-    return Portrait.of(pictures, classes, order.spacing_mm(image.affine), recipe.classes)
+    slices = order.to_slices(image.voxels)
+    content = content_digest(SliceOrder.of(image.affine).to_slices(image.voxels))
+    pictures = recipe.intensity.fit(image.voxels).apply(slices)
+    return replace(fingerprint, content=content).with_features(
+        pictures, classes, order.spacing_mm(image.affine), recipe.classes
+    )
 
 
 def wanted_label(case: RawCase) -> str:
@@ -152,74 +131,57 @@ def wanted_label(case: RawCase) -> str:
     return f", wanted {case.wanted}" if case.wanted else ""
 
 
-def volume_findings(recipe: Recipe, image: Volume | None, label: Volume | None, report: _Report) -> None:
-    """Report on the volumes of a case in memory, of which either may be missing."""
-    if image is not None:
-        for severity, message in odd_intensities(image.voxels, recipe.modality):
-            report(severity, "intensity", message)
-        for note in image.notes:
-            report("warning", "geometry", f"{image.path}: {note}")
-        spacing = odd_spacing(image.spacing_mm)
-        if spacing:
-            report("warning", "geometry", spacing)
-        across = cut_across(image.affine, recipe.slice_axis)
-        if across:
-            report("warning", "slices", across)
-    if label is not None:
-        _examine_classes(recipe, label, report)
+def source_findings(recipe: Recipe, source: Path, cases: Sequence[RawCase]) -> list[Finding]:
+    """What names and lists alone say about a data set: labels without images, splits that do not fit."""
+    unlabelled = [case for case in cases if _unlabelled_by_design(recipe, case)]
+    labelled = [case for case in cases if case not in unlabelled]
+    found = []
+    for label in stray_labels(recipe, source):
+        message = f"{label.relative_to(source)}: the label has no image file"
+        found.append(Finding("error", case_of_label(recipe, label) or case_name(label), "pair", message))
+    notes = [*recipe.notes, *_miscounted(recipe, source, len(labelled))]
+    found += (Finding("warning", "", "source", note) for note in notes)
+    return [*found, *_split_list_findings(recipe, labelled, {case.subject for case in unlabelled})]
 
 
-def _examine_classes(recipe: Recipe, label: Volume, report: _Report) -> None:
-    """Report on the values of a label map and on where the classes lie."""
-    values = value_counts(label.voxels)
-    _try(lambda: class_counts(recipe, values), "label values", report)
-    counts = class_counts(recipe, {raw: n for raw, n in values.items() if raw in recipe.label_map})
-    missing = [name for name in recipe.classes[1:] if not counts[name]]
-    if len(missing) == len(recipe.classes) - 1:
-        if not recipe.allow_empty:
-            report("error", "empty label", f"{label.path}: the label map is all background")
+def _unlabelled_by_design(recipe: Recipe, case: RawCase) -> bool:
+    return recipe.layout == "decathlon" and case.wanted is None and not case.problem
+
+
+def _miscounted(recipe: Recipe, source: Path, found: int) -> Iterator[str]:
+    """A dataset.json that counts other cases than there are."""
+    if recipe.layout == "decathlon" and (source / decathlon.FILE_NAME).is_file():
+        told = decathlon.read_dataset_json(source).get("numTraining")
+        if isinstance(told, int) and told != found:
+            yield f"{decathlon.FILE_NAME} counts {told} training cases (numTraining), the source has {found}"
+
+
+def _split_list_findings(recipe: Recipe, cases: Sequence[RawCase], unlabelled: set[str]) -> Iterator[Finding]:
+    """Whether a split list and the subjects of a source name each other.
+
+    A name that matches nothing beside a subject that it most likely means is an error: the subject would
+    quietly be `extra`. Without such a subject the data may just not be there, which is worth a warning. The
+    subjects in `unlabelled` are extra whatever a list says.
+    """
+    splits = recipe.splits
+    if isinstance(splits, SeededSplit):
         return
-    if missing:
-        report("warning", "missing class", f"the label map holds no {', '.join(missing)}")
-    ids = {name: class_id for class_id, name in enumerate(recipe.classes)}
-    left, right = ({name: ids[name] for name in names} for names in (recipe.left, recipe.right))
-    if left and right:
-        classes = class_table(recipe, label.voxels.dtype)[label.voxels]
-        swapped = swapped_sides(classes, label.affine, left, right)
-        if swapped:
-            report("error", "sides", swapped)
-
-
-def _try(step: Callable[[], T], kind: str, report: _Report) -> T | None:
-    """The result of `step`; what it cannot do is reported as an error of this kind."""
-    try:
-        return step()
-    except InputError as error:
-        report("error", kind, str(error))
-    except MemoryError:
-        report("error", kind, "not enough memory to examine it; use fewer workers")
-    return None
-
-
-def _stray(recipe: Recipe, source: Path, label: Path) -> Finding:
-    case = case_of_label(recipe, label) or case_name(label)
-    return Finding("error", case, "pair", f"{label.relative_to(source)}: the label has no image file")
-
-
-def _each(examine: Callable[[Item], T], items: Sequence[Item], workers: int) -> Iterator[tuple[Item, T | None]]:
-    """Each item in turn with what `examine` made of it, in processes when there are several workers."""
-    if workers <= 1 or len(items) < 2:
-        yield from ((item, examine(item)) for item in items)
-        return
-    early: dict[int, tuple[Item, T | None]] = {}
-    wanted = iter(items)
-    awaited = next(wanted, None)
-    for item, result in in_parallel(examine, items, workers):
-        early[id(item)] = item, result
-        while awaited is not None and id(awaited) in early:
-            yield early.pop(id(awaited))
-            awaited = next(wanted, None)
-
-
-def _lost(case: str) -> Examined:
-    return Examined(case, (Finding("error", case, "unreadable", _KILLED),))
+    subjects = {case.subject for case in cases}
+    absent = [name for name in splits if name not in subjects | unlabelled]
+    unlisted = sorted(subjects - splits.keys())
+    means = {name: subject for name in absent if (subject := meant(name, unlisted))}
+    if means:
+        todo = "rename the files" if recipe.is_published else "correct the list"
+        pairs = first_of(f"'{name}' (did you mean '{subject}'?)" for name, subject in means.items())
+        message = f"the split list names {pairs}, which the source does not hold; {todo}"
+        yield Finding("error", "", "source", message)
+    absent = [name for name in absent if name not in means]
+    unlisted = [subject for subject in unlisted if subject not in means.values()]
+    kept_out = [subject for subject in sorted(unlabelled) if splits.get(subject, "extra") != "extra"]
+    told = {
+        f"{len(absent)} of the {len(splits)} subjects of the split list are not in the source: "
+        f"{first_of(absent)}": absent,
+        f"the split list does not name {first_of(unlisted)}: extra, neither trained nor tested on": unlisted,
+        f"the split list names {first_of(kept_out)}, which come without labels: extra": kept_out,
+    }
+    yield from (Finding("warning", "", "source", message) for message, names in told.items() if names)

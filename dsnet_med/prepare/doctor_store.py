@@ -1,129 +1,105 @@
 """The data doctor's look at a converted store: what its manifest says against what its files hold."""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dsnet_med.errors import InputError
-from dsnet_med.prepare.doctor_findings import Examined, Finding, Member
-from dsnet_med.prepare.doctor_portrait import Portrait
-from dsnet_med.prepare.store import CASES, MANIFEST, Store, StoredCase, entry_file, require_whole
-
-_LISTED = 5
-
-
-def open_unchecked(path: Path) -> Store:
-    """The store even if data files are missing or cut short, which `Store.open` refuses. Raises InputError."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        cases = {entry["id"]: StoredCase.from_dict(entry) for entry in manifest["cases"]}
-    except FileNotFoundError:
-        return Store.open(path)  # which says what is missing
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path / MANIFEST}: damaged ({error!r}); run preprocess again") from error
-    return Store(path, manifest, cases)
+from dsnet_med.errors import InputError, first_of
+from dsnet_med.prepare.doctor import in_order
+from dsnet_med.prepare.doctor_set import examine_set
+from dsnet_med.prepare.findings import Examined, Finding
+from dsnet_med.prepare.fingerprint import CaseFingerprint, content_digest
+from dsnet_med.prepare.labels import value_counts
+from dsnet_med.prepare.manifest import CASES, Manifest, StoredCase, read_manifest
+from dsnet_med.prepare.store import Slices, entry_file, read_stored, require_whole
 
 
-def examine_stored(store: Store, case: StoredCase) -> tuple[Examined, Member]:
+def examine_store(path: Path, *, workers: int = 1) -> Iterator[Examined]:
+    """Examine every case of the store in the folder `path`, then the failed ones, then the store as a whole.
+
+    Raises InputError when `path` holds no readable manifest.
+    """
+    manifest = read_manifest(path)
+    work = partial(_examine_case, path, manifest.model_copy(update={"cases": ()}))  # which goes to every worker
+    fingerprints = []
+    for examined, fingerprint in in_order(work, manifest.cases, workers):
+        fingerprints.append(fingerprint)
+        yield examined
+    for name, reason in manifest.failed.items():
+        yield Examined(name, (Finding("error", name, "failed", f"was not converted: {reason}"),))
+    noted = [finding for finding in manifest.findings if finding.kind in ("source", "pair")]
+    told = [replace(finding, severity="warning") for finding in noted]
+    yield Examined("", (*_leftovers(path, manifest), *told, *examine_set(fingerprints)))
+
+
+def stored_fingerprint(case: StoredCase, slices: Slices) -> CaseFingerprint:
+    """What the checks on a whole set need of a stored case."""
+    image, labels = slices
+    fingerprint = CaseFingerprint(case.id, case.subject, case.split, content_digest(image))
+    names = tuple(case.label_voxels)
+    if not np.isfinite(image).all() or labels.max() >= max(len(names), 1):
+        return fingerprint
+    return fingerprint.with_features(image, labels if case.label_file else None, case.spacing_mm, names)
+
+
+def _examine_case(path: Path, manifest: Manifest, case: StoredCase) -> tuple[Examined, CaseFingerprint]:
     """The findings on one case, those of its source among them, and what the checks on the set need of it."""
-    store = replace(store, cases={case.id: case})
-    member = Member(case.id, case.subject, case.split, None)
     seen = [finding for finding in case.findings if finding.kind != "missing class"]  # which is looked for here
     try:
-        require_whole(store.path, case)
-        counts, finite, member = _read_through(store, case)
+        require_whole(path, case)
+        image, labels = read_stored(path, case)
     except (InputError, OSError) as error:
-        return Examined(case.id, (Finding("error", case.id, "damaged", str(error)), *seen)), member
-    findings = [*_entry_findings(store, case), *_label_findings(store, case, counts), *seen]
-    if not finite:
+        damaged = Finding("error", case.id, "damaged", str(error))
+        return Examined(case.id, (damaged, *seen)), CaseFingerprint(case.id, case.subject, case.split)
+    told = *_entry_findings(path, manifest, case), *_label_findings(manifest, case, value_counts(labels))
+    findings = [*told, *seen]
+    if not np.isfinite(image).all():
         findings.append(Finding("error", case.id, "damaged", "its image holds NaN or infinite values"))
-    return Examined(case.id, tuple(findings)), member
+    return Examined(case.id, tuple(findings)), stored_fingerprint(case, (image, labels))
 
 
-def store_findings(store: Store) -> list[Finding]:
-    """Files that no case owns, and what preprocess had to say of the source's names and lists."""
-    noted = [Finding(**finding) for finding in store.manifest.get("findings", ())]
-    told = [replace(finding, severity="warning") for finding in noted if finding.kind in ("source", "pair")]
-    return [*_leftovers(store), *told]
-
-
-def findings_of(store: Store) -> list[Finding]:
-    """What preprocess found: in the source and the set as a whole, then in each case."""
-    in_set = [Finding(**finding) for finding in store.manifest.get("findings", ())]
-    return [*in_set, *(finding for case in store.cases.values() for finding in case.findings)]
-
-
-def member_of(path: Path, case: StoredCase) -> Member:
-    """What the checks on a whole set need of one case in the store folder `path`."""
-    return _read_through(Store(path, {}, {case.id: case}), case)[2]
-
-
-def _read_through(store: Store, case: StoredCase) -> tuple[dict[int, int], bool, Member]:
-    """Voxels of each label value, whether the image is finite, and what the checks on the set need."""
-    image, labels = store.read_case(case.id)
-    totals = np.bincount(labels.ravel(), minlength=256)
-    counts = {int(value): int(totals[value]) for value in np.flatnonzero(totals)}
-    finite = bool(np.isfinite(image).all())
-    digest = hashlib.blake2b(repr(case.shape).encode(), digest_size=16)
-    digest.update(image.data)
-    portrait = None
-    names = tuple(case.label_voxels)
-    if finite and max(counts) < max(len(names), 1):
-        portrait = Portrait.of(image, labels if case.label_file else None, case.spacing_mm, names)
-    return counts, finite, Member(case.id, case.subject, case.split, digest.hexdigest(), portrait)
-
-
-def _entry_findings(store: Store, case: StoredCase) -> Iterator[Finding]:
+def _entry_findings(path: Path, manifest: Manifest, case: StoredCase) -> Iterator[Finding]:
     """Whether the case's own entry and recipe agree with the manifest."""
-    file = entry_file(store.path, case.id)
+    file = entry_file(path, case.id)
     try:
-        entry = StoredCase.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        entry = StoredCase.model_validate_json(file.read_bytes())
+    except (OSError, ValueError) as error:
         yield Finding("warning", case.id, "damaged", f"{file}: cannot be read ({type(error).__name__})")
         return
     if entry != case:
         yield Finding("error", case.id, "damaged", f"{file}: differs from the manifest; run preprocess again")
-    if case.recipe_hash != store.manifest.get("recipe_hash", case.recipe_hash):
+    if case.recipe_hash != manifest.recipe_hash:
         message = "was converted with another version of the recipe; run preprocess again"
         yield Finding("error", case.id, "damaged", message)
 
 
-def _label_findings(store: Store, case: StoredCase, counts: dict[int, int]) -> Iterator[Finding]:
+def _label_findings(manifest: Manifest, case: StoredCase, counts: dict[int, int]) -> Iterator[Finding]:
     if not case.label_file:
         return
-    strays = [value for value in counts if value >= len(store.classes)]
-    if strays:
-        yield Finding(
-            "error", case.id, "label values", f"label values {_listed(strays)} are no class of the store"
-        )
-    if not any(counts.get(class_id) for class_id in range(1, len(store.classes))):
-        if not store.manifest["recipe"].get("allow_empty"):
+    classes = dict(enumerate(manifest.classes))
+    if strays := sorted(counts.keys() - classes.keys()):
+        message = f"label values {first_of(strays)} are no class of the store"
+        yield Finding("error", case.id, "label values", message)
+    if not counts.keys() & classes.keys() - {0}:
+        if not manifest.recipe.get("allow_empty"):
             yield Finding("error", case.id, "empty label", "the label map is all background")
         return
-    for class_id, name in enumerate(store.classes):
+    for class_id, name in classes.items():
         got, told = counts.get(class_id, 0), case.label_voxels.get(name, 0)
         if got != told:
             message = f"{name} has {got} voxels, the manifest says {told}; run preprocess again"
             yield Finding("error", case.id, "label counts", message)
-    missing = [name for class_id, name in enumerate(store.classes) if not counts.get(class_id)]
-    if missing:
+    if missing := [name for class_id, name in classes.items() if class_id not in counts]:
         yield Finding("warning", case.id, "missing class", f"holds no {', '.join(missing)}")
 
 
-def _leftovers(store: Store) -> Iterator[Finding]:
+def _leftovers(path: Path, manifest: Manifest) -> Iterator[Finding]:
     """Data files that no case of the manifest owns."""
-    owned = {f"{case}{suffix}" for case in store.cases for suffix in (".bin", ".json")}
-    extra = sorted(file.name for file in (store.path / CASES).glob("*") if file.name not in owned)
+    owned = {f"{case.id}{suffix}" for case in manifest.cases for suffix in (".bin", ".json")}
+    extra = sorted(file.name for file in (path / CASES).glob("*") if file.name not in owned)
     if extra:
-        message = f"{CASES} holds {_listed(extra)}, which the manifest does not name"
+        message = f"{CASES} holds {first_of(extra)}, which the manifest does not name"
         yield Finding("warning", "", "leftover", message)
-
-
-def _listed(values: list[Any]) -> str:
-    more = f" and {len(values) - _LISTED} more" if len(values) > _LISTED else ""
-    return ", ".join(str(value) for value in values[:_LISTED]) + more

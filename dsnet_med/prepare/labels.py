@@ -1,17 +1,18 @@
-"""Raw label values and the classes that a recipe makes of them."""
+"""Label maps: how often each raw value occurs, the classes that a recipe makes of them, where these lie."""
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, first_of
 from dsnet_med.prepare.recipe import Recipe
 
 _CHUNK = 1 << 17
-_SHOWN = 8
+_SIDE_MARGIN_MM = 15.0
+
+Classes = NDArray[np.unsignedinteger[Any]]
 
 
 def value_counts(voxels: NDArray[Any]) -> dict[int, int]:
@@ -29,10 +30,11 @@ def value_counts(voxels: NDArray[Any]) -> dict[int, int]:
 
 def class_counts(recipe: Recipe, counts: dict[int, int]) -> dict[str, int]:
     """How many voxels each class has, from the counts of the raw values. Raises InputError for stray values."""
-    strays = [value for value in counts if value not in recipe.label_map]
+    strays = sorted(counts.keys() - recipe.label_map.keys())
     if strays:
+        told = first_of(f"{v} ({counts[v]} voxel{'s' if counts[v] > 1 else ''})" for v in strays)
         raise InputError(
-            f"label values {_listed(strays, counts)} are none of recipe '{recipe.id}'; "
+            f"label values {told} are none of recipe '{recipe.id}'; "
             "correct the file, or name them in the recipe's label_map"
         )
     voxels = dict.fromkeys(recipe.classes, 0)
@@ -50,23 +52,34 @@ def class_table(recipe: Recipe, dtype: np.dtype[Any]) -> NDArray[np.uint8]:
     return table
 
 
-def checked_counts(recipe: Recipe, path: Path, voxels: NDArray[Any]) -> dict[str, int]:
-    """The voxels of each class in the raw label map of `path`. Raises InputError for strays and empty maps."""
-    try:
-        counts = class_counts(recipe, value_counts(voxels))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    if counts[recipe.classes[0]] == voxels.size and not recipe.allow_empty:
-        raise InputError(
-            f"{path}: the label map is all background; correct it, exclude the case, "
-            "or keep such cases with 'allow_empty: true' in the recipe"
-        )
-    return counts
+def centroids_mm(
+    classes: Classes, affine: NDArray[np.float64], ids: dict[str, int]
+) -> dict[str, tuple[float, ...]]:
+    """The centroid (x, y, z) in RAS+ millimetres of each class of a map (X, Y, Z), of those that occur."""
+    boxes = ndimage.find_objects(classes, max_label=max(ids.values(), default=0))
+    centres = {}
+    for name, class_id in ids.items():
+        if box := boxes[class_id - 1]:
+            centre = np.array(ndimage.center_of_mass(classes[box] == class_id))
+            index = centre + [side.start for side in box]
+            centres[name] = tuple(float(value) for value in affine[:3, :3] @ index + affine[:3, 3])
+    return centres
 
 
-def _listed(values: Iterable[int], counts: dict[int, int]) -> str:
-    """`281 (3 voxels), 300 (1 voxel) and 4 more`."""
-    every = sorted(values)
-    shown = [f"{v} ({counts[v]} voxel{'s' if counts[v] > 1 else ''})" for v in every[:_SHOWN]]
-    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
-    return ", ".join(shown) + more
+def wrong_sides(
+    classes: Classes, affine: NDArray[np.float64], left: dict[str, int], right: dict[str, int]
+) -> tuple[list[tuple[str, str, float]], int]:
+    """The pairs that deny that `left` classes lie left of `right` ones, and how many pairs there are.
+
+    `classes` (X, Y, Z) is a class map, `left` and `right` give each name its class id. A pair denies it when
+    its centroids, in RAS+ millimetres, lie the wrong way round by more than 15 mm, the distance that is given.
+    Two sides of one organ come first, then the largest distance.
+    """
+    across = {name: centre[0] for name, centre in centroids_mm(classes, affine, {**left, **right}).items()}
+    pairs = [(a, b, across[a] - across[b]) for a in left for b in right if a in across and b in across]
+    wrong = [pair for pair in pairs if pair[2] > _SIDE_MARGIN_MM]
+
+    def importance(pair: tuple[str, str, float]) -> tuple[bool, float]:
+        return pair[0].replace("left", "") == pair[1].replace("right", ""), pair[2]
+
+    return sorted(wrong, key=importance, reverse=True), len(pairs)

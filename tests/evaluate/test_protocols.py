@@ -114,15 +114,15 @@ def test_monai_protocol_equals_monai(case, what):
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
-    case = np.load(shared / "golden" / "metric_case.npz")
+def reference(golden):
+    case = np.load(golden / "metric_case.npz")
     names = {label: f"({letter})" for label, letter in enumerate("abcd", start=1)}
     return case, json.loads(str(case["meta"])), names
 
 
 @pytest.mark.parametrize("name", ["A", "B"])
-def test_transunet_reproduces_the_reference_per_case(golden, name):
-    case, expected, names = golden
+def test_transunet_reproduces_the_reference_per_case(reference, name):
+    case, expected, names = reference
     rows = _records(case[f"gt{name}"], case[f"pred{name}"], (3, 0.7, 0.8), TRANSUNET, names)
     wanted = expected[f"case{name}"]
     assert [row.dice for row in rows] == pytest.approx(wanted["dice"], abs=1e-12)
@@ -131,8 +131,8 @@ def test_transunet_reproduces_the_reference_per_case(golden, name):
     assert round(np.mean([row.hd95_voxels for row in rows]), 2) == wanted["reported"]["mHD95"]
 
 
-def test_dpcnet_reproduces_the_reference_pooled(golden):
-    case, expected, names = golden
+def test_dpcnet_reproduces_the_reference_pooled(reference):
+    case, expected, names = reference
     cases = []
     for name in "AB":
         arrays = case[f"gt{name}"], case[f"pred{name}"]

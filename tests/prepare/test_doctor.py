@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +10,8 @@ import pytest
 
 from dsnet_med.errors import InputError
 from dsnet_med.phantoms import make_acdc, make_synapse
-from dsnet_med.prepare.doctor import Finding, examine_source
+from dsnet_med.prepare.doctor import examine_source
+from dsnet_med.prepare.findings import Finding
 from dsnet_med.prepare.recipe import load_recipe
 
 CASES = ["0001", "0002", "0005", "0006"]
@@ -262,9 +262,8 @@ def test_a_table_of_nrrd_files(source: Path) -> None:
         rows.append(f"{case},{case},img{case}.nrrd,label{case}.nrrd")
     table = source / "cases.csv"
     table.write_text("\n".join(["case,subject,image,label", *rows]) + "\n")
-    listed = replace(
-        load_recipe("synapse"), layout="table", cases=table, splits={"0001": "train", "0005": "test"}
-    )
+    changes = {"layout": "table", "cases": table, "splits": {"0001": "train", "0005": "test"}}
+    listed = load_recipe("synapse").model_copy(update=changes)
     assert [f for one in examine_source(listed, source) for f in one.findings] == []
     (source / "label0005.nrrd").write_bytes(b"NRRD0004\n")
     found = [f for one in examine_source(listed, source) for f in one.findings]
@@ -283,10 +282,10 @@ def test_links_to_data_that_are_not_there(source: Path) -> None:
 def test_whatever_a_check_meets_stays_with_its_case(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dsnet_med.prepare import doctor
 
-    def broken(voxels: np.ndarray, modality: str) -> Iterator[tuple[str, str]]:
+    def broken(*_: object) -> Iterator[Finding]:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(doctor, "odd_intensities", broken)
+    monkeypatch.setattr(doctor, "volume_findings", broken)
     found = findings(source)
     assert [(f.case, f.message) for f in found if f.case] == [
         (case, "unexpected ZeroDivisionError: ") for case in CASES
@@ -301,7 +300,8 @@ def test_cases_of_one_subject_share_its_split(source: Path) -> None:
         f"{a},{b},RawData/Training/img/img{c}.nii.gz,RawData/Training/label/label{c}.nii.gz" for a, b, c in rows
     ]
     table.write_text("\n".join(["case,subject,image,label", *files]) + "\n")
-    listed = replace(recipe, layout="table", cases=table, splits={"pat1": "train", "pat2": "test"})
+    changes = {"layout": "table", "cases": table, "splits": {"pat1": "train", "pat2": "test"}}
+    listed = recipe.model_copy(update=changes)
     found = [each for one in examine_source(listed, source) for each in one.findings]
     assert found == []  # splits go by subject
 
@@ -407,7 +407,7 @@ def test_no_data_set_at_all(tmp_path: Path) -> None:
 
 def test_a_misspelt_split_is_an_error_and_an_absent_one_a_warning(source: Path) -> None:
     listed = {"1": "train", "0002": "train", "0005": "val", "0009": "test"}
-    recipe = replace(load_recipe("synapse"), splits=listed, path=source / "recipe.yaml")
+    recipe = load_recipe("synapse").model_copy(update={"splits": listed, "path": source / "recipe.yaml"})
     found = [f for each in examine_source(recipe, source) for f in each.findings if f.kind == "source"]
     assert [(f.severity, f.message) for f in found] == [
         (
@@ -419,9 +419,9 @@ def test_a_misspelt_split_is_an_error_and_an_absent_one_a_warning(source: Path) 
     ]
 
 
-def test_real_volumes_have_no_errors(shared: Path) -> None:
+def test_real_volumes_have_no_errors(volumes: Path) -> None:
     recipe = load_recipe("hippocampus")
-    examined = iter_some(examine_source(recipe, shared / "data" / "hippocampus"), 12)
+    examined = iter_some(examine_source(recipe, volumes / "hippocampus"), 3)
     assert [each for one in examined for each in one if each.severity == "error"] == []
 
 

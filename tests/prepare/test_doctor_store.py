@@ -9,7 +9,8 @@ import pytest
 from dsnet_med.errors import InputError
 from dsnet_med.phantoms import make_synapse
 from dsnet_med.prepare.convert import convert
-from dsnet_med.prepare.doctor import Finding, examine_store
+from dsnet_med.prepare.doctor_store import examine_store
+from dsnet_med.prepare.findings import Finding
 from dsnet_med.prepare.recipe import load_recipe
 
 CASES = ["0001", "0002", "0005", "0006"]
@@ -122,5 +123,5 @@ def test_no_store_at_all(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a store"):
         next(examine_store(tmp_path))
     (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="not the manifest of a store"):
         next(examine_store(tmp_path))

@@ -10,7 +10,7 @@ from dsnet_med.errors import InputError
 from dsnet_med.prepare.intensity import Intensity
 
 WINDOW = Intensity("window", -125, 275)
-ZSCORE = Intensity("zscore", 0.5, 99.5)
+UNIT_VARIANCE = Intensity("unit_variance", 0.5, 99.5)
 VOLUMES = hnp.arrays(np.int16, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=6))
 
 
@@ -20,9 +20,9 @@ def test_window_maps_its_bounds_to_zero_and_one_and_clips_outside() -> None:
     np.testing.assert_array_equal(scaled, np.float32([0, 0, 0.5, 1, 1]))
 
 
-def test_zscore_clips_at_order_statistics_and_divides_by_the_clipped_deviation() -> None:
+def test_unit_variance_clips_at_order_statistics_and_divides_by_the_clipped_deviation() -> None:
     # 0..10 clipped at the 10th and 90th percentile is 1 1 2 ... 8 9 9: mean 5, variance 92 / 11.
-    scaling = Intensity("zscore", 10, 90).fit(np.arange(11, dtype=np.int16))
+    scaling = Intensity("unit_variance", 10, 90).fit(np.arange(11, dtype=np.int16))
     assert (scaling.low, scaling.high) == (1, 9)
     assert scaling.slope == pytest.approx((92 / 11) ** -0.5)
     assert scaling.apply(np.array([0, 1, 5, 99]))[2] == pytest.approx(4 / (92 / 11) ** 0.5)
@@ -30,19 +30,19 @@ def test_zscore_clips_at_order_statistics_and_divides_by_the_clipped_deviation()
 
 def test_percentiles_are_the_enclosing_voxel_values() -> None:
     values = np.random.default_rng(0).normal(size=997)
-    scaling = ZSCORE.fit(values)
+    scaling = UNIT_VARIANCE.fit(values)
     assert scaling.low == np.percentile(values, 0.5, method="lower")
     assert scaling.high == np.percentile(values, 99.5, method="higher")
 
 
 @given(VOLUMES)
-def test_zscore_has_minimum_zero_and_deviation_one_or_is_all_zeros(volume: np.ndarray) -> None:
-    scaled = ZSCORE.fit(volume).apply(volume)
+def test_unit_variance_has_minimum_zero_and_deviation_one_or_is_all_zeros(volume: np.ndarray) -> None:
+    scaled = UNIT_VARIANCE.fit(volume).apply(volume)
     assert scaled.min() == 0
     assert scaled.std(dtype=np.float64) == pytest.approx(1 if scaled.any() else 0, abs=1e-4)
 
 
-@given(VOLUMES, st.permutations(range(3)), st.sampled_from([WINDOW, ZSCORE]))
+@given(VOLUMES, st.permutations(range(3)), st.sampled_from([WINDOW, UNIT_VARIANCE]))
 def test_type_and_axis_order_do_not_change_the_result(
     volume: np.ndarray, axes: list[int], rule: Intensity
 ) -> None:
@@ -54,14 +54,14 @@ def test_type_and_axis_order_do_not_change_the_result(
 
 def test_long_volumes_are_summed_in_chunks_without_loss() -> None:
     volume = np.random.default_rng(1).normal(1e4, 3, size=(2, 1 << 19, 3)).astype(np.float32)
-    scaling = Intensity("zscore", 0, 100).fit(volume)
+    scaling = Intensity("unit_variance", 0, 100).fit(volume)
     assert scaling.slope == pytest.approx(1 / volume.std(dtype=np.float64), rel=1e-12)
 
 
 @pytest.mark.parametrize("value", [-7, 0, 40])
 def test_constant_volume_gives_zeros(value: int) -> None:
     volume = np.full((3, 4, 5), value, np.int16)
-    assert not ZSCORE.fit(volume).apply(volume).any()
+    assert not UNIT_VARIANCE.fit(volume).apply(volume).any()
 
 
 def test_apply_leaves_its_input_alone() -> None:
@@ -75,9 +75,13 @@ def test_line_form_is_slope_and_intercept() -> None:
     assert scaling.slope * 100 + scaling.intercept == pytest.approx((100 + 125) / 400)
 
 
-@pytest.mark.parametrize("rule", [WINDOW, ZSCORE])
+@pytest.mark.parametrize("rule", [WINDOW, UNIT_VARIANCE])
 def test_rule_survives_writing_and_reading(rule: Intensity) -> None:
     assert Intensity.from_dict(rule.as_dict()) == rule
+
+
+def test_the_old_name_of_unit_variance_is_read() -> None:
+    assert Intensity.from_dict({"zscore": [0.5, 99.5]}) == UNIT_VARIANCE
 
 
 @pytest.mark.parametrize(
@@ -89,9 +93,9 @@ def test_rule_survives_writing_and_reading(rule: Intensity) -> None:
         ({"window": ["a", 2]}, "two rising numbers"),
         ({"window": [float("nan"), 2]}, "two rising numbers"),
         ({"window": True}, "two rising numbers"),
-        ({"zscore": [-1, 50]}, "percentiles from 0 to 100"),
-        ({"zscore": [0, 101]}, "percentiles from 0 to 100"),
-        ({"window": [0, 1], "zscore": [1, 2]}, "wanted {window"),
+        ({"unit_variance": [-1, 50]}, "percentiles from 0 to 100"),
+        ({"unit_variance": [0, 101]}, "percentiles from 0 to 100"),
+        ({"window": [0, 1], "unit_variance": [1, 2]}, "wanted {window"),
         ("window", "wanted {window"),
     ],
 )
