@@ -7,7 +7,6 @@ does not stop the others: it is listed in the manifest with its reason.
 
 import json
 import os
-import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,10 +26,20 @@ from dsnet_med.prepare.doctor_set import examine_set
 from dsnet_med.prepare.doctor_store import stored_fingerprint
 from dsnet_med.prepare.fingerprint import CaseFingerprint
 from dsnet_med.prepare.labels import class_counts, class_table, value_counts
-from dsnet_med.prepare.manifest import CASES, FORMAT, MANIFEST, TOOL, Manifest, StoredCase
 from dsnet_med.prepare.recipe import Recipe, for_source
 from dsnet_med.prepare.splits import SPLITS, meant
-from dsnet_med.prepare.store import data_file, encode, encoding, entry_file, read_stored, require_whole
+from dsnet_med.prepare.store import MANIFEST, TOOL, Store
+from dsnet_med.prepare.stored_case import (
+    CASES,
+    FORMAT,
+    StoredCase,
+    data_file,
+    encode,
+    encoding,
+    entry_file,
+    read_slices,
+    require_whole,
+)
 from dsnet_med.processes import in_parallel, on_cluster
 from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
 
@@ -39,15 +48,15 @@ _SAME = ("image_sha256", "label_sha256", "recipe_hash")  # of a finished case th
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How one case went: `error` is None when it is in the store, `reused` when it already was.
+    """How one case went: `stored` is its entry, or `error` why there is none; `reused` if it was there before.
 
     `fingerprint` is what the data doctor's checks on the whole set need of it.
     """
 
     case: str
-    error: str | None
-    reused: bool
-    seconds: float
+    error: str | None = None
+    reused: bool = False
+    stored: StoredCase | None = None
     fingerprint: CaseFingerprint | None = None
 
 
@@ -79,47 +88,49 @@ def convert(
         raise InputError(f"{workers} workers, wanted at least 1")
     _claim(recipe, out)
     work = partial(convert_case, recipe, source, out)
-    failed: dict[str, str] = {}
-    fingerprints: list[CaseFingerprint] = []
+    results = []
     for result in _results(work, cases, workers, scheduler):
-        if result.error is not None:
-            failed[result.case] = result.error.replace(f"{source}{os.sep}", "").replace(f"{out}{os.sep}", "")
-        elif result.fingerprint is not None:
-            fingerprints.append(result.fingerprint)
+        results.append(result)
         yield result
-    in_set = examine_set(sorted(fingerprints, key=lambda fingerprint: fingerprint.case))
-    stored = [_entry_of(out, case.id) for case in cases if case.id not in failed]
-    manifest = Manifest(
-        format=FORMAT,
-        tool=TOOL,
+    results.sort(key=lambda result: result.case)
+    stored = {result.case: result.stored for result in results if result.stored}
+    in_set = examine_set(result.fingerprint for result in results if result.fingerprint)
+    store = Store(
+        path=out,
         tool_version=__version__,
         recipe=recipe.as_dict(),
         recipe_hash=recipe.hash,
         classes=recipe.classes,
         intensity=recipe.intensity,
         slice_axis=recipe.slice_axis,
-        splits={split: [case.id for case in stored if case.split == split] for split in SPLITS},
+        splits={split: [case.id for case in stored.values() if case.split == split] for split in SPLITS},
         cases=stored,
-        failed=dict(sorted(failed.items())),
+        failed={result.case: _within(source, out, result.error) for result in results if result.error},
         excluded=sorted(exclude),
         findings=(*noted, *in_set),
     )
-    write_json(out / MANIFEST, manifest.model_dump(mode="json"))
+    write_json(out / MANIFEST, store.model_dump(mode="json"))
+
+
+def _within(source: Path, out: Path, reason: str) -> str:
+    """`reason` without the names of this machine's folders."""
+    return reason.replace(f"{source}{os.sep}", "").replace(f"{out}{os.sep}", "")
 
 
 def convert_case(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> CaseResult:
     """Convert one case into the store folder `out`, or find it finished there. Raises nothing."""
-    start, reused, reason, fingerprint = time.perf_counter(), False, None, None
     try:
         reused, stored = _convert(recipe, source, out, raw)
-        fingerprint = stored_fingerprint(stored, read_stored(out, stored))
+        with data_file(out, raw.id).open("rb") as stream:
+            fingerprint = stored_fingerprint(stored, read_slices(stream, stored))
+        return CaseResult(raw.id, None, reused, stored, fingerprint)
     except InputError as error:
         reason = str(error)
     except MemoryError:
         reason = "not enough memory; use fewer workers"
     except Exception as error:  # the others must go on, whatever this case met
         reason = f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
-    return CaseResult(raw.id, reason, reused, time.perf_counter() - start, fingerprint)
+    return CaseResult(raw.id, reason)
 
 
 def _results(
@@ -130,8 +141,8 @@ def _results(
         return
     ended = on_cluster(work, cases, scheduler) if scheduler else in_parallel(work, cases, workers)
     for case, result in ended:
-        reason = "its process was killed, most likely for want of memory; use fewer workers"
-        yield result or CaseResult(case.id, reason, False, 0.0)
+        killed = "its process was killed, most likely for want of memory; use fewer workers"
+        yield result or CaseResult(case.id, killed)
 
 
 def _chosen(cases: list[RawCase], exclude: Collection[str]) -> list[RawCase]:
@@ -219,16 +230,12 @@ def _digest(path: Path) -> str:
 def _finished(out: Path, case: str) -> StoredCase | None:
     """The entry of a case that an earlier run finished and whose data file is whole."""
     try:
-        stored = _entry_of(out, case)
+        stored = StoredCase.model_validate_json(entry_file(out, case).read_bytes())
         require_whole(out, stored)
     except (OSError, ValueError):  # of pydantic and InputError, too
         return None
     known = stored.format == FORMAT and "findings" in stored.model_fields_set
     return stored if known else None
-
-
-def _entry_of(out: Path, case: str) -> StoredCase:
-    return StoredCase.model_validate_json(entry_file(out, case).read_bytes())
 
 
 def _entry(recipe: Recipe, image: Volume, label: Volume | None, origin: dict[str, Any]) -> StoredCase:
