@@ -43,8 +43,6 @@ from dsnet_med.prepare.stored_case import (
 from dsnet_med.processes import in_parallel, on_cluster
 from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
 
-_SAME = ("image_sha256", "label_sha256", "recipe_hash")  # of a finished case that is not done again
-
 
 @dataclass(frozen=True)
 class CaseResult:
@@ -193,17 +191,22 @@ def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> tuple[boo
             f"{raw.image}: case '{raw.id}' has no label file{wanted_label(raw)}; "
             "add it, exclude the case or make it 'extra'"
         )
+    digests = _digest(raw.image), _digest(raw.label) if raw.label else ""
     origin: dict[str, Any] = {
+        "id": raw.id,
         "subject": raw.subject,
         "split": raw.split,
         "image_file": raw.image.relative_to(source).as_posix(),
-        "image_sha256": _digest(raw.image),
+        "image_sha256": digests[0],
         "label_file": raw.label.relative_to(source).as_posix() if raw.label else "",
-        "label_sha256": _digest(raw.label) if raw.label else "",
+        "label_sha256": digests[1],
         "recipe_hash": recipe.hash,
     }
     finished = _finished(out, raw.id)
-    if finished and all(getattr(finished, name) == origin[name] for name in _SAME):
+    if finished and (finished.image_sha256, finished.label_sha256, finished.recipe_hash) == (
+        *digests,
+        recipe.hash,
+    ):
         # Its split and the names of its files may have changed around it.
         entry = finished.model_copy(update=origin)
         if entry != finished:
@@ -212,9 +215,13 @@ def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> tuple[boo
     entry_file(out, raw.id).unlink(missing_ok=True)
     image = read_image(raw.image)
     label = read_labels(raw.label) if raw.label else None
-    entry = _entry(recipe, image, label, {"id": raw.id} | origin)
-    findings = tuple(found.within(source) for found in volume_findings(recipe, raw.id, image, label))
-    entry = entry.model_copy(update={"findings": findings})
+    if label is not None:
+        require_same_grid(image, label)
+    findings = list(volume_findings(recipe, raw.id, image, label))
+    if unusable := [finding for finding in findings if finding.kind in ("label values", "empty label")]:
+        raise InputError(unusable[0].message)
+    origin["findings"] = tuple(finding.within(source) for finding in findings)
+    entry = _entry(recipe, image, label, origin)
     _write_slices(data_file(out, raw.id), entry, recipe, image, label)
     write_json(entry_file(out, raw.id), entry.model_dump(mode="json"))
     return False, entry
@@ -239,11 +246,7 @@ def _finished(out: Path, case: str) -> StoredCase | None:
 
 
 def _entry(recipe: Recipe, image: Volume, label: Volume | None, origin: dict[str, Any]) -> StoredCase:
-    """What the manifest says of a case. Raises InputError for an unusable label map."""
-    counts: dict[str, int] = {}
-    if label is not None:
-        require_same_grid(image, label)
-        counts = _counts(recipe, label)
+    """What the manifest says of a case."""
     scaling = recipe.intensity.fit(image.voxels)
     dtype, base = encoding(image.voxels.dtype, scaling)
     order = SliceOrder.of(image.affine, recipe.slice_axis)
@@ -254,25 +257,12 @@ def _entry(recipe: Recipe, image: Volume, label: Volume | None, origin: dict[str
         native_shape=image.shape,
         affine=image.affine.tolist(),
         order=order,
-        label_voxels=counts,
+        label_voxels=class_counts(recipe, value_counts(label.voxels)) if label else {},
         dtype=dtype,
         base=base,
         slope=scaling.slope,
         clip=(scaling.low, scaling.high),
     )
-
-
-def _counts(recipe: Recipe, label: Volume) -> dict[str, int]:
-    try:
-        counts = class_counts(recipe, value_counts(label.voxels))
-    except InputError as error:
-        raise InputError(f"{label.path}: {error}") from error
-    if counts[recipe.classes[0]] == label.voxels.size and not recipe.allow_empty:
-        raise InputError(
-            f"{label.path}: the label map is all background; correct it, exclude the case, "
-            "or keep such cases with 'allow_empty: true' in the recipe"
-        )
-    return counts
 
 
 def _write_slices(path: Path, entry: StoredCase, recipe: Recipe, image: Volume, label: Volume | None) -> None:
