@@ -7,6 +7,7 @@ Images keep the clipped raw intensity: uint16 offsets from the lower clipping va
 integers, else float32. Normalisation happens on reading, and gives bit for bit what Scaling.apply gives.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,7 +57,7 @@ class StoredCase(BaseModel):
     recipe_hash: str
     findings: tuple[Finding, ...] = ()
 
-    @property
+    @cached_property
     def record(self) -> np.dtype[Any]:
         """How one slice lies on disk."""
         size = self.shape[1:]
