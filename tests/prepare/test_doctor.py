@@ -419,9 +419,9 @@ def test_a_misspelt_split_is_an_error_and_an_absent_one_a_warning(source: Path) 
     ]
 
 
-def test_real_volumes_have_no_errors(shared: Path) -> None:
+def test_real_volumes_have_no_errors(volumes: Path) -> None:
     recipe = load_recipe("hippocampus")
-    examined = iter_some(examine_source(recipe, shared / "data" / "hippocampus"), 12)
+    examined = iter_some(examine_source(recipe, volumes / "hippocampus"), 3)
     assert [each for one in examined for each in one if each.severity == "error"] == []
 
 

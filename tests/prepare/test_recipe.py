@@ -1,6 +1,5 @@
 """Recipes: the shipped ones say what the data sets say, mistakes are named, the hash follows the content."""
 
-import ast
 import json
 import random
 import re
@@ -123,11 +122,9 @@ def test_hippocampus_split_names_the_cases_that_exist(shared: Path) -> None:
     assert images == set(load_recipe("hippocampus").splits)  # type: ignore[arg-type]
 
 
-def test_totalsegmentator_numbers_are_its_own(shared: Path) -> None:
-    text = (shared / "data/abdomen_ct_totalseg/totalsegmentator/map_to_binary.py").read_text()
-    block = re.search(r'"total": (\{.*?\})', text, re.DOTALL)
-    assert block
-    theirs = ast.literal_eval(block[1])
+def test_totalsegmentator_numbers_are_its_own(volumes: Path) -> None:
+    classes = json.loads((volumes / "totalsegmentator" / "classes.json").read_text())
+    theirs = {int(raw): name for raw, name in classes.items()}
     recipe = load_recipe("totalsegmentator")
     assert set(recipe.label_map) == {0, *theirs}
     renamed = {raw: re.sub(r"^kidney_(left|right)$", r"\1_kidney", name) for raw, name in theirs.items()}
