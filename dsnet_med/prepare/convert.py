@@ -219,7 +219,7 @@ def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> tuple[boo
         require_same_grid(image, label)
     findings = list(volume_findings(recipe, raw.id, image, label))
     if unusable := [finding for finding in findings if finding.kind in ("label values", "empty label")]:
-        raise InputError(unusable[0].message)
+        raise InputError(f"{raw.label}: {unusable[0].message}")
     origin["findings"] = tuple(finding.within(source) for finding in findings)
     entry = _entry(recipe, image, label, origin)
     _write_slices(data_file(out, raw.id), entry, recipe, image, label)

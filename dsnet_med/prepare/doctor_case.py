@@ -80,14 +80,14 @@ def _odd_classes(recipe: Recipe, case: str, label: Volume) -> Iterator[Finding]:
     try:
         counts = class_counts(recipe, values)
     except InputError as error:
-        yield Finding("error", case, "label values", f"{label.path}: {error}")
+        yield Finding("error", case, "label values", str(error))
         counts = class_counts(recipe, {raw: n for raw, n in values.items() if raw in recipe.label_map})
     missing = [name for name in recipe.classes[1:] if not counts[name]]
     if len(missing) == len(recipe.classes) - 1:
         if not recipe.allow_empty:
             message = (
-                f"{label.path}: the label map is all background; correct it, exclude the case, "
-                "or keep such cases with 'allow_empty: true' in the recipe"
+                "the label map is all background; correct it, exclude the case, or keep such cases "
+                "with 'allow_empty: true' in the recipe"
             )
             yield Finding("error", case, "empty label", message)
         return
