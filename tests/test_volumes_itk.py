@@ -58,9 +58,9 @@ def test_equal_to_nifti(tmp_path, suffix, dtype):
     np.testing.assert_array_equal(grid.affine, theirs.affine)
 
 
-def test_real_segmentations(shared):
+def test_real_segmentations(volumes):
     """Exports of 3D Slicer and dcmqi: whole numbers, in a place; overlapping segments are refused."""
-    files = sorted((shared / "data" / "dicom" / "dcmqi_ct_seg").glob("*.nrrd"))
+    files = sorted((volumes / "dicom" / "dcmqi_ct_seg").glob("*.nrrd"))
     assert len(files) == 11
     for file in files:
         volume = read_labels(file)
