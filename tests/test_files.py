@@ -261,10 +261,10 @@ with locked(Path(sys.argv[1]), "taken"):
     child = os.fork()  # as a data loader's worker is
     if child == 0:
         os.close(1)
-        time.sleep(30)
+        time.sleep(600)
         os._exit(0)
     print(child, flush=True)
-    time.sleep(30)
+    time.sleep(600)
 """
 
 

@@ -45,9 +45,7 @@ def expected(case: str, rule: Intensity) -> tuple[np.ndarray, np.ndarray]:
     return ORDER.to_slices(rule.fit(image).apply(image)), ORDER.to_slices(classes)
 
 
-@pytest.mark.parametrize(
-    "rule", [{"window": [-125, 275]}, {"zscore": [1, 99]}, {"window": [-125.5, 275]}]
-)
+@pytest.mark.parametrize("rule", [{"window": [-125, 275]}, {"zscore": [1, 99]}, {"window": [-125.5, 275]}])
 def test_slices_and_cases_read_as_normalisation_makes_them(
     tmp_path: Path, rule: dict[str, list[float]]
 ) -> None:
