@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dsnet_med.evaluate.comparison import compare
-from dsnet_med.evaluate.comparison_page import comparison_html
-from dsnet_med.evaluate.pairing import pair_folders
+from dsnet_med.evaluate.pairing import find_images, pair_folders
+from dsnet_med.evaluate.report import comparison_html
 from dsnet_med.evaluate.results import write_results
 from dsnet_med.evaluate.score_folders import evaluate_pairs
 from dsnet_med.evaluate.summary import summarise
@@ -46,8 +46,9 @@ def reports(tmp_path_factory) -> dict[str, Path]:
             scored[name], NAMES, ("strict", "monai"), missing=missing, failures=failures, rule="ignore"
         )
         run = {"method": "fcn", "seed": 0}
-        write_results(folder / f"out-{name}", scored[name], summary, NAMES, images=folder / "images", run=run)
-    page = comparison_html(compare(scored, NAMES, ("strict", "monai")), {"far": "out-far/report.html"}, "0")
+        images = find_images(folder / "images", [pair.case for pair in pairs])
+        write_results(folder / f"out-{name}", scored[name], summary, NAMES, images=images, run=run)
+    page = comparison_html(compare(scored, NAMES, ("strict", "monai")), {"far": "out-far/report.html"})
     (folder / "comparison.html").write_text(page, encoding="utf-8")
     return {"report": folder / "out-far" / "report.html", "comparison": folder / "comparison.html"}
 

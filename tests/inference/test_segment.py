@@ -236,7 +236,7 @@ def _files(out: Path) -> dict[str, bytes]:
 
 
 def _other(**changes: object) -> Predictor:
-    return tiny.predictor(tiny.member(seed=4), fingerprints=("other",), **changes)
+    return tiny.predictor(tiny.model(seed=4), fingerprints=("other",), **changes)
 
 
 def test_no_output_of_another_model_survives_beside_a_new_one(tmp_path: Path) -> None:
@@ -508,7 +508,7 @@ def test_names_too_long_to_write(tmp_path: Path) -> None:
 def test_probabilities_take_batches_of_the_same_size() -> None:
     voxels = np.random.default_rng(0).normal(50, 200, (64, 64, 40)).astype(np.float32)
     network = build_network("fcn", num_classes=4, width=0.125, backbone={"layers": [1, 1, 1, 1]}).eval()
-    predictor = tiny.predictor(tiny.member(net=network), batch_size=None)
+    predictor = tiny.predictor(tiny.model(net=network), batch_size=None)
     plain = predictor.predict(voxels, np.eye(4))
     np.testing.assert_array_equal(plain, predictor.predict(voxels, np.eye(4), probabilities=True).voxels)
 

@@ -130,7 +130,7 @@ def test_layouts_that_lack_something_are_refused(flat, tmp_path):
     assert "no list of labels" in refused(pairs, flat)
     (flat / "val.txt").write_text("\n\n")
     assert "lists 0 of 6 images" in refused(pairs, flat)
-    (flat / "val.txt").write_bytes(b"\xff\xfe")
+    (flat / "val.txt").write_bytes(b"\x80")
     assert f"{flat / 'val.txt'} cannot be read as a list" in refused(pairs, flat)
     for each in (flat / "val").iterdir():
         each.unlink()

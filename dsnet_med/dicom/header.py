@@ -1,20 +1,45 @@
-"""Attributes as their bytes have them, forgiving: what is no number where one belongs is absent, not an error.
+"""The header of a DICOM file: its attributes as their bytes have them, and errors that name the file.
 
-pydicom would convert and judge each value on the way, and tells the whole process what it thinks of it.
+pydicom would convert and judge each value on the way, with warnings for the whole process and exceptions for a
+word such as REMOVED in a number that nobody needs. Here what is no number is absent; no logger, warning or
+setting of the process is touched, for another thread would see it.
 """
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import DataElement, Dataset
+from pydicom import DataElement, Dataset, FileDataset, dcmread
 from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+from dsnet_med.errors import InputError, one_line
 
 _BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _ESCAPE = re.compile(r"\x1b[^A-Za-z]*[A-Za-z]")  # of character sets that change within a text
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Reads from `file` in here raise nothing but InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # pydicom has no one type for what it cannot read
+        raise InputError(
+            f"{file}: not a readable DICOM file ({one_line(error, 160)}); export it again"
+        ) from error
+
+
+def header(file: Path) -> FileDataset:
+    """All that stands before the pixels. To be called, and looked into, within `reading`."""
+    return dcmread(file, stop_before_pixels=True, force=True)  # force: without preamble, too
 
 
 def values(holder: Dataset, keyword: str) -> list[Any]:
@@ -69,3 +94,8 @@ def phrase(holder: Dataset, keyword: str) -> str:
     sets = values(holder, "SpecificCharacterSet")
     encoding = python_encoding.get(sets[-1] if sets else "", "latin-1")
     return _ESCAPE.sub("", element.value.decode(encoding, "replace")).strip(" \0")
+
+
+def identity(head: FileDataset) -> str:
+    """The SOPInstanceUID, of the file's own header where anonymising has emptied that of the image."""
+    return text(head, "SOPInstanceUID") or text(head.file_meta, "MediaStorageSOPInstanceUID")

@@ -1,4 +1,6 @@
-"""Distances between the surfaces of two masks: HD95, ASSD, NSD.
+"""Dice, HD95, ASSD and NSD of two masks.
+
+Dice = 2 |R and P| / (|R| + |P|), counted in voxels (Dice, Ecology 1945; Sorensen 1948); one empty mask gives 0.
 
 The surface of a mask is its border voxels: those with at least one face neighbour outside the mask, where
 everything beyond the array counts as outside (medpy's and MONAI's definition). Each border voxel has one exact
@@ -6,7 +8,10 @@ Euclidean distance, centre to centre, to the nearest border voxel of the other m
 sets. HD95 `pooled` is the 95th percentile of both sets together (medpy), `max` the larger of the two sets' 95th
 percentiles (MONAI); percentiles interpolate linearly, as NumPy does. ASSD is the mean of both sets together
 (medpy). NSD is the share of all border voxels that lie within a tolerance of the other surface. One empty mask
-gives infinity (NSD 0), two empty masks NaN (protocols.py).
+gives infinity (NSD 0).
+
+Two empty masks give NaN: there is nothing to agree about. What a score makes of empty masks is a protocol's
+choice (protocols.py).
 """
 
 from dataclasses import dataclass
@@ -56,6 +61,21 @@ class SurfaceDistances:
         return float((self.pooled() <= limit).mean())
 
 
+def dice(reference: ArrayLike, prediction: ArrayLike) -> float:
+    """Dice of two boolean masks of one 2-D or 3-D shape: 0 to 1, NaN when both are empty.
+
+    Raises InputError for other shapes and for values that are neither boolean nor 0 and 1.
+    """
+    a, b = arrays.masks(reference, prediction)
+    return dice_of_counts(int(np.count_nonzero(a & b)), int(np.count_nonzero(a)), int(np.count_nonzero(b)))
+
+
+def dice_of_counts(shared_voxels: int, reference_voxels: int, prediction_voxels: int) -> float:
+    """Dice from the voxels in both masks and in each; NaN when both are empty."""
+    total = reference_voxels + prediction_voxels
+    return 2 * shared_voxels / total if total else nan
+
+
 def hd95(
     reference: ArrayLike, prediction: ArrayLike, spacing_mm: GridSpacing, rule: HausdorffRule = "pooled"
 ) -> float:
@@ -96,7 +116,6 @@ def nsd(
 class Borders:
     """The border voxels of every label of two label maps, from one pass over each."""
 
-    shape: tuple[int, int, int]
     reference: list[Places]
     prediction: list[Places]
 
@@ -106,27 +125,26 @@ class Borders:
         voxels = survey.voxels
         shared = (voxels[:, 0] > 0) & (voxels[:, 1] > 0)
         shared[0] = False
-        found = [
+        reference, prediction = (
             backend.BACKEND.borders(volume, voxels[:, column] * shared, survey.extents, maps.planar)
             for column, volume in enumerate((maps.reference, maps.prediction))
-        ]
-        i, j, k = maps.reference.shape
-        return cls((i, j, k), found[0], found[1])
+        )
+        return cls(reference, prediction)
 
-    def distances(self, label: int, metric: VoxelSpacing) -> SurfaceDistances:
-        """The directed sets of a label that both maps hold, by a metric of the axes (I, J, K)."""
+    def distances(self, label: int, spacing: VoxelSpacing) -> SurfaceDistances:
+        """The directed sets of a label that both maps hold, with the spacing of the axes (I, J, K)."""
         a, b = self.reference[label], self.prediction[label]
-        return SurfaceDistances(metric.nearest(a, b), metric.nearest(b, a))
+        return SurfaceDistances(spacing.nearest(a, b), spacing.nearest(b, a))
 
 
 def _checked_distances(
     reference: ArrayLike, prediction: ArrayLike, spacing_mm: GridSpacing
 ) -> SurfaceDistances | float:
     masks = arrays.masks(reference, prediction)
-    metric = VoxelSpacing.of(spacing_mm, masks[0].ndim)
+    spacing = VoxelSpacing.of(spacing_mm, masks[0].ndim)
     maps = arrays.aligned(masks[0].view(np.uint8), masks[1].view(np.uint8))
     survey = backend.BACKEND.survey(maps.reference, maps.prediction)
     in_reference, in_prediction = survey.voxels[1, :2] if len(survey.voxels) > 1 else (0, 0)
     if not (in_reference and in_prediction):
         return inf if in_reference or in_prediction else nan
-    return Borders.of(maps, survey).distances(1, metric.of_axes(maps.axes))
+    return Borders.of(maps, survey).distances(1, spacing.of_axes(maps.axes))
