@@ -37,7 +37,7 @@ WINDOW = (256, 256)
 
 
 def main() -> None:
-    """LabelMeasurement, print, and write JSON if asked."""
+    """Measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--network", choices=("tiny", "fcn"), default="tiny")
     parser.add_argument("--size", default="512x512x148")

@@ -34,7 +34,7 @@ WIDTHS = {"FCN-R50": 1.0, "FCN-R50, a sixteenth of the width": 1 / 16}
 
 
 def main() -> None:
-    """LabelMeasurement, print, and write JSON if asked."""
+    """Measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description="What the compiled kernels save.")
     parser.add_argument("--cases", type=int, default=4)
     parser.add_argument("--size", default="512x512x148")
