@@ -151,7 +151,7 @@ def _unlabelled_by_design(recipe: Recipe, case: RawCase) -> bool:
 def _miscounted(recipe: Recipe, source: Path, found: int) -> Iterator[str]:
     """A dataset.json that counts other cases than there are."""
     if recipe.layout == "decathlon" and (source / decathlon.FILE_NAME).is_file():
-        told = decathlon.read_dataset_json(source).get("numTraining")
+        told = decathlon.read_dataset_json(source).training_cases
         if isinstance(told, int) and told != found:
             yield f"{decathlon.FILE_NAME} counts {told} training cases (numTraining), the source has {found}"
 

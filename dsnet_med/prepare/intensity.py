@@ -27,11 +27,6 @@ class Scaling:
     high: float
     slope: float
 
-    @property
-    def intercept(self) -> float:
-        """What is added after `slope * v`, for readers who prefer that form."""
-        return -self.low * self.slope
-
     def apply(self, voxels: NDArray[Any]) -> NDArray[np.float32]:
         """`voxels` of any shape and real type, as float32 of the same shape; the input stays as it is."""
         scaled = voxels.astype(np.float32)

@@ -199,11 +199,11 @@ def for_source(recipe: Recipe, source: Path) -> Recipe:
     if recipe.classes:
         return recipe
     description = decathlon.read_dataset_json(source)
-    classes, label_map, notes = decathlon.described_classes(source, description)
-    modality = decathlon.described_modality(source, description)
+    classes, label_map, notes = decathlon.described_classes(source, description.labels)
+    modality = decathlon.described_modality(source, description.channels)
     told = json.dumps([classes, sorted(label_map.items()), modality])
     completed = {
-        "title": str(description.get("name") or recipe.title),
+        "title": str(description.name or recipe.title),
         "modality": modality,
         "intensity": recipe.intensity_of[modality],
         "classes": classes,

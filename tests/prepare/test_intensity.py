@@ -70,11 +70,6 @@ def test_apply_leaves_its_input_alone() -> None:
     assert volume.tolist() == [-1000, 1000]
 
 
-def test_line_form_is_slope_and_intercept() -> None:
-    scaling = WINDOW.fit(np.zeros(1))
-    assert scaling.slope * 100 + scaling.intercept == pytest.approx((100 + 125) / 400)
-
-
 @pytest.mark.parametrize("rule", [WINDOW, UNIT_VARIANCE])
 def test_rule_survives_writing_and_reading(rule: Intensity) -> None:
     assert Intensity.from_dict(rule.as_dict()) == rule

@@ -324,7 +324,8 @@ def test_decathlon_recipe_is_completed_from_dataset_json(tmp_path: Path) -> None
     ("changes", "told"),
     [
         ({"modality": {"0": "FLAIR", "1": "T1w"}}, r"2 channels \(FLAIR, T1w\)"),
-        ({"modality": {}}, "wanted modality"),
+        ({"modality": {}}, "no modality or channel_names, wanted one"),
+        ({"modality": ["CT"]}, r"dataset\.json: (modality|channel_names): Input should be a valid dict"),
         ({"labels": {"0": "organ", "1": "liver"}}, "wanted labels"),
         ({"labels": {"background": 0}}, "wanted labels"),
         ({"labels": {"0": "background", "1": "a", "2": "A"}}, "each name once"),
@@ -376,7 +377,7 @@ def test_the_ignore_label_becomes_background_with_a_note(tmp_path: Path) -> None
         ({"labels": {"background": 0, "a": True}}, "wanted labels"),
         ({"labels": {"background": 1, "a": 0}}, "background 0"),
         ({"channel_names": {"0": "T1", "1": "T2"}}, r"2 channels \(T1, T2\)"),
-        ({"channel_names": None}, "wanted modality or channel_names"),
+        ({"channel_names": None}, "no modality or channel_names"),
     ],
 )
 def test_what_nnunet_2_asks_for_and_is_not_read(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
