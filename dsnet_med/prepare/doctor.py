@@ -171,8 +171,8 @@ def _split_list_findings(recipe: Recipe, cases: Sequence[RawCase], unlabelled: s
     unlisted = sorted(subjects - splits.keys())
     means = {name: subject for name in absent if (subject := meant(name, unlisted))}
     if means:
-        todo = "rename the files" if recipe.is_published else "correct the list"
         pairs = first_of(f"'{name}' (did you mean '{subject}'?)" for name, subject in means.items())
+        todo = "correct the list or rename the files"
         message = f"the split list names {pairs}, which the source does not hold; {todo}"
         yield Finding("error", "", "source", message)
     absent = [name for name in absent if name not in means]
