@@ -222,10 +222,11 @@ def _read_keys(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read as YAML ({error}); save it as UTF-8") from error
     except (OSError, ValueError) as error:
         mark = getattr(error.__cause__, "problem_mark", None)
-        line = f": {mark.get_snippet(indent=0).partition(chr(10))[0]}" if mark else ""
+        line = mark.get_snippet(indent=0).splitlines()[0] if mark else ""
+        told = one_line(f"{error}: {line}" if line else error)
         raise InputError(
-            f"{path}: cannot be read as YAML ({one_line(error)}{line}); text that begins with a sign, such as "
-            "{case}, or holds ': ' needs quotes; tabs are no blanks"
+            f"{path}: cannot be read as YAML ({told}); text that begins with a sign, such as {{case}}, "
+            "or holds ': ' needs quotes; tabs are no blanks"
         ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no keys, wanted a recipe")
