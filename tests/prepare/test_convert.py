@@ -464,7 +464,7 @@ def test_killed_run_leaves_whole_cases_and_no_orphans(
     assert not list(out.rglob("*.partial.*"))
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
