@@ -71,6 +71,8 @@ def _examine_case(recipe: Recipe, source: Path, case: RawCase) -> tuple[Examined
         found += volume_findings(recipe, case.id, image, label)
         if image is not None:
             fingerprint = _fingerprint(recipe, fingerprint, image, label)
+    except InputError as error:
+        found.append(Finding("error", case.id, "unreadable", str(error)))
     except Exception as error:  # the others must go on, whatever this case met
         message = f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
         found.append(Finding("error", case.id, "unreadable", message))
