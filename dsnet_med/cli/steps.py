@@ -95,8 +95,9 @@ def preprocess(
     converted = convert(recipe, source, out, workers=workers, exclude=exclude, scheduler=scheduler)
     results = list(bar(converted, total, "preprocess"))
     failures = {result.case: result.error for result in results if result.error}
-    store = Store.open(out, whole=False)
-    warnings = _grouped(store.findings)
+    store = Store.described(out)
+    of_cases = (finding for case in store.cases.values() for finding in case.findings)
+    warnings = _grouped((*store.findings, *of_cases))
     for line in warnings[:_SHOWN_WARNINGS]:
         typer.echo(line, err=True)
     if len(warnings) > _SHOWN_WARNINGS:

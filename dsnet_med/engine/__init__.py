@@ -1,39 +1,8 @@
-"""Training, inference and the bundle: the only package that drives MONAI."""
+"""Training, inference and the bundle: the only package that drives MONAI.
 
-from dsnet_med.engine import (
-    data,
-    distributed,
-    draws,
-    handlers,
-    inferers,
-    loggers,
-    metrics,
-    pictures,
-    predict,
-    profiling,
-    progress,
-    schedule,
-    stepping,
-    stopping,
-    transforms,
-    validation,
-)
+What expressions of configurations (`$engine.data.slices(...)`) call is imported with it.
+"""
 
-__all__ = [
-    "data",
-    "distributed",
-    "draws",
-    "handlers",
-    "inferers",
-    "loggers",
-    "metrics",
-    "pictures",
-    "predict",
-    "profiling",
-    "progress",
-    "schedule",
-    "stepping",
-    "stopping",
-    "transforms",
-    "validation",
-]
+from dsnet_med.engine import data, distributed, predict, stepping, transforms
+
+__all__ = ["data", "distributed", "predict", "stepping", "transforms"]

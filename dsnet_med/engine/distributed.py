@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from dsnet_med.errors import InputError, StoppedError, portable
 from dsnet_med.inference.hardware import choose_device
-from dsnet_med.workers import prepare_worker
+from dsnet_med.processes import prepare_worker
 
 _GO_ON = "the run can go on with --resume"
 _SECONDS_TO_TELL, _SECONDS_TO_END, _SECONDS_TO_TIDY = 10, 3, 60

@@ -6,7 +6,6 @@ interrupted; several training processes share the draws of one.
 """
 
 import hashlib
-import multiprocessing
 import os
 import random
 import signal
@@ -22,10 +21,9 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Randomizable
-from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from dsnet_med.engine.slots import Rows, Slots, Stored, stacked
 from dsnet_med.engine.stopping import explained
 from dsnet_med.errors import InputError, portable
 
@@ -184,30 +182,17 @@ class Loader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         try:
-            running = self.persistent_workers and self._iterator is not None
-            if self.num_workers and not running:
-                self._fetch.slots = self._new_slots()
-            slots = self._fetch.slots
             for batch in super().__iter__():
                 if isinstance(batch, _Failure):
                     try:
                         raise batch.error
                     finally:
                         del batch  # a name for the error in its own traceback would keep the processes alive
-                yield slots.taken(batch, self.pin_memory) if slots and isinstance(batch, Stored) else batch
+                yield batch
         except (RuntimeError, OSError) as error:
             if explained(error) is error:
                 raise
             raise explained(error) from error
-
-    def _new_slots(self) -> Slots | None:
-        """None where processes do not inherit memory, or the system grants none: batches go PyTorch's way."""
-        if (self.multiprocessing_context or multiprocessing).get_start_method() != "fork":
-            return None
-        try:
-            return Slots(self.num_workers, self.prefetch_factor or 2)
-        except OSError:
-            return None
 
 
 def _leave_signals(trainer: int, _: int) -> None:
@@ -240,7 +225,6 @@ class _Fetch(Dataset[Any]):
         self.dataset, self.seed, self.collate = dataset, seed, collate
         self.generators = list(_own_generators(dataset))
         self.shared = np.random.RandomState(0)
-        self.slots: Slots | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -254,10 +238,10 @@ class _Fetch(Dataset[Any]):
         return self._answer(lambda: self.collate([self._item(index) for index in indices]))
 
     def _answer(self, make: Callable[[], Any]) -> Any:
-        if (worker := get_worker_info()) is None:
-            return stacked(_undisturbed(make))
+        if get_worker_info() is None:
+            return _undisturbed(make)
         try:
-            return self.slots.put(make(), worker.id) if self.slots else stacked(make())
+            return make()
         except Exception as error:
             return _Failure(portable(error))
 
@@ -307,18 +291,6 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _collated(items: Sequence[Any]) -> Any:
-    """Items as a batch {key: values}; a list in place of an item stands for several."""
+    """Items as a batch of plain tensors; a list in place of an item stands for several."""
     every = [each for item in items for each in (item if isinstance(item, list) else [item])]
-    if not all(isinstance(each, dict) and each.keys() == every[0].keys() for each in every):
-        return default_collate(every)
-    return {key: _column([_plain(each[key]) for each in every]) for key in every[0]}
-
-
-def _plain(value: Any) -> Any:
-    return value.as_tensor() if isinstance(value, MetaTensor) else value
-
-
-def _column(values: list[Any]) -> Any:
-    if all(type(each) is Tensor for each in values) and len({(each.shape, each.dtype) for each in values}) == 1:
-        return Rows(values)
-    return default_collate(values)
+    return default_collate(tree_map_only(MetaTensor, MetaTensor.as_tensor, every))

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dsnet_med.engine.gates import gates_of
 from dsnet_med.engine.loggers import Loggers, Picture
-from dsnet_med.evaluate.overlay import organ_colour, painted
+from dsnet_med.evaluate.overlay import painted
+from dsnet_med.organs import organ_of
 
 _IGNORED = 255  # a label that is none
 _PIXELS = 384  # along a panel's longer side, at most; small ones are enlarged to half of it at least
@@ -34,11 +35,14 @@ class FixedSlices:
     It is the slice with the most foreground, so the same one every time. For these slices the gates of the
     network's plug-ins are logged, too: `gate_mean` and `gate_spread`. A batch's `case` names whose slices it
     holds; without it each image is a case of its own. What is no segmentation gives no picture, and the gates
-    of its first batch.
+    of its first batch. Organs have the colours of their `class_names`.
     """
 
-    def __init__(self, logger: Loggers, validator: Engine, count: int = 3) -> None:
+    def __init__(
+        self, logger: Loggers, validator: Engine, count: int = 3, *, class_names: Sequence[str] = ()
+    ) -> None:
         self.logger, self.validator, self.count = logger, validator, count
+        self.class_names = class_names
         self.slices: dict[str, Slice] = {}
         self.first: Any = None
 
@@ -82,7 +86,7 @@ class FixedSlices:
             self.logger.numbers(iteration, {"gate_mean": mean, "gate_spread": spread})
         if self.logger.shows_pictures:
             for case, kept in self.slices.items():
-                self.logger.picture(iteration, f"slices/{case}", panels(kept))
+                self.logger.picture(iteration, f"slices/{case}", panels(kept, self.class_names))
 
     def _run(self, validator: Any) -> None:
         images = [kept.image.unsqueeze(0) for kept in self.slices.values()]
@@ -101,7 +105,7 @@ def _cases(batch: Any, length: int, before: int) -> dict[str, list[int]]:
     return {f"image {before + k + 1}": [k] for k in range(length)}
 
 
-def panels(kept: Slice) -> Picture:
+def panels(kept: Slice, class_names: Sequence[str]) -> Picture:
     """Image, reference over it and prediction over it, (H, 3 W, 3)."""
     image, reference, prediction = (
         each.cpu().numpy() for each in (kept.image, kept.reference, kept.prediction)
@@ -110,7 +114,9 @@ def panels(kept: Slice) -> Picture:
     grey = _shown(image)[near]
     reference, prediction = reference[near].astype(np.int64), prediction[near].astype(np.int64)
     reference = np.where(reference == _IGNORED, 0, reference)
-    colours = {int(k): organ_colour(int(k) - 1) for k in np.union1d(reference, prediction) if k}
+    names = dict(enumerate(class_names))
+    found = (int(k) for k in np.union1d(reference, prediction) if k)
+    colours = {k: organ_of(names.get(k, f"class {k}")).colour for k in found}
     return np.concatenate(
         [painted(grey, ids, colours) for ids in (0 * reference, reference, prediction)], axis=1
     )

@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from math import isfinite
-from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from dsnet_med.engine.loggers import Loggers
+from dsnet_med.engine.loggers import Loggers, finite
 from dsnet_med.engine.stopping import on_failure
 
 _SHOWN_EVERY_S = 0.5  # the loss in the bar: reading it makes a GPU's queue run empty
@@ -84,16 +82,7 @@ class ValidationLog:
 
     def _send(self, validator: Engine) -> None:
         values = {f"val_{name.removeprefix('val_')}": value for name, value in validator.state.metrics.items()}
-        self.logger.numbers(self.trainer.state.iteration, rounded(values))
-
-
-def rounded(value: Any) -> Any:
-    """Numbers of whatever kind, and mappings of them, to six places; None for what is none."""
-    if isinstance(value, Mapping):
-        return {name: rounded(each) for name, each in value.items()}
-    if isinstance(value, int):
-        return value
-    return round(float(value), 6) if isinstance(value, Real | Tensor) and isfinite(value) else None
+        self.logger.numbers(self.trainer.state.iteration, finite(values, 6))
 
 
 class Progress:

@@ -15,7 +15,7 @@ from torch import nn
 import dsnet_med
 from dsnet_med.engine import distributed
 from dsnet_med.engine.checkpoints import Checkpoints
-from dsnet_med.engine.progress import rounded
+from dsnet_med.engine.loggers import finite
 from dsnet_med.errors import InputError
 from dsnet_med.files import locked, write_json
 
@@ -72,8 +72,8 @@ class Session:
             "method": {**card, "parameters": parameters},
             **facts,
             "parameters": parameters,
-            "scores": rounded(validator.state.metrics),
-            "best": rounded(checkpoints.best),
+            "scores": finite(validator.state.metrics, 6),
+            "best": finite(checkpoints.best, 6),
             "processes": distributed.world_size(),
             "seconds": round(time.monotonic() - self.started, 1),
             "device": str(next(network.parameters()).device),

@@ -3,9 +3,9 @@
 One bad case never stops the others, and finished cases are kept.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,15 @@ from typing import Any
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import output_error, remove_partial, require_writable
+from dsnet_med.inference.mask import labels_of
 from dsnet_med.inference.output_folder import claim, conclude, name_classes
-from dsnet_med.inference.outputs import NEEDS_DICOM, Identity, Outputs, identity, is_finished, write_case
+from dsnet_med.inference.outputs import NEEDS_DICOM, Outputs, write_case
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.probabilities import on_disk
+from dsnet_med.inference.sidecar import Identity, digests_of, is_finished, read_sidecar, require_free
 from dsnet_med.inference.sources import Source, load
-from dsnet_med.volumes import Volume
+
+Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -43,31 +46,6 @@ class Choice:
     series: str | None = None
 
 
-Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What is the same for all cases."""
-
-    predictor: Predictor
-    out: Path
-    outputs: Outputs
-    choice: Choice
-    progress: Progress
-
-
-@dataclass
-class _Loaded:
-    """A case that has been looked at: its facts, and its volume unless it is finished or failed."""
-
-    source: Source
-    facts: Identity
-    volume: Volume | None = None
-    error: str | None = None
-    kept: bool = False
-
-
 def segment_cases(
     predictor: Predictor,
     sources: Sequence[Source],
@@ -88,9 +66,9 @@ def segment_cases(
         require_writable(out)
         remove_partial(out)
         _require_apart(sources, out)
-        claim(out, predictor.class_names, statistics=outputs.statistics, overwrite=outputs.overwrite)
-        work = _Work(predictor, out, outputs, choice, progress)
-        yield from _overlapped(work, sources)
+        if not outputs.overwrite:
+            claim(out, predictor.class_names, statistics=outputs.statistics)
+        yield from _overlapped(_Work(predictor, out, outputs, choice, progress), sources)
         conclude(out, predictor.class_names, statistics=outputs.statistics)
     finally:
         if not was_there:
@@ -108,78 +86,112 @@ def _require_apart(sources: Sequence[Source], out: Path) -> None:
             )
 
 
-def _overlapped(work: _Work, sources: Sequence[Source]) -> Iterator[Segmented]:
-    """Each case loaded, segmented and written, in three threads; at most three cases are in memory."""
-    with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(1) as writer:
-        waiting = iter(sources)
-        writing: Future[Segmented] | None = None
-        ahead = _submit(loader, work, waiting)
+def _overlapped(work: "_Work", sources: Sequence[Source]) -> Iterator[Segmented]:
+    """Each case read, segmented and written, in three threads; at most three cases are in memory."""
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        cases = (work.case(source) for source in sources)
+        reading = ((case, reader.submit(_advanced, case)) for case in cases)
+        ahead, writing = next(reading, None), None
         while ahead is not None:
-            loaded = ahead.result()
-            ahead = _submit(loader, work, waiting)
-            done = _segment(work, loaded, writer)
+            case, read = ahead
+            result = read.result()
+            ahead = next(reading, None)
+            result = result or _advanced(case)
+            written = writer.submit(_advanced, case, result)
             if writing is not None:
-                yield writing.result()
-            writing = done
+                yield from filter(None, [writing.result()])
+            writing = written
         if writing is not None:
-            yield writing.result()
+            yield from filter(None, [writing.result()])
 
 
-def _submit(loader: ThreadPoolExecutor, work: _Work, waiting: Iterator[Source]) -> "Future[_Loaded] | None":
-    source = next(waiting, None)
-    return None if source is None else loader.submit(_load, work, source)
+Steps = Generator[None, None, Segmented]
 
 
-def _load(work: _Work, source: Source) -> _Loaded:
-    loaded, choice = _Loaded(source, {}), work.choice
-    try:
-        if source.refused is not None:
-            raise InputError(source.refused)
-        loaded.facts = identity(source, work.predictor, settings_of(work.predictor, choice))
-        if not work.outputs.overwrite and is_finished(work.out, loaded.facts, work.outputs):
-            loaded.kept = True
-        elif source.kind != "dicom" and not work.outputs.more_than_dicom:
-            loaded.error = f"{source.where}: {NEEDS_DICOM}"
-        else:
-            loaded.volume = load(source, choice.volume_index, choice.series)
-    except Exception as error:  # of one case, whatever it is: the others go on
-        loaded.error = _reason(source, error)
-    return loaded
+def _advanced(case: Steps, result: Segmented | None = None) -> Segmented | None:
+    """The next step of a case is done; its result where there is one, or was one already."""
+    if result is None:
+        try:
+            next(case)
+        except StopIteration as ended:
+            result = ended.value
+    return result
 
 
-def _segment(work: _Work, loaded: _Loaded, writer: ThreadPoolExecutor) -> "Future[Segmented]":
-    """Segment what was loaded, and hand it over to be written."""
-    case, volume = loaded.source.case, loaded.volume
-    predictor, out, outputs = work.predictor, work.out, work.outputs
-    loaded.volume = None  # let go once it is written
-    if volume is None:
-        return _settled(Segmented(case, loaded.error, kept=loaded.kept))
-    stack = ExitStack()
-    try:
-        kept = None
-        if outputs.probabilities:
-            kept = stack.enter_context(on_disk(out, (len(predictor.class_names), *volume.shape)))
-        mask = predictor.segment(volume, kept, partial(work.progress, case))
-    except Exception as error:
-        stack.close()
-        return _settled(Segmented(case, _reason(loaded.source, error)))
+@dataclass(frozen=True)
+class _Work:
+    """What is the same for all cases."""
 
-    def write() -> Segmented:
-        with stack:
+    predictor: Predictor
+    out: Path
+    outputs: Outputs
+    choice: Choice
+    progress: Progress
+
+    def case(self, source: Source) -> Steps:
+        """One case in three steps, between which another thread may take over: read, segmented, written.
+
+        Whatever goes wrong is its result, in one line that names it.
+        """
+        try:
+            if source.refused is not None:
+                raise InputError(source.refused)
+            with ThreadPoolExecutor(1) as hasher:
+                digests = hasher.submit(digests_of, source.files)  # while the volume is read
+                if self._is_finished(source, digests):
+                    return Segmented(source.case, kept=True)
+                if source.kind != "dicom" and not self.outputs.more_than_dicom:
+                    raise InputError(f"{source.where}: {NEEDS_DICOM}")
+                volume = load(source, self.choice.volume_index, self.choice.series)
+            yield
+            probabilities = None
+            if self.outputs.probabilities:
+                probabilities = on_disk(self.out, (len(self.predictor.class_names), *volume.shape))
+            mask = self.predictor.segment(volume, probabilities, partial(self.progress, source.case))
+            yield
             try:
-                failed = write_case(out, loaded.facts, mask, predictor, outputs)
-                name_classes(out, predictor.class_names)
+                failed = write_case(
+                    self.out, self._identity(source, digests.result()), mask, self.predictor, self.outputs
+                )
+                name_classes(self.out, self.predictor.class_names)
             except OSError as error:
-                return Segmented(case, str(output_error(out / case, error)))
-            except Exception as error:
-                return Segmented(case, _reason(loaded.source, error))
-            return Segmented(case, failed, (*mask.notes, *mask.notices), written=True)
+                raise output_error(self.out / source.case, error) from error
+            return Segmented(source.case, failed, (*mask.notes, *mask.notices), written=True)
+        except Exception as error:
+            return Segmented(source.case, _reason(source, error))
 
-    return writer.submit(write)
+    def _is_finished(self, source: Source, digests: "Future[dict[str, Any]]") -> bool:
+        """Whether nothing is left to do. Raises InputError for files that must not be replaced."""
+        sidecar, endings = read_sidecar(self.out, source.case), self.outputs.endings
+        if self.outputs.overwrite:
+            return False
+        if sidecar is None:
+            require_free(self.out, source.case, endings)
+            return False
+        counted = not self.outputs.statistics or "statistics" in sidecar
+        return is_finished(self.out, self._identity(source, digests.result()), endings, sidecar) and counted
+
+    def _identity(self, source: Source, digests: dict[str, Any]) -> Identity:
+        clean = self.predictor.postprocess
+        settings = {
+            "mirror": self.predictor.mirror,
+            "precision": str(self.predictor.models[0].precision).removeprefix("torch."),
+            "keep_largest": list(clean.keep_largest),
+            "fill_holes": list(clean.fill_holes),
+            "smallest_ml": clean.smallest_ml,
+            "volume_index": self.choice.volume_index,
+            "series": self.choice.series,
+        }
+        return {
+            "case": source.case,
+            "labels": labels_of(self.predictor.class_names),
+            "input": digests,
+            "model": list(self.predictor.fingerprints),
+            "settings": settings,
+        }
 
 
 def _reason(source: Source, error: Exception) -> str:
-    """What went wrong with one case, in one line that names it."""
     match error:
         case InputError():
             reason = str(error)
@@ -191,23 +203,3 @@ def _reason(source: Source, error: Exception) -> str:
             reason = f"{type(error).__name__}: {one_line(error)}"
     where = str(source.where)
     return reason if reason.startswith((where, str(source.files[0]))) else f"{where}: {reason}"
-
-
-def _settled(result: Segmented) -> "Future[Segmented]":
-    future: Future[Segmented] = Future()
-    future.set_result(result)
-    return future
-
-
-def settings_of(predictor: Predictor, choice: Choice) -> dict[str, Any]:
-    """What of a predictor and a choice changes a mask, as JSON holds it."""
-    clean = predictor.postprocess
-    return {
-        "mirror": predictor.mirror,
-        "precision": str(predictor.members[0].precision).removeprefix("torch."),
-        "keep_largest": list(clean.keep_largest),
-        "fill_holes": list(clean.fill_holes),
-        "smallest_ml": clean.smallest_ml,
-        "volume_index": choice.volume_index,
-        "series": choice.series,
-    }

@@ -7,9 +7,8 @@ does not stop the others: it is listed in the manifest with its reason.
 
 import json
 import os
-import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,39 +23,38 @@ from dsnet_med.prepare.cases import RawCase, find_cases
 from dsnet_med.prepare.doctor import source_findings, wanted_label
 from dsnet_med.prepare.doctor_case import volume_findings
 from dsnet_med.prepare.doctor_set import examine_set
-from dsnet_med.prepare.doctor_store import fingerprint_of
+from dsnet_med.prepare.doctor_store import stored_fingerprint
 from dsnet_med.prepare.fingerprint import CaseFingerprint
 from dsnet_med.prepare.labels import class_counts, class_table, value_counts
 from dsnet_med.prepare.recipe import Recipe, for_source
 from dsnet_med.prepare.splits import SPLITS, meant
-from dsnet_med.prepare.store import (
+from dsnet_med.prepare.store import MANIFEST, TOOL, Store
+from dsnet_med.prepare.stored_case import (
     CASES,
     FORMAT,
-    MANIFEST,
     StoredCase,
     data_file,
     encode,
     encoding,
     entry_file,
+    read_slices,
     require_whole,
 )
+from dsnet_med.processes import in_parallel, on_cluster
 from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
-from dsnet_med.workers import in_parallel, on_cluster
-
-_TOOL = "dsnet-med"
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How one case went: `error` is None when it is in the store, `reused` when it already was.
+    """How one case went: `stored` is its entry, or `error` why there is none; `reused` if it was there before.
 
     `fingerprint` is what the data doctor's checks on the whole set need of it.
     """
 
     case: str
-    error: str | None
-    reused: bool
-    seconds: float
+    error: str | None = None
+    reused: bool = False
+    stored: StoredCase | None = None
     fingerprint: CaseFingerprint | None = None
 
 
@@ -88,33 +86,49 @@ def convert(
         raise InputError(f"{workers} workers, wanted at least 1")
     _claim(recipe, out)
     work = partial(convert_case, recipe, source, out)
-    failed: dict[str, str] = {}
-    fingerprints: list[CaseFingerprint] = []
+    results = []
     for result in _results(work, cases, workers, scheduler):
-        if result.error is not None:
-            failed[result.case] = result.error.replace(f"{source}{os.sep}", "").replace(f"{out}{os.sep}", "")
-        elif result.fingerprint is not None:
-            fingerprints.append(result.fingerprint)
+        results.append(result)
         yield result
-    in_set = examine_set(sorted(fingerprints, key=lambda fingerprint: fingerprint.case))
-    findings = [vars(finding) for finding in (*noted, *in_set)]
-    manifest = _manifest(recipe, out, cases, failed, sorted(exclude))
-    write_json(out / MANIFEST, manifest | {"findings": findings})
+    results.sort(key=lambda result: result.case)
+    stored = {result.case: result.stored for result in results if result.stored}
+    in_set = examine_set(result.fingerprint for result in results if result.fingerprint)
+    store = Store(
+        path=out,
+        tool_version=__version__,
+        recipe=recipe.as_dict(),
+        recipe_hash=recipe.hash,
+        classes=recipe.classes,
+        intensity=recipe.intensity,
+        slice_axis=recipe.slice_axis,
+        splits={split: [case.id for case in stored.values() if case.split == split] for split in SPLITS},
+        cases=stored,
+        failed={result.case: _within(source, out, result.error) for result in results if result.error},
+        excluded=sorted(exclude),
+        findings=(*noted, *in_set),
+    )
+    write_json(out / MANIFEST, store.model_dump(mode="json"))
+
+
+def _within(source: Path, out: Path, reason: str) -> str:
+    """`reason` without the names of this machine's folders."""
+    return reason.replace(f"{source}{os.sep}", "").replace(f"{out}{os.sep}", "")
 
 
 def convert_case(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> CaseResult:
     """Convert one case into the store folder `out`, or find it finished there. Raises nothing."""
-    start, reused, reason, fingerprint = time.perf_counter(), False, None, None
     try:
         reused, stored = _convert(recipe, source, out, raw)
-        fingerprint = fingerprint_of(out, stored)
+        with data_file(out, raw.id).open("rb") as stream:
+            fingerprint = stored_fingerprint(stored, read_slices(stream, stored))
+        return CaseResult(raw.id, None, reused, stored, fingerprint)
     except InputError as error:
         reason = str(error)
     except MemoryError:
         reason = "not enough memory; use fewer workers"
     except Exception as error:  # the others must go on, whatever this case met
         reason = f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
-    return CaseResult(raw.id, reason, reused, time.perf_counter() - start, fingerprint)
+    return CaseResult(raw.id, reason)
 
 
 def _results(
@@ -125,8 +139,8 @@ def _results(
         return
     ended = on_cluster(work, cases, scheduler) if scheduler else in_parallel(work, cases, workers)
     for case, result in ended:
-        reason = "its process was killed, most likely for want of memory; use fewer workers"
-        yield result or CaseResult(case.id, reason, False, 0.0)
+        killed = "its process was killed, most likely for want of memory; use fewer workers"
+        yield result or CaseResult(case.id, killed)
 
 
 def _chosen(cases: list[RawCase], exclude: Collection[str]) -> list[RawCase]:
@@ -143,36 +157,29 @@ def _chosen(cases: list[RawCase], exclude: Collection[str]) -> list[RawCase]:
 
 def _claim(recipe: Recipe, out: Path) -> None:
     """Make `out` ready to be written: from here on it is unfinished until its manifest is back."""
-    require_writable(out)
     require_writable(out / CASES)
     manifest = out / MANIFEST
-    owner = _owner(manifest)
-    if owner not in (None, recipe.id):
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        foreign = not isinstance(content, dict) or content.get("tool") != TOOL
+        owner = recipe.id if foreign else content["recipe"]["id"]
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # none, or a damaged one: to be made anew
+        foreign, owner = False, recipe.id
+    if owner != recipe.id:
         raise InputError(f"{out}: holds a store of recipe '{owner}', not '{recipe.id}'; choose another folder")
-    if _is_foreign(manifest):
+    if foreign:
         raise InputError(
             f"{manifest} is there already, and was not written by preprocess; choose another --out"
         )
     manifest.unlink(missing_ok=True)
     for folder in (out, out / CASES):
         remove_partial(folder)
-
-
-def _is_foreign(manifest: Path) -> bool:
-    """Whether a manifest.json is somebody's: JSON that no store has. What is no JSON may be a damaged one."""
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return not (isinstance(content, dict) and content.get("tool") == _TOOL)
-
-
-def _owner(manifest: Path) -> str | None:
-    """The recipe whose store this is; None where there is none or it cannot be read."""
-    try:
-        return str(json.loads(manifest.read_text(encoding="utf-8"))["recipe"]["id"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> tuple[bool, StoredCase]:
@@ -185,28 +192,44 @@ def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> tuple[boo
             "add it, exclude the case or make it 'extra'"
         )
     digests = _digest(raw.image), _digest(raw.label) if raw.label else ""
+    origin: dict[str, Any] = {
+        "id": raw.id,
+        "subject": raw.subject,
+        "split": raw.split,
+        "image_file": raw.image.relative_to(source).as_posix(),
+        "image_sha256": digests[0],
+        "label_file": raw.label.relative_to(source).as_posix() if raw.label else "",
+        "label_sha256": digests[1],
+        "recipe_hash": recipe.hash,
+    }
     finished = _finished(out, raw.id)
     if finished and (finished.image_sha256, finished.label_sha256, finished.recipe_hash) == (
         *digests,
         recipe.hash,
     ):
-        return True, _refreshed(source, out, raw, finished)
+        # Its split and the names of its files may have changed around it.
+        entry = finished.model_copy(update=origin)
+        if entry != finished:
+            write_json(entry_file(out, raw.id), entry.model_dump(mode="json"))
+        return True, entry
     entry_file(out, raw.id).unlink(missing_ok=True)
     image = read_image(raw.image)
     label = read_labels(raw.label) if raw.label else None
-    entry = _entry(recipe, source, raw, image, label)
-    findings = tuple(found.within(source) for found in volume_findings(recipe, raw.id, image, label))
-    entry = replace(entry, image_sha256=digests[0], label_sha256=digests[1], findings=findings)
+    if label is not None:
+        require_same_grid(image, label)
+    findings = list(volume_findings(recipe, raw.id, image, label))
+    if unusable := [finding for finding in findings if finding.kind in ("label values", "empty label")]:
+        raise InputError(f"{raw.label}: {unusable[0].message}")
+    origin["findings"] = tuple(finding.within(source) for finding in findings)
+    entry = _entry(recipe, image, label, origin)
     _write_slices(data_file(out, raw.id), entry, recipe, image, label)
-    write_json(entry_file(out, raw.id), entry.as_dict())
+    write_json(entry_file(out, raw.id), entry.model_dump(mode="json"))
     return False, entry
 
 
 def _digest(path: Path) -> str:
     try:
         return sha256(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -214,78 +237,32 @@ def _digest(path: Path) -> str:
 def _finished(out: Path, case: str) -> StoredCase | None:
     """The entry of a case that an earlier run finished and whose data file is whole."""
     try:
-        entry = json.loads(entry_file(out, case).read_text(encoding="utf-8"))
-        if entry["format"] != FORMAT or "findings" not in entry:
-            return None
-        stored = StoredCase.from_dict(entry)
+        stored = StoredCase.model_validate_json(entry_file(out, case).read_bytes())
         require_whole(out, stored)
-    except (OSError, ValueError, KeyError, TypeError):  # InputError is a ValueError
+    except (OSError, ValueError):  # of pydantic and InputError, too
         return None
-    return stored
+    known = stored.format == FORMAT and "findings" in stored.model_fields_set
+    return stored if known else None
 
 
-def _refreshed(source: Path, out: Path, raw: RawCase, finished: StoredCase) -> StoredCase:
-    """The entry with what may have changed around a finished case, split and file names; on disk too."""
-    label_file = _relative(source, raw.label) if raw.label else ""
-    now = replace(
-        finished,
-        subject=raw.subject,
-        split=raw.split,
-        image_file=_relative(source, raw.image),
-        label_file=label_file,
-    )
-    if now != finished:
-        write_json(entry_file(out, raw.id), now.as_dict())
-    return now
-
-
-def _entry(recipe: Recipe, source: Path, raw: RawCase, image: Volume, label: Volume | None) -> StoredCase:
-    """What the manifest says of a case, but for the digests. Raises InputError for an unusable label map."""
-    counts: dict[str, int] = {}
-    if label is not None:
-        require_same_grid(image, label)
-        counts = _counts(recipe, label)
+def _entry(recipe: Recipe, image: Volume, label: Volume | None, origin: dict[str, Any]) -> StoredCase:
+    """What the manifest says of a case."""
     scaling = recipe.intensity.fit(image.voxels)
     dtype, base = encoding(image.voxels.dtype, scaling)
     order = SliceOrder.of(image.affine, recipe.slice_axis)
-    depth, height, width = order.to_slices(image.voxels).shape
     return StoredCase(
-        id=raw.id,
-        subject=raw.subject,
-        split=raw.split,
-        shape=(depth, height, width),
+        **origin,
+        shape=order.to_slices(image.voxels).shape,
         spacing_mm=order.spacing_mm(image.affine),
         native_shape=image.shape,
-        affine=tuple(tuple(float(number) for number in row) for row in image.affine),
+        affine=image.affine.tolist(),
         order=order,
-        image_file=_relative(source, raw.image),
-        image_sha256="",
-        label_file=_relative(source, raw.label) if raw.label else "",
-        label_sha256="",
-        label_voxels=counts,
+        label_voxels=class_counts(recipe, value_counts(label.voxels)) if label else {},
         dtype=dtype,
         base=base,
         slope=scaling.slope,
         clip=(scaling.low, scaling.high),
-        recipe_hash=recipe.hash,
     )
-
-
-def _counts(recipe: Recipe, label: Volume) -> dict[str, int]:
-    try:
-        counts = class_counts(recipe, value_counts(label.voxels))
-    except InputError as error:
-        raise InputError(f"{label.path}: {error}") from error
-    if counts[recipe.classes[0]] == label.voxels.size and not recipe.allow_empty:
-        raise InputError(
-            f"{label.path}: the label map is all background; correct it, exclude the case, "
-            "or keep such cases with 'allow_empty: true' in the recipe"
-        )
-    return counts
-
-
-def _relative(source: Path, file: Path) -> str:
-    return file.relative_to(source).as_posix()
 
 
 def _write_slices(path: Path, entry: StoredCase, recipe: Recipe, image: Volume, label: Volume | None) -> None:
@@ -299,28 +276,3 @@ def _write_slices(path: Path, entry: StoredCase, recipe: Recipe, image: Volume, 
             # Most slices of a scan hold no organ, and looking is far cheaper than mapping.
             mapped = table[classes] if classes.any() else np.full_like(blank, table[0])
             stream.write(np.ascontiguousarray(mapped).data)
-
-
-def _manifest(
-    recipe: Recipe,
-    out: Path,
-    cases: list[RawCase],
-    failed: dict[str, str],
-    excluded: list[str],
-) -> dict[str, Any]:
-    finished = [case.id for case in cases if case.id not in failed]
-    entries = [json.loads(entry_file(out, case).read_text(encoding="utf-8")) for case in finished]
-    return {
-        "format": FORMAT,
-        "tool": _TOOL,
-        "tool_version": __version__,
-        "recipe": recipe.as_dict(),
-        "recipe_hash": recipe.hash,
-        "classes": list(recipe.classes),
-        "intensity": recipe.intensity.as_dict(),
-        "slice_axis": recipe.slice_axis,
-        "splits": {split: [entry["id"] for entry in entries if entry["split"] == split] for split in SPLITS},
-        "cases": entries,
-        "failed": dict(sorted(failed.items())),
-        "excluded": excluded,
-    }

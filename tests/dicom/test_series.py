@@ -1,7 +1,6 @@
 """Which series a folder holds, which of them is taken, and why some can be no volume."""
 
 import re
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,13 +53,6 @@ def test_copies_count_once(tmp_path):
     made = images(3)
     found = find_series(write(tmp_path, [*made, made[1]]))
     assert (found[0].images, len(found[0].files)) == (3, 4)
-
-
-def test_headers_of_500_files_are_quick(tmp_path):
-    [file] = write(tmp_path, images(1))
-    started = time.perf_counter()
-    find_series([file] * 500)
-    assert time.perf_counter() - started < 2
 
 
 @pytest.mark.parametrize(
@@ -186,9 +178,9 @@ def test_nothing_to_choose():
         choose([], None, Path("f"))
 
 
-def test_real_localizer_and_segmentations(shared):
+def test_real_localizer_and_segmentations(volumes):
     """Three segmentations beside each other, as dcmqi's examples hold them."""
-    folder = shared / "data" / "dicom" / "dcmqi_ct_seg"
+    folder = volumes / "dicom" / "dcmqi_ct_seg"
     found = find_series(sorted(folder.glob("*.dcm")))
     assert [(one.number, one.images) for one in found] == [(1, 3), (100, 7), (300, 2)]
     with pytest.raises(InputError, match=r"none of its 3 series can be a volume: .*\(SEG\)"):

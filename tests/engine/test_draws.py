@@ -11,7 +11,6 @@ import threading
 import time
 import weakref
 from contextlib import suppress
-from itertools import islice
 
 import monai
 import numpy as np
@@ -25,7 +24,6 @@ from torch.utils.data import Dataset, get_worker_info
 from torchvision.transforms import v2
 
 from dsnet_med.engine.draws import Draw, Draws, Loader, SeedSteps, kept_generators, seed_of
-from dsnet_med.engine.slots import SLOT_BYTES
 from dsnet_med.errors import InputError, root_cause
 
 SIZE, BATCH, STEPS = 7, 4, 6
@@ -274,15 +272,6 @@ def test_batches_that_were_given_out_keep_their_values_while_others_come():
     assert torch.equal(torch.stack([batch["image"].amin((1, 2, 3)).double() for batch in batches]), expected)
 
 
-def test_a_batch_that_fits_no_slot_comes_all_the_same():
-    large = loader(
-        lambda item: {"image": torch.full((SLOT_BYTES // BATCH + 1,), item["index"], dtype=torch.uint8)}, 1
-    )
-    first = next(iter(large))["image"]
-    assert first.shape == (BATCH, SLOT_BYTES // BATCH + 1)
-    assert first[:, -1].tolist() == list(islice(draws(), BATCH))
-
-
 def test_workers_are_kept_for_the_next_iterator():
     kept = loader(lambda item: {"worker": torch.tensor(get_worker_info().seed)}, 1)
     first, second = [{int(batch["worker"][0]) for batch in kept} for _ in range(2)]
@@ -310,7 +299,7 @@ def test_a_worker_that_starts_when_the_one_that_trains_is_gone_ends():
         next(iter(loader(lambda item: item, 1)))
     os.close(there)  # and the worker has it, while it lives
     os.waitpid(child, 0)
-    assert select.select([here], [], [], 20)[0] and os.read(here, 1) == b""
+    assert select.select([here], [], [], 600)[0] and os.read(here, 1) == b""
     os.close(here)
 
 

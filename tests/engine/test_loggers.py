@@ -81,14 +81,14 @@ def test_a_missing_package_is_one_line_that_names_the_extra(
 def test_every_line_is_json_whatever_the_numbers(tmp_path: Path) -> None:
     logger = Loggers("none", str(tmp_path))
     odd = {"inf": float("inf"), "one": np.float32(0.5), "tensor": torch.tensor(2.0), "none": None}
-    logger.numbers(3, {"loss": float("nan"), "val_dice": odd, "name": "x"})
+    logger.numbers(3, {"loss": float("nan"), "val_dice": odd, "name": "text"})
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     wanted = {"inf": None, "one": 0.5, "tensor": 2.0, "none": None}
     assert json.loads(line, parse_constant=pytest.fail) == {
         "iteration": 3,
         "loss": None,
         "val_dice": wanted,
-        "name": "x",
+        "name": None,
     }
 
 

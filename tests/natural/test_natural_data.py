@@ -301,7 +301,7 @@ def test_what_is_ignored_does_not_count_as_a_class():
 def boxed(request, tmp_path):
     """A data set in COCO's layout."""
     if request.param == "coco_open":
-        return request.getfixturevalue("shared") / "data" / "natural" / "coco_open"
+        return request.getfixturevalue("volumes") / "natural" / "coco_open"
     list(make_coco(tmp_path, images=12, seed=3))
     return tmp_path
 

@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 import torch
-from golden import Golden, by_reference_name, check_close, load
+from golden import by_reference_name, check_close, load
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lively import lively
+from lively import lively, normalised
 from safetensors.torch import save_file
 from timm.layers import DropPath
 from torch.nn import functional as F
@@ -19,8 +19,8 @@ from dsnet_med.networks.backbones.mscans import Block
 SHALLOW = {"width": 0.125, "layers": [1, 1, 2, 1]}
 
 
-def test_gradients_of_a_block(shared):
-    golden = Golden(shared / "golden", "mscan_block")
+def test_gradients_of_a_block(vectors):
+    golden = vectors("mscan_block")
     block = load(Block(16, 4), golden.state())
     tokens = golden["in/0"].requires_grad_()  # (B, H W, C), row-major
     output = block(tokens.mT.unflatten(2, (8, 6))).flatten(2).mT
@@ -42,21 +42,16 @@ def textbook_block(x, state):
         groups = len(kernel) if kernel.shape[1] == 1 else 1
         return F.conv2d(value, kernel, state[f"{name}.bias"], padding="same", groups=groups)
 
-    def norm(name, value):
-        entries = ("running_mean", "running_var", "weight", "bias")
-        mean, variance, weight, bias = (state[f"{name}.{entry}"][:, None, None] for entry in entries)
-        return (value - mean) / (variance + 1e-5).sqrt() * weight + bias
-
     def gated(value):
         unit = "attn.spatial_gating_unit"
         local = conv(f"{unit}.conv0", value)
         strips = [conv(f"{unit}.conv{i}_2", conv(f"{unit}.conv{i}_1", local)) for i in range(3)]
         return conv(f"{unit}.conv3", local + sum(strips)) * value
 
-    normed = norm("norm1", x)
+    normed = normalised(state, "norm1", x)
     attended = conv("attn.proj_2", gated(F.gelu(conv("attn.proj_1", normed)))) + normed
     x = x + state["layer_scale_1"][:, None, None] * attended
-    changed = conv("mlp.fc2", F.gelu(conv("mlp.dwconv", conv("mlp.fc1", norm("norm2", x)))))
+    changed = conv("mlp.fc2", F.gelu(conv("mlp.dwconv", conv("mlp.fc1", normalised(state, "norm2", x)))))
     return x + state["layer_scale_2"][:, None, None] * changed
 
 
