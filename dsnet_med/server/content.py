@@ -3,8 +3,6 @@
 from pathlib import Path
 
 from dsnet_med.archives import numbered, unpack
-from dsnet_med.contents import content_of, is_pair_header
-from dsnet_med.dicom.series import is_dicom
 from dsnet_med.errors import InputError
 from dsnet_med.inference.sources import Source, find_sources
 from dsnet_med.server.dicom_files import require_bounded_dicom
@@ -13,6 +11,7 @@ from dsnet_med.server.kinds import SUFFIXES, WANTED, Kind, kind_of, no_kind
 from dsnet_med.server.limits import Limits
 from dsnet_med.server.refusal import Refused
 from dsnet_med.server.zips import require_bounded_zip
+from dsnet_med.sniff import content_of, is_dicom, is_pair_header
 
 
 def source_in(upload: Path, limits: Limits) -> Source:

@@ -14,12 +14,12 @@ from typing import Any, cast
 import nibabel as nib
 from isal import igzip, isal_zlib
 
-from dsnet_med.contents import LONGEST_START, is_nifti, is_pair_header
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.server.kinds import WANTED, Kind
 from dsnet_med.server.limits import Limits
 from dsnet_med.server.metaimage import shape_of_metaimage
 from dsnet_med.server.refusal import Refused
+from dsnet_med.sniff import LONGEST_START, is_nifti, is_pair_header
 
 A_PAIR = "the upload is of a pair of files, .hdr and .img; make one .nii or .nii.gz file of them and send that"
 _CHUNK = 1 << 20

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from dsnet_med.contents import LONGEST_START, METAIMAGE, is_nifti, known_as
-from dsnet_med.dicom.sniff import START, starts_dicom
+from dsnet_med.sniff import LONGEST_START, is_nifti, known_as, starts_dicom
+from dsnet_med.sniff import kind_of as sniffed
 
 Kind = Literal["gzip", "zip", "dicom", "nrrd", "nifti", "metaimage"]
 
@@ -23,7 +23,7 @@ def kind_of(path: Path) -> Kind | None:
     """The kind of a file's content; None for what cannot be a volume."""
     with path.open("rb") as stream:
         start = stream.read(LONGEST_START)
-    if starts_dicom(start[:START]):  # before the others: the 128 bytes in front may hold anything
+    if starts_dicom(start):  # before the others: the 128 bytes in front may hold anything
         return "dicom"
     if start[:2] == b"\x1f\x8b":
         return "gzip"
@@ -33,7 +33,7 @@ def kind_of(path: Path) -> Kind | None:
         return "nrrd"
     if is_nifti(start):
         return "nifti"
-    return "metaimage" if METAIMAGE.match(start) else None
+    return "metaimage" if sniffed(start) == "metaimage" else None
 
 
 def no_kind(path: Path) -> str:

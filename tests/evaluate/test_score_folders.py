@@ -18,8 +18,9 @@ from dsnet_med.evaluate.results import write_results
 from dsnet_med.evaluate.score_folders import _stored_bytes, evaluate_pairs, workers_for
 from dsnet_med.evaluate.summary import COLUMNS, cases_csv, summarise
 from dsnet_med.evaluate.worst_slice import worst_slice
-from dsnet_med.volumes import case_name, read_labels
-from dsnet_med.workers import on_cluster
+from dsnet_med.find import case_name
+from dsnet_med.processes import on_cluster
+from dsnet_med.volumes import read_labels
 
 NAMES = {1: "ball", 2: "speck"}
 AFFINE = np.diag((0.8, 0.9, 3.0, 1.0))

@@ -5,9 +5,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from dsnet_med.inference.measures import measures
 
 from dsnet_med.inference.anatomy import contradictions
-from dsnet_med.inference.measures import measures
 from dsnet_med.phantoms import make_acdc, make_synapse
 from dsnet_med.prepare.recipe import load_recipe
 
