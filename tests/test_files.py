@@ -59,18 +59,19 @@ def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def half_written(path, error):
+    with written_whole(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
 @pytest.mark.parametrize("error", [ValueError("bad voxel"), KeyboardInterrupt(), SystemExit(1), MemoryError()])
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "mask.nii.gz"
     path.write_text("old")
 
-    def write():
-        with written_whole(path) as temporary:
-            temporary.write_text("half")
-            raise error
-
     with pytest.raises(type(error)):
-        write()
+        half_written(path, error)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -80,13 +81,8 @@ def test_what_the_system_refuses_is_said_in_one_line(tmp_path, code):
     path = tmp_path / "scores.json"
     path.write_text("old")
 
-    def write():
-        with written_whole(path) as temporary:
-            temporary.write_text("half")
-            raise OSError(code, os.strerror(code))
-
     with pytest.raises(InputError) as caught:
-        write()
+        half_written(path, OSError(code, os.strerror(code)))
     assert str(caught.value).startswith(f"cannot write {path}: ")
     assert ADVICE[code] in str(caught.value)
     assert path.read_text() == "old"
@@ -261,10 +257,10 @@ with locked(Path(sys.argv[1]), "taken"):
     child = os.fork()  # as a data loader's worker is
     if child == 0:
         os.close(1)
-        time.sleep(30)
+        time.sleep(600)
         os._exit(0)
     print(child, flush=True)
-    time.sleep(30)
+    time.sleep(600)
 """
 
 

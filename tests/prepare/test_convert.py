@@ -23,9 +23,9 @@ from dsnet_med.prepare import convert as module
 from dsnet_med.prepare.convert import CaseResult, convert
 from dsnet_med.prepare.doctor import examine_source
 from dsnet_med.prepare.doctor_store import examine_store
-from dsnet_med.prepare.manifest import MANIFEST
 from dsnet_med.prepare.recipe import Recipe, load_recipe
-from dsnet_med.prepare.store import Store, data_file, entry_file
+from dsnet_med.prepare.store import MANIFEST, Store
+from dsnet_med.prepare.stored_case import data_file, entry_file
 from dsnet_med.processes import in_parallel
 
 
@@ -464,7 +464,7 @@ def test_killed_run_leaves_whole_cases_and_no_orphans(
     assert not list(out.rglob("*.partial.*"))
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
