@@ -79,7 +79,7 @@ def _prepare(memory: int) -> None:
     import dsnet_med.dicom.read  # noqa: F401, PLC0415
 
     with suppress(ImportError, ValueError, OSError):
-        import resource
+        import resource  # noqa: PLC0415 -- not on Windows
 
         most = psutil.Process().memory_info().vms + memory
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -177,11 +177,8 @@ def _check_archive(archive: Path, most_bytes: int, max_files: int) -> None:
 
 
 def _check_series(files: Sequence[Path], max_pixels: int) -> None:
-    from dsnet_med.dicom.header import (  # noqa: PLC0415 -- pydicom takes long to load
-        header,
-        reading,
-        whole,
-    )
+    from dsnet_med.dicom.header import header, reading  # noqa: PLC0415 -- pydicom takes long to load
+    from dsnet_med.dicom.header import whole  # noqa: PLC0415
 
     for file in files:
         with reading(file):
