@@ -5,6 +5,7 @@ import io
 import json
 import math
 import pickle
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -353,13 +354,14 @@ def test_nrrd_and_metaimage_among_nifti(folders):
     assert {path.prediction.suffix for path in scores if path.error is None} == {".nrrd", ".mha"}
 
 
-def test_workers_are_as_many_as_cases_and_memory_allow(folders, monkeypatch):
+def test_workers_are_as_many_as_cases_and_memory_allow(folders, tmp_path):
     pairs = pair_folders(*folders)[0]
     assert workers_for(pairs, 64) == len(pairs)
     assert workers_for(pairs, 2) == 2
     assert workers_for([], 2) == 1
-    monkeypatch.setattr("dsnet_med.evaluate.score_folders._stored_bytes", lambda path: 10**15)
-    assert workers_for(pairs, 64) == 1
+    with (tmp_path / "huge.nii").open("wb") as huge:
+        huge.truncate(10**13)  # sparse: it takes no place
+    assert workers_for([*pairs, replace(pairs[0], reference=tmp_path / "huge.nii")], 64) == 1
 
 
 def test_the_size_of_a_compressed_file_is_known_without_reading_it(folders):
