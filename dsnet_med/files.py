@@ -89,12 +89,8 @@ def staging(folder: Path) -> Iterator[Path]:
 _LOCK = ".lock"
 
 
-class _Lock:
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream = stream  # closed, and the lock given back, with the last reference to this
-
-
-_LOCKS: WeakValueDictionary[tuple[int, str], _Lock] = WeakValueDictionary()
+# A stream is closed, and its lock given back, with the last reference to it.
+_LOCKS: WeakValueDictionary[tuple[int, str], IO[bytes]] = WeakValueDictionary()
 
 
 @contextmanager
@@ -115,22 +111,22 @@ def locked(folder: Path, message: str) -> Iterator[None]:
             shutil.rmtree(folder)
 
 
-def _lock(folder: Path, message: str) -> _Lock:
+def _lock(folder: Path, message: str) -> IO[bytes]:
     key = (os.getpid(), os.path.realpath(folder))  # a forked process has none of its parent's locks
     if (held := _LOCKS.get(key)) is not None:
         return held  # a second stream, when closed, would give the first one's lock back
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _Lock((folder / _LOCK).open("ab"))
+        lock = (folder / _LOCK).open("ab")
     except OSError as error:
         raise output_error(folder, error) from error
     try:
         import fcntl  # noqa: PLC0415 -- not there on Windows
 
-        fcntl.lockf(lock.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which a killed run's workers keep
-        lock.stream.truncate(0)
-        lock.stream.write(str(os.getpid()).encode())
-        lock.stream.flush()
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which a killed run's workers keep
+        lock.truncate(0)
+        lock.write(str(os.getpid()).encode())
+        lock.flush()
     except ImportError:
         pass
     except OSError as error:
@@ -154,12 +150,12 @@ def remove_partial(folder: Path) -> None:
 
 def _lives(process: int, leftover: Path) -> bool:
     """Whether who wrote `leftover` still runs: this process, or one with this number."""
+    from dsnet_med.processes import lives  # noqa: PLC0415 -- psutil takes time to load
+
     if process == os.getpid():  # or an earlier one of this number: a container's processes start anew at 1
         with suppress(OSError):
             return leftover.lstat().st_mtime >= _STARTED
         return False
-    from dsnet_med.processes import lives  # noqa: PLC0415 -- psutil takes time to load
-
     return lives(process)
 
 
@@ -210,15 +206,8 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def require_writable(folder: Path) -> None:
     """Create `folder` and check that files can be made in it; raises InputError otherwise."""
-    probe = folder / f".{os.getpid()}.partial.probe"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-    except OSError as error:
-        raise output_error(folder, error) from error
-    finally:
-        with suppress(OSError):
-            probe.unlink()
+    with staging(folder):
+        pass
 
 
 def sha256(path: Path) -> str:

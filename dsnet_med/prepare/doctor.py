@@ -20,9 +20,9 @@ from dsnet_med.prepare.doctor_set import examine_set
 from dsnet_med.prepare.findings import Examined, Finding
 from dsnet_med.prepare.fingerprint import CaseFingerprint, content_digest
 from dsnet_med.prepare.labels import class_table
-from dsnet_med.prepare.manifest import StoredCase
 from dsnet_med.prepare.recipe import Recipe, for_source
 from dsnet_med.prepare.splits import SeededSplit, meant
+from dsnet_med.prepare.stored_case import StoredCase
 from dsnet_med.processes import in_parallel
 from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
 

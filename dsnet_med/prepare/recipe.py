@@ -149,9 +149,9 @@ class Recipe(BaseModel):
 
     @field_validator("splits", mode="before")
     @classmethod
-    def _list_or_rule(cls, splits: Any, info: ValidationInfo) -> dict[str, str] | SeededSplit:
-        if isinstance(splits, str):
-            return read_splits(_beside("splits", splits, info.context))
+    def _list_or_rule(cls, splits: Any) -> dict[str, str] | SeededSplit:
+        if isinstance(splits, Path):
+            return read_splits(splits)
         if isinstance(splits, Mapping) and set(splits) == {"seed", "val", "test"}:
             seed, val, test = (splits[name] for name in ("seed", "val", "test"))
             numbers = type(seed) is int and all(type(part) in (int, float) for part in (val, test))
@@ -161,11 +161,6 @@ class Recipe(BaseModel):
             f"splits: got {splits!r}, wanted a CSV file beside the recipe, or seed, val and test "
             "(fractions that leave some for training)"
         )
-
-    @field_validator("cases", mode="before")
-    @classmethod
-    def _table(cls, name: Any, info: ValidationInfo) -> Any:
-        return _beside("cases", name, info.context) if isinstance(name, str) else name
 
     @model_validator(mode="after")
     def _complete(self) -> "Recipe":
@@ -256,7 +251,14 @@ def _parse(path: Path, content: dict[str, Any]) -> Recipe:
             raise unknown("recipe key", str(key), keys)
         if value is None:
             raise InputError(f"{key}: has no value; give it one, or leave the key out")
-    given = content | {"path": path, "hash": ""}
+    files = {key: path.parent / content[key] for key in _FILES if isinstance(content.get(key), str)}
+    for key, file in files.items():
+        if not file.is_file():
+            raise InputError(f"{key}: {file} does not exist; it is looked for beside the recipe")
+    digest = hashlib.sha256()
+    for file in (path, *files.values()):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    given = content | files | {"path": path, "hash": digest.hexdigest()}
     if "classes" not in content and "layout" in content:
         if content["layout"] != "decathlon":
             raise InputError("the recipe lacks classes; only layout 'decathlon' takes them from dataset.json")
@@ -264,11 +266,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Recipe:
         if not isinstance(rules, Mapping) or set(rules) != set(_MODALITIES):
             raise InputError(f"intensity: got {rules!r}, wanted one rule for CT and one for MR")
         given |= {"intensity": rules["CT"], "intensity_of": rules}
-    recipe = Recipe.model_validate(given, context=path.parent)
-    digest = hashlib.sha256()
-    for file in (path, *(path.parent / content[key] for key in _FILES if isinstance(content.get(key), str))):
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return recipe.model_copy(update={"hash": digest.hexdigest()})
+    return Recipe.model_validate(given)
 
 
 def _told(error: ValidationError) -> str:
@@ -284,13 +282,6 @@ def _told(error: ValidationError) -> str:
     if kind == "literal_error":
         return str(unknown(key, str(got), re.findall(r"'(.*?)'", first["ctx"]["expected"])))
     return f"{key}: got {got!r}, wanted {_WANTED.get(kind, first['msg'])}"
-
-
-def _beside(key: str, name: str, folder: Any) -> Path:
-    file: Path = folder / name
-    if not file.is_file():
-        raise InputError(f"{key}: {file} does not exist; it is looked for beside the recipe")
-    return file
 
 
 def _raw_values(name: str, values: Any) -> list[int]:

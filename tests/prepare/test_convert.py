@@ -23,9 +23,9 @@ from dsnet_med.prepare import convert as module
 from dsnet_med.prepare.convert import CaseResult, convert
 from dsnet_med.prepare.doctor import examine_source
 from dsnet_med.prepare.doctor_store import examine_store
-from dsnet_med.prepare.manifest import MANIFEST
 from dsnet_med.prepare.recipe import Recipe, load_recipe
-from dsnet_med.prepare.store import Store, data_file, entry_file
+from dsnet_med.prepare.store import MANIFEST, Store
+from dsnet_med.prepare.stored_case import data_file, entry_file
 from dsnet_med.processes import in_parallel
 
 
