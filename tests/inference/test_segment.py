@@ -294,9 +294,9 @@ def test_overwriting_fails_without_loss(tmp_path: Path, mounted: Callable[[str],
     tiny.write_images(tmp_path / "in", "a")
     disk = mounted("size=1m")
     _run(tmp_path / "in", disk)
-    with (disk / "rest").open("wb") as rest, suppress(OSError):
+    with (disk / "rest").open("wb", buffering=0) as rest, suppress(OSError):
         while rest.write(bytes(4096)):
-            rest.flush()
+            pass
     before = _files(disk)
     assert _run(tmp_path / "in", disk, Outputs(preview=True, overwrite=True), _other())["a"].error
     assert _files(disk) == before
