@@ -79,7 +79,7 @@ def _prepare(memory: int) -> None:
     import dsnet_med.dicom.read  # noqa: F401, PLC0415
 
     with suppress(ImportError, ValueError, OSError):
-        import resource  # noqa: PLC0415 -- not on Windows
+        import resource
 
         most = psutil.Process().memory_info().vms + memory
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -177,8 +177,7 @@ def _check_archive(archive: Path, most_bytes: int, max_files: int) -> None:
 
 
 def _check_series(files: Sequence[Path], max_pixels: int) -> None:
-    from dsnet_med.dicom.boundary import header, reading  # noqa: PLC0415 -- pydicom takes long to load
-    from dsnet_med.dicom.values import whole  # noqa: PLC0415
+    from dsnet_med.dicom.header import header, reading, whole  # noqa: PLC0415 -- pydicom takes long to load
 
     for file in files:
         with reading(file):
