@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 from dsnet_med import resources
 from dsnet_med.engine.card import card_of
 from dsnet_med.engine.data import (
+    SELECT_ON,
     check_cases,
     checked_size,
     class_weights,
@@ -18,12 +19,11 @@ from dsnet_med.engine.data import (
     slice_size,
     slice_weights,
     slices,
-    split_cases,
 )
 from dsnet_med.engine.loggers import require_known
 from dsnet_med.engine.overrides import MEANINGS, as_written, lay_over, layers, load, load_over
 from dsnet_med.engine.settings import check_classes
-from dsnet_med.errors import InputError, root_cause
+from dsnet_med.errors import InputError, one_line, root_cause, unknown
 from dsnet_med.methods import method_row, row_file
 from dsnet_med.networks.definition import literal
 
@@ -92,9 +92,13 @@ def evaluated(config: Mapping[str, Any], name: str) -> Any:
 
 def _refuse_early(config: Mapping[str, Any], store: str) -> None:
     """Raise InputError for what would stop the run later."""
-    cases = split_cases(store, str(config["select_on"]))
-    if not isinstance(config["cases"], str):  # an expression, which says what was just looked at
-        check_cases(config["cases"], store)
+    if config["select_on"] not in SELECT_ON:
+        raise unknown("select_on", str(config["select_on"]), SELECT_ON)
+    try:
+        cases = evaluated(config, "cases")  # the split's, or what somebody wrote in its place
+    except RuntimeError as error:
+        raise InputError(f"got cases={config['cases']}, which fails: {one_line(root_cause(error))}") from error
+    check_cases(cases, store)
     class_weights(config["class_weights"], store, cases["train"])
     slice_weights(config["oversample"], store, slices(store, cases["train"]))
 
