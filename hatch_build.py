@@ -1,4 +1,4 @@
-"""Compiles the kernels (.pyx) while the package is built; without a C compiler they are left out.
+"""Compiles the kernel of the scores (.pyx) while the package is built; without a C compiler it is left out.
 
 Runs for wheels and for editable installs. `DSNET_MED_KERNEL=require` makes a failure an error, `=skip` builds
 the package of Python files alone; `=try` is the default.
@@ -14,11 +14,11 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _WANTED = ("try", "require", "skip")
-SOURCES = (Path("dsnet_med/evaluate/kernel.pyx"), Path("dsnet_med/inference/kernel.pyx"))
+SOURCE = Path("dsnet_med/evaluate/kernel.pyx")
 
 
 class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Puts each compiled module beside its source, and into the wheel."""
+    """Puts the compiled module beside its source, and into the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel":
@@ -26,30 +26,28 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
         root, wanted = Path(self.root), os.environ.get("DSNET_MED_KERNEL") or "try"
         if wanted not in _WANTED:
             raise ValueError(f"got DSNET_MED_KERNEL={wanted}, wanted one of {', '.join(_WANTED)}")
-        modules = []
-        try:
-            if wanted != "skip":
-                modules = [compile_kernel(root, source) for source in SOURCES]
-        except (Exception, SystemExit) as error:  # whatever a compiler can do wrong
-            if wanted == "require":
-                raise
-            self.app.display_warning(
-                f"scores and masks will take the slower ways of SciPy and torch: no kernel compiled ({error})"
-            )
-        if not modules:
-            if version == "editable":  # the checkout is what is imported
-                remove_kernels(root)
-            return
-        build_data["artifacts"] += [module.as_posix() for module in modules]
-        build_data["pure_python"] = False
-        build_data["infer_tag"] = True
+        if wanted != "skip":
+            try:
+                module = compile_kernel(root, SOURCE)
+            except (Exception, SystemExit) as error:  # whatever a compiler can do wrong
+                if wanted == "require":
+                    raise
+                self.app.display_warning(
+                    f"scores will take SciPy's slower way: no kernel compiled ({error})"
+                )
+            else:
+                build_data["artifacts"].append(module.as_posix())
+                build_data["pure_python"] = False
+                build_data["infer_tag"] = True
+                return
+        if version == "editable":  # the checkout is what is imported
+            remove_kernel(root)
 
 
-def remove_kernels(root: Path) -> None:
+def remove_kernel(root: Path) -> None:
     """Remove what an earlier build compiled for this Python, which would be taken all the same."""
-    for source in SOURCES:
-        for suffix in EXTENSION_SUFFIXES:
-            (root / source).with_suffix(suffix).unlink(missing_ok=True)
+    for suffix in EXTENSION_SUFFIXES:
+        (root / SOURCE).with_suffix(suffix).unlink(missing_ok=True)
 
 
 def compile_kernel(root: Path, kernel: Path) -> Path:

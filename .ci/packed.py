@@ -30,8 +30,13 @@ def main(wheel: str, sdist: str) -> int:
     missing = [f"wheel lacks {in_wheel(name)}" for name in product if in_wheel(name) not in wheel_names]
     missing += [f"wheel holds nothing of {folder}" for folder in SHIPPED if not tracked(folder)]
     missing += ["wheel lacks the licence"] * (not any(name.endswith("/LICENSE") for name in wheel_names))
-    wanted = [*product, *tracked("tests", "docs", "LICENSE", "README.md", "pyproject.toml")]
+    wanted = [*product, *tracked("tests", ":!tests/data", "docs", "LICENSE", "README.md", "pyproject.toml")]
     missing += [f"sdist lacks {name}" for name in wanted if name not in sdist_names]
+    missing += [
+        f"sdist holds {name}, which is for the checkout"
+        for name in tracked("tests/data")
+        if name in sdist_names
+    ]
     print("\n".join(missing) or f"wheel: {len(wheel_names)} files, sdist: {len(sdist_names)}; nothing missing")
     return bool(missing)
 

@@ -1,11 +1,9 @@
 """Reading NRRD and MetaImage volumes through SimpleITK, in the axis order and world (RAS+) of NIfTI."""
 
-import ctypes
 import locale
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -29,10 +27,12 @@ _FIELD = {
 _SIDES = re.compile(r"(right|left)-(anterior|posterior)-superior|ras|las|lps")
 _WITH_TIME = re.compile(r"(right|left)-(anterior|posterior)-superior-time|rast|last|lpst")
 _MILLIMETRES = ("mm", "millimeter", "millimeters", "millimetre", "millimetres")
+_SPATIAL = ("domain", "space")
 _NO_UNIT = ("", "?", "???", "none", "unknown")
 _BEFORE_REASON = re.compile(r".*ERROR:\s*(\w+\(\w+\):\s*)?", re.DOTALL)
 _SEGMENT = re.compile(rb"^(Segment\d+_(?:Name|LabelValue)):=(.*)$", re.MULTILINE)
 _LONGEST_HEADER = 1 << 20
+_ONE_READER = Lock()
 
 
 def read(path: Path, volume_index: int | None = None) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -65,8 +65,15 @@ def _reader(path: Path) -> Any:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """In here ITK says nothing and a decimal point is a point; what it cannot read becomes an InputError."""
-    with _WARNINGS.off(), _decimal_point(path):
+    """In here ITK says nothing and a decimal point is a point; what it cannot read becomes an InputError.
+
+    Both are settings of the process, put back afterwards, so one thread reads at a time. In a locale with a
+    decimal comma ITK's NRRD reader takes 3.5 for 3.
+    """
+    with _ONE_READER:
+        warns, numbers = sitk.ProcessObject.GetGlobalWarningDisplay(), locale.setlocale(locale.LC_NUMERIC)
+        sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised, in one line
+        locale.setlocale(locale.LC_NUMERIC, "C")
         try:
             yield
         except (RuntimeError, MemoryError) as error:
@@ -74,66 +81,9 @@ def reading(path: Path) -> Iterator[None]:
             raise InputError(
                 f"{path}: not a readable volume ({one_line(reason, 160)}); export it again"
             ) from error
-
-
-class _Warnings:
-    """ITK's warnings, which are on or off for the whole process: off while anyone reads, then as they were."""
-
-    def __init__(self) -> None:
-        self._lock, self._readers, self._before = Lock(), 0, True
-
-    @contextmanager
-    def off(self) -> Iterator[None]:
-        with self._lock:
-            if not self._readers:
-                self._before = sitk.ProcessObject.GetGlobalWarningDisplay()
-                sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters is raised, in one line
-            self._readers += 1
-        try:
-            yield
         finally:
-            with self._lock:
-                self._readers -= 1
-                if not self._readers:
-                    sitk.ProcessObject.SetGlobalWarningDisplay(self._before)
-
-
-_WARNINGS = _Warnings()
-
-
-@contextmanager
-def _decimal_point(path: Path) -> Iterator[None]:
-    """In here, and in this thread alone, C functions take 3.5 for a number, whatever the host's locale is.
-
-    ITK's NRRD reader takes it for 3 where the decimal point is a comma.
-    """
-    if locale.localeconv()["decimal_point"] == ".":
-        yield
-        return
-    plain, library = _plain_numbers()
-    if not plain:
-        raise InputError(
-            f"{path}: cannot be read in a locale with another decimal point than '.'; "
-            "call locale.setlocale(locale.LC_NUMERIC, 'C') first"
-        )
-    before = library.uselocale(plain)
-    try:
-        yield
-    finally:
-        library.uselocale(before)
-
-
-@cache
-def _plain_numbers() -> tuple[int | None, Any]:
-    """A locale of the C library with a decimal point, and that library; None where threads cannot have one."""
-    try:
-        library = ctypes.CDLL(None)
-        library.newlocale.restype = library.uselocale.restype = ctypes.c_void_p
-        library.newlocale.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-        library.uselocale.argtypes = (ctypes.c_void_p,)
-    except (AttributeError, OSError, TypeError):  # Windows has no such functions
-        return None, None
-    return library.newlocale(1 << locale.LC_NUMERIC, b"C", None), library
+            sitk.ProcessObject.SetGlobalWarningDisplay(warns)
+            locale.setlocale(locale.LC_NUMERIC, numbers)
 
 
 def data_file(path: Path) -> Path | None:
@@ -193,19 +143,21 @@ def says_unit(path: Path) -> bool:
 
 def _require_readable(path: Path) -> None:
     """Raise InputError for what ITK reads otherwise than the header says."""
-    _require_axes(path)
     fields = _fields(path)
     _require_millimetres(path, _units(path))
-    space = fields.get("space", "").lower()
-    if _is_nrrd(path) and _WITH_TIME.fullmatch(space) and not space.startswith(("left-posterior", "lps")):
-        raise InputError(f"{path}: its space, {space}, has an axis of time; save one 3-D volume of it")
-    scale = (
-        fields.get("elementtointensityfunctionslope", "1"),
-        fields.get("elementtointensityfunctionoffset", "0"),
-    )
-    if not _is_nrrd(path) and not (_equals(scale[0], 1) and _equals(scale[1], 0)):
+    if _is_nrrd(path):
+        space = fields.get("space", "").lower()
+        if _WITH_TIME.fullmatch(space) and not space.startswith(("left-posterior", "lps")):
+            raise InputError(f"{path}: its space, {space}, has an axis of time; save one 3-D volume of it")
+        return
+    for axes in _AXES.findall(_header(path)):  # of an odd number of axes ITK writes beyond its memory
+        if axes.strip() not in (b"2", b"3", b"4"):
+            said = one_line(axes.decode("latin-1"), 40)
+            raise InputError(f"{path}: has NDims {said}, wanted 3; export it again")
+    slope, offset = (fields.get(f"elementtointensityfunction{part}") for part in ("slope", "offset"))
+    if not _equals(slope or "1", 1) or not _equals(offset or "0", 0):
         raise InputError(
-            f"{path}: its header scales its voxels by {one_line(' and '.join(scale), 40)}, "
+            f"{path}: its header scales its voxels by {one_line(f'{slope or 1} and {offset or 0}', 40)}, "
             "which is not applied; save the scaled values"
         )
 
@@ -231,13 +183,9 @@ def _units(path: Path) -> list[str]:
     fields = _fields(path)
     if not _is_nrrd(path):
         return [fields.get("distanceunits", "").strip('"').lower()]
-    of_space = _quoted(fields.get("spaceunits", ""))[:3]
-    of_axes = _quoted(fields.get("units", ""))
-    kinds = fields.get("kinds", "").lower().split() or ["domain"] * 3
-    return [
-        *of_space,
-        *(unit for unit, kind in zip(of_axes, kinds, strict=False) if kind in ("domain", "space")),
-    ]
+    of_axes, kinds = _quoted(fields.get("units", "")), fields.get("kinds", "").lower().split()
+    spatial = [unit for unit, kind in zip(of_axes, kinds or ["domain"] * 3, strict=False) if kind in _SPATIAL]
+    return [*_quoted(fields.get("spaceunits", ""))[:3], *spatial]
 
 
 def _quoted(text: str) -> Sequence[str]:
@@ -267,14 +215,6 @@ def _header(path: Path) -> bytes:
     if _is_nrrd(path):  # whose header ends with an empty line
         return re.split(rb"\r?\n\r?\n", start, maxsplit=1)[0]
     return start
-
-
-def _require_axes(path: Path) -> None:
-    """Raise InputError for a MetaImage of an odd number of axes, for which ITK writes beyond its memory."""
-    for named in _AXES.findall(_header(path) if path.name.lower().endswith((".mha", ".mhd")) else b""):
-        if named.strip() not in (b"2", b"3", b"4"):
-            said = one_line(named.decode("latin-1"), 40)
-            raise InputError(f"{path}: has NDims {said}, wanted 3; export it again")
 
 
 def converted(

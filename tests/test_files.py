@@ -46,26 +46,6 @@ def failing(code: int):
     return fail
 
 
-@pytest.fixture
-def mounted(tmp_path):
-    """Mount a small file system of its own on a folder, with the given options; unmounted afterwards."""
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-
-    def mount(options: str) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            pytest.skip("needs the mount command to make a full and a read-only file system")
-        if done.returncode:
-            pytest.skip(f"needs the right to mount a file system: {done.stderr.strip()}")
-        return folder
-
-    yield mount
-    subprocess.run(["umount", str(folder)], capture_output=True, check=False)
-
-
 def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path):
     path = tmp_path / "deep" / "er" / "scores.json"
     with written_whole(path) as temporary:

@@ -146,8 +146,8 @@ def test_coarsest_finds_the_short_axis_stack_of_an_oblique_heart():
     assert order.spacing_mm(affine) == pytest.approx((8.0, 1.4, 1.4))
 
 
-def test_real_short_axis_stacks_are_sliced_in_their_own_plane(shared):
-    for path in sorted((shared / "data/cardiac_sunnybrook/nifti").glob("*.nii.gz")):
+def test_real_short_axis_stacks_are_sliced_in_their_own_plane(volumes):
+    for path in sorted((volumes / "cardiac_sunnybrook/nifti").glob("*.nii.gz")):
         image = nib.load(path)
         order = SliceOrder.of(image.affine, "coarsest")
         assert order.axes[0] == int(np.argmax(image.header.get_zooms()[:3])), path.name

@@ -35,8 +35,8 @@ CASES = [(dice, ignored) for dice in NAMES for ignored in LABELS if (dice, ignor
 
 
 @pytest.fixture(scope="module")
-def vectors(shared):
-    with np.load(shared / "golden" / "losses.npz") as arrays:
+def vectors(golden):
+    with np.load(golden / "losses.npz") as arrays:
         return {key: torch.from_numpy(arrays[key]) for key in arrays.files if key != "meta"}
 
 
@@ -93,22 +93,22 @@ def test_the_configuration_trains_with_the_published_loss(vectors):
 
 @pytest.mark.parametrize(("dice", "suffix"), [("sigmoid", "new"), ("softmax", "legacy")])
 @pytest.mark.parametrize(("name", "dsm"), [("model_fcn_small", False), ("model_fcn_dsm_small", True)])
-def test_training_a_whole_network(shared, name, dsm, dice, suffix):
-    golden = Golden(shared / "golden", name)
+def test_training_a_whole_network(golden, name, dsm, dice, suffix):
+    reference = Golden(golden, name)
     plugin = (lambda channels: DSM(channels, bias=True)) if dsm else None
     backbone = resnet(width=1 / 32, stem_width=2, plugin=plugin)
     network = Segmenter(backbone, lambda channels: FCNHead(channels, 9, channels=8))
-    load(network, golden.state()).train()
-    logits = network.head(network.backbone(golden["in/0"]))
+    load(network, reference.state()).train()
+    logits = network.head(network.backbone(reference["in/0"]))
     parts = {
-        key: value for key, value in golden.group("loss").items() if "loss_ce" in key or key_of(dice) in key
+        key: value for key, value in reference.group("loss").items() if "loss_ce" in key or key_of(dice) in key
     }
     assert len(parts) == 2
-    loss = SegmentationLoss(dice)(logits, golden["label"])
+    loss = SegmentationLoss(dice)(logits, reference["label"])
     torch.testing.assert_close(loss.detach(), sum(parts.values()), rtol=2e-6, atol=0)
     loss.backward()
     gradients = by_reference_name(network, {key: p.grad for key, p in network.named_parameters()})
-    expected = golden.group(f"grad_total_{suffix}")
+    expected = reference.group(f"grad_total_{suffix}")
     assert len(expected) == 3
     for key, value in expected.items():
         check_close(gradients[key], value, rtol=2e-4)  # float32, through 53 layers

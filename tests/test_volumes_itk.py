@@ -4,9 +4,7 @@ import locale
 import shutil
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
 
 import nibabel as nib
 import numpy as np
@@ -60,9 +58,9 @@ def test_equal_to_nifti(tmp_path, suffix, dtype):
     np.testing.assert_array_equal(grid.affine, theirs.affine)
 
 
-def test_real_segmentations(shared):
+def test_real_segmentations(volumes):
     """Exports of 3D Slicer and dcmqi: whole numbers, in a place; overlapping segments are refused."""
-    files = sorted((shared / "data" / "dicom" / "dcmqi_ct_seg").glob("*.nrrd"))
+    files = sorted((volumes / "dicom" / "dcmqi_ct_seg").glob("*.nrrd"))
     assert len(files) == 11
     for file in files:
         volume = read_labels(file)
@@ -319,39 +317,15 @@ def test_a_decimal_comma_of_the_host_changes_nothing(tmp_path, decimal_comma):
     assert locale.localeconv()["decimal_point"] == ("," if decimal_comma else ".")
 
 
-def test_the_decimal_point_is_that_of_one_thread(tmp_path, monkeypatch):
-    comma = {**locale.localeconv(), "decimal_point": ","}
-    monkeypatch.setattr(volumes_itk.locale, "localeconv", lambda: comma)
-    plain, library = volumes_itk._plain_numbers()
-    if not plain:  # where threads cannot have a locale of their own
-        with pytest.raises(InputError, match="decimal point"), volumes_itk.reading(tmp_path):
-            pass
-        return
-    before = library.uselocale(None)
-    with ThreadPoolExecutor(1) as other, volumes_itk.reading(tmp_path):
-        assert library.uselocale(None) == plain
-        assert other.submit(library.uselocale, None).result() == before
-    assert library.uselocale(None) == before
-
-
 @pytest.mark.parametrize("shown", [True, False])
 def test_itk_warns_afterwards_as_before(tmp_path, shown):
-    """However threads overlap, and after an error too."""
+    """After an error too."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-    both = Barrier(4)
-
-    def fails(number: int) -> bool:
-        with pytest.raises(InputError), volumes_itk.reading(tmp_path):
-            both.wait()
-            off = not sitk.ProcessObject.GetGlobalWarningDisplay()
-            both.wait()
-            raise RuntimeError(f"reader {number}")
-        return off
-
     try:
-        with ThreadPoolExecutor(4) as pool:
-            assert all(pool.map(fails, range(4)))
+        with pytest.raises(InputError), volumes_itk.reading(tmp_path):
+            assert not sitk.ProcessObject.GetGlobalWarningDisplay()
+            raise RuntimeError("reader")
         assert sitk.ProcessObject.GetGlobalWarningDisplay() == shown
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(before)

@@ -87,9 +87,9 @@ def top(
     version: Annotated[bool, typer.Option("--version", help="Print the version, and what it runs on.")] = False,
 ) -> None:
     if version:
-        from dsnet_med.cli.environment import kernels
+        from dsnet_med.cli.environment import kernel
 
-        typer.echo(f"dsnet-med {dsnet_med.__version__}\nPython {platform.python_version()}, {kernels()}")
+        typer.echo(f"dsnet-med {dsnet_med.__version__}\nPython {platform.python_version()}, {kernel()}")
         raise typer.Exit
 
 

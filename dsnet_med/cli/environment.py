@@ -1,4 +1,4 @@
-"""What dsnet-med runs on: whether the libraries are those that it works with, and whether it has its kernels.
+"""What dsnet-med runs on: whether the libraries are those that it works with, and whether it has its kernel.
 
 The ranges are read from the package's own metadata, so that pyproject.toml alone says them; that of torch also
 from torchvision's, which is built for some versions of it only.
@@ -13,7 +13,6 @@ from pathlib import Path
 from dsnet_med.errors import InputError
 
 _IMPORTED = ("torch", "torchvision", "timm", "monai", "ignite")  # without which nothing can be trained
-_KERNELS = {"evaluate": "scores", "inference": "masks"}  # package: what its kernel makes
 
 
 def require_libraries() -> None:
@@ -54,19 +53,15 @@ def _complaints(package: str) -> Iterator[str]:
             yield f"{each.name} {here} is installed, and {package} wants {each}"
 
 
-def kernels() -> str:
-    """Which kernels are in use, in words; what is not compiled, SciPy and torch do, with the same values."""
-    found = [made for package, made in _KERNELS.items() if _is_compiled(package)]
-    missing = [made for made in _KERNELS.values() if made not in found]
-    words = [f"compiled kernels for {' and '.join(found)}"] if found else []
-    words += [f"no compiled kernel for {' and '.join(missing)} (slower, same values)"] if missing else []
-    return ", ".join(words)
+def kernel() -> str:
+    """Whether the compiled kernel is in use, in words; without it SciPy gives the same scores.
 
-
-def _is_compiled(package: str) -> bool:
-    """Whether a package's kernel is there and loads, without loading the package, which may bring torch."""
-    spec = PathFinder.find_spec(f"dsnet_med.{package}.kernel", [str(Path(__file__).parents[1] / package)])
+    It is looked for without loading what stands around it.
+    """
+    folder = Path(__file__).parents[1] / "evaluate"
+    spec = PathFinder.find_spec("dsnet_med.evaluate.kernel", [str(folder)])
     try:
-        return spec is not None and module_from_spec(spec) is not None
+        found = spec is not None and module_from_spec(spec) is not None
     except ImportError:  # made for another Python
-        return False
+        found = False
+    return "compiled kernel for scores" if found else "no compiled kernel for scores (slower, same values)"

@@ -1,7 +1,7 @@
 """What `evaluate` does: which file belongs to which case, which values mean which organ. Without torch."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,20 +9,20 @@ from urllib.parse import quote
 
 import typer
 
-import dsnet_med
 from dsnet_med.cli.naming import Naming, Values, naming_of, values_of
 from dsnet_med.cli.steps import bar
 from dsnet_med.errors import CasesFailedError, InputError, first_of
 from dsnet_med.evaluate import backend
 from dsnet_med.evaluate.pairing import (
     Pair,
-    listed_files,
+    Pairing,
+    find_images,
     pair_folders,
     read_cases,
     require_one_file_per_case,
 )
 from dsnet_med.evaluate.protocols import find_protocols
-from dsnet_med.evaluate.results import find_images, require_replaceable, write_comparison, write_results
+from dsnet_med.evaluate.results import require_replaceable, write_comparison, write_results
 from dsnet_med.evaluate.score_folders import RUN_FACTS, CaseScore, Missing, evaluate_pairs
 from dsnet_med.evaluate.summary import by_protocol, summarise
 from dsnet_med.files import require_writable
@@ -44,6 +44,18 @@ class Options:
     missing: Missing = "refuse"
 
 
+@dataclass(frozen=True)
+class _Predictions:
+    """A folder of predictions, paired, where its results go, and what is known of the run behind it."""
+
+    folder: Path
+    out: Path
+    pairing: Pairing
+    values: Values
+    notes: list[str]
+    run: Mapping[str, Any] | None
+
+
 def evaluate(
     predictions: Sequence[Path],
     reference: Path,
@@ -55,23 +67,39 @@ def evaluate(
     cases: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Score predictions and write cases.csv, summary.json and report.html; compare several folders of them."""
+    """Score predictions and write cases.csv, summary.json and report.html; compare several folders of them.
+
+    Each of several has its results in a folder of its own in `out`, the comparison lies in `out` itself, and
+    all count the same cases: one that a folder cannot be scored for is left out of the others' means too.
+    """
     naming = naming_of(labels)
     find_protocols(options.protocols)
     if options.drop_outside and not options.resample:
         raise InputError("--drop-outside says what --resample may lose; give both")
-    names = short_names(predictions)
-    counted = None if cases is None else read_cases(cases)
-    sets = [_prepared(prediction, reference, naming, options, counted) for prediction in predictions]
-    every = {pair.case for given in sets for pair in given.pairs}
-    shown = None if images is None else find_scans(images, naming, every)
-    places = [out] if len(sets) == 1 else [out, *(out / name for name in names)]
-    for place in places:
+    names, counted = short_names(predictions), None if cases is None else read_cases(cases)
+    places = [out] if len(predictions) == 1 else [out / name for name in names]
+    given = {
+        name: _prepared(folder, reference, place, naming, options, counted)
+        for name, folder, place in zip(names, predictions, places, strict=True)
+    }
+    every = [{pair.case for pair in each.pairing.pairs} for each in given.values()]
+    shown = None if images is None else find_images(images, set.union(*every), naming.prediction_case)
+    if not set.intersection(*every):
+        raise InputError(f"no case is in every one of {', '.join(given)}; nothing could be compared")
+    for place in {out, *places}:
         require_replaceable(place, overwrite=overwrite)
-    if len(sets) == 1:
-        failures = _evaluate_one(sets[0], naming, out, shown, options)
-    else:
-        failures = _evaluate_several(dict(zip(names, sets, strict=True)), naming, out, shown, options)
+    require_writable(out)
+    scored, failures = _score_all(given, naming, options)
+    gone = _not_scored_everywhere(given, scored) if len(given) > 1 else {}
+    if gone.keys() >= {score.case for own in scored.values() for score in own if not score.error}:
+        raise InputError(f"no case was scored for every one of {', '.join(scored)}; nothing could be compared")
+    for name, own in scored.items():
+        left_out = {score.case: gone[score.case] for score in own if not score.error and score.case in gone}
+        kept = scored[name] = [score for score in own if score.case not in left_out]
+        failed = _write(given[name], kept, dict(sorted(left_out.items())), naming, shown, options)
+        failures |= {case if len(given) == 1 else f"{name}: {case}": why for case, why in failed.items()}
+    if len(given) > 1:
+        failures |= _compare(scored, gone, naming, out, options)
     if failures:
         raise CasesFailedError(failures)
 
@@ -96,88 +124,78 @@ def verify(summary: Path, *, prediction: Path | None, reference: Path | None, wo
     )
 
 
-@dataclass(frozen=True)
-class _Predictions:
-    """A folder of predictions, paired, and what is known of the run behind it."""
-
-    folder: Path
-    pairs: list[Pair]
-    missing: dict[str, Path]
-    failures: dict[str, str]
-    orphans: dict[str, str]
-    notes: list[str]
-    values: Values
-    run: Mapping[str, Any] | None
-
-
 def _prepared(
-    prediction: Path, reference: Path, naming: Naming, options: Options, cases: Sequence[str] | None
+    prediction: Path,
+    reference: Path,
+    out: Path,
+    naming: Naming,
+    options: Options,
+    cases: Sequence[str] | None,
 ) -> _Predictions:
     """Everything that can be wrong with a folder, before anything is scored. Raises InputError."""
-    pairs, missing, failures, orphans, notes = pair_folders(
+    found = pair_folders(
         prediction,
         reference,
         prediction_case=naming.prediction_case,
         reference_case=naming.reference_case,
         cases=cases,
     )
-    names = naming.labels.names
-    require_one_file_per_case([*(pair.case for pair in pairs), *missing], names, reference)
+    pairs, missing, notes = found.pairs, found.missing, found.notes
+    require_one_file_per_case([*(pair.case for pair in pairs), *missing], naming.labels.names, reference)
     if not pairs:
-        reasons = "; ".join([*failures.values(), *orphans.values()][:_SHOWN])
+        reasons = "; ".join([*found.failures.values(), *found.orphans.values()][:_SHOWN])
         reasons = reasons or f"{reference} holds no label map of this recipe"
         raise InputError(f"no case has both a prediction and a reference: {reasons}")
+    references = len(pairs) + len(missing) + len(found.failures)
     if missing and options.missing == "refuse":
         raise InputError(
-            f"{len(missing)} of {len(missing) + len(pairs) + len(failures)} references in {reference} have no "
-            f"prediction in {prediction}: {first_of(missing, _SHOWN)}; name the cases that count "
-            "with --cases FILE, or count these as missed with --missing zero, or leave them out with --missing "
-            "ignore"
+            f"{len(missing)} of {references} references in {reference} have no prediction in {prediction}: "
+            f"{first_of(missing, _SHOWN)}; name the cases that count with --cases FILE, or count these as "
+            "missed with --missing zero, or leave them out with --missing ignore"
         )
     if cases is not None:
-        notes.append(f"of {reference} the {len(pairs) + len(missing) + len(failures)} cases of --cases count")
+        notes.append(f"of {reference} the {references} cases of --cases count")
     if prediction.resolve() == reference.resolve():
         notes.append(f"{prediction} is both prediction and reference: it is scored against itself")
     if options.missing == "zero":
-        pairs = sorted(
-            [*pairs, *(Pair(case, None, file) for case, file in missing.items())], key=lambda pair: pair.case
-        )
+        pairs += [Pair(case, None, file) for case, file in missing.items()]
+        pairs.sort(key=lambda pair: pair.case)
     values = values_of(pairs, missing.values(), naming)
-    return _Predictions(
-        prediction,
-        pairs,
-        missing,
-        failures,
-        orphans,
-        [*notes, *values.notes],
-        values,
-        _run_facts(prediction),
-    )
+    return _Predictions(prediction, out, found, values, [*notes, *values.notes], _run_facts(prediction))
 
 
-def _scored(given: _Predictions, naming: Naming, options: Options) -> list[CaseScore]:
-    """The scores of a folder's cases. Raises InputError when there is none."""
-    results = evaluate_pairs(
-        given.pairs,
-        naming.labels.names,
-        reference_map=given.values.of,
-        prediction_map=given.values.of,
-        ignored=naming.labels.ignored[1] if naming.labels.ignored else None,
-        **asdict(options),
-    )
-    scores = list(bar(results, len(given.pairs), f"evaluate {given.folder.name}"))
-    if all(score.error for score in scores):
-        failures = given.failures | {score.case: score.error for score in scores if score.error}
-        raise InputError(f"no case could be scored: {CasesFailedError(failures)}")
-    return scores
+def _score_all(
+    given: Mapping[str, _Predictions], naming: Naming, options: Options
+) -> tuple[dict[str, list[CaseScore]], dict[str, str]]:
+    """The scores of each folder's cases, and why others have none. Raises InputError when none has."""
+    scored: dict[str, list[CaseScore]] = {}
+    failures: dict[str, str] = {}
+    for name, own in given.items():
+        results = evaluate_pairs(
+            own.pairing.pairs,
+            naming.labels.names,
+            reference_map=own.values.of,
+            prediction_map=own.values.of,
+            ignored=naming.labels.ignored[1] if naming.labels.ignored else None,
+            **asdict(options),
+        )
+        scores = list(bar(results, len(own.pairing.pairs), f"evaluate {own.folder.name}"))
+        if all(score.error for score in scores):
+            reasons = own.pairing.failures | {score.case: score.error for score in scores if score.error}
+            failures[f"{name}: all cases"] = f"no case could be scored: {CasesFailedError(reasons)}"
+        else:
+            scored[name] = scores
+    if not scored:
+        several = f"no folder could be scored: {CasesFailedError(failures)}"
+        raise InputError(several if len(given) > 1 else next(iter(failures.values())))
+    return scored, failures
 
 
-def _written(
+def _write(
     given: _Predictions,
     scores: Sequence[CaseScore],
     left_out: Mapping[str, str],
     naming: Naming,
-    out: Path,
     images: Mapping[str, Path] | None,
     options: Options,
 ) -> dict[str, str]:
@@ -186,120 +204,77 @@ def _written(
         scores,
         naming.labels.names,
         options.protocols,
-        missing=given.missing,
-        failures=given.failures,
-        orphans=given.orphans,
+        missing=given.pairing.missing,
+        failures=given.pairing.failures,
+        orphans=given.pairing.orphans,
         left_out=left_out,
         rule=options.missing,
         nsd_tolerance_mm=options.nsd_tolerance_mm,
         ignored=naming.labels.ignored,
         notes=given.notes,
     )
-    write_results(out, scores, summary, naming.labels.names, images=images, run=given.run)
-    _say(summary, scores, out)
+    write_results(given.out, scores, summary, naming.labels.names, images=images, run=given.run)
+    _say(summary, scores, given.out)
     return {entry["case"]: entry["reason"] for entry in summary["failed"]}
 
 
-def _evaluate_one(
-    given: _Predictions,
+def _compare(
+    scored: Mapping[str, Sequence[CaseScore]],
+    gone: Mapping[str, str],
     naming: Naming,
     out: Path,
-    images: Mapping[str, Path] | None,
     options: Options,
 ) -> dict[str, str]:
-    require_writable(out)
-    return _written(given, _scored(given, naming, options), {}, naming, out, images, options)
+    """Write and say who is better; why that could not be told."""
+    from dsnet_med.evaluate.comparison import compare, rankings, verdict
 
-
-def _evaluate_several(
-    given: Mapping[str, _Predictions],
-    naming: Naming,
-    out: Path,
-    images: Mapping[str, Path] | None,
-    options: Options,
-) -> dict[str, str]:
-    """Each folder's results in a folder of its own in `out`, and the comparison in `out` itself.
-
-    All count the same cases: one that a folder cannot be scored for is left out of the others' means too.
-    """
-    from dsnet_med.evaluate.comparison import compare
-    from dsnet_med.evaluate.comparison_page import comparison_html, rankings, verdict
-
-    if not set.intersection(*({pair.case for pair in predictions.pairs} for predictions in given.values())):
-        raise InputError(f"no case is in every one of {', '.join(given)}; nothing could be compared")
-    require_writable(out)
-    scored: dict[str, list[CaseScore]] = {}
-    failures: dict[str, str] = {}
-    for name, predictions in given.items():
-        try:
-            scored[name] = _scored(predictions, naming, options)
-        except InputError as error:  # one bad folder does not lose the others
-            failures[f"{name}: all cases"] = str(error)
-    if not scored:
-        raise InputError(f"no folder could be scored: {CasesFailedError(failures)}")
-    gone = _gone_elsewhere({name: given[name] for name in scored}, scored)
-    common = {score.case for own in scored.values() for score in own} - gone.keys()
-    if not common:
-        raise InputError(f"no case was scored for every one of {', '.join(scored)}; nothing could be compared")
-    kept = {
-        name: [score for score in own if score.error or score.case in common] for name, own in scored.items()
-    }
-    for name, own in kept.items():
-        dropped = {score.case for score in scored[name] if not score.error} - common
-        left_out = {case: gone[case] for case in sorted(dropped)}
-        failed = _written(given[name], own, left_out, naming, out / name, images, options)
-        failures |= {f"{name}: {case}": why for case, why in failed.items()}
     if len(scored) == 1:
-        return failures | {"comparison": "only one folder could be scored, so there is nothing to compare"}
+        return {"comparison": "only one folder could be scored, so there is nothing to compare"}
     if gone and options.missing != "ignore":
-        return failures | {
+        return {
             "comparison": f"not made, since not every case was scored: {first_of(sorted(gone), _SHOWN)}; "
             "mend them, or leave them out everywhere with --missing ignore"
         }
-    try:
-        comparison = compare(kept, naming.labels.names, options.protocols, left_out=gone)
-    except InputError as error:
-        return failures | {"comparison": str(error)}
-    links = {name: f"{quote(name)}/report.html" for name in scored}
-    write_comparison(out, comparison, comparison_html(comparison, links, dsnet_med.__version__))
-    dropped_words = [f"left out everywhere: {case}, {why}" for case, why in list(gone.items())[:_SHOWN]]
-    for line in [*dropped_words, verdict(comparison), *rankings(comparison), comparison["note"]]:
-        if line:
-            say(line)
-    say(f"comparison of {len(common)} cases in {out}")
-    return failures
+    comparison = compare(scored, naming.labels.names, options.protocols, left_out=gone)
+    write_comparison(out, comparison, {name: f"{quote(name)}/report.html" for name in scored})
+    for case, why in list(gone.items())[:_SHOWN]:
+        say(f"left out everywhere: {case}, {why}")
+    for line in filter(None, [verdict(comparison), *rankings(comparison), comparison["note"]]):
+        say(line)
+    say(f"comparison of {comparison['cases']} cases in {out}")
+    return {}
 
 
-def _gone_elsewhere(
+def _not_scored_everywhere(
     given: Mapping[str, _Predictions], scored: Mapping[str, Sequence[CaseScore]]
 ) -> dict[str, str]:
     """The cases of references that were not scored for every folder, and why, with the folder's name."""
     found: dict[str, list[str]] = {}
     for name, own in scored.items():
         fine = {score.case for score in own if not score.error}
-        absent = {case: "no prediction" for case in given[name].missing if case not in fine}
-        failed = {score.case: "failed" for score in own if score.error} | dict.fromkeys(
-            given[name].failures, "failed"
+        pairing = given[name].pairing
+        why = {case: "no prediction" for case in pairing.missing if case not in fine}
+        why |= {score.case: "failed" for score in own if score.error} | dict.fromkeys(
+            pairing.failures, "failed"
         )
-        for case, why in (absent | failed).items():
-            found.setdefault(case, []).append(f"{why} in {name}")
+        for case, reason in why.items():
+            found.setdefault(case, []).append(f"{reason} in {name}")
     return {case: ", ".join(why) for case, why in sorted(found.items())}
 
 
 def _say(summary: Mapping[str, Any], scores: Sequence[CaseScore], out: Path) -> None:
+    headline = summary["headline"]
     for name, entry in by_protocol(summary).items():
         unit = entry["hd95"]["unit"]
         dice, hd95 = entry["mean"]["dice"], entry["mean"][f"hd95_{unit}"]
-        distance = "" if hd95 is None else f", HD95 {hd95:.2f} {unit}"
-        why = entry.get("note", "no organ counts in any case")
-        words = "no mean" if why == summary["headline"] else why
-        say(f"{summary['cases']} cases, {name}: " + (words if dice is None else f"Dice {dice:.4f}{distance}"))
+        if dice is None:
+            why = entry.get("note", "no organ counts in any case")
+            words = "no mean" if why == headline else why
+        else:
+            words = f"Dice {dice:.4f}" + ("" if hd95 is None else f", HD95 {hd95:.2f} {unit}")
+        say(f"{summary['cases']} cases, {name}: {words}")
     if summary["missing"]["left_out"] or summary["missing"]["counted_as_missed"]:
-        say(
-            summary["headline"]
-            if summary["headline"].startswith("no mean")
-            else f"counted: {summary['headline']}"
-        )
+        say(headline if headline.startswith("no mean") else f"counted: {headline}")
     for note in summary["notes"]:
         say(f"note: {note}")
     for case, words in summary["resampled"].items():
@@ -307,9 +282,7 @@ def _say(summary: Mapping[str, Any], scores: Sequence[CaseScore], out: Path) -> 
     peak = max(score.peak_memory_bytes for score in scores)
     say(f"report in {out}" + (f"; a worker held at most {peak / 1e6:.0f} MB" if peak else ""))
     if backend.NAME != "compiled":
-        typer.echo(
-            "scored by SciPy, several times slower: install with a C compiler to have the kernel", err=True
-        )
+        say("scored by SciPy, several times slower: install with a C compiler to have the kernel", err=True)
 
 
 def say(words: str, *, err: bool = False) -> None:
@@ -342,18 +315,3 @@ def _run_facts(prediction: Path) -> Mapping[str, Any] | None:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: not readable as JSON ({error}); remove it or infer again") from error
     return facts if isinstance(facts, dict) else None
-
-
-def find_scans(folder: Path, naming: Naming, cases: Collection[str]) -> dict[str, Path]:
-    """The image of each of the cases, as far as the folder holds it. Raises InputError where it holds none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of images")
-    files = listed_files(folder)
-    by_name = find_images(folder, sorted(cases))
-    found = by_name | {case: file for file in files if (case := str(naming.prediction_case(file))) in cases}
-    if not found:
-        raise InputError(
-            f"{folder}: --images holds the image of no case (but {first_of((file.name for file in files), 4)}"
-            f"); wanted one named as the case is, {min(cases)}.nii.gz or {min(cases)}_0000.nii.gz"
-        )
-    return found

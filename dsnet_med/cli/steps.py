@@ -87,16 +87,16 @@ def preprocess(
     """Convert a raw data set into a store."""
     from dsnet_med.prepare.cases import find_cases
     from dsnet_med.prepare.convert import convert
+    from dsnet_med.prepare.manifest import read_manifest
     from dsnet_med.prepare.recipe import for_source, load_recipe
-    from dsnet_med.prepare.store import Store
 
     recipe = for_source(load_recipe(recipe_name), source)
     total = len(find_cases(recipe, source)) - len(set(exclude))
     converted = convert(recipe, source, out, workers=workers, exclude=exclude, scheduler=scheduler)
     results = list(bar(converted, total, "preprocess"))
     failures = {result.case: result.error for result in results if result.error}
-    store = Store.open(out, whole=False)
-    warnings = _grouped(store.findings)
+    manifest = read_manifest(out)
+    warnings = _grouped(manifest.all_findings())
     for line in warnings[:_SHOWN_WARNINGS]:
         typer.echo(line, err=True)
     if len(warnings) > _SHOWN_WARNINGS:
@@ -112,7 +112,7 @@ def preprocess(
         typer.echo(f"{len(failures)} of {len(results)} cases failed: {advice}", err=True)
         raise CasesFailedError(failures, listed=True)
     reused = sum(result.reused for result in results)
-    slices = sum(case.shape[0] for case in store.cases.values())
+    slices = sum(case.shape[0] for case in manifest.cases)
     typer.echo(f"{len(results)} cases ({reused} already done), {slices} slices in {out}")
 
 

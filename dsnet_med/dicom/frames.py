@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from dsnet_med.dicom.boundary import header, reading
-from dsnet_med.dicom.values import number, numbers, text, values, whole
+from dsnet_med.dicom.header import header, identity, number, numbers, reading, text, values, whole
 from dsnet_med.errors import InputError, one_line
 
 
@@ -128,11 +127,6 @@ def _frame(file: Path, fields: _Fields, number: int | None) -> Frame:
         kind=_kind(fields),
         lossy=text(head, "LossyImageCompression") == "01",
     )
-
-
-def identity(head: Dataset) -> str:
-    """The SOPInstanceUID, of the file's own header where anonymising has emptied that of the image."""
-    return text(head, "SOPInstanceUID") or text(head.file_meta, "MediaStorageSOPInstanceUID")
 
 
 def _size(file: Path, head: Dataset, keyword: str) -> int:

@@ -1,18 +1,42 @@
-"""What the header of one DICOM file says of its series and of itself."""
+"""What the header of one DICOM file says of its series and of itself, and why it can be no volume."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsnet_med.dicom.boundary import header, reading
-from dsnet_med.errors import one_line
+from pydicom import Dataset, FileDataset
+from pydicom.uid import UID
+
+from dsnet_med.dicom.header import header, identity, numbers, phrase, reading, text, values, whole
+from dsnet_med.errors import InputError, one_line
 
 Grid = tuple[object, ...]
+_NO_IMAGE = {  # objects that hold nothing to be segmented, by their modality
+    "SEG": "a segmentation",
+    "RTSTRUCT": "a set of contours",
+    "RTDOSE": "a dose distribution",
+    "RTPLAN": "a treatment plan",
+    "RTRECORD": "a treatment record",
+    "SR": "a report",
+    "DOC": "a document",
+    "PR": "a presentation state",
+    "KO": "a selection of images",
+    "REG": "a registration",
+    "FID": "a set of fiducials",
+    "RWV": "a table of values",
+    "M3D": "a surface model",
+    "ANN": "a set of annotations",
+}
+_PLACE = {
+    "ImagePositionPatient": "does not say where in the patient it lies",
+    "ImageOrientationPatient": "does not say how it lies in the patient",
+    "PixelSpacing": "does not say how large its pixels are",
+}
 
 
 @dataclass(frozen=True)
 class Head:
     """`series` is empty where anonymising has taken it; `grid` is what the images of one stack share, None for
-    what has no place of its own."""
+    what has no place of its own; `reason` is why it can be no volume, worded to follow its name."""
 
     file: Path
     series: str
@@ -29,15 +53,11 @@ class Head:
 
 def head_of(file: Path) -> Head:
     """Raises InputError, naming the file, for a header that is damaged."""
-    from dsnet_med.dicom.frames import identity  # noqa: PLC0415 -- pydicom takes long to load
-    from dsnet_med.dicom.unusable import reason_against  # noqa: PLC0415
-    from dsnet_med.dicom.values import numbers, phrase, text, values, whole  # noqa: PLC0415
-
     with reading(file):
         found = header(file)
         directions = numbers(values(found, "ImageOrientationPatient"))
         spacing = numbers(values(found, "PixelSpacing"))
-        reason = reason_against(file, found)
+        reason = _reason_against(file, found)
         grid: Grid | None = None
         if directions and spacing and reason is None:
             size = whole(found, "Rows"), whole(found, "Columns")
@@ -55,3 +75,53 @@ def head_of(file: Path) -> Head:
             reason=reason,
             grid=grid,
         )
+
+
+def _reason_against(file: Path, head: FileDataset) -> str | None:
+    """Raises InputError for an image without a size, as of a file that is cut short."""
+    modality, kind = text(head, "Modality"), _class_of(head)
+    if modality in _NO_IMAGE:
+        return f"is {_NO_IMAGE[modality]} ({modality}), wanted an image series"
+    if not values(head, "Rows") or not values(head, "Columns"):
+        if "Image Storage" in kind or "SOPClassUID" not in head:
+            raise InputError(f"{file}: its header has no Rows or Columns; fetch the file again")
+        return f"holds no image ({kind or 'of no SOPClassUID'}), wanted an image series"
+    return _against_values(head) or _against_place(head)
+
+
+def _class_of(head: FileDataset) -> str:
+    """What kind of object it is, in words; the file meta information has it where anonymising emptied it."""
+    named = text(head, "SOPClassUID"), text(head.file_meta, "MediaStorageSOPClassUID")
+    kinds = [UID(uid).name for uid in named if uid]
+    return next((kind for kind in kinds if kind not in named), kinds[0] if kinds else "")
+
+
+def _against_values(head: Dataset) -> str | None:
+    if "MOSAIC" in values(head, "ImageType"):
+        return "packs all slices into each picture (Siemens MOSAIC); convert it with dcm2niix first"
+    colours = text(head, "PhotometricInterpretation")
+    if (whole(head, "SamplesPerPixel") or 1) != 1 or colours == "PALETTE COLOR":
+        return f"is in colour ({colours}), wanted grey values; export the original series"
+    if colours == "MONOCHROME1":
+        return "has inverted grey values (MONOCHROME1), wanted MONOCHROME2; export it as that"
+    if head.get("ModalityLUTSequence"):
+        return "has a table of values (Modality LUT), wanted slope and intercept; convert it first"
+    bits = whole(head, "BitsAllocated") or 0
+    if bits not in {8, 16, 32}:
+        return f"holds {bits} bits per pixel, wanted 8, 16 or 32; export the original series"
+    return None
+
+
+def _against_place(head: Dataset) -> str | None:
+    if head.get("PerFrameFunctionalGroupsSequence"):
+        return None  # each frame is asked when it is read
+    frames = whole(head, "NumberOfFrames") or 1
+    if frames > 1:
+        return (
+            f"has files of {frames} frames without a position for each (no functional groups), "
+            "wanted slices in space; export the original series"
+        )
+    for keyword, lack in _PLACE.items():
+        if not values(head, keyword):
+            return f"{lack} (no {keyword}), wanted slices in space; export the original series"
+    return None

@@ -8,7 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
+from dsnet_med.dicom.frames import frames_of
 from dsnet_med.dicom.heads import Head
+from dsnet_med.dicom.slice_stack import stack_of
 from dsnet_med.errors import InputError
 
 Part = list[Head]  # of one SeriesInstanceUID, or a file without one
@@ -72,9 +74,6 @@ def _images(part: Part) -> int:
 
 def _places(parts: Sequence[Part]) -> int:
     """How many slices the pieces have together, 0 where they are no whole volumes."""
-    from dsnet_med.dicom.frames import frames_of  # noqa: PLC0415 -- pydicom takes long to load
-    from dsnet_med.dicom.slice_stack import stack_of  # noqa: PLC0415
-
     try:
         frames = [frame for part in parts for head in part for frame in frames_of(head.file)]
         return len(stack_of(frames, "", 0).frames)

@@ -1,4 +1,9 @@
-"""One DICOM series as a volume, in the axis order of its images and the world (RAS+) of NIfTI."""
+"""One DICOM series as a volume, in the axis order of its images and the world (RAS+) of NIfTI.
+
+pydicom decodes the pixels. SimpleITK (GDCM) gives the same volume for every whole, straight series in the tests
+and reads others without a word: a missing slice, a lean, several volumes in one. highdicom refuses those, and
+series that anonymising left without a FrameOfReferenceUID, too. So which images are a volume is told here.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,14 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dsnet_med.dicom.frames import Frame, frames_of
-from dsnet_med.dicom.pixels import rescaled, stored
+from dsnet_med.dicom.header import reading, text, values, whole
 from dsnet_med.dicom.series import Series, require_usable
 from dsnet_med.dicom.slice_stack import stack_of
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, one_line
 from dsnet_med.volumes import Volume
+
+_UNDEFINED = 0xFFFFFFFF  # the length of pixels in pieces, that is compressed
+_NATIVE = "fetch the file again"
+_ENCODED = "fetch the file again, or decompress it first (gdcmconv --raw)"
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ def read_series(series: Series, volume_index: int | None = None) -> DicomVolume:
     every = [frame for file in series.files for frame in frames_of(file)]
     frames = _without_copies(every)
     stack = stack_of(frames, f"{folder}: series {series.label}", volume_index)
-    voxels = rescaled(_images(stack.frames), stack.frames).transpose(2, 1, 0)
+    voxels = _rescaled(_images(stack.frames), stack.frames).transpose(2, 1, 0)
     x, y, z = voxels.shape
     return DicomVolume(
         path=series.files[0] if len(series.files) == 1 else folder,
@@ -82,7 +95,7 @@ def _images(frames: Sequence[Frame]) -> list[NDArray[Any]]:
         of_file[frame.file].append(index)
     images: dict[int, NDArray[Any]] = {}
     for file, indices in of_file.items():
-        images.update(zip(indices, stored(file, [frames[index] for index in indices]), strict=True))
+        images.update(zip(indices, _stored(file, [frames[index] for index in indices]), strict=True))
     return [images[index] for index in range(len(frames))]
 
 
@@ -100,3 +113,116 @@ def _notes(joined: str | None, copies: int, tilt: str | None, frames: Sequence[F
     if lossy:
         notes.append(f"{lossy} of {len(frames)} slices were compressed with loss")
     return tuple(notes)
+
+
+# ---------------------------------------------------------------- voxels
+
+
+def _stored(file: Path, frames: Sequence[Frame]) -> list[NDArray[Any]]:
+    """The images (rows, columns) of these frames of one file, as integers, before rescaling.
+
+    Raises InputError where they are absent, damaged, cut short, of floating point or of a transfer
+    syntax that nothing installed decodes.
+    """
+    with reading(file):
+        content = pydicom.dcmread(file, force=True)
+        _require_pixels(file, content)
+        syntax = _syntax(file, content)
+        _require_decoder(file, syntax)
+        _set_length(file, content, frames, compressed=syntax.is_encapsulated)
+        indices = [frame.number - 1 for frame in frames if frame.number is not None]
+        try:
+            images = list(iter_pixels(content, indices=indices or None, raw=True))
+        except Exception as error:
+            raise InputError(
+                f"{file}: its pixels ({syntax.name}) are damaged or cut short "
+                f"({one_line(error, 160)}); {_ENCODED if syntax.is_compressed else _NATIVE}"
+            ) from error
+    for image, frame in zip(images, frames, strict=True):
+        if image.shape != frame.shape:
+            raise InputError(
+                f"{file}: holds pixels of shape {image.shape}, its header says {frame.shape}; export it again"
+            )
+    return images
+
+
+def _rescaled(images: Sequence[NDArray[Any]], frames: Sequence[Frame]) -> NDArray[Any]:
+    """Images (rows, columns) after slope and intercept, as one array (slices, rows, columns).
+
+    int16, else int32, where slopes and intercepts are whole numbers and the values fit; else
+    float32. Raises InputError for a slope of zero and for values that float32 does not hold.
+    """
+    for frame in frames:
+        if frame.slope == 0:
+            raise InputError(f"{frame.file}: has RescaleSlope 0, wanted another; export it again")
+    dtype = _smallest_type(images, frames)
+    between = np.int64 if dtype.kind == "i" else np.float64
+    voxels = np.empty((len(images), *images[0].shape), dtype)
+    for index, (image, frame) in enumerate(zip(images, frames, strict=True)):
+        with np.errstate(over="ignore"):
+            voxels[index] = image.astype(between) * between(frame.slope) + between(frame.intercept)
+        if dtype.kind == "f" and not np.isfinite(voxels[index]).all():
+            raise InputError(f"{frame.file}: rescaled voxels are too large; export it again")
+    return voxels
+
+
+def _require_pixels(file: Path, content: pydicom.Dataset) -> None:
+    if "FloatPixelData" in content or "DoubleFloatPixelData" in content:
+        raise InputError(f"{file}: holds floating-point pixels, wanted integers; convert it to NIfTI first")
+    if "PixelData" not in content:
+        raise InputError(f"{file}: has no pixels (PixelData), or is cut short; fetch the file again")
+
+
+def _syntax(file: Path, content: pydicom.FileDataset) -> UID:
+    """The transfer syntax; of a file without meta information, as its elements are written."""
+    if "TransferSyntaxUID" not in content.file_meta:
+        if getattr(content.get_item("PixelData"), "length", 0) == _UNDEFINED:
+            raise InputError(f"{file}: does not say how its pixels are compressed; export it again")
+        implicit, little = content.original_encoding
+        content.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        )
+    return content.file_meta.TransferSyntaxUID
+
+
+def _set_length(file: Path, content: pydicom.Dataset, frames: Sequence[Frame], *, compressed: bool) -> None:
+    """Bring the number of frames and the bytes of native pixels to what they must be: some writers pad them."""
+    count = whole(content, "NumberOfFrames")
+    if compressed:
+        size = 0
+    else:
+        bits = (whole(content, "BitsAllocated") or 0) * (whole(content, "SamplesPerPixel") or 1)
+        size = frames[0].shape[0] * frames[0].shape[1] * bits // 8
+    if count is None:
+        if values(content, "NumberOfFrames") and (compressed or len(content.PixelData) >= 2 * size):
+            said = one_line(text(content, "NumberOfFrames"), 60)
+            raise InputError(f"{file}: has NumberOfFrames {said}, wanted a whole number; export it again")
+        content.pop("NumberOfFrames", None)
+        count = 1
+    if 0 < size * count < len(content.PixelData):
+        content.PixelData = content.PixelData[: size * count + size * count % 2]
+
+
+def _require_decoder(file: Path, syntax: UID) -> None:
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        raise InputError(
+            f"{file}: is compressed as {syntax.name}, which nothing installed decodes; decompress it first"
+        )
+
+
+def _smallest_type(images: Sequence[NDArray[Any]], frames: Sequence[Frame]) -> np.dtype[Any]:
+    if not all(frame.slope.is_integer() and frame.intercept.is_integer() for frame in frames):
+        return np.dtype(np.float32)
+    ends = [
+        int(value) * int(frame.slope) + int(frame.intercept)
+        for image, frame in zip(images, frames, strict=True)
+        for value in (image.min(), image.max())
+    ]
+    for dtype in (np.int16, np.int32):
+        if np.iinfo(dtype).min <= min(ends) and max(ends) <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    return np.dtype(np.float32)

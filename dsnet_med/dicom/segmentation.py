@@ -22,14 +22,13 @@ from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import DA, TM, format_number_as_ds
 
 from dsnet_med import __version__
-from dsnet_med.dicom.boundary import header, reading
 from dsnet_med.dicom.frames import Frame, frames_of
+from dsnet_med.dicom.header import header, reading, whole
+from dsnet_med.dicom.header import number as value
 from dsnet_med.dicom.read import DicomVolume, SourceSlice
-from dsnet_med.dicom.values import number as value
-from dsnet_med.dicom.values import whole
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
-from dsnet_med.organs import Code, organ_of
+from dsnet_med.organs import organ_of
 
 _ONE_FOR_ALL = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns")
 _ONE_EACH = ("SOPClassUID", "SOPInstanceUID")
@@ -65,10 +64,10 @@ def write_segmentation(
     """
     planes = _planes(labels, source, class_names)
     with _building(source):
-        headers = {file: _header(file) for file in dict.fromkeys(place.file for place in source.slices)}
+        headers = _headers(source)
         _require_references(source, headers)
         uids = _Uids(planes, headers.values(), class_names, algorithm)
-        segments = _segments(class_names, algorithm, uids)
+        segments = list(_segments(class_names, algorithm, uids))
         built = _built(planes, source, headers, segments=segments, uids=uids, algorithm=algorithm)
         with written_whole(path) as temporary:
             built.save_as(temporary, enforce_file_format=True)
@@ -91,15 +90,9 @@ def _building(source: DicomVolume) -> Iterator[None]:
 class _Uids:
     """Identifiers that follow from what is written, so that writing it again changes no byte."""
 
-    def __init__(
-        self,
-        planes: NDArray[Any],
-        headers: Iterable[Dataset],
-        class_names: Sequence[str],
-        algorithm: tuple[str, str],
-    ) -> None:
-        images = [(str(image.SeriesInstanceUID), str(image.SOPInstanceUID)) for image in headers]
-        content = hashlib.sha256(json.dumps([images, planes.shape, list(class_names), algorithm]).encode())
+    def __init__(self, planes: NDArray[Any], images: Iterable[Dataset], *names: object) -> None:
+        of_images = [(str(image.SeriesInstanceUID), str(image.SOPInstanceUID)) for image in images]
+        content = hashlib.sha256(json.dumps([of_images, planes.shape, *names]).encode())
         content.update(planes.data)
         self.digest = content.hexdigest()
 
@@ -134,41 +127,29 @@ def _planes(labels: NDArray[Any], source: DicomVolume, class_names: Sequence[str
 
 def _segments(
     class_names: Sequence[str], algorithm: tuple[str, str], uids: _Uids
-) -> list[hd.seg.SegmentDescription]:
+) -> Iterator[hd.seg.SegmentDescription]:
     name, version = (_text(part) for part in algorithm)
     if not name or not version:
         raise InputError(f"algorithm {algorithm}: wanted a name and a version, neither empty")
     family = codes.DCM.ArtificialIntelligence
     identification = hd.AlgorithmIdentificationSequence(name=name, family=family, version=version)
-    numbered = enumerate(class_names[1:], start=1)
-    return [_segment(number, class_name, identification, uids) for number, class_name in numbered]
-
-
-def _segment(
-    number: int, class_name: str, identification: hd.AlgorithmIdentificationSequence, uids: _Uids
-) -> hd.seg.SegmentDescription:
-    organ = organ_of(class_name)
-    label = _text(organ.label) or f"Class {number}"
-    segment = hd.seg.SegmentDescription(
-        segment_number=number,
-        segment_label=label,
-        segmented_property_category=_concept(organ.category),
-        segmented_property_type=_concept(organ.type),
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=identification,
-        tracking_uid=uids.of(f"segment {number}"),
-        tracking_id=f"{label} {uids.digest[:16]}",
-        display_color=hd.color.CIELabColor.from_rgb(*organ.colour),
-    )
-    if organ.modifier is not None:
-        kind = segment.SegmentedPropertyTypeCodeSequence[0]
-        kind.SegmentedPropertyTypeModifierCodeSequence = [_concept(organ.modifier)]
-    return segment
-
-
-def _concept(code: Code) -> hd.sr.CodedConcept:
-    value, scheme, meaning = code
-    return hd.sr.CodedConcept(value, scheme, meaning)
+    for number, organ in enumerate(map(organ_of, class_names[1:]), start=1):
+        label = _text(organ.label) or f"Class {number}"
+        segment = hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=label,
+            segmented_property_category=hd.sr.CodedConcept(*organ.category),
+            segmented_property_type=hd.sr.CodedConcept(*organ.type),
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=identification,
+            tracking_uid=uids.of(f"segment {number}"),
+            tracking_id=f"{label} {uids.digest[:16]}",
+            display_color=hd.color.CIELabColor.from_rgb(*organ.colour),
+        )
+        if organ.modifier is not None:
+            kind = segment.SegmentedPropertyTypeCodeSequence[0]
+            kind.SegmentedPropertyTypeModifierCodeSequence = [hd.sr.CodedConcept(*organ.modifier)]
+        yield segment
 
 
 def _text(text: str) -> str:
@@ -190,13 +171,14 @@ def _built(
     images, first = _images(slices, headers, source.affine)
     date, time = _moment(first)
     name, first.PatientName = first.PatientName, ""  # highdicom has opinions on names
+    number = max(0, whole(first, "SeriesNumber") or 0) + 1000  # behind the scanner's own series
     built = hd.seg.Segmentation(
         source_images=images,
         pixel_array=planes[: len(slices)],
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
         series_instance_uid=uids.of("series"),
-        series_number=_series_number(first),
+        series_number=number if number <= _LAST_SERIES else 1000,
         sop_instance_uid=uids.of("instance"),
         instance_number=1,
         manufacturer="dsnet-med",
@@ -226,15 +208,12 @@ def _moment(image: Dataset) -> tuple[str, str]:
     return _NO_DATE, _NO_TIME
 
 
-def _series_number(image: Dataset) -> int:
-    """That of the source and 1000, which keeps it behind the scanner's own series."""
-    number = max(0, whole(image, "SeriesNumber") or 0) + 1000
-    return number if number <= _LAST_SERIES else 1000
-
-
 def _refer(built: hd.seg.Segmentation, slices: Sequence[SourceSlice], headers: dict[Path, Dataset]) -> None:
     """Name every image of the series as a source, and of multi-frame files the slices' frames."""
-    named = [_reference(image) for image in headers.values()]
+    named = [Dataset() for _ in headers]
+    for reference, image in zip(named, headers.values(), strict=True):
+        reference.ReferencedSOPClassUID = image.SOPClassUID
+        reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
     built.SourceImageSequence = named
     built.ReferencedSeriesSequence[0].ReferencedInstanceSequence = named
     derivations = (frame.DerivationImageSequence[0] for frame in built.PerFrameFunctionalGroupsSequence)
@@ -244,13 +223,6 @@ def _refer(built: hd.seg.Segmentation, slices: Sequence[SourceSlice], headers: d
         place = slices[int(item.ReferencedFrameNumber) - 1]
         item.ReferencedSOPInstanceUID = headers[place.file].SOPInstanceUID
         item.ReferencedFrameNumber = place.frame or 1
-
-
-def _reference(image: Dataset) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = image.SOPClassUID
-    reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
-    return reference
 
 
 def _make_repeatable(built: hd.seg.Segmentation, uids: _Uids) -> None:
@@ -264,9 +236,12 @@ def _make_repeatable(built: hd.seg.Segmentation, uids: _Uids) -> None:
 # ---------------------------------------------------------------- the source
 
 
-def _header(file: Path) -> Dataset:
-    with reading(file):
-        return header(file)
+def _headers(source: DicomVolume) -> dict[Path, Dataset]:
+    headers: dict[Path, Dataset] = {}
+    for file in dict.fromkeys(place.file for place in source.slices):
+        with reading(file):
+            headers[file] = header(file)
+    return headers
 
 
 def _require_references(source: DicomVolume, headers: dict[Path, Dataset]) -> None:

@@ -19,6 +19,7 @@ from dsnet_med.engine.data import (
     slice_size,
     slice_weights,
     slices,
+    split_cases,
 )
 from dsnet_med.engine.loggers import require_known
 from dsnet_med.engine.overrides import MEANINGS, as_written, lay_over, layers, load, load_over
@@ -73,7 +74,7 @@ def compose_train(
     config["method_card"] = card_of(before["method_card"], before, config)
     config["loggers"] = require_known(config["loggers"])
     if store:
-        _refuse_early(config, str(data))
+        _refuse_early(config, str(data), by_split=config["cases"] == before["cases"])
         if config["size"] == before["size"] and not isinstance(before["size"], list):  # nothing says it
             config["size"] = slice_size(str(data), checked_size(config["largest_size"]))
         config["size"] = checked_size(config["size"])
@@ -90,15 +91,18 @@ def evaluated(config: Mapping[str, Any], name: str) -> Any:
         raise cause if isinstance(cause, InputError) else error from error
 
 
-def _refuse_early(config: Mapping[str, Any], store: str) -> None:
+def _refuse_early(config: Mapping[str, Any], store: str, *, by_split: bool) -> None:
     """Raise InputError for what would stop the run later."""
     if config["select_on"] not in SELECT_ON:
         raise unknown("select_on", str(config["select_on"]), SELECT_ON)
-    try:
-        cases = evaluated(config, "cases")  # the split's, or what somebody wrote in its place
-    except RuntimeError as error:
-        raise InputError(f"got cases={config['cases']}, which fails: {one_line(root_cause(error))}") from error
-    check_cases(cases, store)
+    if by_split:
+        cases = split_cases(store, config["select_on"])
+    else:
+        try:
+            cases = evaluated(config, "cases")
+        except RuntimeError as error:
+            raise InputError(f"got cases={config['cases']}: {one_line(root_cause(error))}") from error
+        check_cases(cases, store)
     class_weights(config["class_weights"], store, cases["train"])
     slice_weights(config["oversample"], store, slices(store, cases["train"]))
 

@@ -26,7 +26,7 @@ from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.session import BEGUN
 from dsnet_med.errors import InputError, StoppedError, root_cause
 from dsnet_med.files import require_writable, write_json, write_text
-from dsnet_med.inference.trust import sign
+from dsnet_med.inference.trust import remember
 from dsnet_med.methods import method_row
 from dsnet_med.networks.definition import literal
 from dsnet_med.yaml_core import yaml_text
@@ -76,7 +76,7 @@ def prepare(
         shutil.copyfile(source / name, run / "configs" / name)
     metadata = describe(source / "metadata.json", train)
     write_json(run / "configs" / "metadata.json", metadata)
-    sign(run)
+    remember(run)
     _write(run, train)  # last: its presence says that the run is prepared
 
 

@@ -4,9 +4,11 @@ Places are voxels (N, 3) in the order of memory, int32 and C-contiguous.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import ArrayLike, NDArray
 
 from dsnet_med.errors import InputError
@@ -30,6 +32,22 @@ class Survey(NamedTuple):
     voxels: NDArray[np.int64]
     differing: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
     extents: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class PackedSlice:
+    """A slice of a label map, compressed: one is kept of every case, and takes kilobytes."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    content: bytes
+
+    @classmethod
+    def of(cls, labels: LabelMap) -> "PackedSlice":
+        return cls(labels.shape, labels.dtype, isal_zlib.compress(labels.tobytes(), 1))
+
+    def unpacked(self) -> LabelMap:
+        return np.frombuffer(isal_zlib.decompress(self.content), self.dtype).reshape(self.shape)
 
 
 def masks(reference: ArrayLike, prediction: ArrayLike) -> tuple[Mask, Mask]:

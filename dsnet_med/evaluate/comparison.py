@@ -22,6 +22,7 @@ from dsnet_med.evaluate.statistics import ALPHA, PairedTest, fewest_cases, holm,
 from dsnet_med.evaluate.summary import by_protocol, case_mean, summarise
 
 _HIGHER_IS_BETTER = {"dice": True, "nsd": True, "hd95_mm": False, "hd95_voxels": False}
+_WORDS = {"dice": "Dice", "nsd": "NSD", "hd95": "HD95", "hd95_mm": "HD95", "hd95_voxels": "HD95"}
 
 Scores = Mapping[str, Sequence[CaseScore]]
 
@@ -63,9 +64,34 @@ def compare(
     }
 
 
-def metrics_of(protocol: Protocol) -> tuple[str, ...]:
-    """What is compared under a protocol."""
-    return ("dice", protocol.hd95_key, "nsd")
+def verdict(comparison: Mapping[str, Any]) -> str:
+    """One line for the first protocol: who is better on average, or that nobody is."""
+    name, entry = next(iter(comparison["protocols"].items()))
+    said = []
+    for metric, organs in entry["metrics"].items():
+        winner = organs["mean"]["winner"]
+        said.append(
+            f"{_WORDS[metric]}: {winner} is significantly better"
+            if winner
+            else f"{_WORDS[metric]}: no significant winner"
+        )
+    return f"{name}, mean over organs: " + "; ".join(said) if said else f"{name}: nothing to test"
+
+
+def rankings(comparison: Mapping[str, Any]) -> list[str]:
+    """For each metric, a line that says whether the order of the predictions depends on the protocol."""
+    lines = []
+    for metric, ranking in comparison["ranking"].items():
+        orders = {
+            name: " > ".join(" = ".join(tied) for tied in order) for name, order in ranking["order"].items()
+        }
+        if ranking["depends_on_protocol"]:
+            each = "; ".join(f"{name}: {order}" for name, order in orders.items())
+            lines.append(f"by {_WORDS[metric]} the ranking depends on the protocol: {each} (best first)")
+        elif orders:
+            order = next(iter(orders.values()))
+            lines.append(f"by {_WORDS[metric]}: {order} under {', '.join(orders)} (best first)")
+    return lines
 
 
 def _common_cases(scores: Scores) -> set[str]:
@@ -97,7 +123,7 @@ def _under(
         return {"means": means, "metrics": {}, "note": "one volume of all cases: there is nothing to test"}
     records = {name: [score.records(protocol.name) for score in own] for name, own in scores.items()}
     metrics = {}
-    for metric in metrics_of(protocol):
+    for metric in protocol.metrics:
         values: dict[str | None, dict[str, list[float]]] = {
             organ: {name: [getattr(rows[place], metric) for rows in own] for name, own in records.items()}
             for place, organ in enumerate(names.values())

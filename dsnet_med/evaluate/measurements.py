@@ -1,8 +1,9 @@
 """One measurement of a case: everything any protocol needs to know about each label, taken once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from math import nan
 from typing import Any
 
@@ -11,10 +12,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from dsnet_med.errors import InputError, first_of
 from dsnet_med.evaluate import arrays, backend
-from dsnet_med.evaluate.conventions import Presence, presence
 from dsnet_med.evaluate.labels import label_names
-from dsnet_med.evaluate.surface import Borders, SurfaceDistances
+from dsnet_med.evaluate.mask_scores import Borders
 from dsnet_med.evaluate.voxel_spacing import VOXELS, GridSpacing, VoxelSpacing
+
+
+class Presence(StrEnum):
+    """Which of the two masks hold a label."""
+
+    BOTH = "both"
+    MISSED = "missed"
+    INVENTED = "invented"
+    ABSENT = "absent"
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,9 @@ class LabelMeasurement:
 
     @property
     def presence(self) -> Presence:
-        return presence(self.reference_voxels, self.prediction_voxels)
+        if self.reference_voxels:
+            return Presence.BOTH if self.prediction_voxels else Presence.MISSED
+        return Presence.INVENTED if self.prediction_voxels else Presence.ABSENT
 
 
 @dataclass(frozen=True)
@@ -59,33 +70,54 @@ def measure_case(
     nsd_tolerance_mm: float = 1.0,
     threads: int = 1,
 ) -> CaseMeasurements:
-    """LabelMeasurement every label of two integer label maps of one 2-D or 3-D shape.
+    """Measure every label of two integer label maps of one 2-D or 3-D shape.
 
-    `spacing_mm` is as for `surface.hd95`, `labels` maps values to names (0 is background). `in_voxels` also
-    measures HD95 with unit spacing, which costs the distances a second time unless the spacing is isotropic.
-    `threads` share the labels. Raises InputError, also for values that `labels` does not name.
+    `spacing_mm` is as for `hd95`, `labels` maps values to names (0 is background). `in_voxels` also measures
+    HD95 with unit spacing, which costs the distances a second time unless the spacing is isotropic. `threads`
+    share the labels. Raises InputError, also for values that `labels` does not name.
     """
     names, limit = label_names(labels), arrays.tolerance(nsd_tolerance_mm)
     pair = arrays.label_maps(reference, prediction)
     given = VoxelSpacing.of(spacing_mm, pair[0].ndim)
     diagonal = given.diagonal(pair[0].shape)
     maps = arrays.aligned(*pair)
-    metric = given.of_axes(maps.axes)
+    spacing = given.of_axes(maps.axes)
     survey = backend.BACKEND.survey(maps.reference, maps.prediction)
     _require_known(survey.voxels, names)
-    counted = [_counted(label, name, survey.voxels, diagonal) for label, name in names.items()]
     borders = Borders.of(maps, survey)
 
-    def measured(measure: LabelMeasurement) -> LabelMeasurement:
-        return _with_distances(measure, borders, metric, in_voxels=in_voxels, tolerance_mm=limit)
+    def measured(label: int) -> LabelMeasurement:
+        a, b, both = survey.voxels[label].tolist() if label < len(survey.voxels) else (0, 0, 0)
+        counted = LabelMeasurement(label, names[label], a, b, both, diagonal)
+        if counted.presence is not Presence.BOTH:
+            return counted
+        distances = borders.distances(label, spacing)
+        in_unit_spacing = nan
+        if in_voxels:
+            size = _isotropic(spacing, maps.reference.shape)
+            own = distances.hd95("pooled") if size else borders.distances(label, VOXELS).hd95("pooled")
+            in_unit_spacing = own / (size or 1.0)
+        return replace(
+            counted,
+            hd95_pooled_mm=distances.hd95("pooled"),
+            hd95_max_mm=distances.hd95("max"),
+            hd95_pooled_voxels=in_unit_spacing,
+            assd_mm=distances.assd(),
+            nsd=distances.within(limit),
+        )
 
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            measures = tuple(pool.map(measured, counted))
-    else:
-        measures = tuple(map(measured, counted))
-    counts = survey.differing[1:] if maps.planar else survey.differing
-    return CaseMeasurements(measures, tuple(counts[maps.axes.index(axis)] for axis in range(pair[0].ndim)))
+    with ThreadPoolExecutor(threads) as pool:
+        measures = tuple(pool.map(measured, names) if threads > 1 else map(measured, names))
+    differing = survey.differing[1:] if maps.planar else survey.differing
+    return CaseMeasurements(measures, tuple(differing[maps.axes.index(axis)] for axis in range(pair[0].ndim)))
+
+
+def _isotropic(spacing: VoxelSpacing, shape: Sequence[int]) -> float | None:
+    """The one size of voxels along the axes that are longer than a voxel; None where there are several."""
+    if spacing.sizes is None:
+        return None
+    in_use = {size for size, length in zip(spacing.sizes, shape, strict=True) if length > 1} or {1.0}
+    return in_use.pop() if len(in_use) == 1 else None
 
 
 def _require_known(voxels: NDArray[np.int64], names: Mapping[int, str]) -> None:
@@ -97,33 +129,3 @@ def _require_known(voxels: NDArray[np.int64], names: Mapping[int, str]) -> None:
                 f"{role} holds label {first_of(strays)}, which is none of {first_of(names, 20)}; "
                 "name it in the labels or map it to 0"
             )
-
-
-def _counted(label: int, name: str, voxels: NDArray[np.int64], diagonal_mm: float) -> LabelMeasurement:
-    in_reference, in_prediction, in_both = voxels[label].tolist() if label < len(voxels) else (0, 0, 0)
-    return LabelMeasurement(label, name, in_reference, in_prediction, in_both, diagonal_mm)
-
-
-def _with_distances(
-    counted: LabelMeasurement, borders: Borders, metric: VoxelSpacing, *, in_voxels: bool, tolerance_mm: float
-) -> LabelMeasurement:
-    if counted.presence is not Presence.BOTH:
-        return counted
-    distances = borders.distances(counted.label, metric)
-    return replace(
-        counted,
-        hd95_pooled_mm=distances.hd95("pooled"),
-        hd95_max_mm=distances.hd95("max"),
-        hd95_pooled_voxels=_hd95_voxels(counted.label, borders, metric, distances) if in_voxels else nan,
-        assd_mm=distances.assd(),
-        nsd=distances.within(tolerance_mm),
-    )
-
-
-def _hd95_voxels(label: int, borders: Borders, metric: VoxelSpacing, distances: SurfaceDistances) -> float:
-    if metric.spacing is not None:
-        lengths = zip(metric.spacing, borders.shape, strict=True)
-        in_use = {size for size, length in lengths if length > 1} or {1.0}
-        if len(in_use) == 1:
-            return distances.hd95("pooled") / in_use.pop()
-    return borders.distances(label, VOXELS).hd95("pooled")

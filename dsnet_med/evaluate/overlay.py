@@ -5,9 +5,8 @@ true proportions, cropped to the labels. The grey image behind it is optional.
 """
 
 import base64
-import colorsys
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dsnet_med.errors import InputError
+from dsnet_med.evaluate.arrays import LabelMap
 from dsnet_med.evaluate.score_folders import CaseScore
-from dsnet_med.evaluate.worst_slice import Slice, SlicePair
 from dsnet_med.geometry import SliceOrder
+from dsnet_med.organs import organ_of
 from dsnet_med.volumes import Grid, read_image, require_same_grid
 
 Colour = tuple[int, int, int]
@@ -30,18 +30,6 @@ DIFFERENCES: dict[str, Colour] = {
     "too much": (64, 196, 255),
     "another organ": (255, 92, 170),
 }
-_ORGANS: tuple[Colour, ...] = (
-    (239, 83, 80),
-    (102, 187, 106),
-    (66, 165, 245),
-    (255, 202, 40),
-    (171, 71, 188),
-    (38, 198, 218),
-    (255, 138, 101),
-    (212, 225, 87),
-    (240, 98, 146),
-    (141, 110, 255),
-)
 _PANEL_PIXELS = 340
 _BACKGROUND = 24.0
 _FILL = 0.42
@@ -59,23 +47,19 @@ class Overlay:
     note: str
 
 
-def organ_colour(index: int) -> Colour:
-    """The colour of the organ at this place of the list, the first ones well apart."""
-    if index < len(_ORGANS):
-        return _ORGANS[index]
-    red, green, blue = colorsys.hsv_to_rgb((index * 0.618) % 1, 0.6, 0.9)
-    return int(255 * red), int(255 * green), int(255 * blue)
-
-
-def draw(score: CaseScore, worst: SlicePair, labels: Sequence[int], image: Path | None = None) -> Overlay:
-    """The overlay of one case's worst slice; `labels` in the order of their colours."""
+def draw(score: CaseScore, labels: Mapping[int, str], image: Path | None = None) -> Overlay:
+    """The overlay of the worst slice of a case that was scored, on `image` where it is given and fits."""
+    worst = score.worst
+    if worst is None:
+        raise ValueError(f"{score.case} was not scored, so it has no worst slice")
     order = SliceOrder.of(score.affine, "coarsest")
     grey, note = _grey(image, score, order, worst.index)
     spacing = order.spacing_mm(score.affine)[1:]
-    box = _view(worst.reference | worst.prediction, spacing)
-    a, b = (_enlarged(labelled[box], spacing) for labelled in (worst.reference, worst.prediction))
+    reference, prediction = worst.reference.unpacked(), worst.prediction.unpacked()
+    box = _view(reference | prediction, spacing)
+    a, b = (_enlarged(labelled[box], spacing) for labelled in (reference, prediction))
     canvas = _canvas(None if grey is None else grey[box], a, b)
-    colours = {label: organ_colour(place) for place, label in enumerate(labels)}
+    colours = {label: organ_of(name).colour for label, name in labels.items()}
     return Overlay(
         f"slice {worst.index + 1} of {worst.depth}",
         _address(painted(canvas, a, colours)),
@@ -99,7 +83,7 @@ def _grey(
     return order.to_slices(volume.voxels)[index], ""
 
 
-def _view(labelled: Slice, spacing: Sequence[float]) -> tuple[slice, slice]:
+def _view(labelled: LabelMap, spacing: Sequence[float]) -> tuple[slice, slice]:
     """A square in mm, as far as the slice goes, around all labels and some of what surrounds them."""
     if not labelled.any():
         return slice(0, labelled.shape[0]), slice(0, labelled.shape[1])
@@ -113,7 +97,7 @@ def _view(labelled: Slice, spacing: Sequence[float]) -> tuple[slice, slice]:
     return box[0], box[1]
 
 
-def _enlarged(labels: Slice, spacing: Sequence[float]) -> Slice:
+def _enlarged(labels: LabelMap, spacing: Sequence[float]) -> LabelMap:
     """The slice in square pixels, its longer side `_PANEL_PIXELS`, each pixel from the voxel it lies in."""
     height, width = panel_shape(labels.shape, spacing)
     rows = np.arange(height) * labels.shape[0] // height
@@ -128,7 +112,7 @@ def panel_shape(shape: Sequence[int], spacing: Sequence[float], pixels: int = _P
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _canvas(grey: NDArray[Any] | None, reference: Slice, prediction: Slice) -> Rgb:
+def _canvas(grey: NDArray[Any] | None, reference: LabelMap, prediction: LabelMap) -> Rgb:
     if grey is None:
         return np.full((*reference.shape, 3), _BACKGROUND)
     picture = Image.fromarray(grey.astype(np.float32))
@@ -141,7 +125,7 @@ def _canvas(grey: NDArray[Any] | None, reference: Slice, prediction: Slice) -> R
     return np.repeat(255 * scaled[..., None], 3, axis=2)
 
 
-def _difference(reference: Slice, prediction: Slice) -> tuple[Slice, dict[int, Colour]]:
+def _difference(reference: LabelMap, prediction: LabelMap) -> tuple[LabelMap, dict[int, Colour]]:
     kind = np.zeros(reference.shape, np.uint8)
     differ = reference != prediction
     kind[differ & (prediction == 0)] = 1
@@ -150,7 +134,7 @@ def _difference(reference: Slice, prediction: Slice) -> tuple[Slice, dict[int, C
     return kind, dict(enumerate(DIFFERENCES.values(), start=1))
 
 
-def painted(canvas: Rgb, labels: Slice, colours: dict[int, Colour]) -> NDArray[np.uint8]:
+def painted(canvas: Rgb, labels: LabelMap, colours: dict[int, Colour]) -> NDArray[np.uint8]:
     """The canvas with each label filled and outlined in its colour."""
     table = np.zeros((1 + max([int(labels.max()), *colours]), 3))
     for label, colour in colours.items():
@@ -160,15 +144,11 @@ def painted(canvas: Rgb, labels: Slice, colours: dict[int, Colour]) -> NDArray[n
     return np.rint((1 - share) * canvas + share * flat).astype(np.uint8)
 
 
-def _edges(labels: Slice) -> NDArray[np.bool_]:
-    edge = np.zeros(labels.shape, bool)
-    for axis in (0, 1):
-        change = np.diff(labels.astype(np.int32), axis=axis) != 0
-        before = [slice(None), slice(None)]
-        before[axis] = slice(0, -1)
-        edge[tuple(before)] |= change
-        before[axis] = slice(1, None)
-        edge[tuple(before)] |= change
+def _edges(labels: LabelMap) -> NDArray[np.bool_]:
+    """Pixels with a neighbour of another value; the rim of the picture is none."""
+    around = np.pad(labels, 1, mode="edge")
+    above, below, left, right = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
+    edge: NDArray[np.bool_] = (above != labels) | (below != labels) | (left != labels) | (right != labels)
     return edge
 
 

@@ -2,15 +2,15 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dsnet_med.errors import InputError, first_of, one_line
-from dsnet_med.files import files_in, parse_json, read_text
-from dsnet_med.volumes import case_name, is_volume
+from dsnet_med.files import parse_json, read_text
+from dsnet_med.find import case_name, files_in, is_volume
 
 # What tools and people add to a case's name to say what the file is; nnU-Net numbers a case's channels.
 _ROLE = r"(?:seg(?:mentation)?s?|pred(?:iction)?s?|gt|ground[_-]?truth|ref(?:erence)?s?|labels?|masks?|0000)"
@@ -131,6 +131,30 @@ def require_one_file_per_case(cases: Iterable[str], labels: Mapping[int, str], w
 def listed_files(folder: Path) -> list[Path]:
     """The volumes in a folder, sorted; links that lead nowhere too, so that their case is not lost."""
     return [path for path in files_in(folder) if is_volume(path) and not _is_regridded(path)]
+
+
+def find_images(folder: Path, cases: Collection[str], case_of: CaseOf = case_name) -> dict[str, Path]:
+    """The image of each of the cases, as far as the folder holds it: the file that `case_of` says is the case's,
+    that is named as it is (or with nnU-Net's `_0000`), else the only one whose name ends with it.
+
+    Raises InputError where it holds none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of images")
+    files = listed_files(folder)
+    found = {}
+    for case in sorted(cases):
+        named = [file for file in files if case_name(file) in (case, f"{case}_0000")]
+        named = [file for file in files if case_of(file) == case][-1:] or named
+        candidates = named or [file for file in files if case_name(file).endswith(case)]
+        if len(candidates) == 1:
+            found[case] = candidates[0]
+    if not found:
+        raise InputError(
+            f"{folder}: --images holds the image of no case (but {first_of((file.name for file in files), 4)}"
+            f"); wanted one named as the case is, {min(cases)}.nii.gz or {min(cases)}_0000.nii.gz"
+        )
+    return found
 
 
 def _is_regridded(path: Path) -> bool:

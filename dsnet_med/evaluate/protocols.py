@@ -7,6 +7,13 @@
 | dpcnet | pooled, voxels, all slices of all cases as one volume | 0, 0 | Dice 1, HD95 0 | 0, 0 | over organs |
 | monai | max, mm | Dice 0, HD95 NaN | NaN | NaN | over cases, then organs, NaN left out |
 
+For one label of one case the reference and the prediction each hold the label or do not. Both hold it: every
+protocol reports what was measured. Only the reference holds it: the organ was `missed`; only the prediction: it
+was `invented`; neither: it is `absent`. Then overlap and distance are undefined (0/0, the distance to nothing),
+and what is reported is the protocol's convention. Means are taken over cases first, then over organs, and leave
+NaN out; so only a protocol that never turns a missed organ into NaN or 0 mm can promise that missing an organ
+does not help. That is `strict`.
+
 `transunet` is `calculate_metric_percase` of TransUNet (Chen et al. 2021), which DPC-Net's published tables were
 scored with; `dpcnet` is what DPC-Net's code became later. The reference implementation rounds each case to two
 decimals of a per cent before it takes means; nothing here is rounded.
@@ -15,16 +22,13 @@ decimals of a per cent before it takes means; nothing here is rounded.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isnan, nan
-from types import MappingProxyType
 from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.evaluate.conventions import Presence
-from dsnet_med.evaluate.measurements import LabelMeasurement, measure_case
-from dsnet_med.evaluate.overlap import dice_of_counts
-from dsnet_med.evaluate.surface import HausdorffRule
+from dsnet_med.evaluate.mask_scores import HausdorffRule, dice_of_counts
+from dsnet_med.evaluate.measurements import LabelMeasurement, Presence, measure_case
 from dsnet_med.evaluate.voxel_spacing import GridSpacing
 
 Unit = Literal["mm", "voxels"]
@@ -54,6 +58,11 @@ class Protocol:
         """The HD95 that it reports: a key of its summaries, a field of its records."""
         return f"hd95_{self.unit}"
 
+    @property
+    def metrics(self) -> tuple[str, str, str]:
+        """What is shown and compared under it."""
+        return ("dice", self.hd95_key, "nsd")
+
 
 @dataclass(frozen=True)
 class Record:
@@ -72,21 +81,17 @@ class Record:
 
 
 _NOT_COUNTED = Verdict(nan, nan)
-_LENIENT = MappingProxyType(
-    {Presence.MISSED: Verdict(0, 0), Presence.INVENTED: Verdict(1, 0), Presence.ABSENT: Verdict(0, 0)}
-)
+_LENIENT = {Presence.MISSED: Verdict(0, 0), Presence.INVENTED: Verdict(1, 0), Presence.ABSENT: Verdict(0, 0)}
 
 STRICT = Protocol(
     "strict",
     "pooled",
     "mm",
-    MappingProxyType(
-        {
-            Presence.MISSED: Verdict(0, "diagonal"),
-            Presence.INVENTED: Verdict(0, "diagonal"),
-            Presence.ABSENT: _NOT_COUNTED,
-        }
-    ),
+    {
+        Presence.MISSED: Verdict(0, "diagonal"),
+        Presence.INVENTED: Verdict(0, "diagonal"),
+        Presence.ABSENT: _NOT_COUNTED,
+    },
     stacked=False,
     words="HD95 pools both directed distance sets, in mm. An organ missed, or invented where there is none, "
     "scores Dice 0 and the volume's diagonal, and is counted. An organ in neither is shown and not counted. "
@@ -116,24 +121,20 @@ MONAI = Protocol(
     "monai",
     "max",
     "mm",
-    MappingProxyType(
-        {Presence.MISSED: Verdict(0, nan), Presence.INVENTED: _NOT_COUNTED, Presence.ABSENT: _NOT_COUNTED}
-    ),
+    {Presence.MISSED: Verdict(0, nan), Presence.INVENTED: _NOT_COUNTED, Presence.ABSENT: _NOT_COUNTED},
     stacked=False,
     words="MONAI's defaults. HD95 is the larger of the two directed 95th percentiles, in mm. Where the "
     "reference is empty nothing is counted; a missed organ scores Dice 0 and no HD95. Means are over cases, "
     "then over organs, and leave out what was not counted. A missed organ leaves the HD95 mean.",
 )
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({p.name: p for p in (STRICT, TRANSUNET, DPCNET, MONAI)})
+PROTOCOLS = {protocol.name: protocol for protocol in (STRICT, TRANSUNET, DPCNET, MONAI)}
 
-_NOTES = MappingProxyType(
-    {
-        Presence.BOTH: "",
-        Presence.MISSED: "missed: in the reference only",
-        Presence.INVENTED: "invented: in the prediction only",
-        Presence.ABSENT: "absent from both",
-    }
-)
+_NOTES = {
+    Presence.BOTH: "",
+    Presence.MISSED: "missed: in the reference only",
+    Presence.INVENTED: "invented: in the prediction only",
+    Presence.ABSENT: "absent from both",
+}
 
 
 def find_protocols(names: Iterable[str]) -> tuple[Protocol, ...]:
@@ -162,48 +163,27 @@ def score_case(
 
 def record(measure: LabelMeasurement, protocol: Protocol) -> Record:
     """What `protocol` reports for a measurement (for a stacked protocol: of this case alone)."""
-    scores = _scores(measure, protocol)
+    presence, note = measure.presence, _NOTES[measure.presence]
+    if presence is Presence.BOTH:
+        overlap = dice_of_counts(measure.shared_voxels, measure.reference_voxels, measure.prediction_voxels)
+        hd95_mm = measure.hd95_pooled_mm if protocol.rule == "pooled" else measure.hd95_max_mm
+        assd_mm, nsd, hd95_voxels = measure.assd_mm, measure.nsd, measure.hd95_pooled_voxels
+    else:
+        overlap, distance = protocol.verdicts[presence].overlap, protocol.verdicts[presence].distance
+        hd95_mm = assd_mm = measure.diagonal_mm if distance == "diagonal" else distance
+        nsd, hd95_voxels = overlap, hd95_mm if protocol.unit == "voxels" else nan
+        if isnan(measure.diagonal_mm):  # a stack of cases has no spacing: nothing in mm is known of it
+            hd95_mm = assd_mm = nsd = nan
+        note += "; not counted" if isnan(overlap) else ""
     return Record(
         label=measure.label,
         name=measure.name,
+        dice=overlap,
+        hd95_mm=hd95_mm,
+        assd_mm=assd_mm,
+        nsd=nsd,
         reference_voxels=measure.reference_voxels,
         prediction_voxels=measure.prediction_voxels,
-        note=_note(measure, protocol),
-        **scores,
+        note=note,
+        hd95_voxels=hd95_voxels,
     )
-
-
-def _scores(measure: LabelMeasurement, protocol: Protocol) -> dict[str, float]:
-    if measure.presence is not Presence.BOTH:
-        judged = _judged(protocol.verdicts[measure.presence], measure.diagonal_mm, protocol.unit)
-        # A stack of cases has no spacing, so nothing in mm is known of it, not even where there is nothing.
-        return (
-            judged | dict.fromkeys(("hd95_mm", "assd_mm", "nsd"), nan) if isnan(measure.diagonal_mm) else judged
-        )
-    return {
-        "dice": dice_of_counts(measure.shared_voxels, measure.reference_voxels, measure.prediction_voxels),
-        "hd95_mm": measure.hd95_pooled_mm if protocol.rule == "pooled" else measure.hd95_max_mm,
-        "hd95_voxels": measure.hd95_pooled_voxels,
-        "assd_mm": measure.assd_mm,
-        "nsd": measure.nsd,
-    }
-
-
-def _judged(verdict: Verdict, diagonal_mm: float, unit: Unit) -> dict[str, float]:
-    distance = diagonal_mm if verdict.distance == "diagonal" else verdict.distance
-    return {
-        "dice": verdict.overlap,
-        "hd95_mm": distance,
-        "hd95_voxels": distance if unit == "voxels" else nan,
-        "assd_mm": distance,
-        "nsd": verdict.overlap,
-    }
-
-
-def _note(measure: LabelMeasurement, protocol: Protocol) -> str:
-    note = _NOTES[measure.presence]
-    if measure.presence is Presence.BOTH:
-        return note
-    verdict = protocol.verdicts[measure.presence]
-    counted = verdict.overlap == verdict.overlap  # not NaN
-    return note if counted else f"{note}; not counted"

@@ -13,13 +13,11 @@ from typing import Any
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate.labels import label_names
-from dsnet_med.evaluate.pairing import listed_files
 from dsnet_med.evaluate.protocols import PROTOCOLS
-from dsnet_med.evaluate.report import page_html
+from dsnet_med.evaluate.report import comparison_html, report_html
 from dsnet_med.evaluate.score_folders import CaseScore
 from dsnet_med.evaluate.summary import by_protocol, cases_csv
 from dsnet_med.files import output_error, sha256, staging, write_text
-from dsnet_med.volumes import case_name
 
 _SUMMARY, _COMPARISON, _PAGE, _CASES = "summary.json", "comparison.json", "report.html", "cases.csv"
 _FORM = {_SUMMARY: {"protocol", "inputs", "files"}, _COMPARISON: {"predictions", "ranking", "files"}}
@@ -32,33 +30,32 @@ def write_results(
     summary: Mapping[str, Any],
     labels: Mapping[Any, Any],
     *,
-    images: Path | Mapping[str, Path] | None = None,
+    images: Mapping[str, Path] | None = None,
     run: Mapping[str, Any] | None = None,
     overlays: int = 4,
 ) -> None:
     """Write cases.csv, summary.json and report.html to `out`, and remove what an earlier evaluation left there.
 
     cases.csv holds the summary's first protocol. Every other protocol, and any that measures in voxels, has
-    its own cases_<protocol>.csv, with the column hd95_voxels where it does. `images` (a folder, or
-    case -> file) puts the scans beneath the report's pictures; `run` (method, seed, selection, ...) is shown
-    in the report and kept in summary.json. Raises InputError when `out` cannot be written.
+    its own cases_<protocol>.csv, with the column hd95_voxels where it does. `images` (case -> file) puts the
+    scans beneath the report's pictures; `run` (method, seed, selection, ...) is shown in the report and kept in
+    summary.json. Raises InputError when `out` cannot be written.
     """
     first = summary["protocol"]
-    shown = find_images(images, [score.case for score in scores]) if isinstance(images, Path) else images
     with _together(out, _SUMMARY, {**summary, **({"run": dict(run)} if run else {})}) as made:
         write_text(made / _CASES, cases_csv(scores, first))
         for name in by_protocol(summary):
             in_voxels = PROTOCOLS[name].unit == "voxels"
             if name != first or in_voxels:
                 write_text(made / f"cases_{name}.csv", cases_csv(scores, name, in_voxels=in_voxels))
-        page = page_html(scores, summary, label_names(labels), images=shown, run=run, overlays=overlays)
+        page = report_html(scores, summary, label_names(labels), images=images, run=run, overlays=overlays)
         write_text(made / _PAGE, page)
 
 
-def write_comparison(out: Path, comparison: Mapping[str, Any], page: str) -> None:
-    """Write comparison.json and its report.html to `out`, as `write_results` does."""
+def write_comparison(out: Path, comparison: Mapping[str, Any], links: Mapping[str, str]) -> None:
+    """Write comparison.json and report.html as `write_results` does; `links` lead to the reports of each."""
     with _together(out, _COMPARISON, comparison) as made:
-        write_text(made / _PAGE, page)
+        write_text(made / _PAGE, comparison_html(comparison, links))
 
 
 def require_replaceable(out: Path, *, overwrite: bool = False) -> None:
@@ -101,19 +98,6 @@ def _vouched(out: Path) -> set[str]:
         if files is not None:
             own = {file for file in files if file in _NAMES and (out / file).is_file()}
             found |= {name} | {file for file in own if sha256(out / file) == files[file]}
-    return found
-
-
-def find_images(folder: Path, cases: Sequence[str]) -> dict[str, Path]:
-    """The image of each case in `folder`: the file of that name, else the only one whose name ends with it."""
-    files = listed_files(folder)
-    found = {}
-    for case in cases:
-        exact = [path for path in files if case_name(path) in (case, f"{case}_0000")]
-        ending = [path for path in files if case_name(path).endswith(case)]
-        candidates = exact or ending
-        if len(candidates) == 1:
-            found[case] = candidates[0]
     return found
 
 

@@ -14,18 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, first_of, unknown
-from dsnet_med.evaluate import arrays, pooled_volumes
+from dsnet_med.evaluate import arrays
 from dsnet_med.evaluate.arrays import LabelMap
 from dsnet_med.evaluate.labels import label_names
 from dsnet_med.evaluate.measurements import LabelMeasurement, measure_case
 from dsnet_med.evaluate.pairing import Pair
+from dsnet_med.evaluate.pooled_volumes import CaseBorders, borders_of_case
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
 from dsnet_med.evaluate.resample import onto_grid
 from dsnet_med.evaluate.worst_slice import SlicePair, worst_slice
 from dsnet_med.files import sha256
+from dsnet_med.find import NRRD
 from dsnet_med.geometry import SliceOrder
-from dsnet_med.volumes import GZIP_AT_MOST, Volume, files_of, read_labels, require_same_grid
-from dsnet_med.workers import in_parallel, on_cluster, peak_memory_bytes, workers_that_fit
+from dsnet_med.processes import in_parallel, on_cluster, peak_memory_bytes, workers_that_fit
+from dsnet_med.sniff import GZIP_AT_MOST
+from dsnet_med.volumes import Volume, files_of, read_labels, require_same_grid
 
 LabelValues = Mapping[int, int]
 Missing = Literal["refuse", "zero", "ignore"]
@@ -47,15 +50,15 @@ class CaseScore:
     unpredicted: str = ""
     notes: tuple[str, ...] = ()
     measures: tuple[LabelMeasurement, ...] = ()
-    parts: pooled_volumes.Parts | None = None
+    borders: CaseBorders | None = None
     worst: SlicePair | None = None
     shape: tuple[int, ...] = ()
     affine: NDArray[np.float64] = field(default_factory=lambda: np.eye(4), compare=False)
     spacing_mm: tuple[float, ...] = ()
     prediction_sha256: str = ""
     reference_sha256: str = ""
-    reference_map: dict[int, int] | None = None
-    prediction_map: dict[int, int] | None = None
+    reference_map: LabelValues | None = None
+    prediction_map: LabelValues | None = None
     resampled: str = ""
     peak_memory_bytes: int = 0
 
@@ -66,18 +69,25 @@ class CaseScore:
 
 
 @dataclass(frozen=True)
-class _Task:
-    pair: Pair
+class _Rules:
+    """What is the same for every case."""
+
     labels: dict[int, str]
-    protocols: tuple[str, ...]
+    protocols: tuple[Protocol, ...]
     nsd_tolerance_mm: float
     resample: bool
     drop_outside: bool
-    threads: int
-    reference_map: dict[int, int] | None
-    prediction_map: dict[int, int] | None
     ignored: int | None
     missing: Missing
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Task:
+    pair: Pair
+    rules: _Rules
+    reference_map: LabelValues | None
+    prediction_map: LabelValues | None
 
 
 def missing_rule(text: str) -> Missing:
@@ -115,25 +125,24 @@ def evaluate_pairs(
     than a thousandth of its labelled voxels lie outside and `drop_outside` does not let them go. Raises
     InputError, before the first case, for wrong arguments.
     """
-    names = label_names(labels)
-    chosen = tuple(protocol.name for protocol in find_protocols(protocols))
-    limit = arrays.tolerance(nsd_tolerance_mm)
     if workers < 1:
         raise InputError(f"workers is {workers}, wanted at least 1")
-    threads = 1 if scheduler else max(1, workers // max(1, len(pairs)))
+    rules = _Rules(
+        label_names(labels),
+        find_protocols(protocols),
+        arrays.tolerance(nsd_tolerance_mm),
+        resample,
+        drop_outside,
+        ignored,
+        missing,
+        threads=1 if scheduler else max(1, workers // max(1, len(pairs))),
+    )
     tasks = [
         _Task(
             pair,
-            names,
-            chosen,
-            limit,
-            resample,
-            drop_outside,
-            threads,
-            _as_dict(reference_map(pair.reference)),
-            None if pair.prediction is None else _as_dict(prediction_map(pair.prediction)),
-            ignored,
-            missing,
+            rules,
+            reference_map(pair.reference),
+            None if pair.prediction is None else prediction_map(pair.prediction),
         )
         for pair in pairs
     ]
@@ -181,7 +190,7 @@ def _score(task: _Task) -> CaseScore:
         reason = str(error) or "not enough memory; use fewer workers"
     except Exception as error:  # one bad case must never stop the others
         reason = f"{pair.prediction or pair.reference}: {type(error).__name__}: {error}"
-    if task.missing == "zero" and pair.prediction is not None:
+    if task.rules.missing == "zero" and pair.prediction is not None:
         empty = _score(replace(task, pair=replace(pair, prediction=None)))
         if empty.error is None:
             found = _digest(pair.prediction) if pair.prediction.is_file() else ""
@@ -190,37 +199,35 @@ def _score(task: _Task) -> CaseScore:
 
 
 def _measured(task: _Task) -> CaseScore:
-    pair = task.pair
+    pair, rules = task.pair, task.rules
     reference = read_labels(pair.reference)
-    prediction, resampled = _prediction(task, reference)
-    notes = tuple(
-        f"{path.name}: {note}"
-        for path, volume in ((pair.reference, reference), (pair.prediction, prediction))
-        if path is not None
-        for note in (*volume.notes, *_segment_notes(path, task.labels))
-    )
-    raw, predicted = reference.voxels, prediction.voxels
+    notes = _notes(pair.reference, reference, rules.labels)
+    if pair.prediction is None:
+        raw: LabelMap = np.zeros(reference.shape, np.uint8, order="F")
+        resampled = ""
+    else:
+        prediction, resampled = _on_one_grid(reference, read_labels(pair.prediction), rules)
+        notes += _notes(pair.prediction, prediction, rules.labels)
+        raw = mapped(prediction, task.prediction_map)
     classes = mapped(reference, task.reference_map)
-    if task.prediction_map is not None:
-        predicted = mapped(prediction, task.prediction_map)
-    elif task.reference_map is not None:
-        _require_classes(pair, raw, classes, predicted)
-    if task.ignored is not None and (left_out := raw == task.ignored).any():
-        classes, predicted = np.where(left_out, 0, classes), np.where(left_out, 0, predicted)
-    prediction = replace(prediction, voxels=predicted)
-    wanted = find_protocols(task.protocols)
+    if task.reference_map is not None and task.prediction_map is None:
+        _require_classes(pair, reference.voxels, classes, raw)
+    if rules.ignored is not None and (left_out := reference.voxels == rules.ignored).any():
+        classes, raw = np.where(left_out, 0, classes), np.where(left_out, 0, raw)
     try:
         measured = measure_case(
             classes,
-            predicted,
+            raw,
             reference.affine[:3, :3],
-            task.labels,
-            in_voxels=any(protocol.unit == "voxels" for protocol in wanted),
-            nsd_tolerance_mm=task.nsd_tolerance_mm,
-            threads=task.threads,
+            rules.labels,
+            in_voxels=any(protocol.unit == "voxels" for protocol in rules.protocols),
+            nsd_tolerance_mm=rules.nsd_tolerance_mm,
+            threads=rules.threads,
         )
     except InputError as error:
         raise InputError(f"{pair.prediction} against {pair.reference}: {error}") from error
+    order = SliceOrder.of(reference.affine, "coarsest")
+    pooled = any(protocol.stacked for protocol in rules.protocols)
     return CaseScore(
         pair.case,
         pair.prediction,
@@ -228,8 +235,8 @@ def _measured(task: _Task) -> CaseScore:
         unpredicted="" if pair.prediction else "no prediction",
         notes=notes,
         measures=measured.measures,
-        parts=_parts(task, classes, reference, prediction, wanted),
-        worst=worst_slice(classes, predicted, reference.affine, measured.differing),
+        borders=borders_of_case(order.to_slices(classes), order.to_slices(raw)) if pooled else None,
+        worst=worst_slice(classes, raw, reference.affine, measured.differing),
         shape=reference.shape,
         affine=reference.affine,
         spacing_mm=reference.spacing_mm,
@@ -248,11 +255,17 @@ def _digest(path: Path) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _prediction(task: _Task, reference: Volume) -> tuple[Volume, str]:
-    """The prediction of a case on its reference's grid, an empty one where there is none."""
-    if task.pair.prediction is None:
-        return replace(reference, voxels=np.zeros(reference.shape, np.uint8, order="F"), notes=()), ""
-    return _on_one_grid(reference, read_labels(task.pair.prediction), task)
+def _on_one_grid(reference: Volume, prediction: Volume, rules: _Rules) -> tuple[Volume, str]:
+    """The prediction on the reference's grid, and what was done to bring it there. Raises InputError."""
+    try:
+        require_same_grid(reference, prediction)
+    except InputError as error:
+        if not rules.resample:
+            raise InputError(
+                f"{error} (evaluate --resample brings the prediction onto the other grid)"
+            ) from error
+        return onto_grid(prediction, reference, drop_outside=rules.drop_outside)
+    return prediction, ""
 
 
 def _require_classes(pair: Pair, raw: LabelMap, classes: LabelMap, predicted: LabelMap) -> None:
@@ -284,16 +297,17 @@ def _agreement(one: LabelMap, other: LabelMap) -> float:
     return float((2 * both[found] / (a + b)[found]).mean()) if len(found) else 0.0
 
 
-def _segment_notes(path: Path, labels: Mapping[int, str]) -> list[str]:
-    """What a segmentation's own names say against `labels`. Raises InputError where it is another organ's."""
-    if not path.name.lower().endswith((".nrrd", ".nhdr")):
-        return []
+def _notes(path: Path, volume: Volume, labels: Mapping[int, str]) -> tuple[str, ...]:
+    """What a reader has to know of a file, each note with its name. Raises InputError where the file's own
+    names of its values (3D Slicer writes them) contradict `labels`."""
+    if not path.name.lower().endswith(NRRD):
+        return tuple(f"{path.name}: {note}" for note in volume.notes)
     from dsnet_med.volumes_itk import segment_names  # noqa: PLC0415 -- SimpleITK takes long to load
 
     def plain(name: str) -> str:
         return "".join(letter for letter in name.lower() if letter.isalnum())
 
-    notes, known = [], {plain(name): value for value, name in labels.items()}
+    notes, known = list(volume.notes), {plain(name) for name in labels.values()}
     for value, name in segment_names(path).items():
         if value not in labels or plain(name) == plain(labels[value]):
             continue
@@ -303,43 +317,19 @@ def _segment_notes(path: Path, labels: Mapping[int, str]) -> list[str]:
                 "labels or the file"
             )
         notes.append(f"calls its value {value} '{name}', scored as '{labels[value]}'")
-    return notes
-
-
-def _on_one_grid(reference: Volume, prediction: Volume, task: _Task) -> tuple[Volume, str]:
-    """The prediction on the reference's grid, and what was done to bring it there. Raises InputError."""
-    try:
-        require_same_grid(reference, prediction)
-    except InputError as error:
-        if not task.resample:
-            raise InputError(
-                f"{error} (evaluate --resample brings the prediction onto the other grid)"
-            ) from error
-        return onto_grid(prediction, reference, drop_outside=task.drop_outside)
-    return prediction, ""
-
-
-def _parts(
-    task: _Task, classes: LabelMap, reference: Volume, prediction: Volume, protocols: Sequence[Protocol]
-) -> pooled_volumes.Parts | None:
-    if not any(protocol.stacked for protocol in protocols):
-        return None
-    order = SliceOrder.of(reference.affine, "coarsest")
-    return pooled_volumes.parts_of(
-        order.to_slices(classes), order.to_slices(prediction.voxels), task.labels.keys()
-    )
+    return tuple(f"{path.name}: {note}" for note in notes)
 
 
 def _answered(results: Iterator[tuple[_Task, CaseScore | None]]) -> Iterator[CaseScore]:
     for task, score in results:
-        yield score or _lost(task.pair)
-
-
-def _lost(pair: Pair) -> CaseScore:
-    reason = (
-        f"{pair.prediction or pair.reference}: the process that scored it was killed; is there enough memory?"
-    )
-    return CaseScore(pair.case, pair.prediction, pair.reference, error=reason)
+        pair = task.pair
+        yield score or CaseScore(
+            pair.case,
+            pair.prediction,
+            pair.reference,
+            error=f"{pair.prediction or pair.reference}: the process that scored it was killed; "
+            "is there enough memory?",
+        )
 
 
 def _stored_bytes(path: Path) -> int:
@@ -353,7 +343,3 @@ def _stored_bytes(path: Path) -> int:
             return min(int.from_bytes(stream.read(4), "little"), GZIP_AT_MOST * size)
     except OSError:  # the case fails by itself, with a line of its own
         return 0
-
-
-def _as_dict(values: LabelValues | None) -> dict[int, int] | None:
-    return None if values is None else dict(values)

@@ -8,7 +8,7 @@ tables), `ci95` the bootstrap interval of the mean (statistics.py); what does no
 import csv
 import io
 import platform
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from math import isnan, nan
 from typing import Any
@@ -18,29 +18,18 @@ from numpy.typing import NDArray
 
 import dsnet_med
 from dsnet_med.errors import InputError, first_of
-from dsnet_med.evaluate import backend, pooled_volumes
-from dsnet_med.evaluate.conventions import Presence
+from dsnet_med.evaluate import backend
 from dsnet_med.evaluate.labels import label_names
-from dsnet_med.evaluate.measurements import LabelMeasurement
+from dsnet_med.evaluate.measurements import LabelMeasurement, Presence
+from dsnet_med.evaluate.pooled_volumes import measure_pooled, poolable
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
 from dsnet_med.evaluate.score_folders import CaseScore, Missing
-from dsnet_med.evaluate.statistics import mean_intervals
+from dsnet_med.evaluate.statistics import Interval, mean_intervals
 
-COLUMNS = (
-    "case",
-    "label",
-    "name",
-    "dice",
-    "hd95_mm",
-    "assd_mm",
-    "nsd",
-    "reference_voxels",
-    "prediction_voxels",
-    "note",
-)
 _METRICS = ("dice", "hd95_mm", "assd_mm", "nsd")
+COLUMNS = ("case", "label", "name", *_METRICS, "reference_voxels", "prediction_voxels", "note")
 
-Counted = tuple[list[LabelMeasurement], list[Record]]
+Counted = tuple[Sequence[LabelMeasurement], list[Record]]
 
 
 def summarise(
@@ -92,7 +81,13 @@ def summarise(
         "notes": [*notes, *_notes(scored, ignored)],
         "resampled": {score.case: score.resampled for score in scored if score.resampled},
         "inputs": {score.case: _inputs(score) for score in scored},
-        "versions": _versions(),
+        "versions": {
+            "dsnet_med": dsnet_med.__version__,
+            "numpy": np.__version__,
+            "scipy": version("scipy"),
+            "python": platform.python_version(),
+            "kernel": backend.NAME,
+        },
     }
     several = {"protocols": objects} if len(objects) > 1 else {}
     return objects[chosen[0].name] | several | facts
@@ -109,7 +104,8 @@ def cases_csv(scores: Iterable[CaseScore], protocol: str, *, in_voxels: bool = F
     writer.writeheader()
     for score in sorted(scores, key=lambda score: score.case):
         for row in score.records(protocol):
-            writer.writerow({"case": score.case} | {key: _cell(value) for key, value in vars(row).items()})
+            counted = {key: value for key, value in vars(row).items() if str(value) != "nan" or key == "name"}
+            writer.writerow({"case": score.case} | counted)
     return text.getvalue()
 
 
@@ -121,12 +117,14 @@ def by_protocol(summary: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
 
 def case_mean(records: Sequence[Record], metric: str) -> float:
     """The mean of one metric over the organs of a case; NaN when none is counted."""
-    return _mean([getattr(row, metric) for row in records])
+    counted = [value for row in records if not isnan(value := getattr(row, metric))]
+    return float(np.mean(counted)) if counted else nan
 
 
 def _no_mean(gone: Mapping[str, str]) -> str:
+    cases = "1 case was" if len(gone) == 1 else f"{len(gone)} cases were"
     return (
-        f"no mean: {_cases(gone)} not scored ({first_of(sorted(gone), 6)}), and a mean of the others could "
+        f"no mean: {cases} not scored ({first_of(sorted(gone), 6)}), and a mean of the others could "
         "only be better; mend them, or count them as missed (--missing zero) or leave them out (--missing "
         "ignore)"
     )
@@ -139,10 +137,6 @@ def _headline(scored: int, unpredicted: int, gone: Mapping[str, str]) -> str:
         words = f"{scored} of {scored + len(gone)} cases; left out, in no mean: {first_of(sorted(gone), 6)}"
     missed = f"; {unpredicted} of them without a usable prediction, every organ missed" if unpredicted else ""
     return words + missed
-
-
-def _cases(found: Collection[str]) -> str:
-    return "1 case was" if len(found) == 1 else f"{len(found)} cases were"
 
 
 def _notes(scored: Sequence[CaseScore], ignored: tuple[str, int] | None) -> list[str]:
@@ -163,65 +157,47 @@ def _notes(scored: Sequence[CaseScore], ignored: tuple[str, int] | None) -> list
 def _summary(
     protocol: Protocol, names: Mapping[int, str], scored: Sequence[CaseScore], refused: str
 ) -> dict[str, Any]:
-    metrics = (*_METRICS, "hd95_voxels") if protocol.unit == "voxels" else _METRICS
     counted, note = ([], refused) if refused else _counted(protocol, scored)
-    tables = {
-        metric: value_table([records for _, records in counted], metric, len(names)) for metric in metrics
-    }
-    statistics = {metric: _statistics(table) for metric, table in tables.items()}
-    labels: dict[str, dict[str, Any]] = {
-        name: {metric: columns[index] for metric, (columns, _) in statistics.items()}
-        | _presences([measures[index] for measures, _ in counted])
-        for index, name in enumerate(names.values())
-    }
-    mean = {
-        metric: _null(_mean([_number(row[metric]["mean"]) for row in labels.values()])) for metric in metrics
-    }
+    labels: dict[str, dict[str, Any]] = {name: {} for name in names.values()}
+    mean: dict[str, float | None] = {}
+    mean_ci95: dict[str, Interval] = {}
+    for metric in (*_METRICS, "hd95_voxels") if protocol.unit == "voxels" else _METRICS:
+        values = [[getattr(row, metric) for row in records] for _, records in counted]
+        table = np.array(values, np.float64).reshape(len(counted), len(names))  # NaN: not counted
+        intervals, mean_ci95[metric] = mean_intervals(table)
+        for row, column, interval in zip(labels.values(), table.T, intervals, strict=True):
+            row[metric] = _describe(column[~np.isnan(column)], interval)
+        means = [row[metric]["mean"] for row in labels.values() if row[metric]["n"]]
+        mean[metric] = float(np.mean(means)) if means else None
+    for place, row in enumerate(labels.values()):
+        found = [measures[place].presence for measures, _ in counted]
+        row |= {kind.value: found.count(kind) for kind in Presence if kind is not Presence.BOTH}
     return {
         "protocol": protocol.name,
         "hd95": {"rule": protocol.rule, "unit": protocol.unit},
         "labels": labels,
         "mean": mean,
-        "mean_ci95": {metric: interval for metric, (_, interval) in statistics.items()},
-        "missed": sum(row[Presence.MISSED.value] for row in labels.values()),
+        "mean_ci95": mean_ci95,
+        "missed": sum(row[Presence.MISSED] for row in labels.values()),
     } | ({"note": note} if note else {})
 
 
 def _counted(protocol: Protocol, scored: Sequence[CaseScore]) -> tuple[list[Counted], str]:
-    """What the means run over: each case, or the one stack of them all."""
+    """What the means run over: each case, or the one volume of them all."""
     if not protocol.stacked:
-        return [(list(score.measures), score.records(protocol.name)) for score in scored], ""
-    parts = [score.parts for score in scored if score.parts is not None]
-    if len(parts) < len(scored):
+        return [(score.measures, score.records(protocol.name)) for score in scored], ""
+    borders = [score.borders for score in scored if score.borders is not None]
+    if len(borders) < len(scored):
         raise InputError(f"these cases were not measured for '{protocol.name}'; name it in evaluate_pairs too")
-    if not parts:
+    if not borders:
         return [], ""
-    if not pooled_volumes.stackable(parts):
+    if not poolable(borders):
         return [], "the slices of the cases differ in size, so they cannot be scored as one volume"
-    cases = [(score.measures, part) for score, part in zip(scored, parts, strict=True)]
-    measures = pooled_volumes.measure_stack(cases)
+    measures = measure_pooled([score.measures for score in scored], borders)
     return [(measures, [record(measure, protocol) for measure in measures])], ""
 
 
-def value_table(cases: Sequence[Sequence[Record]], metric: str, labels: int) -> NDArray[np.float64]:
-    """One metric of every case and label (cases, labels); NaN: not counted."""
-    rows = [[getattr(record, metric) for record in records] for records in cases]
-    return np.array(rows, np.float64).reshape(len(rows), labels)
-
-
-def _presences(measures: Sequence[LabelMeasurement]) -> dict[str, int]:
-    found = [measure.presence for measure in measures]
-    return {kind.value: found.count(kind) for kind in (Presence.MISSED, Presence.INVENTED, Presence.ABSENT)}
-
-
-def _statistics(table: NDArray[np.float64]) -> tuple[list[dict[str, Any]], Any]:
-    """Of each column, and the interval of the mean over columns."""
-    intervals, whole = mean_intervals(table)
-    return [_describe(column, interval) for column, interval in zip(table.T, intervals, strict=True)], whole
-
-
-def _describe(values: NDArray[np.float64], interval: tuple[float, float] | None) -> dict[str, Any]:
-    counted = values[~np.isnan(values)]
+def _describe(counted: NDArray[np.float64], interval: Interval) -> dict[str, Any]:
     if not len(counted):
         return {"mean": None, "std": None, "n": 0, "median": None, "ci95": None}
     return {
@@ -234,6 +210,7 @@ def _describe(values: NDArray[np.float64], interval: tuple[float, float] | None)
 
 
 def _inputs(score: CaseScore) -> dict[str, Any]:
+    maps = {"reference_map": score.reference_map, "prediction_map": score.prediction_map}
     return {
         "prediction": None if score.prediction is None else str(score.prediction.absolute()),
         "prediction_sha256": score.prediction_sha256,
@@ -241,35 +218,4 @@ def _inputs(score: CaseScore) -> dict[str, Any]:
         "reference_sha256": score.reference_sha256,
         "shape": list(score.shape),
         "spacing_mm": list(score.spacing_mm),
-    } | {
-        name: values
-        for name, values in (("reference_map", score.reference_map), ("prediction_map", score.prediction_map))
-        if values
-    }
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "dsnet_med": dsnet_med.__version__,
-        "numpy": np.__version__,
-        "scipy": version("scipy"),
-        "python": platform.python_version(),
-        "kernel": backend.NAME,
-    }
-
-
-def _mean(values: Iterable[float]) -> float:
-    counted = [value for value in values if not isnan(value)]
-    return float(np.mean(counted)) if counted else nan
-
-
-def _number(value: float | None) -> float:
-    return nan if value is None else value
-
-
-def _null(value: float) -> float | None:
-    return None if isnan(value) else value
-
-
-def _cell(value: Any) -> Any:
-    return "" if isinstance(value, float) and isnan(value) else value
+    } | {name: values for name, values in maps.items() if values}

@@ -1,36 +1,16 @@
 """The slice where a prediction differs most from its reference, kept when a case is scored for its picture.
 
-Every case keeps its own, for only the last one tells which few are drawn; compressed, a slice takes kilobytes.
+Every case keeps its own, for only the last one tells which few are drawn.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from isal import isal_zlib
 from numpy.typing import NDArray
 
-from dsnet_med.evaluate.arrays import LabelMap
+from dsnet_med.evaluate.arrays import LabelMap, PackedSlice
 from dsnet_med.geometry import SliceOrder
-
-Slice = NDArray[np.integer[Any]]
-
-
-@dataclass(frozen=True)
-class _Packed:
-    """A slice, compressed."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.integer[Any]]
-    content: bytes
-
-    @classmethod
-    def of(cls, labels: Slice) -> "_Packed":
-        return cls(labels.shape, labels.dtype, isal_zlib.compress(labels.tobytes(), 1))
-
-    def unpacked(self) -> Slice:
-        return np.frombuffer(isal_zlib.decompress(self.content), self.dtype).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -39,16 +19,8 @@ class SlicePair:
 
     index: int
     depth: int
-    _reference: _Packed
-    _prediction: _Packed
-
-    @property
-    def reference(self) -> Slice:
-        return self._reference.unpacked()
-
-    @property
-    def prediction(self) -> Slice:
-        return self._prediction.unpacked()
+    reference: PackedSlice
+    prediction: PackedSlice
 
 
 def worst_slice(
@@ -65,4 +37,4 @@ def worst_slice(
     a, b = order.to_slices(reference), order.to_slices(prediction)
     wrong = differing[order.axes[0]][:: -1 if order.reversed[0] else 1]
     index = int(np.argmax(wrong if wrong.any() else np.count_nonzero(a, axis=(1, 2))))
-    return SlicePair(index, len(a), _Packed.of(a[index]), _Packed.of(b[index]))
+    return SlicePair(index, len(a), PackedSlice.of(a[index]), PackedSlice.of(b[index]))

@@ -1,13 +1,10 @@
 """Where a network runs, and in which numbers."""
 
 from pathlib import Path
-from typing import TypeGuard
 
 import torch
-from torch import nn
 
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.networks import Segmenter
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -49,20 +46,3 @@ def computes_bfloat16(device: torch.device) -> bool:
     except OSError:
         return False
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)  # the last one on ARM
-
-
-def gives_coarse(network: nn.Module) -> TypeGuard[Segmenter]:
-    """Whether a network's `coarse` and one enlargement are all that its `forward` does."""
-    return type(network) is Segmenter and not network._forward_hooks and not network._forward_pre_hooks
-
-
-def compile_in_place(network: nn.Module) -> None:
-    """Let torch compile `network` when it is first run: tens of seconds, which pay on a GPU and many volumes.
-
-    Where torch cannot compile (it needs a C++ compiler), the network runs as it is.
-    """
-    torch._dynamo.config.suppress_errors = True
-    if gives_coarse(network):  # and only that is run
-        network.coarse = torch.compile(network.coarse)  # type: ignore[method-assign]
-    else:
-        network.compile()

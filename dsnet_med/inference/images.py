@@ -24,42 +24,32 @@ def as_volume(
     """
     from_file = isinstance(image, str | Path)
     if affine is not None and (from_file or hasattr(image, "affine") or hasattr(image, "GetDirection")):
-        raise InputError(f"got an affine for an image that has its own ({_name(image)}); leave it out")
+        kind = "path" if from_file else type(image).__name__
+        raise InputError(f"got an affine for an image that has its own ({kind}); leave it out")
     if series is not None and not from_file:
         raise InputError(f"got series {series!r}, which picks among DICOM series; give a path")
     if from_file:
-        return _read(Path(image), volume_index, series)
+        sources = find_sources([Path(image)])
+        if len(sources) != 1:
+            raise InputError(f"{image}: holds {len(sources)} volumes, wanted one; give one of them")
+        return load(sources[0], volume_index, series)
     if isinstance(image, nib.nifti1.Nifti1Pair):
         return of_image(_GIVEN, image, volume_index)
-    if isinstance(image, nib.spatialimages.SpatialImage):
-        voxels = _of_array(np.asanyarray(image.dataobj), image.affine, volume_index)
-        analyze = isinstance(image, nib.analyze.AnalyzeImage)
-        return (
-            voxels.noted("Analyze 7.5 does not tell left from right: they are a guess") if analyze else voxels
-        )
     if hasattr(image, "GetDirection"):
         from dsnet_med.volumes_itk import converted  # noqa: PLC0415 -- SimpleITK takes long to load
 
         return _of_array(*converted(_GIVEN, image, volume_index))
-    if affine is None:
-        affine = getattr(image, "affine", None)
+    affine = getattr(image, "affine", None) if affine is None else affine
     if affine is None:
         raise InputError(
             f"got a {type(image).__name__}; wanted a path, a nibabel or SimpleITK image, or an array "
             "and its affine"
         )
-    return _of_array(np.asarray(image), np.asarray(affine, np.float64), volume_index)
-
-
-def _name(image: Any) -> str:
-    return "path" if isinstance(image, str | Path) else type(image).__name__
-
-
-def _read(path: Path, volume_index: int | None, series: str | None) -> Volume:
-    sources = find_sources([path])
-    if len(sources) != 1:
-        raise InputError(f"{path}: holds {len(sources)} volumes, wanted one; give one of them")
-    return load(sources[0], volume_index, series)
+    voxels = image.dataobj if isinstance(image, nib.spatialimages.SpatialImage) else image
+    volume = _of_array(np.asanyarray(voxels), np.asarray(affine, np.float64), volume_index)
+    if isinstance(image, nib.analyze.AnalyzeImage):
+        return volume.noted("Analyze 7.5 does not tell left from right: they are a guess")
+    return volume
 
 
 def _of_array(voxels: NDArray[Any], affine: NDArray[np.float64], volume_index: int | None = None) -> Volume:

@@ -1,37 +1,46 @@
-"""The files of a folder of masks that are about all of them: labels.json, run.json and statistics.csv."""
+"""The files of a folder of masks that are about all of them, and what else lies in such a folder.
+
+labels.json names the classes, run.json says which run made the masks, statistics.csv what is in them.
+"""
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate.score_folders import RUN_FACTS
 from dsnet_med.files import write_json, write_text
+from dsnet_med.find import case_name, is_volume
 from dsnet_med.inference.mask import labels_of
-from dsnet_med.inference.run_facts import FACTS, agreed
-from dsnet_med.inference.sidecar import FORMATS, LABELS, SIDECAR, is_as_written, read_json, read_sidecar
+from dsnet_med.inference.sidecar import ENDINGS, FORMATS, HELP, SIDECAR, read_json, read_sidecar, vouched
 
-STATISTICS = "statistics.csv"
+LABELS, STATISTICS = "labels.json", "statistics.csv"
 _HEAD = ["case", "label", "name", "voxels", "volume_ml", "mean_intensity"]
-_HELP = "choose another --out, or replace it with --overwrite"
+_NAMES = ("recipe", "seed", "iterations", "width", "parameters", "select_on", "device")
+_TITLE, _SELECTED = "method", "selected at iteration"
+_FACTS = {_TITLE, *_NAMES, _SELECTED}
 
 
-def claim(out: Path, class_names: Sequence[str], *, statistics: bool, overwrite: bool) -> None:
-    """Raise InputError where labels.json names other classes, or one of the three files is not one of ours,
-    unless they are to be overwritten.
-    """
-    labels = labels_of(class_names)
-    if not overwrite:
-        _require(out / LABELS, read_json(out / LABELS) in (None, labels), "names other classes")
-        run = read_json(out / RUN_FACTS)
-        _require(out / RUN_FACTS, run is None or (isinstance(run, dict) and run.keys() <= FACTS), _FOREIGN)
-        if statistics:
-            _require(out / STATISTICS, _first_line(out / STATISTICS) in (None, ",".join(_HEAD)), _FOREIGN)
+def claim(out: Path, class_names: Sequence[str], *, statistics: bool) -> None:
+    """Raise InputError where labels.json names other classes, or one of the three files is not one of ours."""
+    _require(out / LABELS, read_json(out / LABELS) in (None, labels_of(class_names)), "names other classes")
+    foreign = "was not written by infer"
+    _require(out / RUN_FACTS, _is_run_facts(read_json(out / RUN_FACTS)), foreign)
+    if statistics and (out / STATISTICS).is_file():
+        with (out / STATISTICS).open(encoding="utf-8", errors="replace") as stream:
+            _require(out / STATISTICS, stream.readline().rstrip("\r\n") == ",".join(_HEAD), foreign)
 
 
-_FOREIGN = "was not written by infer"
+def _require(path: Path, holds: bool, why: str) -> None:
+    if path.exists() and not holds:
+        raise InputError(f"{path} is there already and {why}; {HELP}")
+
+
+def _is_run_facts(held: Any) -> bool:
+    return isinstance(held, dict) and held.keys() <= _FACTS
 
 
 def name_classes(out: Path, class_names: Sequence[str]) -> None:
@@ -41,39 +50,29 @@ def name_classes(out: Path, class_names: Sequence[str]) -> None:
         write_json(out / LABELS, labels)
 
 
-def _require(path: Path, holds: bool, why: str) -> None:
-    if path.exists() and not holds:
-        raise InputError(f"{path} is there already and {why}; {_HELP}")
-
-
-def _first_line(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        return stream.readline().rstrip("\r\n")
-
-
 def conclude(out: Path, class_names: Sequence[str], *, statistics: bool) -> None:
     """Write what is about all masks in the folder, from their sidecars; nothing where there is none."""
     cases = list(_cases(out))
-    if cases:
-        name_classes(out, class_names)
-        write_json(out / RUN_FACTS, _agreed([case.get("run") for case in cases]))
-    if cases and statistics:
-        rows = [row for case in cases for row in _rows(case)]
+    if not cases:
+        return
+    name_classes(out, class_names)
+    known = [case["run"] for case in cases if isinstance(case.get("run"), dict)]
+    names = dict.fromkeys(name for facts in known for name in facts)
+    write_json(out / RUN_FACTS, {name: _agreed([facts.get(name) for facts in known if facts]) for name in names})
+    if statistics:
         stream = io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerows([_HEAD, *rows])
+        csv.writer(stream, lineterminator="\n").writerows([_HEAD, *(row for case in cases for row in _rows(case))])
         write_text(out / STATISTICS, stream.getvalue())
 
 
 def _cases(out: Path) -> Iterator[dict[str, Any]]:
-    """The sidecars in the folder whose files are there, by case."""
+    """The sidecars in the folder whose masks are all there, by case."""
     for path in sorted(out.glob(f"*{SIDECAR}")):
         case = path.name.removesuffix(SIDECAR)
-        sidecar = read_sidecar(out, case)
-        masks = [ending for ending in sidecar["files"] if ending in FORMATS.values()] if sidecar else []
-        if sidecar and masks and all(is_as_written(out, case, ending, sidecar) for ending in masks):
-            yield sidecar
+        if sidecar := read_sidecar(out, case):
+            masks = set(sidecar["files"]) & set(FORMATS.values())
+            if masks and masks <= vouched(out, case, sidecar).keys():
+                yield sidecar
 
 
 def _rows(sidecar: Mapping[str, Any]) -> Iterator[list[Any]]:
@@ -83,8 +82,64 @@ def _rows(sidecar: Mapping[str, Any]) -> Iterator[list[Any]]:
             yield [sidecar["case"], label, name, *organ.values()]
 
 
-def _agreed(facts: Sequence[Any]) -> dict[str, Any]:
-    """What the runs behind the masks have in common; where they differ, all values in words."""
-    known = [fact for fact in facts if isinstance(fact, dict) and fact]
-    names = dict.fromkeys(name for fact in known for name in fact)
-    return {name: agreed([fact.get(name) for fact in known]) for name in names}
+def run_facts(title: str, summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the summaries of one or several runs agree on, and all values in words where they do not.
+
+    `title` is that of the method; without any summary the result is empty.
+    """
+    if not any(summaries):
+        return {}
+    best = [summary.get("best") for summary in summaries]
+    selected = _agreed([each.get("iteration") if isinstance(each, dict) else None for each in best])
+    facts = {name: _agreed([summary.get(name) for summary in summaries]) for name in _NAMES}
+    return {_TITLE: title, **facts, _SELECTED: selected}
+
+
+def _agreed(values: Sequence[Any]) -> Any:
+    """The one value, or all different ones in words."""
+    different = list(dict.fromkeys(map(str, values)))
+    return values[0] if len(different) == 1 else ", ".join(different)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Of the files in a folder: the masks that `infer` wrote, and what lies among them and may be one."""
+
+    written: frozenset[Path]
+    doubtful: frozenset[Path]
+
+
+def masks_among(folder: Path, files: Iterable[Path]) -> Masks:
+    """The masks among these files of one folder.
+
+    `doubtful` are other files with a sidecar, and all others where the folder is one that `infer` wrote to.
+    All are masks where a bundle writes its predictions.
+    """
+    files = frozenset(file for file in files if is_volume(file) or file.suffix == FORMATS["dicom-seg"])
+    if files and _is_bundle_output(folder.resolve()):
+        return Masks(files, frozenset())
+    written = frozenset(file for file in files if _is_written(file.resolve() if file.is_symlink() else file))
+    if not written and not (files and _is_output_folder(folder)):
+        files = frozenset(file for file in files if read_sidecar(folder, case_name(file)))
+    return Masks(written, files - written)
+
+
+def _is_written(file: Path) -> bool:
+    """Whether a sidecar beside a file names it."""
+    for ending in ENDINGS:
+        if file.name.endswith(ending) and (case := file.name.removesuffix(ending)):
+            sidecar = read_sidecar(file.parent, case)
+            if sidecar and ending in sidecar["files"]:
+                return True
+    return False
+
+
+def _is_bundle_output(folder: Path) -> bool:
+    """Whether it is where the inference workflow of a run or a bundle writes to."""
+    configs = [folder.parent / "configs" / f"inference.{kind}" for kind in ("json", "yaml")]
+    return folder.name == "predictions" and any(config.is_file() for config in configs)
+
+
+def _is_output_folder(folder: Path) -> bool:
+    labels = read_json(folder / LABELS)
+    return isinstance(labels, dict) and "0" in labels and _is_run_facts(read_json(folder / RUN_FACTS))

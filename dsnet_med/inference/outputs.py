@@ -1,53 +1,45 @@
-"""The files of one case: what is written, and how a later run knows that they are finished.
+"""The files of one case: masks, probabilities, a picture, and the sidecar that vouches for them.
 
-`CASE.json`, the sidecar, names input, models and settings, and the hash of every other file of the case. All
-are made in a folder beside and then moved into place, the sidecar first. So a file that no sidecar vouches for
-is somebody's work and never replaced unasked, and a sidecar whose files are missing is a case to be done.
-Nothing in the files depends on the time: the same run on the same machine writes the same bytes.
+All are made in a folder beside and then moved into place, the sidecar first: a sidecar whose files are missing
+is a case to be done. Nothing in the files depends on the time: the same run on the same machine writes the same
+bytes.
 """
 
-import hashlib
-import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 
 import dsnet_med
 from dsnet_med.dicom.read import DicomVolume
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.evaluate.pairing import REGRIDDED
 from dsnet_med.files import output_error, sha256, staging, write_json
-from dsnet_med.inference.mask import Mask, labels_of
-from dsnet_med.inference.measures import measures
+from dsnet_med.inference.mask import Mask
+from dsnet_med.inference.output_folder import run_facts
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.preview import write_preview
 from dsnet_med.inference.probabilities import write_probabilities
 from dsnet_med.inference.regrid import regridded
-from dsnet_med.inference.run_facts import run_facts
 from dsnet_med.inference.sidecar import (
     ENDINGS,
-    FORMATS,
     PREVIEW,
     PROBABILITIES,
     SIDECAR,
-    is_as_written,
+    Identity,
+    differences,
     read_sidecar,
+    vouched,
 )
-from dsnet_med.inference.sources import Source
-from dsnet_med.volumes import Grid, write_labels
+from dsnet_med.inference.sidecar import FORMATS as FORMATS  # noqa: PLC0414 -- for those who offer them
+from dsnet_med.volumes import Grid, Volume, write_labels
 
 NEEDS_DICOM = "is no DICOM series, and a DICOM segmentation has to point at one; use --format nifti"
-_HELP = "choose another --out, or replace it with --overwrite"
-_OTHERS = {
-    "case": "of another case",
-    "labels": "with other labels",
-    "input": "of another input",
-    "model": "by another model",
-    "settings": "with other settings",
-}
-Identity = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -80,72 +72,6 @@ class Outputs:
         return extras + [FORMATS[name] for name in FORMATS if name in self.formats]
 
 
-def identity(source: Source, predictor: Predictor, settings: dict[str, Any]) -> Identity:
-    """What makes one result another: the input's content, the models and the settings.
-
-    The hash of an input is that of its file, as `sha256sum` prints it; of several files that of each by name.
-    """
-    digests = {file.name: sha256(file) for file in source.files}
-    return {
-        "case": source.case,
-        "labels": labels_of(predictor.class_names),
-        "input": {
-            "files": len(source.files),
-            "sha256": digests if len(source.files) > 1 else digests[source.files[0].name],
-        },
-        "model": list(predictor.fingerprints),
-        "settings": settings,
-    }
-
-
-def _differences(sidecar: dict[str, Any], wanted: Identity) -> list[str]:
-    """The parts of an identity that a sidecar has otherwise."""
-    return [name for name, value in wanted.items() if not _agrees(name, sidecar.get(name), value)]
-
-
-def _agrees(name: str, held: Any, value: Any) -> bool:
-    """Whether a sidecar holds this value; of an input the contents count, not the files' names."""
-    if name != "input" or not isinstance(held, dict):
-        return bool(held == value)
-    digests = _digests(value["sha256"])
-    # Those written before the hash of a file was its own hold one of the files' hashes.
-    together = hashlib.sha256("".join(digests).encode()).hexdigest()
-    return _digests(held.get("sha256")) in (digests, [together])
-
-
-def _digests(digests: Any) -> list[Any]:
-    return list(digests.values()) if isinstance(digests, dict) else [digests]
-
-
-def is_finished(out: Path, wanted: Identity, outputs: Outputs) -> bool:
-    """Whether all files of a case are there, as they were written.
-
-    Raises InputError for files that were not written here, were changed since, or are those of another model,
-    another input or other settings.
-    """
-    case = str(wanted["case"])
-    present = [ending for ending in ENDINGS if os.path.lexists(out / f"{case}{ending}")]
-    sidecar = read_sidecar(out, case)
-    if sidecar is None:
-        for ending in [SIDECAR, *present]:
-            if os.path.lexists(out / f"{case}{ending}") and ending in (SIDECAR, *outputs.endings):
-                raise _refused(out / f"{case}{ending}", "and was not written by infer")
-        return False
-    if other := _differences(sidecar, wanted):
-        if there := [ending for ending in present if ending in (*sidecar["files"], *outputs.endings)]:
-            raise _refused(out / f"{case}{there[0]}", _OTHERS[other[0]])
-        return False
-    for ending in present:
-        if ending in outputs.endings and not is_as_written(out, case, ending, sidecar):
-            raise _refused(out / f"{case}{ending}", "and was changed since, or not written by infer")
-    complete = all(ending in present for ending in outputs.endings)
-    return complete and (not outputs.statistics or "statistics" in sidecar)
-
-
-def _refused(path: Path, why: str) -> InputError:
-    return InputError(f"{path} is there already, {why}; {_HELP}")
-
-
 def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, outputs: Outputs) -> str | None:
     """Make the files of one case and move them into `out`, the sidecar first. Raises InputError.
 
@@ -158,21 +84,15 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
         failed = _make(made, case, mask, predictor, outputs)
         endings = [ending for ending in outputs.endings if failed is None or ending != FORMATS["dicom-seg"]]
         earlier = read_sidecar(out, case) or {"files": {}}
-        same = not _differences(earlier, wanted)
-        files = {ending: sha256(made / f"{case}{ending}") for ending in endings}
-        vouched = {
-            ending: digest
-            for ending, digest in earlier["files"].items()
-            if is_as_written(out, case, ending, earlier)
-        }
-        sidecar = wanted | _found(mask, outputs, predictor)
-        if same and "statistics" in earlier:
-            sidecar.setdefault("statistics", earlier["statistics"])
-        all_files = {**vouched, **files} if same else files
-        sidecar["files"] = {ending: all_files[ending] for ending in ENDINGS if ending in all_files}
+        old = vouched(out, case, earlier)
+        sidecar, files = wanted | _facts(mask, outputs, predictor), {}
+        if same := not differences(earlier, wanted):
+            files, sidecar = old, {name: earlier[name] for name in ("statistics",) if name in earlier} | sidecar
+        files = files | {ending: sha256(made / f"{case}{ending}") for ending in endings}
+        sidecar["files"] = {ending: files[ending] for ending in ENDINGS if ending in files}
         write_json(made / f"{case}{SIDECAR}", sidecar)
         try:
-            for ending in () if same else vouched:  # first, so that no old file lies beside a new sidecar
+            for ending in () if same else old:  # first, so that no old file lies beside a new sidecar
                 (out / f"{case}{ending}").unlink(missing_ok=True)
             for ending in (SIDECAR, *endings):
                 (made / f"{case}{ending}").replace(out / f"{case}{ending}")
@@ -183,11 +103,11 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
 
 def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outputs) -> str | None:
     """Why there is no DICOM segmentation beside the others."""
-    if outputs.probabilities and mask.probabilities is not None:
+    if mask.probabilities is not None:
         path = made / f"{case}{PROBABILITIES}"
         write_probabilities(path, mask.probabilities, mask.class_names, mask.affine)
     if outputs.preview:
-        scaling = predictor.members[0].intensity.fit(mask.source.voxels)
+        scaling = predictor.models[0].intensity.fit(mask.source.voxels)
         write_preview(made / f"{case}{PREVIEW}", mask, predictor.slice_axis, scaling)
     if "nifti" in outputs.formats:
         write_labels(made / f"{case}{FORMATS['nifti']}", mask.voxels, mask.source)
@@ -215,9 +135,9 @@ def _write_dicom(path: Path, mask: Mask, predictor: Predictor) -> None:
     write_segmentation(path, mask.voxels, mask.source, mask.class_names, algorithm)
 
 
-def _found(mask: Mask, outputs: Outputs, predictor: Predictor) -> dict[str, Any]:
+def _facts(mask: Mask, outputs: Outputs, predictor: Predictor) -> dict[str, Any]:
     """What the sidecar says beside the identity."""
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "name": mask.source.path.resolve().name,
         "grid": {
             "shape": list(mask.shape),
@@ -229,6 +149,25 @@ def _found(mask: Mask, outputs: Outputs, predictor: Predictor) -> dict[str, Any]
         "version": dsnet_med.__version__,
     }
     if outputs.statistics:
-        source = mask.source
-        found["statistics"] = measures(mask.voxels, source.voxels, source.voxel_mm3, mask.class_names)
-    return found
+        facts["statistics"] = statistics(mask.voxels, mask.source, mask.class_names)
+    return facts
+
+
+def statistics(
+    ids: NDArray[np.unsignedinteger[Any]], image: Volume, class_names: Sequence[str]
+) -> Mapping[str, Mapping[str, float | int | None]]:
+    """For each organ of class ids (X, Y, Z) on `image`: voxels, volume_ml, and mean_intensity.
+
+    The last is in the image's units (HU in CT), None where the organ was not found.
+    """
+    organs = np.arange(1, len(class_names))
+    counts = np.bincount(ids.ravel(order="K"), minlength=len(class_names))[1:]
+    sums = ndimage.sum_labels(image.voxels, ids, organs)
+    return {
+        name: {
+            "voxels": int(count),
+            "volume_ml": round(int(count) * image.voxel_mm3 / 1000, 4),
+            "mean_intensity": round(float(total) / int(count), 3) if count else None,
+        }
+        for name, count, total in zip(class_names[1:], counts, sums, strict=True)
+    }

@@ -16,11 +16,10 @@ from dsnet_med.geometry import SliceAxis, SliceOrder, cut_across, is_sheared
 from dsnet_med.inference.anatomy import contradictions
 from dsnet_med.inference.batches import first_guess, in_batches
 from dsnet_med.inference.bundle_reader import Model, load_model
-from dsnet_med.inference.hardware import choose_device, choose_precision, compile_in_place
+from dsnet_med.inference.hardware import choose_device, choose_precision
 from dsnet_med.inference.images import as_volume
 from dsnet_med.inference.mask import Mask
 from dsnet_med.inference.postprocess import PostProcess, postprocessed
-from dsnet_med.inference.running_max import class_ids, id_type
 from dsnet_med.inference.slice_model import SliceModel, mean_probabilities
 from dsnet_med.prepare.intensity import Scaling
 from dsnet_med.volumes import Volume
@@ -37,7 +36,7 @@ class Predictor:
     the device suggest. It is halved for good where memory runs out.
     """
 
-    members: tuple[SliceModel, ...]
+    models: tuple[SliceModel, ...]
     slice_axis: SliceAxis
     class_names: tuple[str, ...]
     device: torch.device
@@ -71,23 +70,20 @@ class Predictor:
             raise InputError("got no run; give the folder that train wrote")
         wanted = choose_device(device)
         numbers, notice = choose_precision(precision, wanted)
-        models = [load_model(Path(run), trust=trust) for run in runs]
-        _require_alike(models, runs)
-        members = tuple(SliceModel.of(model, wanted, numbers) for model in models)
-        if compile_networks:
-            for member in members:
-                compile_in_place(member.network)
+        loaded = [load_model(Path(run), trust=trust) for run in runs]
+        _require_alike(loaded, runs)
+        models = tuple(SliceModel.of(model, wanted, numbers, compiled=compile_networks) for model in loaded)
         return cls(
-            members=members,
-            slice_axis=models[0].slice_axis,
-            class_names=models[0].class_names,
+            models=models,
+            slice_axis=loaded[0].slice_axis,
+            class_names=loaded[0].class_names,
             device=wanted,
             batch_size=batch_size,
             mirror=mirror,
-            postprocess=(postprocess or PostProcess()).checked(models[0].class_names),
-            fingerprints=tuple(model.fingerprint for model in models),
-            facts=tuple(model.facts for model in models),
-            title=" + ".join(model.title for model in models),
+            postprocess=(postprocess or PostProcess()).checked(loaded[0].class_names),
+            fingerprints=tuple(model.fingerprint for model in loaded),
+            facts=tuple(model.facts for model in loaded),
+            title=" + ".join(model.title for model in loaded),
             notices=(notice,) if notice else (),
         )
 
@@ -141,47 +137,43 @@ class Predictor:
     ) -> NDArray[np.unsignedinteger[Any]]:
         order = SliceOrder.of(volume.affine, self.slice_axis)
         slices = order.to_slices(volume.voxels)
-        scalings = [member.intensity.fit(slices) for member in self.members]
-        kind = np.uint8 if id_type(len(self.class_names)) == torch.uint8 else np.uint16
+        scalings = [model.intensity.fit(slices) for model in self.models]
+        kind = np.uint8 if len(self.class_names) <= 256 else np.uint16
         ids = np.empty(volume.shape, kind, order="F")  # as files hold it: slices lie in one piece
         into = order.to_slices(ids)
-        shares = None
-        if probabilities is not None:
-            shares = [order.to_slices(each) for each in probabilities]
-
+        shares = [] if probabilities is None else [order.to_slices(each) for each in probabilities]
         size = self.batch_size or self._suggested(slices.shape[1] * slices.shape[2])
 
         def work(part: slice) -> None:
-            decided, scores = self._decide(slices[part], scalings, shares is not None)
-            into[part] = decided.cpu().numpy()
-            if shares is not None and scores is not None:
+            scores = self._scores(slices[part], scalings)
+            into[part] = scores.argmax(1).to(torch.int16).cpu().numpy()
+            if shares:
+                scores = scores if self._averages else scores.softmax(1)
                 for k, share in enumerate(shares):
                     share[part] = scores[:, k].half().cpu().numpy()
-            progress(len(decided) / len(slices))
+            progress(len(scores) / len(slices))
 
         fitted = in_batches(len(slices), size, work, notice)
         if fitted < size:
             self.batch_size = fitted
         return ids
 
-    def _suggested(self, pixels: int) -> int:
-        """How many slices of so many pixels to work on at a time, by what one takes of memory.
+    @property
+    def _averages(self) -> bool:
+        return self.mirror or len(self.models) > 1
 
-        Probabilities do not count: with another batch size the last bits, and so a mask, could differ.
-        """
-        sizes = [one.size[0] * one.size[1] for one in self.members]
-        whole = self.mirror or len(self.members) > 1 or any(one.fit == "window" for one in self.members)
-        return first_guess(max(pixels, *sizes), pixels * len(self.class_names) if whole else 0, self.device)
+    def _suggested(self, pixels: int) -> int:
+        """How many slices of so many pixels to work on at a time, by what one takes of memory."""
+        sizes = [one.size[0] * one.size[1] for one in self.models]
+        return first_guess(max(pixels, *sizes), pixels * len(self.class_names), self.device)
 
     @torch.inference_mode()
-    def _decide(self, slices: Images, scalings: Sequence[Scaling], keep: bool) -> tuple[Tensor, Tensor | None]:
-        """Class ids (B, H, W) of raw slices, and their probabilities (B, K, H, W) where there are any."""
+    def _scores(self, slices: Images, scalings: Sequence[Scaling]) -> Tensor:
+        """Logits (B, K, H, W) of raw slices; where several are averaged, probabilities."""
         images = [self._on_device(scaling.apply(slices)) for scaling in scalings]
-        if len(self.members) == 1 and not self.mirror:
-            ids, logits = self.members[0].ids_and_logits(images[0], logits=keep)
-            return ids, None if logits is None else logits.softmax(1)
-        scores = mean_probabilities(self.members, images, self.mirror)
-        return class_ids(scores), scores
+        if self._averages:
+            return mean_probabilities(self.models, images, self.mirror)
+        return self.models[0].logits(images[0])
 
     def _on_device(self, slices: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(slices))[:, None].to(self.device)

@@ -4,8 +4,7 @@ import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,9 +18,8 @@ _PLANES = 8
 _ANY_DATE = (1980, 1, 1, 0, 0, 0)  # the same probabilities are the same bytes
 
 
-@contextmanager
-def on_disk(folder: Path, shape: Sequence[int]) -> Iterator[Probabilities]:
-    """An array (K, X, Y, Z) in a file without a name in `folder`: it goes with this process, however that ends.
+def on_disk(folder: Path, shape: Sequence[int]) -> Probabilities:
+    """An array (K, X, Y, Z) in a file without a name in `folder`: it goes with the array, or with this process.
 
     Raises InputError.
     """
@@ -31,7 +29,7 @@ def on_disk(folder: Path, shape: Sequence[int]) -> Iterator[Probabilities]:
             size = math.prod(shape) * np.dtype(np.float16).itemsize
             if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
                 os.posix_fallocate(stream.fileno(), 0, size)
-            yield np.memmap(stream, np.float16, "w+", shape=tuple(shape), order="F")
+            return np.memmap(stream, np.float16, "w+", shape=tuple(shape), order="F")
     except OSError as error:
         raise output_error(folder, error) from error
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 _ROUNDING = 1e-6  # of a voxel
 
@@ -18,24 +19,21 @@ def regridded(
     normal: the slices of a tilted stack stay where they are, on pixels that lie elsewhere in their planes. A
     voxel takes the class of the nearest one of the sheared grid along its axes, 0 outside.
     """
-    directions, shape = np.linalg.qr(affine[:3, :3])
-    signs = np.sign(np.diag(shape))
-    sizes = np.abs(np.diag(shape))
-    shear = (shape * signs[:, None]) / sizes[
-        :, None
-    ]  # unit upper triangular: old to new voxels, but for an offset
+    directions, upper = np.linalg.qr(affine[:3, :3])
+    axes = directions * np.diag(upper)  # of the new voxels, in millimetres
+    shear = np.linalg.solve(axes, affine[:3, :3])  # old to new voxels, but for an offset
     corners = np.array(list(product(*((0, n - 1) for n in ids.shape)))) @ shear.T
-    low = np.floor(corners.min(axis=0) + _ROUNDING).astype(int)
-    high = np.ceil(corners.max(axis=0) - _ROUNDING).astype(int)
-    found = np.zeros(tuple(high - low + 1), ids.dtype, order="F")
-    x, y = np.arange(low[0], high[0] + 1)[:, None], np.arange(low[1], high[1] + 1)[None]
-    for k in range(ids.shape[2]):
-        j = y - shear[1, 2] * k
-        i = np.rint(x - shear[0, 1] * j - shear[0, 2] * k + _ROUNDING).astype(int)
-        j = np.broadcast_to(np.rint(j + _ROUNDING).astype(int), i.shape)
-        inside = (i >= 0) & (i < ids.shape[0]) & (j >= 0) & (j < ids.shape[1])
-        found[:, :, k][inside] = ids[i[inside], j[inside], k]
+    low, high = np.floor(corners.min(axis=0) + _ROUNDING), np.ceil(corners.max(axis=0) - _ROUNDING)
+    back = np.linalg.inv(shear)
+    found = ndimage.affine_transform(
+        ids,
+        back,
+        back @ low + _ROUNDING,
+        tuple((high - low + 1).astype(int)),
+        output=np.zeros((high - low + 1).astype(int), ids.dtype, order="F"),
+        order=0,
+        mode="grid-constant",
+    )
     placed = np.eye(4)
-    placed[:3, :3] = directions * signs * sizes
-    placed[:3, 3] = affine[:3, 3] + placed[:3, :3] @ low
+    placed[:3, :3], placed[:3, 3] = axes, affine[:3, 3] + axes @ low
     return found, placed

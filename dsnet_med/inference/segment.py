@@ -5,20 +5,25 @@ One bad case never stops the others, and finished cases are kept.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import output_error, remove_partial, require_writable
+from dsnet_med.inference.mask import Mask, labels_of
 from dsnet_med.inference.output_folder import claim, conclude, name_classes
-from dsnet_med.inference.outputs import NEEDS_DICOM, Identity, Outputs, identity, is_finished, write_case
+from dsnet_med.inference.outputs import NEEDS_DICOM, Outputs, write_case
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.probabilities import on_disk
+from dsnet_med.inference.sidecar import Identity, digests_of, is_finished, read_sidecar, require_free
 from dsnet_med.inference.sources import Source, load
 from dsnet_med.volumes import Volume
+
+Progress = Callable[[str, float], None]
+Step = TypeVar("Step")
 
 
 @dataclass(frozen=True)
@@ -43,31 +48,6 @@ class Choice:
     series: str | None = None
 
 
-Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What is the same for all cases."""
-
-    predictor: Predictor
-    out: Path
-    outputs: Outputs
-    choice: Choice
-    progress: Progress
-
-
-@dataclass
-class _Loaded:
-    """A case that has been looked at: its facts, and its volume unless it is finished or failed."""
-
-    source: Source
-    facts: Identity
-    volume: Volume | None = None
-    error: str | None = None
-    kept: bool = False
-
-
 def segment_cases(
     predictor: Predictor,
     sources: Sequence[Source],
@@ -88,9 +68,18 @@ def segment_cases(
         require_writable(out)
         remove_partial(out)
         _require_apart(sources, out)
-        claim(out, predictor.class_names, statistics=outputs.statistics, overwrite=outputs.overwrite)
-        work = _Work(predictor, out, outputs, choice, progress)
-        yield from _overlapped(work, sources)
+        if not outputs.overwrite:
+            claim(out, predictor.class_names, statistics=outputs.statistics)
+        with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as writer:
+            work = _Work(predictor, out, outputs, choice, progress, hasher)
+            writing: Future[Segmented] | None = None
+            for loaded in _one_ahead(loader, work.load, sources):
+                done = writer.submit(work.segment(loaded))
+                if writing is not None:  # at most three cases are in memory
+                    yield writing.result()
+                writing = done
+            if writing is not None:
+                yield writing.result()
         conclude(out, predictor.class_names, statistics=outputs.statistics)
     finally:
         if not was_there:
@@ -108,106 +97,114 @@ def _require_apart(sources: Sequence[Source], out: Path) -> None:
             )
 
 
-def _overlapped(work: _Work, sources: Sequence[Source]) -> Iterator[Segmented]:
-    """Each case loaded, segmented and written, in three threads; at most three cases are in memory."""
-    with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(1) as writer:
-        waiting = iter(sources)
-        writing: Future[Segmented] | None = None
-        ahead = _submit(loader, work, waiting)
-        while ahead is not None:
-            loaded = ahead.result()
-            ahead = _submit(loader, work, waiting)
-            done = _segment(work, loaded, writer)
-            if writing is not None:
-                yield writing.result()
-            writing = done
-        if writing is not None:
-            yield writing.result()
+def _one_ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Source], Step], sources: Sequence[Source]
+) -> Iterator[Step]:
+    """`function` of each source, begun while the result for the one before is used."""
+    futures = (pool.submit(function, source) for source in sources)
+    future = next(futures, None)
+    while future is not None:
+        result, future = future.result(), next(futures, None)
+        yield result
 
 
-def _submit(loader: ThreadPoolExecutor, work: _Work, waiting: Iterator[Source]) -> "Future[_Loaded] | None":
-    source = next(waiting, None)
-    return None if source is None else loader.submit(_load, work, source)
+@dataclass(frozen=True)
+class _Loaded:
+    """A case that is to be segmented: its volume, and what makes its mask another."""
+
+    source: Source
+    volume: Volume
+    wanted: Identity
 
 
-def _load(work: _Work, source: Source) -> _Loaded:
-    loaded, choice = _Loaded(source, {}), work.choice
-    try:
+@dataclass(frozen=True)
+class _Work:
+    """The steps of one case; each turns what goes wrong into the case's result."""
+
+    predictor: Predictor
+    out: Path
+    outputs: Outputs
+    choice: Choice
+    progress: Progress
+    hasher: ThreadPoolExecutor
+
+    def load(self, source: Source) -> "_Loaded | Segmented":
+        return _attempted(source, lambda: self._load(source))
+
+    def segment(self, loaded: "_Loaded | Segmented") -> Callable[[], Segmented]:
+        """What is left to do once the network has run: to write the case."""
+        if isinstance(loaded, Segmented):
+            return lambda: loaded
+        mask = _attempted(loaded.source, lambda: self._segment(loaded))
+        if isinstance(mask, Segmented):
+            return lambda: mask
+        source, wanted = loaded.source, loaded.wanted
+        return lambda: _attempted(source, lambda: self._write(source, wanted, mask))
+
+    def _load(self, source: Source) -> "_Loaded | Segmented":
         if source.refused is not None:
             raise InputError(source.refused)
-        loaded.facts = identity(source, work.predictor, settings_of(work.predictor, choice))
-        if not work.outputs.overwrite and is_finished(work.out, loaded.facts, work.outputs):
-            loaded.kept = True
-        elif source.kind != "dicom" and not work.outputs.more_than_dicom:
-            loaded.error = f"{source.where}: {NEEDS_DICOM}"
-        else:
-            loaded.volume = load(source, choice.volume_index, choice.series)
-    except Exception as error:  # of one case, whatever it is: the others go on
-        loaded.error = _reason(source, error)
-    return loaded
+        digests = self.hasher.submit(digests_of, source.files)  # while it is read
+        endings, sidecar = self.outputs.endings, read_sidecar(self.out, source.case)
+        if not self.outputs.overwrite and sidecar is None:
+            require_free(self.out, source.case, endings)
+        elif not self.outputs.overwrite and sidecar is not None:
+            counted = not self.outputs.statistics or "statistics" in sidecar
+            if is_finished(self.out, self._identity(source, digests.result()), endings, sidecar) and counted:
+                return Segmented(source.case, kept=True)
+        if source.kind != "dicom" and not self.outputs.more_than_dicom:
+            raise InputError(f"{source.where}: {NEEDS_DICOM}")
+        volume = load(source, self.choice.volume_index, self.choice.series)
+        return _Loaded(source, volume, self._identity(source, digests.result()))
+
+    def _identity(self, source: Source, digests: dict[str, Any]) -> Identity:
+        clean = self.predictor.postprocess
+        settings = {
+            "mirror": self.predictor.mirror,
+            "precision": str(self.predictor.models[0].precision).removeprefix("torch."),
+            "keep_largest": list(clean.keep_largest),
+            "fill_holes": list(clean.fill_holes),
+            "smallest_ml": clean.smallest_ml,
+            "volume_index": self.choice.volume_index,
+            "series": self.choice.series,
+        }
+        return {
+            "case": source.case,
+            "labels": labels_of(self.predictor.class_names),
+            "input": digests,
+            "model": list(self.predictor.fingerprints),
+            "settings": settings,
+        }
+
+    def _segment(self, loaded: _Loaded) -> Mask:
+        probabilities = None
+        if self.outputs.probabilities:
+            shape = (len(self.predictor.class_names), *loaded.volume.shape)
+            probabilities = on_disk(self.out, shape)
+        shown = partial(self.progress, loaded.source.case)
+        return self.predictor.segment(loaded.volume, probabilities, shown)
+
+    def _write(self, source: Source, wanted: Identity, mask: Mask) -> Segmented:
+        try:
+            failed = write_case(self.out, wanted, mask, self.predictor, self.outputs)
+            name_classes(self.out, self.predictor.class_names)
+        except OSError as error:
+            raise output_error(self.out / source.case, error) from error
+        return Segmented(source.case, failed, (*mask.notes, *mask.notices), written=True)
 
 
-def _segment(work: _Work, loaded: _Loaded, writer: ThreadPoolExecutor) -> "Future[Segmented]":
-    """Segment what was loaded, and hand it over to be written."""
-    case, volume = loaded.source.case, loaded.volume
-    predictor, out, outputs = work.predictor, work.out, work.outputs
-    loaded.volume = None  # let go once it is written
-    if volume is None:
-        return _settled(Segmented(case, loaded.error, kept=loaded.kept))
-    stack = ExitStack()
+def _attempted(source: Source, step: Callable[[], Step]) -> "Step | Segmented":
+    """What a step gives; where it fails, whatever it is, the result of the case in one line that names it."""
     try:
-        kept = None
-        if outputs.probabilities:
-            kept = stack.enter_context(on_disk(out, (len(predictor.class_names), *volume.shape)))
-        mask = predictor.segment(volume, kept, partial(work.progress, case))
+        return step()
+    except InputError as error:
+        reason = str(error)
+    except OSError as error:  # a file that went away or cannot be read
+        reason = f"cannot be read ({error.strerror or error})"
+    except MemoryError:
+        reason = "does not fit into memory; close other programs, or use a machine with more"
     except Exception as error:
-        stack.close()
-        return _settled(Segmented(case, _reason(loaded.source, error)))
-
-    def write() -> Segmented:
-        with stack:
-            try:
-                failed = write_case(out, loaded.facts, mask, predictor, outputs)
-                name_classes(out, predictor.class_names)
-            except OSError as error:
-                return Segmented(case, str(output_error(out / case, error)))
-            except Exception as error:
-                return Segmented(case, _reason(loaded.source, error))
-            return Segmented(case, failed, (*mask.notes, *mask.notices), written=True)
-
-    return writer.submit(write)
-
-
-def _reason(source: Source, error: Exception) -> str:
-    """What went wrong with one case, in one line that names it."""
-    match error:
-        case InputError():
-            reason = str(error)
-        case OSError():  # a file that went away or cannot be read
-            reason = f"cannot be read ({error.strerror or error})"
-        case MemoryError():
-            reason = "does not fit into memory; close other programs, or use a machine with more"
-        case _:
-            reason = f"{type(error).__name__}: {one_line(error)}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
     where = str(source.where)
-    return reason if reason.startswith((where, str(source.files[0]))) else f"{where}: {reason}"
-
-
-def _settled(result: Segmented) -> "Future[Segmented]":
-    future: Future[Segmented] = Future()
-    future.set_result(result)
-    return future
-
-
-def settings_of(predictor: Predictor, choice: Choice) -> dict[str, Any]:
-    """What of a predictor and a choice changes a mask, as JSON holds it."""
-    clean = predictor.postprocess
-    return {
-        "mirror": predictor.mirror,
-        "precision": str(predictor.members[0].precision).removeprefix("torch."),
-        "keep_largest": list(clean.keep_largest),
-        "fill_holes": list(clean.fill_holes),
-        "smallest_ml": clean.smallest_ml,
-        "volume_index": choice.volume_index,
-        "series": choice.series,
-    }
+    named = reason.startswith((where, str(source.files[0])))
+    return Segmented(source.case, reason if named else f"{where}: {reason}")

@@ -1,22 +1,34 @@
-"""`CASE.json`, the sidecar: by it is known which files `infer` wrote, and that they are unchanged."""
+"""`CASE.json`, the sidecar: what made the files of a case, and the hash of each.
+
+By it is known which files `infer` wrote, that they are unchanged, and what a later run need not do again. A file
+that no sidecar vouches for is somebody's work and never replaced unasked.
+"""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dsnet_med.errors import InputError
 from dsnet_med.evaluate.pairing import REGRIDDED
-from dsnet_med.evaluate.score_folders import RUN_FACTS
 from dsnet_med.files import sha256
-from dsnet_med.inference.run_facts import FACTS
-from dsnet_med.volumes import case_name, is_volume
 
-SIDECAR, LABELS = ".json", "labels.json"
+SIDECAR = ".json"
 FORMATS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
 PROBABILITIES, PREVIEW = ".npz", ".png"
 ENDINGS = (PROBABILITIES, PREVIEW, REGRIDDED, *FORMATS.values())
+HELP = "choose another --out, or replace it with --overwrite"
 _FORM = {"labels": dict, "input": dict, "model": list, "settings": dict, "files": dict}
+_OTHERS = {
+    "case": "of another case",
+    "labels": "with other labels",
+    "input": "of another input",
+    "model": "by another model",
+    "settings": "with other settings",
+}
+Identity = dict[str, Any]  # what makes one result another; the keys are those of _OTHERS
+Sidecar = dict[str, Any]
 
 
 def read_json(path: Path) -> Any:
@@ -29,69 +41,73 @@ def read_json(path: Path) -> Any:
         return ...
 
 
-def read_sidecar(out: Path, case: str) -> dict[str, Any] | None:
+def read_sidecar(out: Path, case: str) -> Sidecar | None:
     """A case's sidecar, or None where there is none that `write_case` wrote for it."""
     sidecar = read_json(out / f"{case}{SIDECAR}")
-    return sidecar if isinstance(sidecar, dict) and _is_ours(sidecar, case) else None
+    if not isinstance(sidecar, dict) or sidecar.get("case") != case:
+        return None
+    known = all(isinstance(sidecar.get(name), kind) for name, kind in _FORM.items())
+    if not known or not isinstance(sidecar.get("statistics", {}), dict):
+        return None
+    # The endings become names of files that may be replaced.
+    files = sidecar["files"].items()
+    return sidecar if all(ending in ENDINGS and isinstance(digest, str) for ending, digest in files) else None
 
 
-def _is_ours(sidecar: dict[str, Any], case: str) -> bool:
-    """Whether a JSON file has the form of a case's sidecar; the names of its files become paths."""
-    if sidecar.get("case") != case or not all(
-        isinstance(sidecar.get(name), kind) for name, kind in _FORM.items()
-    ):
-        return False
-    known = all(ending in ENDINGS and isinstance(digest, str) for ending, digest in sidecar["files"].items())
-    return known and isinstance(sidecar.get("statistics", {}), dict)
+def digests_of(files: Sequence[Path]) -> dict[str, Any]:
+    """The input's part of an identity: the hash of a file, as `sha256sum` prints it; of several each by name."""
+    digests = {file.name: sha256(file) for file in files}
+    return {"files": len(files), "sha256": digests if len(files) > 1 else digests[files[0].name]}
 
 
-def is_as_written(out: Path, case: str, ending: str, sidecar: dict[str, Any]) -> bool:
+def differences(sidecar: Sidecar, wanted: Identity) -> list[str]:
+    """The parts of an identity that a sidecar has otherwise; of an input the contents count, not the names."""
+    return [name for name, value in wanted.items() if _content(name, sidecar.get(name)) != _content(name, value)]
+
+
+def _content(name: str, value: Any) -> Any:
+    if name != "input" or not isinstance(value, dict):
+        return value
+    digests = value.get("sha256")
+    return list(digests.values()) if isinstance(digests, dict) else [digests]
+
+
+def is_as_written(out: Path, case: str, ending: str, sidecar: Sidecar) -> bool:
     """Whether a file of a case is the one that its sidecar vouches for."""
     path = out / f"{case}{ending}"
     return path.is_file() and sidecar["files"].get(ending) == sha256(path)
 
 
-@dataclass(frozen=True)
-class Masks:
-    """Of the files in a folder: the masks that `infer` wrote, and what lies among them and may be one."""
-
-    written: frozenset[Path]
-    doubtful: frozenset[Path]
+def vouched(out: Path, case: str, sidecar: Sidecar) -> dict[str, str]:
+    """The files of a case that are as they were written: ending and hash."""
+    files: Mapping[str, str] = sidecar["files"]
+    return {ending: files[ending] for ending in files if is_as_written(out, case, ending, sidecar)}
 
 
-def masks_among(folder: Path, files: Iterable[Path]) -> Masks:
-    """The masks among these files of one folder.
+def require_free(out: Path, case: str, endings: Sequence[str]) -> None:
+    """Raise InputError for a file of these endings that `infer` did not write, where a case has no sidecar."""
+    for ending in (SIDECAR, *endings):
+        if os.path.lexists(out / f"{case}{ending}"):
+            raise _refused(out / f"{case}{ending}", "and was not written by infer")
 
-    `doubtful` are other files with a sidecar, and all others where the folder is one that `infer` wrote to.
-    All are masks where a bundle writes its predictions.
+
+def is_finished(out: Path, wanted: Identity, endings: Sequence[str], sidecar: Sidecar) -> bool:
+    """Whether all files of a case are there, as its `sidecar` says that they were written.
+
+    Raises InputError for files that were not written here, were changed since, or are those of another model,
+    other settings or another input.
     """
-    files = [file for file in files if is_volume(file) or file.suffix == FORMATS["dicom-seg"]]
-    if not files or _is_bundle_output(folder.resolve()):
-        return Masks(frozenset(files), frozenset())
-    written = frozenset(file for file in files if _is_written(file.resolve() if file.is_symlink() else file))
-    if written or _is_output_folder(folder):
-        return Masks(written, frozenset(files) - written)
-    return Masks(written, frozenset(file for file in files if read_sidecar(folder, case_name(file))))
+    case = str(wanted["case"])
+    present = [ending for ending in ENDINGS if os.path.lexists(out / f"{case}{ending}")]
+    if other := differences(sidecar, wanted):
+        if there := [ending for ending in present if ending in (*sidecar["files"], *endings)]:
+            raise _refused(out / f"{case}{there[0]}", _OTHERS[other[0]])
+        return False
+    for ending in present:
+        if ending in endings and not is_as_written(out, case, ending, sidecar):
+            raise _refused(out / f"{case}{ending}", "and was changed since, or not written by infer")
+    return all(ending in present for ending in endings)
 
 
-def _is_written(file: Path) -> bool:
-    """Whether a sidecar beside a file names it."""
-    for ending in ENDINGS:
-        if file.name.endswith(ending) and (case := file.name.removesuffix(ending)):
-            sidecar = read_sidecar(file.parent, case)
-            if sidecar and ending in sidecar["files"]:
-                return True
-    return False
-
-
-def _is_bundle_output(folder: Path) -> bool:
-    """Whether it is where the inference workflow of a run or a bundle writes to."""
-    configs = folder.parent / "configs"
-    return folder.name == "predictions" and any(
-        (configs / f"inference.{kind}").is_file() for kind in ("json", "yaml")
-    )
-
-
-def _is_output_folder(folder: Path) -> bool:
-    labels, run = read_json(folder / LABELS), read_json(folder / RUN_FACTS)
-    return isinstance(labels, dict) and "0" in labels and isinstance(run, dict) and run.keys() <= FACTS
+def _refused(path: Path, why: str) -> InputError:
+    return InputError(f"{path} is there already, {why}; {HELP}")

@@ -1,20 +1,17 @@
 """One network of a predictor, and how slices of any size become logits of that size."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.inference.bundle_reader import Model
-from dsnet_med.inference.fuse_batch_norm import fuse_batch_norm, main_output
-from dsnet_med.inference.hardware import gives_coarse
-from dsnet_med.inference.running_max import class_ids, resized_in_turn
-from dsnet_med.inference.windows import slide
+from dsnet_med.inference.fuse_batch_norm import fuse_batch_norm
 from dsnet_med.networks import Segmenter
-from dsnet_med.networks.layers import with_channels
+from dsnet_med.networks.layers import resized, with_channels
 from dsnet_med.prepare.intensity import Intensity
 
 _TRIAL_PIXELS = 64
@@ -24,7 +21,7 @@ _TRIAL_PIXELS = 64
 class SliceModel:
     """A network on its device, with the size and the intensities that it was trained on."""
 
-    network: nn.Module
+    network: Callable[[Tensor], Any]
     size: tuple[int, int]
     fit: str
     intensity: Intensity
@@ -32,17 +29,19 @@ class SliceModel:
     precision: torch.dtype = torch.float32
 
     @classmethod
-    def of(cls, model: Model, device: torch.device, precision: torch.dtype = torch.float32) -> "SliceModel":
-        """`model` made fast: batch norms folded, channels last in memory.
+    def of(
+        cls, model: Model, device: torch.device, precision: torch.dtype = torch.float32, *, compiled: bool = False
+    ) -> "SliceModel":
+        """`model` made fast: batch norms fused, channels last in memory, `compiled` by torch when first run.
 
         Raises InputError where the network does not run, or does not give a logit for every class.
         """
         network = model.network.eval().requires_grad_(False)
+        example = _example(model)
         try:
-            examples = _examples(model)
             with torch.inference_mode():
-                logits = main_output(network(examples[0]))
-            lean = fuse_batch_norm(network, examples)
+                logits = _main_output(network(example))
+            network = fuse_batch_norm(network, example)
         except InputError:
             raise
         except Exception as error:  # whatever a network raises that was not made for its settings
@@ -52,35 +51,18 @@ class SliceModel:
                 f"the network gives outputs of shape {tuple(logits.shape)}, and class_names has "
                 f"{len(model.class_names)} names; correct the model's configuration"
             )
-        placed = lean.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(placed, model.size, model.fit, model.intensity, model.in_channels, precision)
-
-    def ids(self, images: Tensor) -> Tensor:
-        """Class ids (B, H, W) for images (B, 1, H, W), by a running maximum over the classes."""
-        return self.ids_and_logits(images, logits=False)[0]
+        placed = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        run = _compiled(placed) if compiled else placed
+        return cls(run, model.size, model.fit, model.intensity, model.in_channels, precision)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (B, K, H, W), float32, for images (B, 1, H, W)."""
-        if self.fit == "window":
-            return slide(images, self.size, lambda part: resized_in_turn(self._coarse(part), [self.size]))
-        return resized_in_turn(self._coarse(images), (self.size, images.shape[2:]))
+        """Logits (B, K, H, W), float32, for images (B, 1, H, W). Raises InputError where they are not finite."""
+        return slice_logits(images, self._run, self.size, self.fit)
 
-    def ids_and_logits(self, images: Tensor, *, logits: bool) -> tuple[Tensor, Tensor | None]:
-        """`ids` and, where wanted, `logits` of one run of the network; the ids are the same either way."""
-        if self.fit == "window":
-            whole = self.logits(images)
-            return class_ids(whole), whole if logits else None
-        coarse, sizes = self._coarse(images), (self.size, images.shape[2:])
-        return class_ids(coarse, sizes), resized_in_turn(coarse, sizes) if logits else None
-
-    def _coarse(self, images: Tensor) -> Tensor:
-        """Logits (B, K, h, w) of the network for images brought to its size, before they are enlarged."""
-        fitted = resized_in_turn(images, [self.size])
-        fitted = with_channels(fitted, self.in_channels).contiguous(memory_format=torch.channels_last)
-        with self._autocast(images.device):
-            network = self.network
-            output = network.coarse(fitted) if gives_coarse(network) else network(fitted)
-        logits = main_output(output).float()
+    def _run(self, images: Tensor) -> Tensor:
+        images = with_channels(images, self.in_channels).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
+            logits = _main_output(self.network(images)).float()
         if not torch.isfinite(logits).all():
             raise InputError(
                 "the network gives numbers that are not finite; look at the image's intensities, try "
@@ -88,29 +70,61 @@ class SliceModel:
             )
         return logits
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        lower = self.precision != torch.float32
-        return torch.autocast(device.type, self.precision, enabled=lower)
+
+def slice_logits(
+    images: Tensor, network: Callable[..., Tensor], size: Sequence[int], fit: str, overlap: float = 0.5
+) -> Tensor:
+    """Logits (B, K, H, W) for slices (B, C, H, W) of any size, of a `network` for slices of `size`.
+
+    `resize`: the whole slice is resized to `size`, and the logits back (bilinear), as the reference does.
+    `window`: windows of `size` slide over the slice at its own resolution, half overlapping, weighted by a
+    Gaussian; smaller slices are padded with zeros, the floor of the intensity scale.
+    """
+    if fit == "window":
+        from monai.inferers import sliding_window_inference  # noqa: PLC0415 -- seconds, for windows alone
+
+        return torch.as_tensor(
+            sliding_window_inference(
+                images, size, len(images), network, overlap, "gaussian", 0.125, "constant", 0.0
+            )
+        )
+    return _resized_to(network(_resized_to(images, size)), images.shape[-2:])
 
 
-def _examples(model: Model) -> list[Tensor]:
-    """Images for a trial, small where the network takes small ones, of a window's and of a z-score's range."""
-    size = [min(length, _TRIAL_PIXELS) for length in model.size]
-    if not isinstance(model.network, Segmenter):  # which may have been made for one size
-        size = list(model.size)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(2, model.in_channels, *size, generator=generator)
-    return [images, 8 * images.flip(0)]
-
-
-def mean_probabilities(members: Sequence[SliceModel], images: Sequence[Tensor], mirror: bool) -> Tensor:
-    """The mean of the members' softmax (B, K, H, W) over mirror images; each has its images (B, 1, H, W)."""
+def mean_probabilities(models: Sequence[SliceModel], images: Sequence[Tensor], mirror: bool) -> Tensor:
+    """The mean of the models' softmax (B, K, H, W) over mirror images; each has its images (B, 1, H, W)."""
     flips: list[list[int]] = [[], [2], [3], [2, 3]] if mirror else [[]]
     total: Tensor | None = None
-    for member, image in zip(members, images, strict=True):
+    for model, image in zip(models, images, strict=True):
         for axes in flips:
-            part = member.logits(image.flip(axes)).softmax(1).flip(axes)
+            part = model.logits(image.flip(axes)).softmax(1).flip(axes)
             total = part if total is None else total.add_(part)
     if total is None:
         raise ValueError("no network to average")
-    return total.div_(len(members) * len(flips))
+    return total.div_(len(models) * len(flips))
+
+
+def _resized_to(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (B, C, h, w) at `size`, bilinear with corners not aligned; the same ones where they have it."""
+    return maps if tuple(maps.shape[-2:]) == tuple(size) else resized(maps, size)
+
+
+def _main_output(output: Any) -> Tensor:
+    """The logits of a network that may give auxiliary ones after them."""
+    result: Tensor = output[0] if isinstance(output, tuple) else output
+    return result
+
+
+def _compiled(network: nn.Module) -> Callable[[Tensor], Any]:
+    """`network`, compiled when it is first run; where torch cannot (it needs a C++ compiler), as it is."""
+    tolerant = torch._dynamo.config.patch(suppress_errors=True)
+    compiled: Callable[[Tensor], Any] = tolerant(torch.compile(network))
+    return compiled
+
+
+def _example(model: Model) -> Tensor:
+    """Images for a trial, small where the network takes small ones."""
+    size = [min(length, _TRIAL_PIXELS) for length in model.size]
+    if not isinstance(model.network, Segmenter):  # which may have been made for one size
+        size = list(model.size)
+    return torch.rand(2, model.in_channels, *size, generator=torch.Generator().manual_seed(0))

@@ -1,27 +1,37 @@
-"""From what a user names (files, folders, patterns, DICOM series) to one source per case, and to its volume."""
+"""From what a user names (files, folders, patterns, DICOM series) to one source per case."""
 
 import filecmp
 import glob
-import os
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from dsnet_med.dicom.series import choose, find_series, is_dicom, over_folders
-from dsnet_med.errors import InputError, SeveralVolumesError
-from dsnet_med.files import absent, entries_of, is_dangling, is_file_or_dangling, require_file
-from dsnet_med.inference.sidecar import masks_among
-from dsnet_med.volumes import Volume, case_name, files_of, is_volume, read_image
+from dsnet_med.dicom.series import choose, find_series, over_folders
+from dsnet_med.errors import InputError, SeveralVolumesError, first_of
+from dsnet_med.find import (
+    absent,
+    case_name,
+    entries_of,
+    folders_below,
+    is_dangling,
+    is_file_or_dangling,
+    is_volume,
+    require_file,
+    unreadable,
+)
+from dsnet_med.inference.output_folder import masks_among
+from dsnet_med.sniff import is_dicom
+from dsnet_med.volumes import Volume, files_of, read_image
 from dsnet_med.volumes_nifti import header_of
 
-# What lies among volumes and is one, but cannot be read: to be refused by name rather than passed over.
-_OTHER_VOLUMES = (".img", ".img.gz", ".img.bz2", ".mgz", ".mgh", ".mnc", ".par", ".rec", ".dcm", ".ima")
 _OF_DICOM = (".dcm", ".ima")
-RESERVED = ("labels", "run", "statistics")
+# What lies among volumes and is one, but cannot be read: to be refused by name rather than passed over.
+_OTHER_VOLUMES = (".img", ".img.gz", ".img.bz2", ".mgz", ".mgh", ".mnc", ".par", ".rec", *_OF_DICOM)
+_RESERVED = ("labels", "run", "statistics")
 _SHOWN = 3
-_WANTED = ".nii, .nii.gz, .nrrd, .mha or DICOM file"
 Note = Callable[[str], None]
 
 
@@ -68,19 +78,6 @@ def find_sources(
     return _named_apart(_reunited(_grouped(sources)))
 
 
-def _copies_refused(sources: Sequence[Source], masks: Sequence[Path]) -> Iterator[Source]:
-    """The sources; those refused whose file is one of these masks under another name."""
-    by_size: dict[int, list[Path]] = {}
-    for mask in filter(Path.is_file, masks):
-        by_size.setdefault(mask.stat().st_size, []).append(mask)
-    for source in sources:
-        size = source.where.stat().st_size if by_size and source.refused is None else -1
-        same = (mask for mask in by_size.get(size, ()) if filecmp.cmp(mask, source.where, shallow=False))
-        copied = next(same, None)
-        why = f"{source.where}: is a copy of {copied}, a mask that infer wrote; wanted an image"
-        yield source if copied is None else replace(source, refused=why)
-
-
 def load(source: Source, volume_index: int | None = None, series: str | None = None) -> Volume:
     """The volume of a source. Raises InputError."""
     if source.refused is not None:
@@ -101,6 +98,9 @@ def load(source: Source, volume_index: int | None = None, series: str | None = N
     return volume if notice is None else volume.noted(notice)
 
 
+# ---------------------------------------------------------------- what is named
+
+
 def _expanded(paths: Sequence[Path]) -> Iterator[Path]:
     """`paths` with patterns replaced by what they match, for shells that do not do it."""
     for path in paths:
@@ -115,85 +115,80 @@ def _expanded(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _single(path: Path) -> Source:
     if is_dangling(path):
-        case = case_name(path) if is_volume(path) else _bare(path)
-        return Source(case, "file", (path,), path, str(absent(path)))
+        return Source(case_name(path) if is_volume(path) else _bare(path), "file", (path,), path, str(absent(path)))
     masks = masks_among(path.parent, [path])
     if path in masks.written:
         refused = f"{path}: is a mask that infer wrote, wanted an image"
         return Source(case_name(path), "file", (path,), path, refused)
     if is_dicom(path):
         return Source(_bare(path), "dicom", (path,), path)
-    header = header_of(path)
-    return Source(case_name(path), "file", _files_of(header), header, _doubt(path) if masks.doubtful else None)
+    return _volume("", header_of(path), _doubt(path) if masks.doubtful else None)
+
+
+def _volume(prefix: str, file: Path, refused: str | None) -> Source:
+    try:
+        files = files_of(file)
+    except InputError:  # which reading it will raise
+        files = (file,)
+    return Source(prefix + case_name(file), "file", files, file, refused)
 
 
 def _doubt(path: Path) -> str:
     return f"{path}: lies among masks that infer wrote and may be one; move it elsewhere to segment it"
 
 
+def _bare(file: Path) -> str:
+    return file.name.removesuffix(file.suffix) if file.suffix.lower() in _OTHER_VOLUMES else file.name
+
+
+# ---------------------------------------------------------------- what a folder holds
+
+
 def _searched(folder: Path, leave_out: Path | None, note: Note) -> list[Source]:
-    """All sources in a folder. Raises InputError where there is none."""
-    written: list[Path] = []
-    found = list(_copies_refused(list(_below(folder, folder, leave_out, set(), written)), written))
+    """All sources in a folder and below. Raises InputError where there is none."""
+    found: list[Source] = []
+    written: list[Path] = []  # masks of earlier runs
+    for place in (folder, *folders_below(folder)):
+        if leave_out is None or leave_out not in (place.resolve(), *place.resolve().parents):
+            found += _in_folder(place, folder, written)
+    found = list(_copies_refused(found, written))
     if written:
-        where = ", ".join(dict.fromkeys(str(file.parent) for file in written[:_SHOWN]))
-        more = ", ..." if len(written) > _SHOWN else ""
         count = "a mask" if len(written) == 1 else f"{len(written)} masks"
-        note(f"passed over {count} that infer wrote, in {where}{more}: wanted images")
+        where = first_of(dict.fromkeys(file.parent for file in written), _SHOWN)
+        note(f"passed over {count} that infer wrote, in {where}: wanted images")
     if not found:
-        but = "nothing but masks that infer wrote, wanted images" if written else "no " + _WANTED
-        raise InputError(f"{folder}: holds {but}")
+        wanted = "no .nii, .nii.gz, .nrrd, .mha or DICOM file"
+        raise InputError(
+            f"{folder}: holds {'nothing but masks that infer wrote, wanted images' if written else wanted}"
+        )
     return found
 
 
-def _below(
-    folder: Path, top: Path, leave_out: Path | None, seen: set[Path], written: list[Path]
-) -> Iterator[Source]:
-    """The sources in a folder and below; `seen` are the folders searched so far: links may lead back.
-
-    Masks of earlier runs are added to `written`.
-    """
-    place = folder.resolve()
-    if place == leave_out or place in seen:
-        return
-    seen.add(place)
+def _in_folder(folder: Path, top: Path, written: list[Path]) -> Iterator[Source]:
+    """The sources that lie in a folder itself; masks of earlier runs are added to `written`."""
     prefix = "".join(f"{part}_" for part in folder.relative_to(top).parts)
     own = prefix.removesuffix("_") or _own_name(folder)
     try:
-        entries = entries_of(folder)
+        files = [entry for entry in entries_of(folder) if is_file_or_dangling(entry)]
     except InputError as error:
         yield Source(own, "file", (folder,), folder, str(error))
         return
-    files = [entry for entry in entries if is_file_or_dangling(entry)]
     masks = masks_among(folder, files)
     written += sorted(masks.written)
     dicom, lost = [], []
-    for file in files:
-        if file in masks.written:
-            continue
+    for file in sorted(set(files) - masks.written):
         if is_volume(file):
-            refused = _doubt(file) if file in masks.doubtful else _unreadable(file)
-            yield Source(prefix + case_name(file), "file", _files_of(file), file, refused)
+            yield _volume(prefix, file, _doubt(file) if file in masks.doubtful else unreadable(file))
         elif is_dicom(file):
             dicom.append(file)
-        elif _unreadable(file) and _may_be_dicom(file):
+        elif unreadable(file) and _may_be_dicom(file):
             lost.append(file)
         elif file.name.lower().endswith(_OTHER_VOLUMES) and header_of(file) == file:
-            yield Source(prefix + case_name(file), "file", (file,), file, _unreadable(file))
+            yield Source(prefix + case_name(file), "file", (file,), file, unreadable(file))
     if dicom or lost:
         of = f" ({len(lost)} of {len(dicom) + len(lost)} files)" if len(dicom) + len(lost) > 1 else ""
-        refused = f"{_unreadable(lost[0])}{of}" if lost else None  # a series without its last slice looks whole
+        refused = f"{unreadable(lost[0])}{of}" if lost else None  # a series without its last slice looks whole
         yield Source(own, "dicom", tuple(dicom or lost), folder, refused)
-    for entry in entries:
-        if entry.is_dir():
-            yield from _below(entry, top, leave_out, seen, written)
-
-
-def _unreadable(file: Path) -> str | None:
-    """Why a file cannot be opened, or None."""
-    if is_dangling(file):
-        return str(absent(file))
-    return None if os.access(file, os.R_OK) else f"{file}: cannot be read (permission denied)"
 
 
 def _may_be_dicom(file: Path) -> bool:
@@ -202,52 +197,48 @@ def _may_be_dicom(file: Path) -> bool:
     return suffix in _OF_DICOM or suffix.removeprefix(".").isdecimal() or not suffix
 
 
-def _files_of(path: Path) -> tuple[Path, ...]:
-    try:
-        return files_of(path)
-    except InputError:  # which reading it will raise
-        return (path,)
+def _copies_refused(sources: Sequence[Source], masks: Sequence[Path]) -> Iterator[Source]:
+    """The sources; those refused whose file is one of these masks under another name."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for mask in filter(Path.is_file, masks):
+        by_size[mask.stat().st_size].append(mask)
+    for source in sources:
+        size = source.where.stat().st_size if by_size and source.refused is None else -1
+        same = (mask for mask in by_size.get(size, ()) if filecmp.cmp(mask, source.where, shallow=False))
+        if (copied := next(same, None)) is None:
+            yield source
+        else:
+            why = f"is a copy of {copied}, a mask that infer wrote; wanted an image"
+            yield replace(source, refused=f"{source.where}: {why}")
 
 
 def _own_name(folder: Path) -> str:
     return folder.resolve().name or "case"
 
 
-def _bare(file: Path) -> str:
-    return file.name.removesuffix(file.suffix) if file.suffix.lower() in _OTHER_VOLUMES else file.name
+# ---------------------------------------------------------------- what belongs together, or is called alike
 
 
 def _grouped(sources: Sequence[Source]) -> list[Source]:
     """DICOM files of one folder that were named one by one, `ct/*.dcm`, are one case with the folder's name."""
-    loose: dict[Path, list[Source]] = {}
+    loose: dict[Path, list[Source]] = defaultdict(list)
     for source in sources:
-        if _is_loose(source):
-            loose.setdefault(source.where.parent, []).append(source)
-    grouped = []
-    for source in sources:
-        group = loose.get(source.where.parent, []) if _is_loose(source) else []
-        if len(group) < 2:
-            grouped.append(source)
-        elif source is group[0]:
-            folder = source.where.parent
-            files = tuple(dict.fromkeys(file for one in group for file in one.files))
-            grouped.append(Source(_own_name(folder), "dicom", files, folder))
-    return grouped
+        if source.kind == "dicom" and source.files == (source.where,):
+            loose[source.where.parent].append(source)
+    return _replaced(sources, [(_own_name(folder), group) for folder, group in loose.items() if len(group) > 1])
 
 
 def _reunited(sources: Sequence[Source]) -> list[Source]:
     """Folders beside each other that hold pieces of one DICOM stack are one case, with the name of theirs."""
-    beside: dict[Path, list[Source]] = {}
+    beside: dict[Path, list[Source]] = defaultdict(list)
     for source in sources:
         if source.kind == "dicom" and source.where.is_dir():
-            beside.setdefault(source.where.parent, []).append(source)
+            beside[source.where.parent].append(source)
     found = list(sources)
     for folder, pieces in beside.items():
         for group in _torn(pieces):
             case = group[0].case.removesuffix(group[0].where.name).rstrip("_") or _own_name(folder)
-            whole = Source(case, "dicom", tuple(file for one in group for file in one.files), folder)
-            found[found.index(group[0])] = whole
-            found = [source for source in found if source not in group]
+            found = _replaced(found, [(case, group)])
     return found
 
 
@@ -259,43 +250,37 @@ def _torn(pieces: Sequence[Source]) -> list[list[Source]]:
     return [[pieces[index] for index in group] for group in groups]
 
 
-def _is_loose(source: Source) -> bool:
-    return source.kind == "dicom" and source.files == (source.where,)
+def _replaced(sources: Sequence[Source], groups: Sequence[tuple[str, list[Source]]]) -> list[Source]:
+    """The sources with each group of DICOM files as one case of that name, at the place of its first."""
+    found = list(sources)
+    for case, group in groups:
+        files = tuple(dict.fromkeys(file for one in group for file in one.files))
+        found[found.index(group[0])] = Source(case, "dicom", files, group[0].where.parent)
+        found = [source for source in found if source not in group]
+    return found
 
 
 def _named_apart(sources: Sequence[Source]) -> list[Source]:
     """The sources, each once; those whose name is another's too, or is taken, are refused."""
-    by_name: dict[str, list[Source]] = {}
-    for source in sources:
-        group = by_name.setdefault(_as_on_any_disk(source.case), [])
-        if not any(_same_files(source, other) for other in group):
-            group.append(source)
-    return [each for name, group in by_name.items() for each in _apart(name, group)]
+    by_name: dict[str, dict[tuple[Path, ...], Source]] = defaultdict(dict)
+    for source in sources:  # under what names have in common that some file systems take for one
+        name = unicodedata.normalize("NFC", source.case).casefold()
+        by_name[name].setdefault(tuple(file.resolve() for file in source.files), source)
+    return [each for name, group in by_name.items() for each in _apart(name, list(group.values()))]
 
 
 def _apart(name: str, group: Sequence[Source]) -> list[Source]:
     """The sources of one name; of several one for each spelling, refused."""
-    if name in RESERVED:
+    if name in _RESERVED:
         taken = f"a case cannot be called '{group[0].case}', which is a file in --out; rename it"
         group = [replace(source, refused=f"{source.where}: {taken}") for source in group]
     if len(group) == 1:
         return list(group)
+    first = {source.case: source for source in reversed(group)}
     spellings = list(dict.fromkeys(source.case for source in group))
     names = " and ".join(f"'{case}'" for case in spellings[:_SHOWN])
     count = "two" if len(group) == 2 else str(len(group))
     places = " and ".join(str(source.where) for source in group[:_SHOWN])
     one_file = ", which is one file on some disks" if len(spellings) > 1 else ""
     refused = f"{count} inputs are called {names}{one_file}: {places}; rename all but one"
-    first = {source.case: source for source in reversed(group)}
     return [replace(first[case], refused=refused) for case in spellings]
-
-
-def _as_on_any_disk(case: str) -> str:
-    """What names have in common that some file systems take for one: capitals, composed letters."""
-    return unicodedata.normalize("NFC", case).casefold()
-
-
-def _same_files(source: Source, other: Source) -> bool:
-    if source.files == other.files:
-        return True
-    return [file.resolve() for file in source.files] == [file.resolve() for file in other.files]

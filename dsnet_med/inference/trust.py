@@ -1,61 +1,51 @@
-"""Which model folders may run code of their own: those that this user trained, and those that are trusted.
+"""Which model folders may run code of their own without a word: those that this user's `train` wrote.
 
-A run with a stranger's plug-in holds its file. `train` signs such a run with a key that only this user has, so
-that the own runs need no word, and any change to what would be executed asks for one.
+`train` adds the hash of what a run would execute to a list in the user's configuration folder. A run is one's
+own while its hash stands there, wherever it is moved to; any change to its code asks for `--trust`.
 """
 
 import hashlib
-import hmac
 import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from dsnet_med.errors import InputError
-from dsnet_med.files import sha256, write_text, written_whole
-
-_SIGNATURE = ".signature"
+from dsnet_med.files import sha256
 
 
-def sign(run: Path) -> None:
-    """Mark `run` as made by this user; without a home that can be written to, it stays unmarked."""
-    with suppress(InputError, OSError):
-        listed = "\n".join(_lines(run))
-        write_text(run / _SIGNATURE, f"{_digest(listed, _key(make=True))}\n{listed}")
+def remember(run: Path) -> None:
+    """Note what `run` executes as this user's own; without a home that can be written to, nothing is noted."""
+    with suppress(OSError, RuntimeError):
+        if not is_own(run):
+            known = _known()
+            known.parent.mkdir(parents=True, exist_ok=True)
+            with known.open("a", encoding="ascii") as stream:
+                stream.write(f"{_digest(run)}\n")
 
 
 def is_own(run: Path) -> bool:
-    """Whether this user made `run`, and every file that would be executed is as it was then."""
+    """Whether every file that `run` would execute is as this user's `train` wrote it."""
     try:
-        signature, _, listed = (run / _SIGNATURE).read_text(encoding="utf-8").partition("\n")
-        genuine = hmac.compare_digest(signature.encode(), _digest(listed, _key(make=False)).encode())
-    except (OSError, ValueError):
+        return _digest(run) in _known().read_text(encoding="ascii").splitlines()
+    except (OSError, RuntimeError, ValueError):
         return False
-    linked = any(path.is_symlink() and path.is_dir() for path in (run / "scripts").rglob("*"))
-    return genuine and not linked and set(_lines(run)) <= set(listed.split("\n"))
 
 
 def executed_files(run: Path) -> list[Path]:
     """The files of a model folder that say what is executed, or are; Python's own cache is not read."""
     configs = [run / "configs" / f"inference.{suffix}" for suffix in ("yaml", "json")]
-    scripts = [path for path in sorted((run / "scripts").rglob("*")) if "__pycache__" not in path.parts]
-    return [path for path in (*configs, *scripts) if path.is_file()]
+    return [path for path in (*configs, *_scripts(run)) if path.is_file()]
 
 
-def _lines(run: Path) -> list[str]:
-    """A line for every file: its hash and its place."""
-    return [f"{sha256(path)} {path.relative_to(run).as_posix()}" for path in executed_files(run)]
+def _scripts(run: Path) -> list[Path]:
+    return [path for path in sorted((run / "scripts").rglob("*")) if "__pycache__" not in path.parts]
 
 
-def _digest(listed: str, key: bytes) -> str:
-    return hmac.new(key, listed.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()
+def _digest(run: Path) -> str:
+    links = [path for path in _scripts(run) if path.is_symlink() and path.is_dir()]  # to who knows what
+    lines = [f"{sha256(path)} {path.relative_to(run).as_posix()}" for path in executed_files(run)]
+    return hashlib.sha256(os.fsencode("\n".join([*lines, *map(str, links)]))).hexdigest()
 
 
-def _key(*, make: bool) -> bytes:
+def _known() -> Path:
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    file = home / "dsnet-med" / "key"
-    if make and not file.is_file():
-        with written_whole(file) as temporary:
-            temporary.touch(mode=0o600)
-            temporary.write_bytes(secrets.token_bytes(32))
-    return file.read_bytes()
+    return home / "dsnet-med" / "own-runs.txt"

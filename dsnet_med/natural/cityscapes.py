@@ -6,6 +6,7 @@ those of MMSegmentation.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from torchvision.transforms import v2
 from dsnet_med.engine.losses import PRESENCE_WEIGHT, cross_entropy, presence
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import written_whole
-from dsnet_med.natural.images import Transform, read_image, require_files, required, required_folder, subfolders
+from dsnet_med.find import folders_in
+from dsnet_med.natural.images import Transform, read_image, require_files, required, required_folder
 
 IGNORED = 255
 _TRAINED = [each for each in datasets.Cityscapes.classes if 0 <= each.train_id < IGNORED]  # in their order
@@ -40,19 +42,15 @@ class Cityscapes(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, dataset_dir: str, split: str, transform: Transform) -> None:
-        images, labels = (
-            required_folder(
-                Path(dataset_dir) / name / split, "wanted leftImg8bit/ and gtFine/, as Cityscapes has them"
-            )
-            for name in ("leftImg8bit", "gtFine")
-        )
-        found = [file for city in subfolders(images) for file in sorted(city.glob("[!.]*_leftImg8bit.png"))]
+        layout = "wanted leftImg8bit/ and gtFine/, as Cityscapes has them"
+        images = required_folder(Path(dataset_dir) / "leftImg8bit" / split, layout)
+        labels = required_folder(Path(dataset_dir) / "gtFine" / split, layout)
+        found = [file for city in folders_in(images) for file in sorted(city.glob("[!.]*_leftImg8bit.png"))]
         if not found:
             raise InputError(f"{images} holds no images: wanted <city>/<name>_leftImg8bit.png")
         self.samples = [(str(file), str(_label_file(file, labels))) for file in found]
         self.transform = transform
-        files = (file for sample in self.samples for file in sample)
-        require_files(files, "fetch them again")
+        require_files(chain(*self.samples), "fetch them again")
         _refuse_train_ids([target for _, target in self.samples])
 
     def __len__(self) -> int:
@@ -67,9 +65,6 @@ class Cityscapes(Dataset[dict[str, Tensor]]):
             )
         transformed, mask = self.transform(image, tv_tensors.Mask(ids))
         return {"image": transformed, "label": mask.as_subclass(Tensor).long()}
-
-
-Streets = Cityscapes  # its name in configurations of runs trained before
 
 
 def _label_file(image: Path, labels: Path) -> Path:
@@ -169,9 +164,8 @@ def write_labels(logits: Tensor, file: str, place: Path) -> dict[str, str]:
     """
     classes = logits.argmax(0).cpu().numpy()
     shown = Image.blend(read_image(file), Image.fromarray(COLOURS[classes]), 0.5)
-    pictures = {place.with_suffix(".png"): Image.fromarray(IDS[classes]), place.with_suffix(".jpg"): shown}
-    for path, picture in pictures.items():
+    labels, colours = place.with_suffix(".png"), place.with_suffix(".jpg")
+    for path, picture in ((labels, Image.fromarray(IDS[classes])), (colours, shown)):
         with written_whole(path) as temporary:
             picture.save(temporary)
-    labels, colours = (path.name for path in pictures)
-    return {"labels": labels, "colours": colours}
+    return {"labels": labels.name, "colours": colours.name}

@@ -21,7 +21,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
+from torchvision import ops, tv_tensors
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
@@ -54,12 +54,14 @@ class Coco(Dataset[Item]):
         )
         self.annotations, self.transform, self.training = annotations, transform, training
         self.labels = {number: label for label, number in enumerate(sorted(annotations.cats), start=1)}
-        self.ids = [number for number in sorted(annotations.imgs) if not training or self._trainable(number)]
+        self.ids = sorted(annotations.imgs)
+        if training:
+            large = (number for number in self.ids if min(self._size(number)) >= _SMALLEST)
+            self.ids = [number for number in large if len(self._target(number)["labels"])]
         if not self.ids:
             raise InputError(
                 f"the annotations of {self.folder} hold no box to train on: all are crowds or none"
             )
-
         files = (self._file(number) for number in self.ids)
         require_files(files, "fetch them, or take them out of the annotations")
 
@@ -68,9 +70,8 @@ class Coco(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         number = self.ids[index]
-        image = self._image(number)
         target = self._target(number) if self.training else {"image_id": number}
-        transformed, target = self.transform(image, target)
+        transformed, target = self.transform(self._image(number), target)
         return {"image": transformed, "target": target}
 
     def _image(self, number: int) -> Image:
@@ -92,40 +93,16 @@ class Coco(Dataset[Item]):
         image = self.annotations.imgs[number]
         return image["width"], image["height"]
 
-    def _trainable(self, number: int) -> bool:
-        return min(self._size(number)) >= _SMALLEST and len(self._objects(number)) > 0
-
-    def _objects(self, number: int) -> list[Mapping[str, Any]]:
-        """The objects to train on: no crowds, and a box of at least a pixel inside the image."""
-        size = self._size(number)
-        return [
-            each
-            for each in self.annotations.imgToAnns[number]
-            if not each["iscrowd"] and _is_box(_corners(each["bbox"], *size))
-        ]
-
     def _target(self, number: int) -> Item:
+        """The objects to train on: no crowds, and a box of at least a pixel inside the image."""
         width, height = self._size(number)
-        objects = self._objects(number)
-        boxes = torch.tensor([_corners(each["bbox"], width, height) for each in objects], dtype=torch.float32)
-        return {
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
-            "labels": torch.tensor([self.labels[each["category_id"]] for each in objects]),
-        }
-
-
-Photographs = Coco  # its name in configurations of runs trained before
-
-
-def _corners(box: Sequence[float], width: int, height: int) -> tuple[float, float, float, float]:
-    """x y width height, as COCO has it, cut to the image: x1 y1 x2 y2."""
-    left, top, across, down = box
-    return max(left, 0), max(top, 0), min(left + across, width), min(top + down, height)
-
-
-def _is_box(corners: Sequence[float]) -> bool:
-    left, top, right, bottom = corners
-    return right - left >= 1 and bottom - top >= 1
+        objects = [each for each in self.annotations.imgToAnns[number] if not each["iscrowd"]]
+        boxes = torch.tensor([each["bbox"] for each in objects], dtype=torch.float64).reshape(-1, 4)
+        boxes = ops.clip_boxes_to_image(ops.box_convert(boxes, "xywh", "xyxy"), (height, width))
+        kept = ops.remove_small_boxes(boxes, 1)
+        labels = torch.tensor([self.labels[each["category_id"]] for each in objects], dtype=torch.int64)
+        canvas = tv_tensors.BoundingBoxes(boxes[kept].float(), format="XYXY", canvas_size=(height, width))
+        return {"boxes": canvas, "labels": labels[kept]}
 
 
 def collate(items: Sequence[Item]) -> dict[str, list[Any]]:
@@ -237,7 +214,7 @@ def write_boxes(
         image = draw_bounding_boxes(image, boxes[drawn], titles, colors="red", width=2)
     with written_whole(place.with_suffix(".jpg")) as temporary:
         to_pil_image(image).save(temporary)
-    sizes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+    sizes = ops.box_convert(boxes, "xyxy", "xywh").tolist()
     return [
         {"category": name, "score": round(score, 4), "bbox": [round(number, 2) for number in box]}
         for name, score, box in zip(found, scores.tolist(), sizes, strict=True)

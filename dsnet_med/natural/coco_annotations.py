@@ -56,12 +56,17 @@ def read_annotations(dataset_dir: str, split: str) -> COCO:
     """
     file = Path(dataset_dir) / "annotations" / f"instances_{split}2017.json"
     required(file, "wanted annotations/ beside train2017/ and val2017/, as COCO has them")
+    refused = f"{file} is no file of COCO annotations of boxes"
     try:
         content = TypeAdapter(_Content).validate_json(file.read_bytes().removeprefix(_MARK))
-    except (OSError, ValidationError) as error:
-        raise _refused(file, _reason(error)) from error
+    except OSError as error:
+        raise InputError(f"{refused}: {one_line(error)}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = [" ".join(map(str, first["loc"]))] if first["loc"] else []
+        raise InputError(": ".join([refused, *place, one_line(first["msg"])])) from error
     if problem := _problem(content):
-        raise _refused(file, problem)
+        raise InputError(f"{refused}: {problem}")
     annotations = COCO()
     annotations.dataset = {
         **content,
@@ -104,16 +109,13 @@ def _whole(number: int, each: _Object) -> dict[str, object]:
 
 def _problem(content: _Content) -> str | None:
     """What contradicts itself in a file of the right form."""
-    images, kinds = _ids(content["images"]), _ids(content["categories"])
-    counted = {"images": images, "categories": kinds, "annotations": _ids(content["annotations"])}
-    for name, ids in counted.items():
-        number, times = ids.most_common(1)[0] if ids else (0, 0)
-        if times > 1:
-            return f"{times} of the {name} have the id {number}"
-    name, times = Counter(each["name"] for each in content["categories"]).most_common(1)[0]
-    if times > 1:
-        numbers = [each["id"] for each in content["categories"] if each["name"] == name]
-        return f"the categories {', '.join(map(str, numbers[:5]))} have one name, '{name}': rename or join them"
+    for records in ("images", "categories", "annotations"):
+        if twice := _repeated(each["id"] for each in content[records]):
+            return f"{twice[1]} of the {records} have the id {twice[0]}"
+    if twice := _repeated(each["name"] for each in content["categories"]):
+        ids = ", ".join(str(each["id"]) for each in content["categories"] if each["name"] == twice[0])
+        return f"the categories {ids} have one name, '{twice[0]}': rename or join them"
+    images, kinds = ({each["id"] for each in records} for records in (content["images"], content["categories"]))
     for each in content["annotations"]:
         if each["image_id"] not in images:
             return f"annotation {each['id']} has the image_id {each['image_id']}, which is not listed"
@@ -122,18 +124,6 @@ def _problem(content: _Content) -> str | None:
     return None
 
 
-def _ids(records: Iterable[_Image | _Object | _Category]) -> Counter[int]:
-    return Counter(each["id"] for each in records)
-
-
-def _reason(error: OSError | ValidationError) -> str:
-    """The first complaint, after the place that it is about."""
-    if isinstance(error, OSError):
-        return one_line(error)
-    first = error.errors(include_url=False)[0]
-    place = " ".join(str(part) for part in first["loc"])
-    return f"{place}: {one_line(first['msg'])}" if place else one_line(first["msg"])
-
-
-def _refused(file: Path, reason: str) -> InputError:
-    return InputError(f"{file} is no file of COCO annotations of boxes: {reason}")
+def _repeated(values: Iterable[object]) -> tuple[object, int] | None:
+    """The value that is there most often, and how often, if more than once."""
+    return next((each for each in Counter(values).most_common(1) if each[1] > 1), None)

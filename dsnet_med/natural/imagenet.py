@@ -7,16 +7,16 @@ WordNet id, or counted from 0 in their order.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ignite.metrics import Metric, TopKCategoricalAccuracy
 from torch import Tensor
 from torchvision.datasets.folder import make_dataset
 
 from dsnet_med.errors import InputError, one_line
-from dsnet_med.natural.images import is_image, required_folder, subfolders
+from dsnet_med.files import read_text
+from dsnet_med.find import files_in, folders_in
+from dsnet_med.natural.images import is_image, required_folder
 
 _LISTS = ("val.txt", "meta/val.txt", "LOC_val_solution.csv")
 _TRAIN = "wanted a folder per class in train/, as ImageNet has it"
@@ -26,7 +26,7 @@ Sample = tuple[str, int]
 def find_classes(dataset_dir: str) -> list[str]:
     """The names of the classes in their order: the folders in train/. InputError where there are none."""
     folder = required_folder(Path(dataset_dir) / "train", _TRAIN)
-    if names := [each.name for each in subfolders(folder)]:
+    if names := [each.name for each in folders_in(folder)]:
         return names
     raise InputError(f"{folder} holds no folders: {_TRAIN}")
 
@@ -48,7 +48,7 @@ def val_samples(dataset_dir: str, classes: Sequence[str]) -> list[Sample]:
     """
     root = Path(dataset_dir)
     folder = required_folder(root / "val", "wanted the validation images there, in a folder per class or flat")
-    if subfolders(folder):
+    if folders_in(folder):
         return _in_class_folders(folder, classes)
     lists = [root / name for name in _LISTS if (root / name).is_file()]
     if not lists:
@@ -58,7 +58,7 @@ def val_samples(dataset_dir: str, classes: Sequence[str]) -> list[Sample]:
 
 def _in_class_folders(folder: Path, classes: Sequence[str]) -> list[Sample]:
     indices = {name: index for index, name in enumerate(classes)}
-    if unknown := sorted({each.name for each in subfolders(folder)} - indices.keys()):
+    if unknown := sorted({each.name for each in folders_in(folder)} - indices.keys()):
         raise InputError(f"{folder} holds {len(unknown)} classes that train/ has not, such as {unknown[0]}")
     samples: list[Sample] = make_dataset(str(folder), indices, is_valid_file=is_image, allow_empty=True)
     if not samples:
@@ -70,7 +70,7 @@ def _listed(file: Path, folder: Path, classes: Sequence[str]) -> list[Sample]:
     indices = {name: index for index, name in enumerate(classes)}
     if not any(name.isdecimal() for name in classes):  # a number is a place, unless it is a name
         indices |= {str(index): index for index in range(len(classes))}
-    images = {image.stem: str(image) for image in sorted(folder.iterdir()) if is_image(image)}
+    images = {image.stem: str(image) for image in files_in(folder) if is_image(image)}
     if not images:
         raise InputError(f"{folder} holds no images: wanted .JPEG files")
     samples: dict[str, Sample] = {}
@@ -93,8 +93,8 @@ def _listed(file: Path, folder: Path, classes: Sequence[str]) -> list[Sample]:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(file).splitlines()
+    except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as a list of labels: {one_line(error)}") from error
 
 
@@ -105,8 +105,3 @@ def top_classes(
     probabilities, indices = logits.softmax(0).topk(min(count, len(classes)))
     pairs = zip(indices.tolist(), probabilities.tolist(), strict=True)
     return {classes[index]: round(value, 6) for index, value in pairs}
-
-
-def topk(count: int, num_classes: int, output_transform: Callable[..., Any]) -> Metric:
-    """The share of images whose class is among the `count` likeliest, or among all where those are fewer."""
-    return TopKCategoricalAccuracy(min(count, num_classes), output_transform)

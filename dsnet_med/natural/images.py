@@ -1,29 +1,21 @@
 """Image files as items for MONAI's engines, with torchvision's transforms."""
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dsnet_med.errors import InputError, one_line
+from dsnet_med.find import files_in, folders_below
 
 _SMALLEST = 32  # pixels of a side, the largest reduction of a backbone
 _LONGEST = 50  # times the short side: a network that shrinks images would leave nothing of that
 _EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
-_TURNS: dict[object, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # by EXIF orientation
 _NAMED = 5  # files in an error
 Transform = Callable[..., Any]
 
@@ -73,19 +65,15 @@ def read_image(file: str | Path, *, upright: bool = True) -> Image.Image:
         with Image.open(file) as image:
             if image.mode in _EIGHT_BITS:
                 colours = image.convert("RGB")
-                turn = _TURNS.get(_orientation(image)) if upright else None
-                return colours if turn is None else colours.transpose(turn)
+                # Whatever Pillow raises for damaged EXIF, the image can be read without.
+                with suppress(Exception):
+                    if upright:
+                        ImageOps.exif_transpose(colours, in_place=True)
+                return colours
             mode = image.mode
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{file} cannot be read as an image: {one_line(error)}") from error
     raise InputError(f"{file} holds pixels of the kind {mode}: wanted 8 bits for each colour")
-
-
-def _orientation(image: Image.Image) -> object:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # whatever Pillow raises for damaged EXIF, without which the image can be read
-        return None
 
 
 def require_files(files: Iterable[str | Path], what: str) -> None:
@@ -99,18 +87,16 @@ def require_files(files: Iterable[str | Path], what: str) -> None:
 
 
 def _holds_bytes(file: str | Path) -> bool:
-    try:
-        status = os.stat(file)  # noqa: PTH116 -- a million times for ImageNet
-    except OSError:
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_size > 0
+    # In words of os.path, since ImageNet has a million
+    return os.path.isfile(file) and os.path.getsize(file) > 0  # noqa: PTH113, PTH202
 
 
 def find_images(folder: str) -> list[str]:
     """The image files in `folder` and below, sorted; InputError where there are none."""
     if not Path(folder).is_dir():
         raise InputError(f"got {folder}, which is no folder: wanted one that holds images")
-    files = sorted(str(file) for file in Path(folder).rglob("*") if file.is_file() and is_image(file))
+    folders = [Path(folder), *folders_below(Path(folder))]
+    files = sorted(str(file) for each in folders for file in files_in(each) if is_image(file))
     if not files:
         raise InputError(f"no images in {folder}: wanted files such as .jpg or .png, there or in folders below")
     return files
@@ -120,11 +106,6 @@ def is_image(file: str | Path) -> bool:
     """Whether a file is called as images are, and is not hidden (as the ._ files of macOS)."""
     path = Path(file)
     return path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in `folder` that are not hidden, sorted."""
-    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
 
 
 def required(path: Path, what: str) -> Path:

@@ -1,16 +1,18 @@
 """What a training run leaves in its folder: weights, and the names of the classes."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field, TypeAdapter
 from torch import nn
 
 from dsnet_med.engine.distributed import is_main
 from dsnet_med.errors import InputError
-from dsnet_med.files import write_json
+from dsnet_med.files import read_json, write_json
 from dsnet_med.networks.checkpoint import read_checkpoint
 
+_NAMES = TypeAdapter(Annotated[list[str], Field(min_length=1)])
 _FILE = "classes.json"
 _WANTED = "train first, or give the folder of a training run, --bundle_root"
 
@@ -30,11 +32,9 @@ def read_classes(run: str, published: int) -> list[str]:
     if not file.exists():  # a bundle whose network can be built, and which is yet to be trained
         return [str(index) for index in range(published)]
     try:
-        names = json.loads(file.read_text(encoding="utf-8"))
+        names: list[str] = _NAMES.validate_python(read_json(file))
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read: {_WANTED}") from error
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{file} holds no list of names: {_WANTED}")
+        raise InputError(f"{file} holds no list of names: {_WANTED}") from error
     return names
 
 

@@ -2,32 +2,16 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from dsnet_med.files import write_text
-from dsnet_med.phantoms.scenes import (
-    SPLITS,
-    Colour,
-    Generator,
-    Points,
-    Size,
-    backdrop,
-    corners,
-    generator_of,
-    noisy,
-    require_scene,
-    ring,
-    save,
-    size_near,
-    turned,
-    validation_images,
-)
+from dsnet_med.phantoms import scenes
+from dsnet_med.phantoms.scenes import Colour, Generator, Points, Size, ring, turned
 
 # fmt: off
 _CATEGORIES = {
@@ -51,18 +35,14 @@ _CATEGORIES = {
 }
 # fmt: on
 _PERSON = 1
-_LOOKS: dict[int, tuple[Points, Colour]] = {
-    _PERSON: (ring(28) * (0.62, 1.0), (40, 90, 230)),
-    13: (turned(ring(8), 22.5), (225, 30, 40)),  # stop sign
-    38: (ring(4) * (0.9, 1.0), (150, 50, 200)),  # kite
-    59: (ring(3), (245, 195, 40)),  # pizza
-    72: (turned(ring(4), 45) * (1.0, 0.7), (20, 215, 215)),  # tv
+_LOOKS: dict[int, tuple[Points, Colour, Colour]] = {  # outline, fill and rim
+    _PERSON: (ring(28) * (0.62, 1.0), (40, 90, 230), (20, 45, 115)),
+    13: (turned(ring(8), 22.5), (225, 30, 40), (112, 15, 20)),  # stop sign
+    38: (ring(4) * (0.9, 1.0), (150, 50, 200), (75, 25, 100)),  # kite
+    59: (ring(3), (245, 195, 40), (122, 97, 20)),  # pizza
+    72: (turned(ring(4), 45) * (1.0, 0.7), (20, 215, 215), (10, 107, 107)),  # tv
 }
-_AREAS_PX = (
-    (12**2, 30**2),
-    (36**2, 88**2),
-    (98**2, 125**2),
-)  # COCO's small, medium and large end at 32^2 and 96^2
+_SIDES_PX = ((12, 30), (36, 88), (98, 125))  # COCO's small, medium and large end at 32^2 and 96^2
 _MOST_OBJECTS, _TURN_DEGREES = 4, 10.0
 _WIDEST, _NARROWEST_PX = 0.95, 5.0  # of an object: part of the image's sides, and pixels
 _TRIES, _SHRINK = 60, 0.95  # where it meets another object, it is tried elsewhere, and smaller
@@ -70,6 +50,10 @@ _CROWD_EVERY, _CROWD_AT, _EMPTY_EVERY, _EMPTY_AT = 4, 1, 5, 3
 _FIRST_IDS = {"train": 9, "val": 285}  # with this step, no image is in both
 _ID_STEP = 10  # between images, and between images' annotations
 _NOISE = 10.0
+_HEADER = {
+    "info": {"description": "Synthetic data in the form of COCO 2017", "version": "1.0", "year": 2017},
+    "licenses": [{"url": "https://creativecommons.org/publicdomain/zero/1.0/", "id": 1, "name": "CC0 1.0"}],
+}
 
 Annotation = dict[str, Any]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -85,64 +69,47 @@ def make_coco(out: Path, *, images: int, seed: int, size: Size = (160, 200)) -> 
     number alone, given `size`. Yields each image's path below `out`, `images + validation_images(images)` in
     all. Raises InputError.
     """
-    require_scene(images, size)
-    for split, count in zip(SPLITS, (images, validation_images(images)), strict=True):
-        listed, annotations = [], []
-        for number in range(count):
-            picture = _draw(generator_of(seed, split, number), number, size)
-            image_id = _FIRST_IDS[split] + _ID_STEP * number
-            name = f"{image_id:012d}.jpg"
-            save(picture.image, out / f"{split}2017" / name)
-            listed.append(_entry(image_id, name, picture.image))
-            annotations += [
-                {**annotation, "image_id": image_id, "id": image_id * _ID_STEP + place}
-                for place, annotation in enumerate(picture.annotations)
-            ]
-            yield f"{split}2017/{name}"
+    listed: dict[str, list[Annotation]] = {"train": [], "val": []}
+    annotated: dict[str, list[Annotation]] = {"train": [], "val": []}
+    for split, number, rng in scenes.each_image(images, seed, size):
+        image, annotations = _draw(rng, number, size)
+        image_id = _FIRST_IDS[split] + _ID_STEP * number
+        name = f"{image_id:012d}.jpg"
+        scenes.save(image, out / f"{split}2017" / name)
+        listed[split].append(
+            {"license": 1, "file_name": name, "height": image.height, "width": image.width, "id": image_id}
+        )
+        annotated[split] += [
+            {**annotation, "image_id": image_id, "id": image_id * _ID_STEP + place}
+            for place, annotation in enumerate(annotations)
+        ]
+        yield f"{split}2017/{name}"
+    for split, entries in listed.items():
+        document = {**_HEADER, "images": entries, "annotations": annotated[split]}
         target = out / "annotations" / f"instances_{split}2017.json"
-        write_text(target, json.dumps(_document(listed, annotations)) + "\n")
+        write_text(target, json.dumps({**document, "categories": _categories()}) + "\n")
 
 
-def _document(images: list[dict[str, Any]], annotations: list[Annotation]) -> dict[str, Any]:
-    categories = [
+def _categories() -> list[Annotation]:
+    return [
         {"supercategory": group, "id": number, "name": name}
         for group, members in _CATEGORIES.items()
         for number, name in members.items()
     ]
-    info = {"description": "Synthetic data in the form of COCO 2017", "version": "1.0", "year": 2017}
-    licences = [{"url": "https://creativecommons.org/publicdomain/zero/1.0/", "id": 1, "name": "CC0 1.0"}]
-    return {
-        "info": info,
-        "licenses": licences,
-        "images": images,
-        "annotations": annotations,
-        "categories": categories,
-    }
 
 
-def _entry(image_id: int, name: str, image: Image.Image) -> dict[str, Any]:
-    return {"license": 1, "file_name": name, "height": image.height, "width": image.width, "id": image_id}
-
-
-@dataclass(frozen=True)
-class _Picture:
-    image: Image.Image
-    annotations: list[Annotation]  # without ids
-
-
-def _draw(rng: Generator, number: int, size: Size) -> _Picture:
-    image = backdrop(rng, size_near(rng, size))
+def _draw(rng: Generator, number: int, size: Size) -> tuple[Image.Image, list[Annotation]]:
+    """An image, and its annotations but for their ids."""
+    image = scenes.backdrop(rng, size)
     annotations: list[Annotation] = []
     taken: list[Box] = []
     if number % _EMPTY_EVERY != _EMPTY_AT:
         if number % _CROWD_EVERY == _CROWD_AT:
             annotations.append(_add_crowd(rng, image, taken))
-        ranges = [
-            _AREAS_PX[place] for place in rng.integers(0, len(_AREAS_PX), rng.integers(1, _MOST_OBJECTS + 1))
-        ]
-        for area in sorted((rng.uniform(*limits) for limits in ranges), reverse=True):
+        sides = rng.choice(_SIDES_PX, rng.integers(1, _MOST_OBJECTS + 1))
+        for area in sorted((rng.uniform(*limits) for limits in sides**2), reverse=True):
             annotations += _add_object(rng, image, area, taken)
-    return _Picture(noisy(rng, image, _NOISE), annotations)
+    return scenes.noisy(rng, image, _NOISE), annotations
 
 
 def _add_object(rng: Generator, image: Image.Image, area: float, taken: list[Box]) -> list[Annotation]:
@@ -154,7 +121,7 @@ def _add_object(rng: Generator, image: Image.Image, area: float, taken: list[Box
         return []
     left, top, right, bottom = box = _box(placed)
     taken.append(box)
-    _fill(image, placed, _LOOKS[category][1])
+    scenes.fill(image, placed, *_LOOKS[category][1:])
     return [
         {
             "segmentation": [placed.ravel().tolist()],
@@ -185,12 +152,12 @@ def _add_crowd(rng: Generator, image: Image.Image, taken: list[Box]) -> Annotati
     limits, count = np.array(image.size), int(rng.integers(5, 8))
     extent = limits * rng.uniform((0.38, 0.22), (0.5, 0.3))
     corner, mask = rng.uniform(0.05, 0.95, 2) * (limits - extent), Image.new("1", image.size)
-    person, colour = _LOOKS[_PERSON]
+    person, colour, rim = _LOOKS[_PERSON]
     for x in np.linspace(0.15, 0.85, count):
         half = extent / 2 * (1.6 / count, rng.uniform(0.8, 1.0))
         outline = corner + extent * (x, 0.5) + half * person / (0.62, 1.0)
-        _fill(image, outline, colour)
-        ImageDraw.Draw(mask).polygon(corners(outline), fill=1)
+        scenes.fill(image, outline, colour, rim)
+        scenes.fill(mask, outline, 1)
     pixels = np.asarray(mask)
     y, x = np.nonzero(pixels)
     left, top, right, bottom = int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1
@@ -202,12 +169,6 @@ def _add_crowd(rng: Generator, image: Image.Image, taken: list[Box]) -> Annotati
         "bbox": [left, top, right - left, bottom - top],
         "category_id": _PERSON,
     }
-
-
-def _fill(image: Image.Image, outline: Points, colour: Colour) -> None:
-    red, green, blue = colour
-    rim = (red // 2, green // 2, blue // 2)
-    ImageDraw.Draw(image).polygon(corners(outline), fill=colour, outline=rim)
 
 
 def _box(outline: Points) -> Box:

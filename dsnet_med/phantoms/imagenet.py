@@ -5,33 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from dsnet_med.errors import InputError
 from dsnet_med.files import write_text
-from dsnet_med.phantoms.scenes import (
-    Colour,
-    Generator,
-    Size,
-    backdrop,
-    corners,
-    generator_of,
-    noisy,
-    require_scene,
-    ring,
-    save,
-    size_near,
-    turned,
-    validation_images,
-)
+from dsnet_med.phantoms import scenes
+from dsnet_med.phantoms.scenes import Generator, Size, ring, turned
 
 _MOST_CLASSES = 1000
 # The first of ILSVRC2012, sorted; those that follow here are numbers of the same form.
 _WNIDS = (
     *("n01440764", "n01443537", "n01484850", "n01491361", "n01494475", "n01496331", "n01498041", "n01514668"),
     *("n01514859", "n01518878", "n01530575", "n01531178", "n01532829", "n01534433", "n01537544", "n01558993"),
+    *(f"n{1600000 + 137 * place:08d}" for place in range(_MOST_CLASSES - 16)),
 )
-_NEXT_WNID, _WNID_STEP = 1600000, 137
 # Shapes and textures repeat together after 15 classes; so does what a greyscale image shows.
 _SHAPES = (ring(32), ring(3), turned(ring(4), 45), ring(10, 0.45), ring(4) * (0.35, 1.2))
 _TEXTURES = ("plain", "stripes", "checks")
@@ -54,71 +41,40 @@ def make_imagenet(
     and `classes`. Yields each image's path below `out`, `images + validation_images(images, classes)` in all.
     Raises InputError.
     """
-    require_scene(images, size)
-    _require_classes(images, classes)
-    wnids = _wnids(classes)
-    for number in range(images):
-        wnid, rng = wnids[number % classes], generator_of(seed, "train", number)
-        name = f"train/{wnid}/{wnid}_{number}.JPEG"
-        save(_image(rng, number % classes, size, _mode("train", number)), out / name)
-        yield name
+    if not 1 <= classes <= _MOST_CLASSES:
+        raise InputError(f"a phantom of {classes} classes; wanted 1 to {_MOST_CLASSES}")
+    if 1 <= images < classes:
+        raise InputError(
+            f"{images} images for {classes} classes; wanted at least one each: more images, fewer classes"
+        )
     lines = []
-    for number in range(validation_images(images, classes)):
-        kind, rng = number % classes, generator_of(seed, "val", number)
-        file = f"ILSVRC2012_val_{number + 1:08d}.JPEG"
-        name = f"val/{file}" if flat_val else f"val/{wnids[kind]}/{file}"
-        save(_image(rng, kind, size, _mode("val", number)), out / name)
-        lines.append(f"{file} {kind}\n")
-        yield name
+    for split, number, rng in scenes.each_image(images, seed, size, classes):
+        kind, mode = number % classes, "L" if number % _GREY_EVERY == _GREY_AT else "RGB"
+        file, folder = f"{_WNIDS[kind]}_{number}.JPEG", f"{split}/{_WNIDS[kind]}"
+        if split == "train" and number == _CMYK_AT:
+            mode = "CMYK"
+        if split == "val":
+            file, folder = f"ILSVRC2012_val_{number + 1:08d}.JPEG", "val" if flat_val else folder
+            lines.append(f"{file} {kind}\n")
+        scenes.save(_image(rng, kind, size).convert(mode), out / folder / file)
+        yield f"{folder}/{file}"
     if flat_val:
         write_text(out / "val.txt", "".join(lines))
 
 
-def _require_classes(images: int, classes: int) -> None:
-    if not 1 <= classes <= _MOST_CLASSES:
-        raise InputError(f"a phantom of {classes} classes; wanted 1 to {_MOST_CLASSES}")
-    if images < classes:
-        raise InputError(
-            f"{images} images for {classes} classes; wanted at least one each: more images, fewer classes"
-        )
-
-
-def _wnids(classes: int) -> list[str]:
-    more = range(classes - len(_WNIDS))
-    return [*_WNIDS[:classes], *(f"n{_NEXT_WNID + _WNID_STEP * place:08d}" for place in more)]
-
-
-def _mode(split: str, number: int) -> str:
-    """The colours of an image, as Pillow names them."""
-    if number % _GREY_EVERY == _GREY_AT:
-        return "L"
-    return "CMYK" if split == "train" and number == _CMYK_AT else "RGB"
-
-
-def _image(rng: Generator, kind: int, about: Size, mode: str) -> Image.Image:
+def _image(rng: Generator, kind: int, about: Size) -> Image.Image:
     """An object of class `kind` anywhere in an image of about that size."""
-    size = size_near(rng, about)
-    height, width = size
-    image, mask = backdrop(rng, size), Image.new("L", (width, height))
-    radius = min(size) * rng.uniform(0.32, 0.42)
-    middle = np.array((width, height)) / 2 + (np.array((width, height)) / 2 - radius) * rng.uniform(
-        -0.8, 0.8, 2
-    )
+    image = scenes.backdrop(rng, about)
+    mask, half = Image.new("L", image.size), np.array(image.size) / 2
+    radius = min(image.size) * rng.uniform(0.32, 0.42)
+    middle = half + (half - radius) * rng.uniform(-0.8, 0.8, 2)
     outline = turned(_SHAPES[kind % len(_SHAPES)], rng.uniform(-_TURN_DEGREES, _TURN_DEGREES))
-    ImageDraw.Draw(mask).polygon(corners(middle + radius * outline), fill=255)
-    image.paste(_surface(_colour(rng, kind), _TEXTURES[kind % len(_TEXTURES)], size, radius), mask=mask)
-    return noisy(rng, image, _NOISE).convert(mode)
-
-
-def _colour(rng: Generator, kind: int) -> Colour:
+    scenes.fill(mask, middle + radius * outline, 255)
     hue = (kind * _GOLDEN + rng.uniform(-_HUE_SPREAD, _HUE_SPREAD)) % 1.0
-    red, green, blue = colorsys.hsv_to_rgb(hue, rng.uniform(0.85, 1.0), rng.uniform(0.85, 1.0))
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def _surface(colour: Colour, texture: str, size: Size, radius: float) -> Image.Image:
-    """A whole image of `texture`, with parts a third of `radius` wide."""
-    y, x = np.indices(size) // max(2, round(radius / 3))
-    dark = {"plain": 0 * x, "stripes": y % 2, "checks": (x + y) % 2}[texture]
+    colour = np.rint(255 * np.array(colorsys.hsv_to_rgb(hue, *rng.uniform(0.85, 1.0, 2))))
+    # Texture, with parts a third of the radius wide
+    y, x = np.indices((image.height, image.width)) // max(2, round(radius / 3))
+    dark = {"plain": 0 * x, "stripes": y % 2, "checks": (x + y) % 2}[_TEXTURES[kind % len(_TEXTURES)]]
     shade = np.where(dark == 1, _SHADE, 1.0)[..., None]
-    return Image.fromarray((shade * np.array(colour)).astype(np.uint8))
+    image.paste(Image.fromarray((shade * colour).astype(np.uint8)), mask=mask)
+    return scenes.noisy(rng, image, _NOISE)

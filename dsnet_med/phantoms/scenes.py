@@ -1,11 +1,12 @@
-"""What the synthetic natural images share: outlines, backdrops, noise, whole files. Sizes are (H, W) pixels."""
+"""What the synthetic natural images share: splits, outlines, backdrops, noise. Sizes are (H, W) pixels."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from dsnet_med.errors import InputError
 from dsnet_med.files import written_whole
@@ -14,7 +15,6 @@ Generator = np.random.Generator
 Points = NDArray[np.float64]  # (N, 2): x to the right, y down
 Colour = tuple[int, int, int]
 Size = tuple[int, int]
-SPLITS = ("train", "val")  # a split's index is part of its images' seeds
 
 _SMALLEST = 32
 _VALIDATION_PART = 4
@@ -24,28 +24,23 @@ _SPREAD = 0.08  # of an image's size about the one that was asked for
 _JPEG_QUALITY = 92
 
 
-def require_scene(images: int, size: Size) -> None:
-    """Raise InputError unless there is an image to make, and each is large enough to show something."""
-    if images < 1:
-        raise InputError(f"a phantom of {images} images; wanted at least 1")
-    if min(size) < _SMALLEST:
-        raise InputError(f"images of {size[0]}x{size[1]} pixels (HxW); wanted at least {_SMALLEST}x{_SMALLEST}")
-
-
 def validation_images(images: int, classes: int = 1) -> int:
     """How many validation images a phantom adds to `images` for training: a quarter, at least one per class."""
     return max(images // _VALIDATION_PART, classes)
 
 
-def generator_of(seed: int, split: str, number: int) -> Generator:
-    """The generator of one image, whatever the others are."""
-    return np.random.default_rng([seed, SPLITS.index(split), number])
+def each_image(images: int, seed: int, size: Size, classes: int = 1) -> Iterator[tuple[str, int, Generator]]:
+    """Split, number and generator of every image to draw; an image's generator is the same whatever the others.
 
-
-def size_near(rng: Generator, size: Size) -> Size:
-    """A size some percent away from `size`, each side by itself."""
-    height, width = (round(n * rng.uniform(1 - _SPREAD, 1 + _SPREAD)) for n in size)
-    return height, width
+    Raises InputError unless there is an image to draw, and each is large enough to show something.
+    """
+    if images < 1:
+        raise InputError(f"a phantom of {images} images; wanted at least 1")
+    if min(size) < _SMALLEST:
+        raise InputError(f"images of {size[0]}x{size[1]} pixels (HxW); wanted at least {_SMALLEST}x{_SMALLEST}")
+    for index, (split, count) in enumerate((("train", images), ("val", validation_images(images, classes)))):
+        for number in range(count):
+            yield split, number, np.random.default_rng([seed, index, number])
 
 
 def ring(count: int, inner: float = 1.0) -> Points:
@@ -63,15 +58,18 @@ def turned(outline: Points, degrees: float) -> Points:
     return points
 
 
-def corners(outline: Points) -> list[tuple[float, float]]:
-    """`outline` for PIL.ImageDraw, which counts from the middle of the first pixel, not from its edge."""
-    return [(float(x) - 0.5, float(y) - 0.5) for x, y in outline]
+def fill(image: Image.Image, outline: Points, colour: Colour | int, rim: Colour | None = None) -> None:
+    """Fill the polygon `outline` of `image` with a colour, or a number, and draw its `rim` in another."""
+    # PIL.ImageDraw counts from the middle of the first pixel, not from its edge.
+    corners = [(float(x) - 0.5, float(y) - 0.5) for x, y in outline]
+    ImageDraw.Draw(image).polygon(corners, fill=colour, outline=rim)
 
 
-def backdrop(rng: Generator, size: Size) -> Image.Image:
-    """An RGB image of muted colours that run into each other."""
+def backdrop(rng: Generator, about: Size) -> Image.Image:
+    """An RGB image of muted colours that run into each other, each side some percent away from `about`."""
+    height, width = (round(n * rng.uniform(1 - _SPREAD, 1 + _SPREAD)) for n in about)
     patches = rng.integers(*_MUTED, (*_PATCHES, 3)).astype(np.uint8)
-    return Image.fromarray(patches).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def noisy(rng: Generator, image: Image.Image, deviation: float) -> Image.Image:
@@ -82,8 +80,6 @@ def noisy(rng: Generator, image: Image.Image, deviation: float) -> Image.Image:
 
 def save(image: Image.Image, path: Path) -> None:
     """Write `image` as its suffix says (.png, else JPEG), whole or not at all. Raises InputError."""
-    options: dict[str, Any] = {"format": "PNG"}
-    if path.suffix != ".png":
-        options = {"format": "JPEG", "quality": _JPEG_QUALITY}
+    options: dict[str, Any] = {"format": "JPEG", "quality": _JPEG_QUALITY}
     with written_whole(path) as temporary:
-        image.save(temporary, **options)
+        image.save(temporary, **({"format": "PNG"} if path.suffix == ".png" else options))

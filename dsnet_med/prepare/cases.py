@@ -7,7 +7,6 @@ What cannot be used is a case too, with its `problem`: a link to data that are n
 case id, a patient without an Info.cfg. It fails alone and does not vanish.
 """
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,18 +15,36 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from dsnet_med.errors import InputError
-from dsnet_med.files import absent, entries_of, files_in, is_dangling, is_file_or_dangling, read_text
+from dsnet_med.errors import InputError, first_of
+from dsnet_med.files import read_text
+from dsnet_med.find import (
+    absent,
+    case_name,
+    entries_of,
+    folders_below,
+    folders_in,
+    is_dangling,
+    is_file_or_dangling,
+    is_folder,
+    is_nifti,
+    is_volume,
+    the_volume,
+)
 from dsnet_med.prepare import decathlon
 from dsnet_med.prepare.recipe import Recipe
 from dsnet_med.prepare.splits import assign, read_table
-from dsnet_med.volumes import case_name, is_nifti, is_volume
 
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+\-]*")
 _ACDC_LABEL = re.compile(r"(?P<case>patient\d+_frame\d+)_(gt|GT)\.nii(\.gz)?")
+_ACDC_FOLDERS = ("training", "testing", "database/training", "database/testing")  # database: in its archive
 _NIFTI_END = r"(?i:\.nii(?:\.gz)?)"
 _TABLE_COLUMNS = ("case", "subject", "image", "label")
 _LEVELS, _LOOKED_AT, _SHOWN = 3, 300, 6
+_HOLDS = {  # what a source holds, in words for messages; pairs have their template
+    "acdc": "training/patientNNN/Info.cfg",
+    "decathlon": "imagesTr/<case>.nii.gz",
+    "table": "the files that the table lists",
+}
 
 
 @dataclass(frozen=True)
@@ -54,11 +71,12 @@ def find_cases(recipe: Recipe, source: Path) -> list[RawCase]:
     that means depends on the split, so the reader decides. Raises InputError for a missing source and for no
     cases at all.
     """
+    holds = _HOLDS.get(recipe.layout, recipe.image)
     if not source.is_dir():
-        raise InputError(f"{source}: no such folder; give the folder that holds {_example(recipe)}")
+        raise InputError(f"{source}: no such folder; give the folder that holds {holds}")
     cases = sorted(_each_once(_FINDERS[recipe.layout](recipe, source)), key=lambda case: case.id)
     if not cases:
-        raise InputError(f"{source}: holds no {_example(recipe)}{_hint(recipe, source)}")
+        raise InputError(f"{source}: holds no {holds}{_hint(recipe, source)}")
     # Cases that come without labels by design are extra already and take no share of a seeded split.
     splits = assign(recipe.splits, {case.subject for case in cases if not case.split})
     return [case if case.split else replace(case, split=splits[case.subject]) for case in cases]
@@ -66,8 +84,15 @@ def find_cases(recipe: Recipe, source: Path) -> list[RawCase]:
 
 def stray_labels(recipe: Recipe, source: Path) -> list[Path]:
     """Label files that belong to none of the images, sorted."""
-    used = {case.label for case in find_cases(recipe, source)}
-    return sorted(set(_label_files(recipe, source)) - used)
+    files: list[Path] = []
+    if recipe.layout == "pairs":
+        files = [file for _, file in _pair_files(recipe, source)[1]]
+    elif recipe.layout == "acdc":
+        entries = [the_volume(entry) for patient in _patients(source) for entry in _listed(patient)]
+        files = [entry for entry in entries if _ACDC_LABEL.fullmatch(entry.name)]
+    elif recipe.layout == "decathlon":
+        files = [entry for entry in map(the_volume, _listed(source / "labelsTr")) if is_volume(entry)]
+    return sorted(set(files) - {case.label for case in find_cases(recipe, source)})
 
 
 def case_of_image(recipe: Recipe, file: Path) -> str:
@@ -75,34 +100,48 @@ def case_of_image(recipe: Recipe, file: Path) -> str:
 
     A name that does not follow the recipe's template is itself the case id, without .nii.gz.
     """
-    if recipe.layout == "pairs":
-        return _case_in(recipe.image, file) or case_name(file)
-    if recipe.layout == "table":
-        return _listed_case(recipe, file, "image") or case_name(file)
-    return case_name(file)
+    named = _case_of(recipe, file, "image") if recipe.layout in ("pairs", "table") else None
+    return named or case_name(file)
 
 
 def case_of_label(recipe: Recipe, file: Path) -> str | None:
     """The case id of one of the data set's own label files, or None where the name is not that of one."""
     if not is_nifti(file) or file.name.startswith("."):
         return None
-    if recipe.layout == "pairs":
-        return _case_in(recipe.label, file)
-    if recipe.layout == "table":
-        return _listed_case(recipe, file, "label")
+    if recipe.layout in ("pairs", "table"):
+        return _case_of(recipe, file, "label")
     if recipe.layout == "acdc":
         match = _ACDC_LABEL.fullmatch(file.name)
         return match["case"] if match else None
     return case_name(file)
 
 
+def _case_of(recipe: Recipe, file: Path, key: str) -> str | None:
+    """The case of a file by its name and the folders above, up to {case} or until one row of the table fits."""
+    if recipe.layout == "pairs":
+        parts = PurePosixPath(getattr(recipe, key)).parts
+        depth = next(n for n in range(1, len(parts) + 1) if "{case}" in parts[-n])
+        match = _pattern("/".join(parts[-depth:])).fullmatch("/".join(file.parts[-depth:]))
+        return match["case"] if match else None
+    rows = [row for row in _table(recipe) if row[key]]
+    for depth in range(1, len(file.parts) + 1):
+        tail = file.parts[-depth:]
+        matches = [row["case"] for row in rows if PurePosixPath(row[key]).parts[-depth:] == tail]
+        if len(matches) <= 1:
+            return matches[0] if matches else None
+    return None
+
+
 def _find_pairs(recipe: Recipe, source: Path) -> Iterator[RawCase]:
     images, labels = _pair_files(recipe, source)
-    label_of = _by_case(labels)
+    label_of = defaultdict(list)
+    for case, file in labels:
+        label_of[case].append(file)
     for case, image in images:
         own = label_of.get(case, [])
         wanted = source / recipe.label.replace("{case}", case)
-        yield RawCase(case, case, "", image, own[0] if own else None, wanted, _several(own))
+        twice = f"{' and '.join(map(str, own))} are labels of one case; remove one" if len(own) > 1 else ""
+        yield RawCase(case, case, "", image, own[0] if own else None, wanted, twice)
 
 
 def _pair_files(recipe: Recipe, source: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
@@ -114,7 +153,7 @@ def _pair_files(recipe: Recipe, source: Path) -> tuple[list[tuple[str, Path]], l
     images, labels = (list(_matches(source, template)) for template in (recipe.image, recipe.label))
     names = [PurePosixPath(template).name for template in (recipe.image, recipe.label)]
     if not images and names[0] != names[1] and all(re.search(r"[^.{]\{case\}|\{case\}[^.]", n) for n in names):
-        folders = [source, *(entry for entry in entries_of(source) if _is_dir(entry))]
+        folders = [source, *folders_in(source)]
         by_name = [[match for folder in folders for match in _matches(folder, name)] for name in names]
         if all(by_name):
             images, labels = by_name
@@ -134,112 +173,81 @@ def _matches(source: Path, template: str) -> Iterator[tuple[str, Path]]:
         if "{case}" not in part:
             places = [(case, place / part) for case, place in places]
             continue
-        pattern = _pattern(part)
-        inside = [entry for _, place in places for entry in _listed(place) if _is_folder(entry)]
-        found = [(pattern.fullmatch(entry.name), entry) for entry in inside]
-        places = [(match["case"], entry) for match, entry in found if match]
-    pattern = _pattern(name.removesuffix(".gz").removesuffix(".nii"), _NIFTI_END)
+        inside = [entry for _, place in places for entry in _listed(place) if _may_be_folder(entry)]
+        places = [(match["case"], entry) for entry in inside if (match := _pattern(part).fullmatch(entry.name))]
+    pattern = _pattern(name)
     for case, place in places:
-        if case and is_dangling(place):
-            yield case, place
         try:
             entries = _listed(place)
-        except InputError:  # which that case will say
+        except InputError:
             if not case:
                 raise
-            yield case, place
+            yield case, place  # which that case will say
             continue
+        if case and is_dangling(place):
+            yield case, place
         for entry in entries:
-            match = pattern.fullmatch(entry.name)
-            if match:
-                yield case or match["case"], _volume(entry)
+            if match := pattern.fullmatch(entry.name):
+                yield case or match["case"], the_volume(entry)
 
 
-def _pattern(name: str, end: str = "") -> re.Pattern[str]:
-    return re.compile("(?P<case>.+)".join(re.escape(part) for part in name.split("{case}")) + end)
+def _pattern(template: str) -> re.Pattern[str]:
+    stem = template.removesuffix(".gz").removesuffix(".nii")
+    end = "" if stem == template else _NIFTI_END
+    return re.compile("(?P<case>[^/]+)".join(re.escape(part) for part in stem.split("{case}")) + end)
 
 
-def _is_folder(entry: Path) -> bool:
-    return _is_dir(entry) or is_dangling(entry)  # which may stand for one
-
-
-def _is_dir(path: Path) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112 -- Path's raises where it may not look
+def _may_be_folder(entry: Path) -> bool:
+    return is_folder(entry) or is_dangling(entry)  # which may stand for one
 
 
 def _listed(folder: Path) -> list[Path]:
-    return entries_of(folder) if _is_dir(folder) else []
+    return entries_of(folder) if is_folder(folder) else []
 
 
-def _volume(entry: Path) -> Path:
-    """`entry` or, of a folder that bears a volume's name, as some unpackers make, the one volume in it."""
-    inside = [file for file in files_in(entry) if is_volume(file)] if _is_dir(entry) else []
-    return inside[0] if len(inside) == 1 else entry
-
-
-def _by_case(files: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
-    cases = defaultdict(list)
-    for case, file in files:
-        cases[case].append(file)
-    return cases
-
-
-def _several(files: list[Path]) -> str:
-    return f"{' and '.join(map(str, files))} are labels of one case; remove one" if len(files) > 1 else ""
+def _patients(source: Path) -> list[Path]:
+    folders = [entry for part in _ACDC_FOLDERS for entry in _listed(source / part)]
+    return [folder for folder in folders if folder.name.startswith("patient") and _may_be_folder(folder)]
 
 
 def _find_acdc(recipe: Recipe, source: Path) -> Iterator[RawCase]:  # noqa: ARG001 - one signature for all layouts
-    for folder in _acdc_folders(source):
-        for patient in _listed(folder):
-            if patient.name.startswith("patient") and _is_folder(patient):
-                yield from _acdc_patient(patient)
-
-
-def _acdc_folders(source: Path) -> list[Path]:
-    """Where patients may lie: the published archive has another folder, database, around the two."""
-    return [root / part for root in (source, source / "database") for part in ("training", "testing")]
-
-
-def _acdc_patient(folder: Path) -> Iterator[RawCase]:
-    patient = folder.name
-    try:
-        frames = _acdc_frames(folder / "Info.cfg")
-        entries = entries_of(folder)
-    except InputError as error:
-        yield RawCase(patient, patient, "", folder, None, None, str(error))
-        return
-    for frame in sorted(set(frames)):
-        case = f"{patient}_frame{frame:02d}"
-        image, label = (_named(entries, name) for name in (case, f"{case}_gt"))
-        wanted = folder / f"{case}_gt.nii.gz"
-        yield RawCase(case, patient, "", image or folder / f"{case}.nii.gz", label, wanted)
+    for folder in _patients(source):
+        patient = folder.name
+        try:
+            frames, entries = _acdc_frames(folder / "Info.cfg"), entries_of(folder)
+        except InputError as error:
+            yield RawCase(patient, patient, "", folder, None, None, str(error))
+            continue
+        for case in [f"{patient}_frame{frame:02d}" for frame in sorted(set(frames))]:
+            image, label = (_named(entries, name) for name in (case, f"{case}_gt"))
+            wanted = folder / f"{case}_gt.nii.gz"
+            yield RawCase(case, patient, "", image or folder / f"{case}.nii.gz", label, wanted)
 
 
 def _named(entries: list[Path], name: str) -> Path | None:
     """The volume of this name, in capitals or not, compressed or not."""
     pattern = re.compile(f"(?i:{re.escape(name)}){_NIFTI_END}")
-    return next((_volume(entry) for entry in entries if pattern.fullmatch(entry.name)), None)
+    return next((the_volume(entry) for entry in entries if pattern.fullmatch(entry.name)), None)
 
 
-def _acdc_frames(path: Path) -> tuple[int, int]:
+def _acdc_frames(path: Path) -> list[int]:
     """The frame numbers of end-diastole and end-systole."""
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = str(absent(path)) if isinstance(error, FileNotFoundError) else f"{path}: {error}"
         raise InputError(f"{reason}; ACDC names each patient's ED and ES frame in it") from error
-    frames = {key: re.search(rf"^\s*{key}\s*:\s*(\d+)\s*$", text, re.MULTILINE) for key in ("ED", "ES")}
-    diastole, systole = frames["ED"], frames["ES"]
-    if not diastole or not systole:
+    frames = dict(re.findall(r"^\s*(ED|ES)\s*:\s*(\d+)\s*$", text, re.MULTILINE))
+    if len(frames) < 2:
         raise InputError(f"{path}: wanted the lines 'ED: <frame>' and 'ES: <frame>'")
-    return int(diastole[1]), int(systole[1])
+    return [int(frame) for frame in frames.values()]
 
 
 def _find_decathlon(recipe: Recipe, source: Path) -> Iterator[RawCase]:  # noqa: ARG001
     for case in decathlon.listed_cases(source):
         image, label = _written(case.image), _written(case.label) if case.label else None
         split = "" if case.label or case.problem else "extra"
-        present = label if label and (_is_dir(label) or is_file_or_dangling(label)) else None
+        present = label if label and (is_folder(label) or is_file_or_dangling(label)) else None
         yield RawCase(case.case, case.case, split, image, present, label, case.problem)
 
 
@@ -247,7 +255,7 @@ def _written(path: Path) -> Path:
     """`path`, or the same volume compressed or not, where that is there instead."""
     plain = path.with_suffix("") if path.suffix == ".gz" else path
     forms = (path, plain, Path(f"{plain}.gz"))
-    return _volume(next((file for file in forms if _is_dir(file) or is_file_or_dangling(file)), path))
+    return the_volume(next((file for file in forms if is_folder(file) or is_file_or_dangling(file)), path))
 
 
 def _find_table(recipe: Recipe, source: Path) -> Iterator[RawCase]:
@@ -255,7 +263,7 @@ def _find_table(recipe: Recipe, source: Path) -> Iterator[RawCase]:
         if PurePosixPath(row["image"]).name.startswith("._"):  # what macOS leaves beside files, never an image
             continue
         image, label = (source / row[key] for key in ("image", "label"))
-        leaving = [name for name in (row["image"], row["label"]) if _leaves(name)]
+        leaving = [name for name in (row["image"], row["label"]) if decathlon.leaves(name)]
         problem = f"{recipe.cases}: '{leaving[0]}' leaves the source folder" if leaving else ""
         present = label if row["label"] and not problem and is_file_or_dangling(label) else None
         yield RawCase(row["case"], row["subject"] or row["case"], "", image, present, label, problem)
@@ -265,13 +273,7 @@ _FINDERS = {"pairs": _find_pairs, "acdc": _find_acdc, "decathlon": _find_decathl
 
 
 def _table(recipe: Recipe) -> list[dict[str, str]]:
-    if recipe.cases is None:
-        raise InputError(f"{recipe.path}: layout 'table' needs the key cases")
-    return read_table(recipe.cases, _TABLE_COLUMNS)
-
-
-def _leaves(name: str) -> bool:
-    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+    return read_table(recipe.cases or Path(), _TABLE_COLUMNS)
 
 
 def _each_once(cases: Iterable[RawCase]) -> Iterator[RawCase]:
@@ -306,70 +308,15 @@ def _unusable(path: Path | None) -> str:
         return f"{path}: cannot be read ({error.strerror})"
 
 
-def _case_in(template: str, file: Path) -> str | None:
-    """What {case} stands for, as far up the path as the template needs to be looked at to see it."""
-    parts = PurePosixPath(template).parts
-    depth = next(n for n in range(1, len(parts) + 1) if "{case}" in parts[-n])
-    before, after = "/".join(parts[-depth:]).removesuffix(".gz").removesuffix(".nii").split("{case}")
-    pattern = rf"{re.escape(before)}(?P<case>[^/]+){re.escape(after)}\.nii(\.gz)?"
-    match = re.fullmatch(pattern, "/".join(file.parts[-depth:]))
-    return match["case"] if match else None
-
-
-def _listed_case(recipe: Recipe, file: Path, key: str) -> str | None:
-    """The case whose row ends in the same folders and name as `file`, as many as it takes to find only one."""
-    rows = [row for row in _table(recipe) if row[key]]
-    for depth in range(1, len(file.parts) + 1):
-        tail = file.parts[-depth:]
-        matches = [row["case"] for row in rows if PurePosixPath(row[key]).parts[-depth:] == tail]
-        if len(matches) <= 1:
-            return matches[0] if matches else None
-    return None
-
-
-def _label_files(recipe: Recipe, source: Path) -> Iterator[Path]:
-    if recipe.layout == "pairs":
-        yield from (file for _, file in _pair_files(recipe, source)[1])
-    elif recipe.layout == "acdc":
-        folders = [patient for folder in _acdc_folders(source) for patient in _listed(folder)]
-        entries = [_volume(entry) for folder in folders for entry in _listed(folder)]
-        yield from (entry for entry in entries if _ACDC_LABEL.fullmatch(entry.name))
-    elif recipe.layout == "decathlon":
-        yield from (entry for entry in map(_volume, _listed(source / "labelsTr")) if is_volume(entry))
-
-
-def _example(recipe: Recipe) -> str:
-    """What a source of this recipe holds, in words for messages."""
-    names = {
-        "pairs": recipe.image,
-        "acdc": "training/patientNNN/Info.cfg",
-        "decathlon": "imagesTr/<case>.nii.gz",
-        "table": "the files that the table lists",
-    }
-    return names[recipe.layout]
-
-
 def _hint(recipe: Recipe, source: Path) -> str:
     """Where the data set lies instead, some folders further in or out; else what lies here."""
-    for folder in (*islice(_folders_below(source), _LOOKED_AT), *islice(source.absolute().parents, _LEVELS)):
+    below = islice(folders_below(source, _LEVELS), _LOOKED_AT)
+    for folder in (*below, *islice(source.absolute().parents, _LEVELS)):
         with suppress(InputError):
             found = () if recipe.layout == "table" else _FINDERS[recipe.layout](recipe, folder)
             # Further out, only what holds the source's own files is the data set that was meant.
-            below = folder.is_relative_to(source)
-            if any(below or case.image.is_relative_to(source.absolute()) for case in found):
+            inside = folder.is_relative_to(source)
+            if any(inside or case.image.is_relative_to(source.absolute()) for case in found):
                 return f"; give {folder} instead"
     names = [entry.name for entry in entries_of(source)]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"; it holds {', '.join(names[:_SHOWN])}{more}" if names else "; it is empty"
-
-
-def _folders_below(source: Path, levels: int = _LEVELS) -> Iterator[Path]:
-    """The folders below `source`, the nearest first."""
-    nearest = [source]
-    for _ in range(levels):
-        inside: list[Path] = []
-        for folder in nearest:
-            with suppress(InputError):
-                inside += [entry for entry in entries_of(folder) if _is_dir(entry)]
-        yield from inside
-        nearest = inside
+    return f"; it holds {first_of(names, _SHOWN)}" if names else "; it is empty"

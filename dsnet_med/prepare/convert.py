@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,26 +24,17 @@ from dsnet_med.prepare.cases import RawCase, find_cases
 from dsnet_med.prepare.doctor import source_findings, wanted_label
 from dsnet_med.prepare.doctor_case import volume_findings
 from dsnet_med.prepare.doctor_set import examine_set
-from dsnet_med.prepare.doctor_store import fingerprint_of
+from dsnet_med.prepare.doctor_store import stored_fingerprint
 from dsnet_med.prepare.fingerprint import CaseFingerprint
 from dsnet_med.prepare.labels import class_counts, class_table, value_counts
+from dsnet_med.prepare.manifest import CASES, FORMAT, MANIFEST, TOOL, Manifest, StoredCase
 from dsnet_med.prepare.recipe import Recipe, for_source
 from dsnet_med.prepare.splits import SPLITS, meant
-from dsnet_med.prepare.store import (
-    CASES,
-    FORMAT,
-    MANIFEST,
-    StoredCase,
-    data_file,
-    encode,
-    encoding,
-    entry_file,
-    require_whole,
-)
+from dsnet_med.prepare.store import data_file, encode, encoding, entry_file, read_stored, require_whole
+from dsnet_med.processes import in_parallel, on_cluster
 from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
-from dsnet_med.workers import in_parallel, on_cluster
 
-_TOOL = "dsnet-med"
+_SAME = ("image_sha256", "label_sha256", "recipe_hash")  # of a finished case that is not done again
 
 
 @dataclass(frozen=True)
@@ -97,9 +88,23 @@ def convert(
             fingerprints.append(result.fingerprint)
         yield result
     in_set = examine_set(sorted(fingerprints, key=lambda fingerprint: fingerprint.case))
-    findings = [vars(finding) for finding in (*noted, *in_set)]
-    manifest = _manifest(recipe, out, cases, failed, sorted(exclude))
-    write_json(out / MANIFEST, manifest | {"findings": findings})
+    stored = [_entry_of(out, case.id) for case in cases if case.id not in failed]
+    manifest = Manifest(
+        format=FORMAT,
+        tool=TOOL,
+        tool_version=__version__,
+        recipe=recipe.as_dict(),
+        recipe_hash=recipe.hash,
+        classes=recipe.classes,
+        intensity=recipe.intensity,
+        slice_axis=recipe.slice_axis,
+        splits={split: [case.id for case in stored if case.split == split] for split in SPLITS},
+        cases=stored,
+        failed=dict(sorted(failed.items())),
+        excluded=sorted(exclude),
+        findings=(*noted, *in_set),
+    )
+    write_json(out / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def convert_case(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> CaseResult:
@@ -107,7 +112,7 @@ def convert_case(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> CaseR
     start, reused, reason, fingerprint = time.perf_counter(), False, None, None
     try:
         reused, stored = _convert(recipe, source, out, raw)
-        fingerprint = fingerprint_of(out, stored)
+        fingerprint = stored_fingerprint(stored, read_stored(out, stored))
     except InputError as error:
         reason = str(error)
     except MemoryError:
@@ -143,36 +148,29 @@ def _chosen(cases: list[RawCase], exclude: Collection[str]) -> list[RawCase]:
 
 def _claim(recipe: Recipe, out: Path) -> None:
     """Make `out` ready to be written: from here on it is unfinished until its manifest is back."""
-    require_writable(out)
     require_writable(out / CASES)
     manifest = out / MANIFEST
-    owner = _owner(manifest)
-    if owner not in (None, recipe.id):
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        foreign = not isinstance(content, dict) or content.get("tool") != TOOL
+        owner = recipe.id if foreign else content["recipe"]["id"]
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # none, or a damaged one: to be made anew
+        foreign, owner = False, recipe.id
+    if owner != recipe.id:
         raise InputError(f"{out}: holds a store of recipe '{owner}', not '{recipe.id}'; choose another folder")
-    if _is_foreign(manifest):
+    if foreign:
         raise InputError(
             f"{manifest} is there already, and was not written by preprocess; choose another --out"
         )
     manifest.unlink(missing_ok=True)
     for folder in (out, out / CASES):
         remove_partial(folder)
-
-
-def _is_foreign(manifest: Path) -> bool:
-    """Whether a manifest.json is somebody's: JSON that no store has. What is no JSON may be a damaged one."""
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return not (isinstance(content, dict) and content.get("tool") == _TOOL)
-
-
-def _owner(manifest: Path) -> str | None:
-    """The recipe whose store this is; None where there is none or it cannot be read."""
-    try:
-        return str(json.loads(manifest.read_text(encoding="utf-8"))["recipe"]["id"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> tuple[bool, StoredCase]:
@@ -184,29 +182,36 @@ def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> tuple[boo
             f"{raw.image}: case '{raw.id}' has no label file{wanted_label(raw)}; "
             "add it, exclude the case or make it 'extra'"
         )
-    digests = _digest(raw.image), _digest(raw.label) if raw.label else ""
+    origin: dict[str, Any] = {
+        "subject": raw.subject,
+        "split": raw.split,
+        "image_file": raw.image.relative_to(source).as_posix(),
+        "image_sha256": _digest(raw.image),
+        "label_file": raw.label.relative_to(source).as_posix() if raw.label else "",
+        "label_sha256": _digest(raw.label) if raw.label else "",
+        "recipe_hash": recipe.hash,
+    }
     finished = _finished(out, raw.id)
-    if finished and (finished.image_sha256, finished.label_sha256, finished.recipe_hash) == (
-        *digests,
-        recipe.hash,
-    ):
-        return True, _refreshed(source, out, raw, finished)
+    if finished and all(getattr(finished, name) == origin[name] for name in _SAME):
+        # Its split and the names of its files may have changed around it.
+        entry = finished.model_copy(update=origin)
+        if entry != finished:
+            write_json(entry_file(out, raw.id), entry.model_dump(mode="json"))
+        return True, entry
     entry_file(out, raw.id).unlink(missing_ok=True)
     image = read_image(raw.image)
     label = read_labels(raw.label) if raw.label else None
-    entry = _entry(recipe, source, raw, image, label)
+    entry = _entry(recipe, image, label, {"id": raw.id} | origin)
     findings = tuple(found.within(source) for found in volume_findings(recipe, raw.id, image, label))
-    entry = replace(entry, image_sha256=digests[0], label_sha256=digests[1], findings=findings)
+    entry = entry.model_copy(update={"findings": findings})
     _write_slices(data_file(out, raw.id), entry, recipe, image, label)
-    write_json(entry_file(out, raw.id), entry.as_dict())
+    write_json(entry_file(out, raw.id), entry.model_dump(mode="json"))
     return False, entry
 
 
 def _digest(path: Path) -> str:
     try:
         return sha256(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -214,33 +219,20 @@ def _digest(path: Path) -> str:
 def _finished(out: Path, case: str) -> StoredCase | None:
     """The entry of a case that an earlier run finished and whose data file is whole."""
     try:
-        entry = json.loads(entry_file(out, case).read_text(encoding="utf-8"))
-        if entry["format"] != FORMAT or "findings" not in entry:
-            return None
-        stored = StoredCase.from_dict(entry)
+        stored = _entry_of(out, case)
         require_whole(out, stored)
-    except (OSError, ValueError, KeyError, TypeError):  # InputError is a ValueError
+    except (OSError, ValueError):  # of pydantic and InputError, too
         return None
-    return stored
+    known = stored.format == FORMAT and "findings" in stored.model_fields_set
+    return stored if known else None
 
 
-def _refreshed(source: Path, out: Path, raw: RawCase, finished: StoredCase) -> StoredCase:
-    """The entry with what may have changed around a finished case, split and file names; on disk too."""
-    label_file = _relative(source, raw.label) if raw.label else ""
-    now = replace(
-        finished,
-        subject=raw.subject,
-        split=raw.split,
-        image_file=_relative(source, raw.image),
-        label_file=label_file,
-    )
-    if now != finished:
-        write_json(entry_file(out, raw.id), now.as_dict())
-    return now
+def _entry_of(out: Path, case: str) -> StoredCase:
+    return StoredCase.model_validate_json(entry_file(out, case).read_bytes())
 
 
-def _entry(recipe: Recipe, source: Path, raw: RawCase, image: Volume, label: Volume | None) -> StoredCase:
-    """What the manifest says of a case, but for the digests. Raises InputError for an unusable label map."""
+def _entry(recipe: Recipe, image: Volume, label: Volume | None, origin: dict[str, Any]) -> StoredCase:
+    """What the manifest says of a case. Raises InputError for an unusable label map."""
     counts: dict[str, int] = {}
     if label is not None:
         require_same_grid(image, label)
@@ -248,26 +240,18 @@ def _entry(recipe: Recipe, source: Path, raw: RawCase, image: Volume, label: Vol
     scaling = recipe.intensity.fit(image.voxels)
     dtype, base = encoding(image.voxels.dtype, scaling)
     order = SliceOrder.of(image.affine, recipe.slice_axis)
-    depth, height, width = order.to_slices(image.voxels).shape
     return StoredCase(
-        id=raw.id,
-        subject=raw.subject,
-        split=raw.split,
-        shape=(depth, height, width),
+        **origin,
+        shape=order.to_slices(image.voxels).shape,
         spacing_mm=order.spacing_mm(image.affine),
         native_shape=image.shape,
-        affine=tuple(tuple(float(number) for number in row) for row in image.affine),
+        affine=image.affine.tolist(),
         order=order,
-        image_file=_relative(source, raw.image),
-        image_sha256="",
-        label_file=_relative(source, raw.label) if raw.label else "",
-        label_sha256="",
         label_voxels=counts,
         dtype=dtype,
         base=base,
         slope=scaling.slope,
         clip=(scaling.low, scaling.high),
-        recipe_hash=recipe.hash,
     )
 
 
@@ -284,10 +268,6 @@ def _counts(recipe: Recipe, label: Volume) -> dict[str, int]:
     return counts
 
 
-def _relative(source: Path, file: Path) -> str:
-    return file.relative_to(source).as_posix()
-
-
 def _write_slices(path: Path, entry: StoredCase, recipe: Recipe, image: Volume, label: Volume | None) -> None:
     images = entry.order.to_slices(image.voxels)
     blank = np.zeros(entry.shape[1:], np.uint8)
@@ -299,28 +279,3 @@ def _write_slices(path: Path, entry: StoredCase, recipe: Recipe, image: Volume, 
             # Most slices of a scan hold no organ, and looking is far cheaper than mapping.
             mapped = table[classes] if classes.any() else np.full_like(blank, table[0])
             stream.write(np.ascontiguousarray(mapped).data)
-
-
-def _manifest(
-    recipe: Recipe,
-    out: Path,
-    cases: list[RawCase],
-    failed: dict[str, str],
-    excluded: list[str],
-) -> dict[str, Any]:
-    finished = [case.id for case in cases if case.id not in failed]
-    entries = [json.loads(entry_file(out, case).read_text(encoding="utf-8")) for case in finished]
-    return {
-        "format": FORMAT,
-        "tool": _TOOL,
-        "tool_version": __version__,
-        "recipe": recipe.as_dict(),
-        "recipe_hash": recipe.hash,
-        "classes": list(recipe.classes),
-        "intensity": recipe.intensity.as_dict(),
-        "slice_axis": recipe.slice_axis,
-        "splits": {split: [entry["id"] for entry in entries if entry["split"] == split] for split in SPLITS},
-        "cases": entries,
-        "failed": dict(sorted(failed.items())),
-        "excluded": excluded,
-    }

@@ -11,13 +11,13 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import read_json
-from dsnet_med.volumes import case_name, is_volume
+from dsnet_med.find import case_name, is_volume, volumes_in
 
 FILE_NAME = "dataset.json"
 IGNORE = "ignore"
@@ -115,80 +115,84 @@ def listed_cases(source: Path) -> Iterator[Listed]:
     """Every case that dataset.json lists or, where it lists none, that the folders hold. Raises InputError."""
     path = source / FILE_NAME
     description = read_dataset_json(source) if path.is_file() else {}
-    _require_volumes(path, description)
-    if isinstance(description.get("dataset"), dict):
-        yield from _named_cases(source, description["dataset"])
-    elif description.get("training") or description.get("test"):
-        yield from _listed_rows(source, description)
-    else:
-        yield from folder_cases(source)
-
-
-def _require_volumes(path: Path, description: dict[str, Any]) -> None:
     ending = description.get("file_ending", ".nii.gz")
     if not is_volume(Path(f"case{ending}")):
         raise InputError(
             f"{path}: file_ending is {ending!r}, wanted that of 3-D volumes: .nii.gz, .nii, .nrrd or .mha"
         )
+    if isinstance(description.get("dataset"), dict):
+        yield from _named_cases(source, description["dataset"])
+    elif description.get("training") or description.get("test"):
+        yield from _listed_rows(source, description)
+    else:
+        yield from _folder_cases(source)
 
 
 def _listed_rows(source: Path, description: dict[str, Any]) -> Iterator[Listed]:
-    training, test = description.get("training") or [], description.get("test") or []
-    wanted = f'{source / FILE_NAME}: wanted training [{{"image": path, "label": path}}] and test [path]'
+    path, training, test = source / FILE_NAME, description.get("training") or [], description.get("test") or []
+    wanted = f'{path}: wanted training [{{"image": path, "label": path}}] and test [path]'
     if not isinstance(training, list) or not isinstance(test, list):
         raise InputError(wanted)
     rows = [*training, *({"image": row} if isinstance(row, str) else row for row in test)]
     for index, row in enumerate(rows):
-        if not isinstance(row, dict) or not isinstance(row.get("image"), str):
+        image, label = (row.get("image"), row.get("label")) if isinstance(row, dict) else (None, None)
+        if not isinstance(image, str):
             raise InputError(f"{wanted}, got {one_line(repr(row), 80)}")
-        if PurePosixPath(row["image"]).name.startswith("._"):  # what macOS leaves beside files, never an image
+        if PurePosixPath(image).name.startswith("._"):  # what macOS leaves beside files, never an image
             continue
-        label = row.get("label") if index < len(training) else None
-        if index < len(training) and not isinstance(label, str):
-            problem = f"{source / FILE_NAME}: names no label for '{row['image']}'"
-            yield Listed(case_name(Path(row["image"])), source / row["image"], None, problem)
-            continue
-        yield _listed(source, row["image"], label)
+        if index >= len(training):
+            yield _listed(source, image, None)
+        elif isinstance(label, str):
+            yield _listed(source, image, label)
+        else:
+            problem = f"{path}: names no label for '{image}'"
+            yield Listed(case_name(Path(image)), source / image, None, problem)
 
 
 def _named_cases(source: Path, cases: dict[str, Any]) -> Iterator[Listed]:
     """nnU-Net 2's own list: {case: {"images": [path], "label": path}}."""
+    path = source / FILE_NAME
     for case, row in cases.items():
-        images, label = (row.get("images"), row.get("label")) if isinstance(row, dict) else (None, None)
-        if not isinstance(images, list) or len(images) != 1 or not isinstance(label, str):
-            wanted = f'{source / FILE_NAME}: dataset: {case} wanted {{"images": [one path], "label": path}}'
-            yield Listed(str(case), source / FILE_NAME, None, f"{wanted}, got {one_line(repr(row), 80)}")
-        else:
-            listed = _listed(source, str(images[0]), label)
-            yield Listed(str(case), listed.image, listed.label, listed.problem)
+        match row:
+            case {"images": [str(image)], "label": str(label)}:
+                yield replace(_listed(source, image, label), case=str(case))
+            case _:
+                wanted = f'{path}: dataset: {case} wanted {{"images": [one path], "label": path}}'
+                yield Listed(str(case), path, None, f"{wanted}, got {one_line(repr(row), 80)}")
 
 
 def _listed(source: Path, image: str, label: str | None) -> Listed:
+    file, case = source / image, case_name(Path(image))
     for name in (image, label or "."):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        if leaves(name):
             problem = f"{source / FILE_NAME}: '{name}' leaves the task folder; wanted a path relative to it"
-            return Listed(case_name(Path(image)), source / FILE_NAME, None, problem)
-    file = source / image
-    case = case_name(file)
+            return Listed(case, source / FILE_NAME, None, problem)
     # The lists of nnU-Net 1 name the case, its folders the channel too.
     first_channel = file.with_name(f"{case}_0000{file.name.removeprefix(case)}")
     image_file = first_channel if first_channel.exists() and not file.exists() else file
     return Listed(case, image_file, source / label if label else None)
 
 
-def folder_cases(source: Path) -> Iterator[Listed]:
+def leaves(name: str) -> bool:
+    """Whether a path that should be relative to a folder leads out of it."""
+    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+
+
+def _folder_cases(source: Path) -> Iterator[Listed]:
     """The cases of imagesTr with their labels of labelsTr, and those of imagesTs without."""
     for images, labels in _FOLDERS:
         label_of = {case_name(file): file for file in _volumes(source / labels)} if labels else {}
-        files = list(_volumes(source / images))
-        for case, channels in sorted(_by_case(files, set(label_of)).items()):
-            image = channels[0]
+        for case, channels in sorted(_by_case(_volumes(source / images), set(label_of)).items()):
             problem = ""
             if len(channels) > 1:
                 names = ", ".join(file.name for file in channels)
                 problem = f"case '{case}' has {len(channels)} channels ({names}), wanted one"
             label = label_of.get(case, source / labels / f"{case}.nii.gz") if labels else None
-            yield Listed(case, image, label, problem)
+            yield Listed(case, channels[0], label, problem)
+
+
+def _volumes(folder: Path) -> list[Path]:
+    return volumes_in(folder) if folder.is_dir() else []
 
 
 def _by_case(files: list[Path], labelled: set[str]) -> dict[str, list[Path]]:
@@ -199,9 +203,3 @@ def _by_case(files: list[Path], labelled: set[str]) -> dict[str, list[Path]]:
     for file, channel in zip(files, channels, strict=True):
         cases[channel["case"] if suffixed and channel else case_name(file)].append(file)
     return cases
-
-
-def _volumes(folder: Path) -> Iterator[Path]:
-    """Whatever bears a volume's name in a folder, links that lead nowhere too, without hidden files."""
-    if folder.is_dir():
-        yield from sorted(e for e in folder.iterdir() if is_volume(e) and not e.name.startswith("."))

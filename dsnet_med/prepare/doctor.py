@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dsnet_med.errors import InputError, first_of, one_line
+from dsnet_med.find import case_name
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.prepare import decathlon
 from dsnet_med.prepare.cases import RawCase, case_of_label, find_cases, stray_labels
@@ -19,11 +20,11 @@ from dsnet_med.prepare.doctor_set import examine_set
 from dsnet_med.prepare.findings import Examined, Finding
 from dsnet_med.prepare.fingerprint import CaseFingerprint, content_digest
 from dsnet_med.prepare.labels import class_table
+from dsnet_med.prepare.manifest import StoredCase
 from dsnet_med.prepare.recipe import Recipe, for_source
 from dsnet_med.prepare.splits import SeededSplit, meant
-from dsnet_med.prepare.store import StoredCase
-from dsnet_med.volumes import Volume, case_name, read_image, read_labels, require_same_grid
-from dsnet_med.workers import in_parallel
+from dsnet_med.processes import in_parallel
+from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
 
 _KILLED = "not examined: a worker was killed, most likely for want of memory; use fewer workers"
 AnyCase = TypeVar("AnyCase", RawCase, StoredCase)

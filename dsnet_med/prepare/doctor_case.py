@@ -89,9 +89,7 @@ def _odd_classes(recipe: Recipe, case: str, label: Volume) -> Iterator[Finding]:
         return
     if missing:
         yield Finding("warning", case, "missing class", f"the label map holds no {', '.join(missing)}")
-    left, right = (
-        {name: recipe.classes.index(name) for name in names} for names in (recipe.left, recipe.right)
-    )
+    left, right = ({name: recipe.classes.index(name) for name in names} for names in recipe.sides.values())
     if not left or not right:
         return
     classes = class_table(recipe, label.voxels.dtype)[label.voxels]

@@ -1,6 +1,5 @@
 """The data doctor's look at a converted store: what its manifest says against what its files hold."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,8 @@ from dsnet_med.prepare.doctor_set import examine_set
 from dsnet_med.prepare.findings import Examined, Finding
 from dsnet_med.prepare.fingerprint import CaseFingerprint, content_digest
 from dsnet_med.prepare.labels import value_counts
-from dsnet_med.prepare.store import CASES, Store, StoredCase, entry_file, require_whole
+from dsnet_med.prepare.manifest import CASES, Manifest, StoredCase, read_manifest
+from dsnet_med.prepare.store import Slices, entry_file, read_stored, require_whole
 
 
 def examine_store(path: Path, *, workers: int = 1) -> Iterator[Examined]:
@@ -22,92 +22,84 @@ def examine_store(path: Path, *, workers: int = 1) -> Iterator[Examined]:
 
     Raises InputError when `path` holds no readable manifest.
     """
-    store = Store.open(path, whole=False)
-    # The manifest without its cases: every worker gets one with each case.
-    lean = replace(store, cases={}, manifest=store.manifest | {"cases": []})
+    manifest = read_manifest(path)
+    work = partial(_examine_case, path, manifest.model_copy(update={"cases": ()}))  # which goes to every worker
     fingerprints = []
-    for examined, fingerprint in in_order(partial(_examine_case, lean), list(store.cases.values()), workers):
+    for examined, fingerprint in in_order(work, manifest.cases, workers):
         fingerprints.append(fingerprint)
         yield examined
-    for name, reason in store.failed.items():
+    for name, reason in manifest.failed.items():
         yield Examined(name, (Finding("error", name, "failed", f"was not converted: {reason}"),))
-    noted = [finding for finding in store.findings if finding.kind in ("source", "pair")]
+    noted = [finding for finding in manifest.findings if finding.kind in ("source", "pair")]
     told = [replace(finding, severity="warning") for finding in noted]
-    yield Examined("", (*_leftovers(store), *told, *examine_set(fingerprints)))
+    yield Examined("", (*_leftovers(path, manifest), *told, *examine_set(fingerprints)))
 
 
-def fingerprint_of(path: Path, case: StoredCase) -> CaseFingerprint:
-    """What the checks on a whole set need of one case in the store folder `path`."""
-    return _read_through(Store(path, {}, {case.id: case}), case)[2]
-
-
-def _examine_case(store: Store, case: StoredCase) -> tuple[Examined, CaseFingerprint]:
-    """The findings on one case, those of its source among them, and what the checks on the set need of it."""
-    store = replace(store, cases={case.id: case})
-    fingerprint = CaseFingerprint(case.id, case.subject, case.split)
-    seen = [finding for finding in case.findings if finding.kind != "missing class"]  # which is looked for here
-    try:
-        require_whole(store.path, case)
-        counts, finite, fingerprint = _read_through(store, case)
-    except (InputError, OSError) as error:
-        return Examined(case.id, (Finding("error", case.id, "damaged", str(error)), *seen)), fingerprint
-    findings = [*_entry_findings(store, case), *_label_findings(store, case, counts), *seen]
-    if not finite:
-        findings.append(Finding("error", case.id, "damaged", "its image holds NaN or infinite values"))
-    return Examined(case.id, tuple(findings)), fingerprint
-
-
-def _read_through(store: Store, case: StoredCase) -> tuple[dict[int, int], bool, CaseFingerprint]:
-    """Voxels of each label value, whether the image is finite, and what the checks on the set need."""
-    image, labels = store.read_case(case.id)
-    counts = value_counts(labels)
-    finite = bool(np.isfinite(image).all())
+def stored_fingerprint(case: StoredCase, slices: Slices) -> CaseFingerprint:
+    """What the checks on a whole set need of a stored case."""
+    image, labels = slices
     fingerprint = CaseFingerprint(case.id, case.subject, case.split, content_digest(image))
     names = tuple(case.label_voxels)
-    if finite and max(counts) < max(len(names), 1):
-        classes = labels if case.label_file else None
-        fingerprint = fingerprint.with_features(image, classes, case.spacing_mm, names)
-    return counts, finite, fingerprint
+    if not np.isfinite(image).all() or labels.max() >= max(len(names), 1):
+        return fingerprint
+    return fingerprint.with_features(image, labels if case.label_file else None, case.spacing_mm, names)
 
 
-def _entry_findings(store: Store, case: StoredCase) -> Iterator[Finding]:
-    """Whether the case's own entry and recipe agree with the manifest."""
-    file = entry_file(store.path, case.id)
+def _examine_case(path: Path, manifest: Manifest, case: StoredCase) -> tuple[Examined, CaseFingerprint]:
+    """The findings on one case, those of its source among them, and what the checks on the set need of it."""
+    seen = [finding for finding in case.findings if finding.kind != "missing class"]  # which is looked for here
     try:
-        entry = StoredCase.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        require_whole(path, case)
+        image, labels = read_stored(path, case)
+    except (InputError, OSError) as error:
+        damaged = Finding("error", case.id, "damaged", str(error))
+        return Examined(case.id, (damaged, *seen)), CaseFingerprint(case.id, case.subject, case.split)
+    told = *_entry_findings(path, manifest, case), *_label_findings(manifest, case, value_counts(labels))
+    findings = [*told, *seen]
+    if not np.isfinite(image).all():
+        findings.append(Finding("error", case.id, "damaged", "its image holds NaN or infinite values"))
+    return Examined(case.id, tuple(findings)), stored_fingerprint(case, (image, labels))
+
+
+def _entry_findings(path: Path, manifest: Manifest, case: StoredCase) -> Iterator[Finding]:
+    """Whether the case's own entry and recipe agree with the manifest."""
+    file = entry_file(path, case.id)
+    try:
+        entry = StoredCase.model_validate_json(file.read_bytes())
+    except (OSError, ValueError) as error:
         yield Finding("warning", case.id, "damaged", f"{file}: cannot be read ({type(error).__name__})")
         return
     if entry != case:
         yield Finding("error", case.id, "damaged", f"{file}: differs from the manifest; run preprocess again")
-    if case.recipe_hash != store.manifest.get("recipe_hash", case.recipe_hash):
+    if case.recipe_hash != manifest.recipe_hash:
         message = "was converted with another version of the recipe; run preprocess again"
         yield Finding("error", case.id, "damaged", message)
 
 
-def _label_findings(store: Store, case: StoredCase, counts: dict[int, int]) -> Iterator[Finding]:
+def _label_findings(manifest: Manifest, case: StoredCase, counts: dict[int, int]) -> Iterator[Finding]:
     if not case.label_file:
         return
-    if strays := [value for value in counts if value >= len(store.classes)]:
+    classes = dict(enumerate(manifest.classes))
+    if strays := sorted(counts.keys() - classes.keys()):
         message = f"label values {first_of(strays)} are no class of the store"
         yield Finding("error", case.id, "label values", message)
-    if not any(counts.get(class_id) for class_id in range(1, len(store.classes))):
-        if not store.manifest["recipe"].get("allow_empty"):
+    if not counts.keys() & classes.keys() - {0}:
+        if not manifest.recipe.get("allow_empty"):
             yield Finding("error", case.id, "empty label", "the label map is all background")
         return
-    for class_id, name in enumerate(store.classes):
+    for class_id, name in classes.items():
         got, told = counts.get(class_id, 0), case.label_voxels.get(name, 0)
         if got != told:
             message = f"{name} has {got} voxels, the manifest says {told}; run preprocess again"
             yield Finding("error", case.id, "label counts", message)
-    if missing := [name for class_id, name in enumerate(store.classes) if class_id not in counts]:
+    if missing := [name for class_id, name in classes.items() if class_id not in counts]:
         yield Finding("warning", case.id, "missing class", f"holds no {', '.join(missing)}")
 
 
-def _leftovers(store: Store) -> Iterator[Finding]:
+def _leftovers(path: Path, manifest: Manifest) -> Iterator[Finding]:
     """Data files that no case of the manifest owns."""
-    owned = {f"{case}{suffix}" for case in store.cases for suffix in (".bin", ".json")}
-    extra = sorted(file.name for file in (store.path / CASES).glob("*") if file.name not in owned)
+    owned = {f"{case.id}{suffix}" for case in manifest.cases for suffix in (".bin", ".json")}
+    extra = sorted(file.name for file in (path / CASES).glob("*") if file.name not in owned)
     if extra:
         message = f"{CASES} holds {first_of(extra)}, which the manifest does not name"
         yield Finding("warning", "", "leftover", message)

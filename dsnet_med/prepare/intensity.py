@@ -6,14 +6,15 @@ voxel is exactly 0: the value that padding and rotation fill with. Stores and in
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, PlainSerializer
 
 from dsnet_med.errors import InputError, unknown
 
-_KINDS = ("window", "unit_variance")
+_RULES = {"window": (-1e9, 1e9, "intensities"), "unit_variance": (0, 100, "percentiles from 0 to 100")}
 _OLD_NAMES = {"zscore": "unit_variance"}  # in recipes, stores and runs of before: it never took the mean away
 _CHUNK = 1 << 20
 
@@ -46,7 +47,7 @@ class Intensity:
 
     `window`: low and high are intensities (Hounsfield units for CT); the result lies in [0, 1].
     `unit_variance`: low and high are percentiles of the volume to clip at; the result has standard deviation 1
-    and minimum 0. The percentiles are voxel values (next lower, next higher), not interpolated, so that integers
+    and minimum 0. Percentiles are voxel values (next lower, next higher), not interpolated, so that integers
     stay integers. A constant volume gives zeros.
     """
 
@@ -58,7 +59,8 @@ class Intensity:
         """The Scaling of a volume of any shape with at least one voxel."""
         if self.kind == "window":
             return Scaling(self.low, self.high, 1.0 / (self.high - self.low))
-        low, high = _percentiles(voxels, self.low, self.high)
+        low = float(np.percentile(voxels, self.low, method="lower"))
+        high = float(np.percentile(voxels, self.high, method="higher"))
         deviation = _clipped_deviation(voxels, low, high)
         return Scaling(low, high, 1.0 / deviation if deviation > 0 else 0.0)
 
@@ -70,37 +72,30 @@ class Intensity:
     def from_dict(cls, rule: Any) -> "Intensity":
         """The inverse of `as_dict`. Raises InputError."""
         if not isinstance(rule, Mapping) or len(rule) != 1:
-            raise InputError(
-                f"intensity: got {rule!r}, wanted {{window: [low, high]}} or {{unit_variance: [low, high]}}"
-            )
-        written, bounds = next(iter(rule.items()))
+            wanted = " or ".join(f"{{{kind}: [low, high]}}" for kind in _RULES)
+            raise InputError(f"intensity: got {rule!r}, wanted {wanted}")
+        ((written, bounds),) = rule.items()
         kind = _OLD_NAMES.get(written, written)
-        if kind not in _KINDS:
-            raise unknown("intensity rule", str(kind), _KINDS)
-        low, high = _bounds(kind, bounds)
-        return cls(kind, low, high)
+        if kind not in _RULES:
+            raise unknown("intensity rule", str(kind), _RULES)
+        lowest, highest, unit = _RULES[kind]
+        pair = bounds if isinstance(bounds, list | tuple) else ()
+        numbers = [float(b) for b in pair if isinstance(b, int | float) and not isinstance(b, bool)]
+        if not len(pair) == len(numbers) == 2 or not lowest <= numbers[0] < numbers[1] <= highest:
+            raise InputError(f"intensity: {kind} got {bounds!r}, wanted two rising numbers [low, high], {unit}")
+        return cls(kind, *numbers)
 
 
-def _bounds(kind: str, bounds: Any) -> tuple[float, float]:
-    lowest, highest = (0.0, 100.0) if kind == "unit_variance" else (-1e9, 1e9)
-    pair = list(bounds) if isinstance(bounds, (list, tuple)) else []
-    numbers = [float(b) for b in pair if isinstance(b, (int, float)) and not isinstance(b, bool)]
-    if len(pair) != 2 or len(numbers) != 2 or not lowest <= numbers[0] < numbers[1] <= highest:
-        unit = "percentiles from 0 to 100" if kind == "unit_variance" else "intensities"
-        raise InputError(f"intensity: {kind} got {bounds!r}, wanted two rising numbers [low, high], {unit}")
-    return numbers[0], numbers[1]
+def _rule(written: Any) -> Intensity:
+    return written if isinstance(written, Intensity) else Intensity.from_dict(written)
 
 
-def _percentiles(voxels: NDArray[Any], low: float, high: float) -> tuple[float, float]:
-    """The voxel values at or next below the `low` and at or next above the `high` percentile."""
-    last = voxels.size - 1
-    ranks = [int(np.floor(low / 100 * last)), int(np.ceil(high / 100 * last))]
-    ordered = np.partition(voxels.ravel(order="K"), ranks)
-    return float(ordered[ranks[0]]), float(ordered[ranks[1]])
+# An Intensity as recipes and manifests hold it.
+IntensityRule = Annotated[Intensity, BeforeValidator(_rule), PlainSerializer(Intensity.as_dict)]
 
 
 def _clipped_deviation(voxels: NDArray[Any], low: float, high: float) -> float:
-    """Population standard deviation of the clipped volume, without a float64 copy of it."""
+    """Population standard deviation of the clipped volume, without numpy's float64 copy of all of it."""
     mean = sum(float(chunk.sum()) for chunk in _clipped_chunks(voxels, low, high)) / voxels.size
     squares = sum(float(np.square(chunk - mean).sum()) for chunk in _clipped_chunks(voxels, low, high))
     return float(np.sqrt(squares / voxels.size))

@@ -8,65 +8,75 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from dsnet_med import resources
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import InputError, one_line, unknown
+from dsnet_med.files import read_text
 from dsnet_med.geometry import SliceAxis
 from dsnet_med.prepare import decathlon
-from dsnet_med.prepare.intensity import Intensity
-from dsnet_med.prepare.recipe_yaml import read_yaml
+from dsnet_med.prepare.intensity import IntensityRule
 from dsnet_med.prepare.splits import SeededSplit, read_splits
+from dsnet_med.yaml_core import parse_yaml
 
-LAYOUTS = ("pairs", "acdc", "decathlon", "table")
-MODALITIES = ("CT", "MR")
-_REQUIRED = ("id", "title", "source", "licence", "modality", "layout", "intensity", "splits")
-_OPTIONAL = (
-    "citation",
-    "image",
-    "label",
-    "cases",
-    "classes",
-    "label_map",
-    "slice_axis",
-    "sides",
-    "allow_empty",
-)
+_MODALITIES = ("CT", "MR")
 _LARGEST_LABEL = 65535
 _FIELD = re.compile(r"\{[^{}]*\}")
+_NOT_KEYS = {"hash", "path", "intensity_of", "notes"}
+_FILES = ("splits", "cases")  # keys that may name a CSV file beside the recipe
+_WANTED = {  # pydantic's kind of error -> what is wanted, in this project's words
+    "string_type": "text; a number, true, false and what begins with a sign needs quotes",
+    "string_too_short": "text",
+    "tuple_type": "a list",
+    "dict_type": "lines 'name: value'",
+    "bool_type": "true or false",
+}
+
+Name = Annotated[str, Field(min_length=1)]
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(BaseModel):
     """One data set. `label_map` holds every legal raw label value; class id = position in `classes`.
 
     With `allow_empty`, label maps may be all background. `notes` say what dataset.json wants and does not get.
-    Recipes that leave `classes` to a dataset.json have none until `for_source` has read it.
+    Recipes that leave `classes` to a dataset.json have none until `for_source` has read it, and a rule for the
+    intensities of each modality.
     """
 
-    id: str
+    model_config = ConfigDict(frozen=True, str_strip_whitespace=True)
+
+    id: Name
     title: str
     source: str
     licence: str
-    modality: str
-    layout: str
-    image: str
-    label: str
-    classes: tuple[str, ...]
-    label_map: dict[int, int]
-    intensity: Intensity
-    slice_axis: SliceAxis
-    left: tuple[str, ...]
-    right: tuple[str, ...]
-    splits: dict[str, str] | SeededSplit
-    path: Path
-    hash: str
     citation: str = ""
+    modality: Literal["CT", "MR", "dataset.json"]
+    layout: Literal["pairs", "acdc", "decathlon", "table"]
+    image: Annotated[str, Field(validate_default=True)] = ""
+    label: Annotated[str, Field(validate_default=True)] = ""
+    hash: str
+    classes: tuple[Name, ...] = ()
+    label_map: Annotated[dict[int, int], Field(validate_default=True)] = None  # type: ignore[assignment]
+    intensity: IntensityRule
+    slice_axis: SliceAxis = "superior"
+    allow_empty: StrictBool = False
+    sides: dict[Literal["left", "right"], tuple[str, ...]] = {"left": (), "right": ()}
+    splits: dict[str, str] | SeededSplit
     cases: Path | None = None
-    intensity_of: dict[str, Intensity] = field(default_factory=dict)
-    allow_empty: bool = False
+    path: Path
+    intensity_of: dict[str, IntensityRule] = {}
     notes: tuple[str, ...] = ()
 
     @property
@@ -76,18 +86,95 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but where the recipe lies, as JSON takes it."""
-        splits = self.splits
-        rule = vars(splits) if isinstance(splits, SeededSplit) else dict(splits)
-        plain = ("id", "title", "source", "licence", "citation", "modality", "layout", "image", "label", "hash")
-        return {name: getattr(self, name) for name in plain} | {
-            "classes": list(self.classes),
-            "label_map": {str(raw): class_id for raw, class_id in self.label_map.items()},
-            "intensity": self.intensity.as_dict(),
-            "slice_axis": self.slice_axis,
-            "allow_empty": self.allow_empty,
-            "sides": {"left": list(self.left), "right": list(self.right)},
-            "splits": rule,
-        }
+        return self.model_dump(mode="json", exclude={"path", "cases", "intensity_of", "notes"})
+
+    @field_validator("image", "label")
+    @classmethod
+    def _template(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("layout") != "pairs":
+            return value
+        others = [name for name in _FIELD.findall(value) if name != "{case}"]
+        if value.count("{case}") > 1 or "*" in value or others:
+            raise InputError(
+                f"{info.field_name}: got '{value}', wanted one {{case}}, no other {{field}} and no '*'; where "
+                "names hold more than that, use layout 'table', whose CSV file lists every case's files"
+            )
+        if "{case}" not in value or not value.endswith((".nii", ".nii.gz")):
+            raise InputError(
+                f"{info.field_name}: got '{value}', wanted a path with one {{case}} that ends in .nii.gz"
+            )
+        if value == info.data.get("image"):
+            raise InputError(f"image and label are one template, '{value}'; give each its own")
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _background_first(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(names) < 2 or names[0] != "background":
+            raise InputError(f"classes: got {list(names)}, wanted background first and then at least one name")
+        if len(set(names)) != len(names) or len(names) > 255:
+            raise InputError("classes: wanted at most 255 names, each once")
+        return names
+
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def _by_raw_value(cls, written: Any, info: ValidationInfo) -> dict[int, int]:
+        """Raw value -> class id, from `class name: values`; left out, raw values are class ids."""
+        classes = info.data.get("classes", ())
+        if written is None:
+            return {class_id: class_id for class_id in range(len(classes))}
+        if not isinstance(written, Mapping):
+            raise InputError(f"label_map: got {written!r}, wanted lines 'class name: raw label values'")
+        label_map: dict[int, int] = {}
+        for name, values in written.items():
+            if name not in classes:
+                raise unknown("class in label_map", str(name), classes)
+            for raw in _raw_values(name, values):
+                if raw in label_map:
+                    other = classes[label_map[raw]]
+                    raise InputError(f"label_map: raw value {raw} stands for {other} and {name}")
+                label_map[raw] = classes.index(name)
+        if missing := [name for name in classes if name not in written]:
+            raise InputError(f"label_map: no raw value for {', '.join(missing)}")
+        return dict(sorted(label_map.items()))
+
+    @field_validator("sides")
+    @classmethod
+    def _of_classes(cls, sides: dict[Any, tuple[str, ...]], info: ValidationInfo) -> dict[Any, tuple[str, ...]]:
+        for side, names in sides.items():
+            for name in names:
+                if name not in info.data.get("classes", ()):
+                    raise unknown(f"class in sides.{side}", name, info.data.get("classes", ()))
+        return {side: sides.get(side, ()) for side in ("left", "right")}
+
+    @field_validator("splits", mode="before")
+    @classmethod
+    def _list_or_rule(cls, splits: Any, info: ValidationInfo) -> dict[str, str] | SeededSplit:
+        if isinstance(splits, str):
+            return read_splits(_beside("splits", splits, info.context))
+        if isinstance(splits, Mapping) and set(splits) == {"seed", "val", "test"}:
+            seed, val, test = (splits[name] for name in ("seed", "val", "test"))
+            numbers = type(seed) is int and all(type(part) in (int, float) for part in (val, test))
+            if numbers and min(val, test) >= 0 and val + test < 1:
+                return SeededSplit(seed, float(val), float(test))
+        raise InputError(
+            f"splits: got {splits!r}, wanted a CSV file beside the recipe, or seed, val and test "
+            "(fractions that leave some for training)"
+        )
+
+    @field_validator("cases", mode="before")
+    @classmethod
+    def _table(cls, name: Any, info: ValidationInfo) -> Any:
+        return _beside("cases", name, info.context) if isinstance(name, str) else name
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Recipe":
+        if self.layout == "table" and self.cases is None:
+            raise InputError("layout 'table' needs the key cases, the name of a CSV file beside the recipe")
+        known = _MODALITIES if self.classes else (decathlon.FILE_NAME,)
+        if self.modality not in known:
+            raise unknown("modality", self.modality, known)
+        return self
 
 
 def recipe_ids() -> list[str]:
@@ -101,9 +188,11 @@ def load_recipe(name_or_path: str) -> Recipe:
     content = _read_keys(path)
     try:
         return _parse(path, content)
+    except ValidationError as error:
+        message = _told(error)
     except InputError as error:
         message = str(error)
-        raise error if message.startswith(str(path.parent)) else InputError(f"{path}: {message}") from error
+    raise InputError(message if message.startswith(str(path.parent)) else f"{path}: {message}")
 
 
 def for_source(recipe: Recipe, source: Path) -> Recipe:
@@ -118,16 +207,16 @@ def for_source(recipe: Recipe, source: Path) -> Recipe:
     classes, label_map, notes = decathlon.described_classes(source, description)
     modality = decathlon.described_modality(source, description)
     told = json.dumps([classes, sorted(label_map.items()), modality])
-    return replace(
-        recipe,
-        title=str(description.get("name") or recipe.title),
-        modality=modality,
-        intensity=recipe.intensity_of[modality],
-        classes=classes,
-        label_map=label_map,
-        notes=notes,
-        hash=hashlib.sha256(f"{recipe.hash}{told}".encode()).hexdigest(),
-    )
+    completed = {
+        "title": str(description.get("name") or recipe.title),
+        "modality": modality,
+        "intensity": recipe.intensity_of[modality],
+        "classes": classes,
+        "label_map": label_map,
+        "notes": notes,
+        "hash": hashlib.sha256(f"{recipe.hash}{told}".encode()).hexdigest(),
+    }
+    return recipe.model_copy(update=completed)
 
 
 def _recipe_file(name_or_path: str) -> Path:
@@ -144,199 +233,76 @@ def _recipe_file(name_or_path: str) -> Path:
 
 
 def _read_keys(path: Path) -> dict[str, Any]:
-    content = read_yaml(path)
+    try:
+        content = parse_yaml(read_text(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read as YAML ({error}); save it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        mark = getattr(error.__cause__, "problem_mark", None)
+        line = f": {mark.get_snippet(indent=0).partition(chr(10))[0]}" if mark else ""
+        raise InputError(
+            f"{path}: cannot be read as YAML ({one_line(error)}{line}); text that begins with a sign, such as "
+            "{case}, or holds ': ' needs quotes; tabs are no blanks"
+        ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no keys, wanted a recipe with {', '.join(_REQUIRED)}")
+        raise InputError(f"{path}: holds no keys, wanted a recipe")
     return content
 
 
 def _parse(path: Path, content: dict[str, Any]) -> Recipe:
-    _check_keys(content)
-    layout = _choice(content, "layout", LAYOUTS)
-    classes = _classes(content)
-    intensity_of = _intensities(content)
-    label_map = _label_map(content, classes)
-    sides = _sides(content, classes)
-    templates = {key: _template(content, key, layout) for key in ("image", "label")}
-    if layout == "pairs" and templates["image"] == templates["label"]:
-        raise InputError(f"image and label are one template, '{templates['image']}'; give each its own")
-    parts = _attached_files(path, content)
-    return Recipe(
-        id=_text(content, "id"),
-        title=_text(content, "title"),
-        source=_text(content, "source"),
-        licence=_text(content, "licence"),
-        citation=_text(content, "citation"),
-        modality=_choice(content, "modality", MODALITIES if classes else (decathlon.FILE_NAME,)),
-        layout=layout,
-        image=templates["image"],
-        label=templates["label"],
-        classes=classes,
-        label_map=label_map,
-        intensity=next(iter(intensity_of.values())),
-        slice_axis=cast(SliceAxis, _choice(content, "slice_axis", get_args(SliceAxis), "superior")),
-        left=sides["left"],
-        right=sides["right"],
-        splits=_splits(path, content["splits"]),
-        path=path,
-        hash=_hash(path, *parts.values()),
-        cases=parts.get("cases"),
-        intensity_of=intensity_of,
-        allow_empty=_flag(content, "allow_empty"),
-    )
+    keys = Recipe.model_fields.keys() - _NOT_KEYS
+    for key, value in content.items():
+        if key not in keys:
+            raise unknown("recipe key", str(key), keys)
+        if value is None:
+            raise InputError(f"{key}: has no value; give it one, or leave the key out")
+    given = content | {"path": path, "hash": ""}
+    if "classes" not in content and "layout" in content:
+        if content["layout"] != "decathlon":
+            raise InputError("the recipe lacks classes; only layout 'decathlon' takes them from dataset.json")
+        rules = content.get("intensity")
+        if not isinstance(rules, Mapping) or set(rules) != set(_MODALITIES):
+            raise InputError(f"intensity: got {rules!r}, wanted one rule for CT and one for MR")
+        given |= {"intensity": rules["CT"], "intensity_of": rules}
+    recipe = Recipe.model_validate(given, context=path.parent)
+    digest = hashlib.sha256()
+    for file in (path, *(path.parent / content[key] for key in _FILES if isinstance(content.get(key), str))):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return recipe.model_copy(update={"hash": digest.hexdigest()})
 
 
-def _check_keys(content: dict[str, Any]) -> None:
-    for key in content:
-        if key not in _REQUIRED + _OPTIONAL:
-            raise unknown("recipe key", str(key), _REQUIRED + _OPTIONAL)
-    missing = [key for key in _REQUIRED if key not in content]
-    if missing:
-        raise InputError(f"the recipe lacks {', '.join(missing)}")
-    if content["layout"] == "table" and "cases" not in content:
-        raise InputError("layout 'table' needs the key cases, the name of a CSV file beside the recipe")
-    if "classes" not in content and content["layout"] != "decathlon":
-        raise InputError("the recipe lacks classes; only layout 'decathlon' can take them from dataset.json")
+def _told(error: ValidationError) -> str:
+    """The first mistake that pydantic found, in one line."""
+    mistakes = error.errors(include_url=False)
+    lacking = [str(mistake["loc"][0]) for mistake in mistakes if mistake["type"] == "missing"]
+    if lacking:
+        return f"the recipe lacks {', '.join(lacking)}"
+    first = mistakes[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    key, kind, got = str(first["loc"][0]), first["type"], first["input"]
+    if kind == "literal_error":
+        return str(unknown(key, str(got), re.findall(r"'(.*?)'", first["ctx"]["expected"])))
+    return f"{key}: got {got!r}, wanted {_WANTED.get(kind, first['msg'])}"
 
 
-def _text(content: dict[str, Any], key: str) -> str:
-    value = content.get(key, "")
-    if not isinstance(value, str) or (key == "id" and not value):
-        raise InputError(f"{key}: got {value!r}, wanted text")
-    return value.strip()
-
-
-def _choice(content: dict[str, Any], key: str, known: tuple[str, ...], default: str = "") -> str:
-    value = content.get(key, default)
-    if value not in known:
-        raise unknown(key, str(value), known)
-    return str(value)
-
-
-def _template(content: dict[str, Any], key: str, layout: str) -> str:
-    if isinstance(content.get(key), Mapping):  # what YAML makes of {case} alone
-        raise InputError(f'{key}: got {content[key]!r}, which needs quotes: "{{case}}.nii.gz"')
-    value = _text(content, key)
-    if layout != "pairs":
-        return value
-    others = [field for field in _FIELD.findall(value) if field != "{case}"]
-    if value.count("{case}") > 1 or "*" in value or others:
-        raise InputError(
-            f"{key}: got '{value}', wanted one {{case}}, no other {{field}} and no '*'; "
-            "where names hold more than that, use layout 'table', whose CSV file lists every case's files"
-        )
-    if "{case}" not in value or not value.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{key}: got '{value}', wanted a path with one {{case}} that ends in .nii.gz")
-    return value
-
-
-def _flag(content: dict[str, Any], key: str) -> bool:
-    value = content.get(key, False)
-    if not isinstance(value, bool):
-        raise InputError(f"{key}: got {value!r}, wanted true or false")
-    return value
-
-
-def _classes(content: dict[str, Any]) -> tuple[str, ...]:
-    names = content.get("classes", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise InputError(
-            f"classes: got {names!r}, wanted a list of names; put numbers, true, false and null in quotes"
-        )
-    if "classes" in content and (len(names) < 2 or names[0] != "background"):
-        raise InputError(f"classes: got {names!r}, wanted background first and then at least one name")
-    if len(set(names)) != len(names) or len(names) > 255:
-        raise InputError("classes: wanted at most 255 names, each once")
-    return tuple(names)
-
-
-def _label_map(content: dict[str, Any], classes: tuple[str, ...]) -> dict[int, int]:
-    """Raw value -> class id, from `class name: values`; left out, raw values are class ids."""
-    written = content.get("label_map", {name: class_id for class_id, name in enumerate(classes)})
-    if not isinstance(written, Mapping):
-        raise InputError(f"label_map: got {written!r}, wanted lines 'class name: raw label values'")
-    label_map: dict[int, int] = {}
-    for name, values in written.items():
-        if name not in classes:
-            raise unknown("class in label_map", str(name), classes)
-        for raw in _raw_values(str(name), values):
-            if raw in label_map:
-                raise InputError(f"label_map: raw value {raw} stands for {classes[label_map[raw]]} and {name}")
-            label_map[raw] = classes.index(name)
-    missing = [name for name in classes if name not in written]
-    if missing:
-        raise InputError(f"label_map: no raw value for {', '.join(missing)}")
-    return dict(sorted(label_map.items()))
+def _beside(key: str, name: str, folder: Any) -> Path:
+    file: Path = folder / name
+    if not file.is_file():
+        raise InputError(f"{key}: {file} does not exist; it is looked for beside the recipe")
+    return file
 
 
 def _raw_values(name: str, values: Any) -> list[int]:
     """`8`, `"9-13"` or a list of such, as integers."""
     if isinstance(values, list):
         return [raw for value in values for raw in _raw_values(name, value)]
-    first, _, last = str(values).partition("-")
-    bounds = first.strip(), (last or first).strip()
-    if isinstance(values, bool) or not all(bound.isascii() and bound.isdigit() for bound in bounds):
+    match = re.fullmatch(r"([0-9]+)(?:\s*-\s*([0-9]+))?", str(values).strip())
+    if not match:
         raise InputError(
             f"label_map: {name} got {values!r}, wanted a number, a range '9-13' or a list of these"
         )
-    low, high = int(bounds[0]), int(bounds[1])
+    low, high = int(match[1]), int(match[2] or match[1])
     if not low <= high <= _LARGEST_LABEL:
         raise InputError(f"label_map: {name} got {values!r}, wanted rising values up to {_LARGEST_LABEL}")
     return list(range(low, high + 1))
-
-
-def _intensities(content: dict[str, Any]) -> dict[str, Intensity]:
-    """The rule of each modality: one for all, or `{CT: ..., MR: ...}` where dataset.json names the modality."""
-    rule = content["intensity"]
-    if "classes" in content:
-        return {str(content["modality"]): Intensity.from_dict(rule)}
-    if not isinstance(rule, Mapping) or set(rule) != set(MODALITIES):
-        raise InputError(f"intensity: got {rule!r}, wanted one rule for CT and one for MR")
-    return {modality: Intensity.from_dict(rule[modality]) for modality in MODALITIES}
-
-
-def _sides(content: dict[str, Any], classes: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    sides = content.get("sides", {})
-    if not isinstance(sides, Mapping):
-        raise InputError(f"sides: got {sides!r}, wanted left: [...] and right: [...]")
-    for side, names in sides.items():
-        if side not in ("left", "right"):
-            raise unknown("side", str(side), ("left", "right"))
-        if not isinstance(names, list):
-            raise InputError(f"sides: {side} got {names!r}, wanted a list of class names")
-        for name in names:
-            if name not in classes:
-                raise unknown(f"class in sides.{side}", str(name), classes)
-    return {side: tuple(sides.get(side, ())) for side in ("left", "right")}
-
-
-def _splits(path: Path, splits: Any) -> dict[str, str] | SeededSplit:
-    if isinstance(splits, str):
-        return read_splits(path.parent / splits)
-    wanted = (
-        "wanted a CSV file beside the recipe, or seed, val and test (fractions that leave some for training)"
-    )
-    if not isinstance(splits, Mapping) or set(splits) != {"seed", "val", "test"}:
-        raise InputError(f"splits: got {splits!r}, {wanted}")
-    seed, val, test = splits["seed"], splits["val"], splits["test"]
-    numbers = all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in (seed, val, test))
-    if not numbers or not isinstance(seed, int) or min(val, test) < 0 or val + test >= 1:
-        raise InputError(f"splits: got {dict(splits)!r}, {wanted}")
-    return SeededSplit(seed, float(val), float(test))
-
-
-def _attached_files(path: Path, content: dict[str, Any]) -> dict[str, Path]:
-    """The CSV files that belong to the recipe, by their key."""
-    names = {key: content[key] for key in ("splits", "cases") if isinstance(content.get(key), str)}
-    files = {key: path.parent / name for key, name in names.items()}
-    for key, file in files.items():
-        if not file.is_file():
-            raise InputError(f"{key}: {file} does not exist; it is looked for beside the recipe")
-    return files
-
-
-def _hash(*files: Path) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.files import read_text
-from dsnet_med.volumes import case_name
+from dsnet_med.find import case_name
 
 SPLITS = ("train", "val", "test", "extra")
 

@@ -11,78 +11,21 @@ integers, else float32. Normalisation happens on reading, and gives bit for bit 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.geometry import SliceAxis, SliceOrder
-from dsnet_med.prepare.findings import Finding
+from dsnet_med.geometry import SliceAxis
 from dsnet_med.prepare.intensity import Intensity, Scaling
+from dsnet_med.prepare.manifest import CASES, Manifest, StoredCase, read_manifest
 from dsnet_med.prepare.splits import SPLITS
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-CASES = "cases"
-
-
-@dataclass(frozen=True)
-class StoredCase:
-    """One case of a store: what its manifest entry says.
-
-    `shape` (D, H, W) and `spacing_mm` (slice, row, column) are those of the slices; `native_shape` and `affine`
-    (4 x 4, voxels to RAS+ millimetres) those of the source volume. File names are relative to the source.
-    `base` and `slope` turn stored values into network input: (stored - base) * slope. `findings` are what the
-    data doctor saw in the source volume.
-    """
-
-    id: str
-    subject: str
-    split: str
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    native_shape: tuple[int, int, int]
-    affine: tuple[tuple[float, ...], ...]
-    order: SliceOrder
-    image_file: str
-    image_sha256: str
-    label_file: str
-    label_sha256: str
-    label_voxels: dict[str, int]
-    dtype: str
-    base: float
-    slope: float
-    clip: tuple[float, float]
-    recipe_hash: str
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def record_bytes(self) -> int:
-        """The size of one slice on disk, image and label."""
-        return self.shape[1] * self.shape[2] * (np.dtype(self.dtype).itemsize + 1)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The manifest entry, as JSON takes it."""
-        order = {"axes": list(self.order.axes), "reversed": list(self.order.reversed)}
-        findings = [vars(finding) for finding in self.findings]
-        return {"format": FORMAT} | vars(self) | {"order": order, "findings": findings}
-
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> "StoredCase":
-        """The inverse of `as_dict`, after JSON made lists of the tuples."""
-        fields = {name: value for name, value in entry.items() if name != "format"}
-        for name in ("shape", "spacing_mm", "native_shape", "clip"):
-            fields[name] = tuple(fields[name])
-        order = fields["order"]
-        fields["order"] = SliceOrder(tuple(order["axes"]), tuple(order["reversed"]))
-        fields["affine"] = tuple(tuple(row) for row in fields["affine"])
-        fields["findings"] = tuple(Finding(**finding) for finding in fields.get("findings", ()))
-        return cls(**fields)
+Slices = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -90,76 +33,54 @@ class Store:
     """A store opened for reading. Holds no open files: pickle it, fork it, read it from threads."""
 
     path: Path
-    manifest: dict[str, Any]
-    cases: dict[str, StoredCase]
-    seen: dict[str, tuple[int, int]] = field(
-        default_factory=dict, compare=False, repr=False
-    )  # size and time of files
+    manifest: Manifest
+    seen: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False)  # size and time of files
 
     @classmethod
-    def open(cls, path: Path, *, whole: bool = True) -> "Store":
-        """Open the store in the folder `path`. Raises InputError when it is none, unfinished or damaged.
-
-        Unless it has to be `whole`, data files may be missing or cut short.
-        """
-        manifest = _read_manifest(path)
-        try:
-            cases = {entry["id"]: StoredCase.from_dict(entry) for entry in manifest["cases"]}
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path / MANIFEST}: damaged ({error!r}); run preprocess again") from error
-        store = cls(path, manifest, cases)
-        for case in cases.values() if whole else ():
+    def open(cls, path: Path) -> "Store":
+        """Open the store in the folder `path`. Raises InputError when it is none, unfinished or damaged."""
+        store = cls(path, read_manifest(path))
+        for case in store.cases.values():
             require_whole(path, case)
         return store
 
-    @property
-    def recipe_id(self) -> str:
-        """The id of the recipe that the store was made with."""
-        return str(self.manifest["recipe"]["id"])
+    @cached_property
+    def cases(self) -> dict[str, StoredCase]:
+        """The cases by id."""
+        return {case.id: case for case in self.manifest.cases}
 
     @cached_property
     def id(self) -> str:
         """A hash of what is trained on: the recipe, the classes, and every case's split and source files."""
-        cases = [
-            (
-                case.id,
-                case.subject,
-                case.split,
-                case.shape,
-                case.image_sha256,
-                case.label_sha256,
-                case.recipe_hash,
-            )
-            for case in sorted(self.cases.values(), key=lambda case: case.id)
-        ]
-        told = json.dumps([self.manifest["recipe_hash"], self.classes, self.slice_axis, cases])
+        names = ("id", "subject", "split", "shape", "image_sha256", "label_sha256", "recipe_hash")
+        cases = [[getattr(self.cases[case], name) for name in names] for case in sorted(self.cases)]
+        told = json.dumps([self.manifest.recipe_hash, self.classes, self.slice_axis, cases])
         return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    @property
+    def recipe_id(self) -> str:
+        """The id of the recipe that the store was made with."""
+        return str(self.manifest.recipe["id"])
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; a label's value is its position here, 0 the background."""
-        return tuple(self.manifest["classes"])
-
-    @property
-    def slice_axis(self) -> SliceAxis:
-        """How the slices were chosen; inference must use the same."""
-        return cast(SliceAxis, self.manifest["slice_axis"])
+        return self.manifest.classes
 
     @property
     def failed(self) -> dict[str, str]:
         """Cases that could not be converted, with the reason."""
-        return dict(self.manifest["failed"])
+        return self.manifest.failed
 
     @property
-    def findings(self) -> list[Finding]:
-        """What preprocess found: in the source and the set as a whole, then in each case."""
-        in_set = [Finding(**finding) for finding in self.manifest.get("findings", ())]
-        return [*in_set, *(finding for case in self.cases.values() for finding in case.findings)]
+    def slice_axis(self) -> SliceAxis:
+        """How the slices were chosen; inference must use the same."""
+        return self.manifest.slice_axis
 
-    @cached_property
+    @property
     def intensity(self) -> Intensity:
         """The normalisation; inference must use the same."""
-        return Intensity.from_dict(self.manifest["intensity"])
+        return self.manifest.intensity
 
     def cases_of(self, split: str) -> list[StoredCase]:
         """The cases of `train`, `val`, `test` or `extra`, sorted by id; may be none."""
@@ -167,54 +88,43 @@ class Store:
             raise unknown("split", split, SPLITS)
         return [case for case in self.cases.values() if case.split == split]
 
-    def read_slice(self, case: str, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def read_slice(self, case: str, index: int) -> Slices:
         """Slice `index` of a case: the normalised image (H, W) and its labels (H, W), both fresh arrays."""
-        with self._slice(case, index) as stream:
-            return _read_record(stream, self.cases[case])
+        with self._opened(case, index) as stream:
+            return _next_slice(stream, self.cases[case])
 
     def read_label(self, case: str, index: int) -> NDArray[np.uint8]:
         """The labels (H, W) of slice `index` of a case, without its image."""
-        with self._slice(case, index) as stream:
-            entry = self.cases[case]
-            label = np.empty(entry.shape[1:], np.uint8)
-            stream.seek(entry.record_bytes - label.nbytes, os.SEEK_CUR)
-            return _filled(label, stream, entry)
+        with self._opened(case, index) as stream:
+            label: NDArray[np.uint8] = _next_record(stream, self.cases[case])["label"]
+            return label
 
-    def _slice(self, case: str, index: int) -> IO[bytes]:
-        """The data file of a case, open where this slice begins."""
-        entry = self._entry(case)
+    def read_case(self, case: str) -> Slices:
+        """A whole case: the normalised image (D, H, W) and its labels (D, H, W)."""
+        with self._opened(case) as stream:
+            return _whole(stream, self.cases[case])
+
+    def _opened(self, case: str, index: int = 0) -> IO[bytes]:
+        """The data file of a case, open where slice `index` begins.
+
+        Raises InputError where it is another than the one that was read before.
+        """
+        if case not in self.cases:
+            raise unknown("case", case, self.cases)
+        entry = self.cases[case]
         if not 0 <= index < entry.shape[0]:
             raise IndexError(f"slice {index} of case '{case}', which has {entry.shape[0]}")
-        stream = self._opened(entry)
-        stream.seek(index * entry.record_bytes)
-        return stream
-
-    def _opened(self, entry: StoredCase) -> IO[bytes]:
-        """The data file of a case. Raises InputError where it is another than the one that was read before."""
-        file = data_file(self.path, entry.id)
+        file = data_file(self.path, case)
         stream = file.open("rb", buffering=0)
         status = os.fstat(stream.fileno())
         now = (status.st_size, status.st_mtime_ns)
-        if status.st_size != entry.shape[0] * entry.record_bytes or self.seen.setdefault(entry.id, now) != now:
+        if status.st_size != entry.nbytes or self.seen.setdefault(case, now) != now:
             stream.close()
             raise InputError(
                 f"{file} has changed since the store was opened, or is cut short; run preprocess, then this"
             )
+        stream.seek(index * entry.record.itemsize)
         return stream
-
-    def read_case(self, case: str) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """A whole case: the normalised image (D, H, W) and its labels (D, H, W)."""
-        entry = self._entry(case)
-        images, labels = np.empty(entry.shape, np.float32), np.empty(entry.shape, np.uint8)
-        with self._opened(entry) as stream:
-            for index in range(entry.shape[0]):
-                images[index], labels[index] = _read_record(stream, entry)
-        return images, labels
-
-    def _entry(self, case: str) -> StoredCase:
-        if case not in self.cases:
-            raise unknown("case", case, self.cases)
-        return self.cases[case]
 
 
 def data_file(path: Path, case: str) -> Path:
@@ -227,9 +137,15 @@ def entry_file(path: Path, case: str) -> Path:
     return path / CASES / f"{case}.json"
 
 
+def read_stored(path: Path, case: StoredCase) -> Slices:
+    """As `Store.read_case`, of the store in the folder `path`."""
+    with data_file(path, case.id).open("rb") as stream:
+        return _whole(stream, case)
+
+
 def require_whole(path: Path, case: StoredCase) -> None:
     """Raise InputError unless the case's data file has the size that its entry tells."""
-    file, wanted = data_file(path, case.id), case.shape[0] * case.record_bytes
+    file, wanted = data_file(path, case.id), case.nbytes
     got = file.stat().st_size if file.is_file() else 0
     if got != wanted:
         raise InputError(f"{file}: {got} bytes, wanted {wanted}; run the same preprocess command again")
@@ -257,35 +173,25 @@ def encode(picture: NDArray[Any], entry: StoredCase) -> NDArray[np.uint16] | NDA
     return offsets
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    file = path / MANIFEST
-    if not file.is_file():
-        begun = (path / CASES).is_dir()
-        todo = "its preprocess run has not ended; run it again" if begun else "make one with preprocess"
-        raise InputError(f"{path}: not a store, it holds no {MANIFEST}; {todo}")
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        version = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: not the manifest of a store ({error}); run preprocess again") from error
-    if version != FORMAT:
-        raise InputError(f"{path}: a store of format {version}, wanted {FORMAT}; run preprocess again")
-    return cast(dict[str, Any], manifest)
+def _whole(stream: IO[bytes], entry: StoredCase) -> Slices:
+    images, labels = np.empty(entry.shape, np.float32), np.empty(entry.shape, np.uint8)
+    for index in range(entry.shape[0]):
+        images[index], labels[index] = _next_slice(stream, entry)
+    return images, labels
 
 
-def _read_record(stream: IO[bytes], entry: StoredCase) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _next_slice(stream: IO[bytes], entry: StoredCase) -> Slices:
     """The next slice of an open data file."""
-    stored = np.empty(entry.shape[1:], np.dtype(entry.dtype).newbyteorder("<"))
-    image = _filled(stored, stream, entry).astype(np.float32, copy=False)
-    label = _filled(np.empty(entry.shape[1:], np.uint8), stream, entry)
+    record = _next_record(stream, entry)
+    image = record["image"].astype(np.float32)
     if entry.base:
         image -= np.float32(entry.base)
     image *= np.float32(entry.slope)
-    return image, label
+    return image, record["label"]
 
 
-def _filled(part: NDArray[Any], stream: IO[bytes], entry: StoredCase) -> NDArray[Any]:
-    """`part` with the next bytes of an open data file."""
-    if stream.readinto(part.reshape(-1).view(np.uint8)) != part.nbytes:  # type: ignore[attr-defined]
+def _next_record(stream: IO[bytes], entry: StoredCase) -> Any:
+    records = np.fromfile(stream, entry.record, count=1)
+    if not len(records):
         raise InputError(f"case '{entry.id}': its data file is cut short; run preprocess again")
-    return part
+    return records[0]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from dsnet_med.dicom.boundary import reading
+from dsnet_med.dicom.header import reading
 from dsnet_med.errors import InputError
 from dsnet_med.server.headers import require_shape
 from dsnet_med.server.limits import Limits
@@ -18,7 +18,7 @@ def require_bounded_dicom(files: Iterable[Path], limits: Limits) -> None:
     """Raise Refused where the images have too many pixels together, InputError for what cannot be read."""
     from pydicom import dcmread  # noqa: PLC0415 -- takes long to load, and few inputs are DICOM
 
-    from dsnet_med.dicom.values import whole  # noqa: PLC0415
+    from dsnet_med.dicom.header import whole  # noqa: PLC0415
 
     pixels = 0
     for file in files:
@@ -37,7 +37,7 @@ def _syntax(file: Path) -> str:
     """The transfer syntax of a DICOM file, empty where it has no meta information; nothing is unpacked."""
     from pydicom.filereader import read_dataset, read_preamble  # noqa: PLC0415 -- as above
 
-    from dsnet_med.dicom.values import text  # noqa: PLC0415
+    from dsnet_med.dicom.header import text  # noqa: PLC0415
 
     with reading(file), file.open("rb") as stream:
         read_preamble(stream, force=True)

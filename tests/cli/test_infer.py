@@ -207,8 +207,8 @@ def test_post_processing(run_folder: Path, images: Path, tmp_path: Path) -> None
     assert settings["fill_holes"] == ["aorta", "liver"]
 
 
-def test_a_dicom_series_both_ways(run_folder: Path, shared: Path, tmp_path: Path) -> None:
-    folder = shared / "data" / "dicom" / "torchio_ct17"
+def test_a_dicom_series_both_ways(run_folder: Path, volumes: Path, tmp_path: Path) -> None:
+    folder = volumes / "dicom" / "torchio_ct17"
     assert _infer("--model", run_folder, folder, "--out", tmp_path, "--format", "nifti,dicom-seg") == 0
     assert (tmp_path / "torchio_ct17.dcm").read_bytes()[128:132] == b"DICM"
     assert nib.load(tmp_path / "torchio_ct17.nii.gz").shape == (88, 128, 17)

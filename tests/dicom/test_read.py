@@ -56,6 +56,20 @@ REFUSED = {
 }
 
 
+IN_THE_CHECKOUT = {
+    "ge/dti/002",
+    "ge/fmri/001",
+    "generic/anatomical/002_non_isotropic",
+    "generic/rgb/001",
+    "hyperfine/anatomical/001",
+}
+
+
+def in_the_checkout_or_shared(names):
+    """The names as parameters of a test; those of further series run beside the shared folder."""
+    return [name if name in IN_THE_CHECKOUT else pytest.param(name, marks=pytest.mark.shared) for name in names]
+
+
 def read(folder: Path, index: int | None = None):
     [series] = find_series([file for file in sorted(folder.iterdir()) if is_dicom(file)])
     return read_series(series, index)
@@ -90,11 +104,12 @@ def require_equal(volume, voxels, affine):
     np.testing.assert_allclose(volume.voxels[tuple(at)], voxels.ravel(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", VOLUMES)
-def test_ground_truth_of_dicom2nifti(shared, name):
-    folder, count = shared / "data" / "dicom" / "dicom2nifti" / name, VOLUMES[name]
-    for suffix in ("ground_truth", "ground_truth_reoriented"):
-        truth = nib.load(f"{folder}_{suffix}.nii.gz")
+@pytest.mark.parametrize("name", in_the_checkout_or_shared(VOLUMES))
+def test_ground_truth_of_dicom2nifti(volumes, name):
+    folder, count = volumes / "dicom" / "dicom2nifti" / name, VOLUMES[name]
+    truths = sorted(folder.parent.glob(f"{folder.name}_ground_truth*.nii.gz"))
+    assert truths
+    for truth in map(nib.load, truths):
         voxels = np.asanyarray(truth.dataobj).reshape(*truth.shape[:3], -1)
         assert voxels.shape[3] == count
         for k in range(count):
@@ -104,10 +119,10 @@ def test_ground_truth_of_dicom2nifti(shared, name):
             read(folder)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_real_series_that_are_refused(shared, name):
+@pytest.mark.parametrize("name", in_the_checkout_or_shared(REFUSED))
+def test_real_series_that_are_refused(volumes, name):
     with pytest.raises(InputError, match=REFUSED[name]):
-        read(shared / "data" / "dicom" / "dicom2nifti" / name)
+        read(volumes / "dicom" / "dicom2nifti" / name)
 
 
 def by_itk(folder: Path):
@@ -120,23 +135,21 @@ def by_itk(folder: Path):
     return sitk.GetArrayFromImage(image).T, np.diag((-1, -1, 1, 1)) @ affine
 
 
-ONE_VOLUME = [
-    f"dicom2nifti/{name}" for name, count in VOLUMES.items() if count == 1 and "hyperfine" not in name
-]
+ONE_VOLUME = [name for name, count in VOLUMES.items() if count == 1 and "hyperfine" not in name]
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *ONE_VOLUME,
-        "torchio_ct17",
-        "dcmqi_ct_seg/ct-3slice",
-        "dcmqi_ct_seg/23x38x3/image",
-        "dcmqi_ct_seg/24x38x3/image",
+        *in_the_checkout_or_shared(ONE_VOLUME),
+        "../torchio_ct17",
+        "../dcmqi_ct_seg/23x38x3/image",
+        "../dcmqi_ct_seg/24x38x3/image",
+        pytest.param("../dcmqi_ct_seg/ct-3slice", marks=pytest.mark.shared),
     ],
 )
-def test_equal_to_itk(shared, name):
-    folder = shared / "data" / "dicom" / name
+def test_equal_to_itk(volumes, name):
+    folder = (volumes / "dicom" / "dicom2nifti" / name).resolve()
     volume, (voxels, affine) = read(folder), by_itk(folder)
     assert volume.shape == voxels.shape
     assert same_grid(volume.shape, volume.affine, voxels.shape, affine)
@@ -144,8 +157,8 @@ def test_equal_to_itk(shared, name):
 
 
 @pytest.mark.parametrize("name", ["23x38x3", "24x38x3"])
-def test_multi_frame_is_equal_to_single_frames(shared, name):
-    folder = shared / "data" / "dicom" / "dcmqi_ct_seg" / name
+def test_multi_frame_is_equal_to_single_frames(volumes, name):
+    folder = volumes / "dicom" / "dcmqi_ct_seg" / name
     one, many = read(folder / "multiframe"), read(folder / "image")
     assert np.array_equal(one.voxels, many.voxels)
     np.testing.assert_allclose(one.affine, many.affine, atol=1e-5)

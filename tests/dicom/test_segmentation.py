@@ -165,10 +165,10 @@ def test_directions_that_differ_in_the_last_digit_are_one_direction(tmp_path):
 
 @pytest.mark.parametrize(
     "folder",
-    ["dcmqi_ct_seg/ct-3slice", "dcmqi_ct_seg/23x38x3/image", "dcmqi_ct_seg/23x38x3/multiframe", "torchio_ct17"],
+    ["dcmqi_ct_seg/23x38x3/image", "dcmqi_ct_seg/23x38x3/multiframe", "torchio_ct17"],
 )
-def test_series_of_scanners(tmp_path, shared, folder):
-    (series,) = find_series(list((shared / "data" / "dicom" / folder).glob("*.dcm")))
+def test_series_of_scanners(tmp_path, volumes, folder):
+    (series,) = find_series(list((volumes / "dicom" / folder).glob("*.dcm")))
     source = read_series(series)
     labels = (np.random.default_rng(3).integers(0, 8, source.shape) % 4).astype(np.uint8)
     file = written(tmp_path, labels, source)

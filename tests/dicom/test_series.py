@@ -186,9 +186,9 @@ def test_nothing_to_choose():
         choose([], None, Path("f"))
 
 
-def test_real_localizer_and_segmentations(shared):
+def test_real_localizer_and_segmentations(volumes):
     """Three segmentations beside each other, as dcmqi's examples hold them."""
-    folder = shared / "data" / "dicom" / "dcmqi_ct_seg"
+    folder = volumes / "dicom" / "dcmqi_ct_seg"
     found = find_series(sorted(folder.glob("*.dcm")))
     assert [(one.number, one.images) for one in found] == [(1, 3), (100, 7), (300, 2)]
     with pytest.raises(InputError, match=r"none of its 3 series can be a volume: .*\(SEG\)"):

@@ -19,8 +19,8 @@ from dsnet_med.errors import InputError
 
 
 @pytest.fixture(scope="module")
-def vectors(shared):
-    with np.load(shared / "golden" / "random_rot_flip.npz") as arrays:
+def vectors(golden):
+    with np.load(golden / "random_rot_flip.npz") as arrays:
         return {key: arrays[key] for key in arrays.files}
 
 

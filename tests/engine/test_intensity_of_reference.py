@@ -12,8 +12,8 @@ from dsnet_med.engine.transforms import ZScoreSliced, fit_to
 
 
 @pytest.fixture(scope="module")
-def vectors(shared):
-    with np.load(shared / "golden" / "normalize_resize.npz") as arrays:
+def vectors(golden):
+    with np.load(golden / "normalize_resize.npz") as arrays:
         return {key: arrays[key] for key in arrays.files}
 
 

@@ -46,9 +46,9 @@ def test_every_parameter_is_trained_once_under_the_published_schedule(method):
     assert type(optimizer).__name__ == ("AdamW" if modern else "SGD")
 
 
-def by_reference(shared, method, classify):
+def by_reference(golden, method, classify):
     """Numbers of weights per group, from the full-size reference's own names and shapes."""
-    state = json.loads((shared / "golden" / "full" / f"{method}.json").read_text())["state"]
+    state = json.loads((golden / "full" / f"{method}.json").read_text())["state"]
     groups = Counter()
     for name, shape in state.items():
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
@@ -81,7 +81,7 @@ def convnext_rule(name, shape):
         ("upernet_convnext_b", convnext_rule),
     ],
 )
-def test_groups_hold_what_the_published_rules_say(shared, method, rule):
+def test_groups_hold_what_the_published_rules_say(golden, method, rule):
     _, _, parser = optimizer_of(method)
     options = {
         key: value for key, value in parser["optimizer"]["params"].items() if key not in ("_target_", "network")
@@ -93,7 +93,7 @@ def test_groups_hold_what_the_published_rules_say(shared, method, rule):
         (round(group["lr"], 12), group["weight_decay"]): sum(each.numel() for each in group["params"])
         for group in groups
     }
-    assert ours == by_reference(shared, method, rule)
+    assert ours == by_reference(golden, method, rule)
 
 
 def test_a_misspelt_rule_is_refused():

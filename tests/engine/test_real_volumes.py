@@ -105,8 +105,8 @@ def test_abdominal_ct(abdomen: Path, tmp_path: Path) -> None:
     assert set(summary["labels"]) == set(store.classes[1:])
 
 
-def test_oblique_cardiac_mr(shared: Path, tmp_path: Path) -> None:
-    source = shared / "data" / "cardiac_sunnybrook" / "nifti"
+def test_oblique_cardiac_mr(volumes: Path, tmp_path: Path) -> None:
+    source = volumes / "cardiac_sunnybrook" / "nifti"
     cases = [f"SC-HF-I-{patient}_{phase}" for patient in (1, 2) for phase in ("ED", "ES")]
     rows = [f"{case},{case[:-3]},{case}.nii.gz,{case}_gt.nii.gz" for case in cases]
     (tmp_path / "recipe").mkdir()

@@ -43,8 +43,8 @@ def rates_of(bases: list[float], iterations: int, steps: int, **options: float) 
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_published_learning_rates(name: str, shared: Path) -> None:
-    schedules = json.loads((shared / "golden" / "lr_schedules.json").read_text())
+def test_the_published_learning_rates(name: str, golden: Path) -> None:
+    schedules = json.loads((golden / "lr_schedules.json").read_text())
     assert schedules.keys() == PUBLISHED.keys()
     base, iterations, options = PUBLISHED[name]
     schedule = schedule_of([2 * base, base], iterations, **options)

@@ -1,7 +1,5 @@
 """The reports in a real browser, on a laptop and a phone: nothing loaded, nothing cut off, tables that sort."""
 
-import os
-import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -9,15 +7,14 @@ import numpy as np
 import pytest
 
 from dsnet_med.evaluate.comparison import compare
-from dsnet_med.evaluate.comparison_page import comparison_html
-from dsnet_med.evaluate.pairing import pair_folders
+from dsnet_med.evaluate.pairing import find_images, pair_folders
+from dsnet_med.evaluate.report import comparison_html
 from dsnet_med.evaluate.results import write_results
 from dsnet_med.evaluate.score_folders import evaluate_pairs
 from dsnet_med.evaluate.summary import summarise
 
 NAMES = {1: "liver", 2: "left kidney", 3: "spleen", 4: "a <rather long> name"}
 SCREENS = {"laptop": (1366, 768), "phone": (390, 844)}
-COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(scope="module")
@@ -49,26 +46,11 @@ def reports(tmp_path_factory) -> dict[str, Path]:
             scored[name], NAMES, ("strict", "monai"), missing=missing, failures=failures, rule="ignore"
         )
         run = {"method": "fcn", "seed": 0}
-        write_results(folder / f"out-{name}", scored[name], summary, NAMES, images=folder / "images", run=run)
-    page = comparison_html(compare(scored, NAMES, ("strict", "monai")), {"far": "out-far/report.html"}, "0")
+        images = find_images(folder / "images", [pair.case for pair in pairs])
+        write_results(folder / f"out-{name}", scored[name], summary, NAMES, images=images, run=run)
+    page = comparison_html(compare(scored, NAMES, ("strict", "monai")), {"far": "out-far/report.html"})
     (folder / "comparison.html").write_text(page, encoding="utf-8")
     return {"report": folder / "out-far" / "report.html", "comparison": folder / "comparison.html"}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import Error, sync_playwright
-
-    command = next(filter(None, map(shutil.which, COMMANDS)), None)
-    with sync_playwright() as playwright:
-        try:
-            chromium = playwright.chromium.launch(executable_path=command, args=["--no-sandbox"])
-        except Error as error:
-            if os.environ.get("DSNET_MED_REQUIRE_BROWSER"):
-                raise
-            pytest.skip(f"no Chromium here, and none that Playwright installed ({str(error).splitlines()[0]})")
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=SCREENS)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.comparison import compare
-from dsnet_med.evaluate.comparison_page import comparison_html, rankings, verdict
+from dsnet_med.evaluate.comparison import compare, rankings, verdict
 from dsnet_med.evaluate.measurements import measure_case
-from dsnet_med.evaluate.pooled_volumes import parts_of
+from dsnet_med.evaluate.pooled_volumes import borders_of_case
+from dsnet_med.evaluate.report import comparison_html
 from dsnet_med.evaluate.score_folders import CaseScore
 
 NAMES = {1: "liver", 2: "spleen"}
@@ -23,7 +23,7 @@ def scored(case, prediction, reference, path):
         path,
         path,
         measures=measures,
-        parts=parts_of(reference, prediction, NAMES.keys()),
+        borders=borders_of_case(reference, prediction),
         shape=reference.shape,
     )
 
@@ -165,7 +165,7 @@ def test_the_page_and_the_json(tmp_path):
     scores = folders(tmp_path, 12, **{"<good>": lambda n: 0, "bad": lambda n: 1 + n % 2})
     found = compare(scores, NAMES, PROTOCOLS)
     json.dumps(found, allow_nan=False)
-    page = comparison_html(found, {"<good>": "good/report.html"}, "0.1.0")
+    page = comparison_html(found, {"<good>": "good/report.html"})
     assert "<good>" not in page
     assert "significantly best" in page
     assert "not significant" in page

@@ -214,7 +214,7 @@ def test_a_grid_at_right_angles_needs_only_its_spacing(case, seed):
     reference, prediction, spacing = case
     turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(len(spacing),) * 2))
     turned = (turn * spacing).astype(np.float32).astype(np.float64)  # as NIfTI rounds it
-    assert VoxelSpacing.of(turned, len(spacing)).spacing == tuple(np.sqrt((turned**2).sum(axis=0)))
+    assert VoxelSpacing.of(turned, len(spacing)).sizes == tuple(np.sqrt((turned**2).sum(axis=0)))
     for measure in (hd95, assd, nsd):
         plain = measure(reference, prediction, spacing)
         assert measure(reference, prediction, np.diag(spacing)) == plain  # to the last bit
@@ -232,7 +232,7 @@ def test_the_volume_of_any_grid_is_that_of_its_hull(steps, shape):
 @pytest.mark.parametrize("angle", [1e-6, 1e-4])
 def test_rounded_directions_cost_neither_time_nor_digits(angle):
     steps = np.array([[1.0, 0, 0], [0, 1, 3 * angle], [0, 0, 3]])
-    assert (VoxelSpacing.of(steps, 3).spacing is not None) == (angle < 1e-5)
+    assert (VoxelSpacing.of(steps, 3).sizes is not None) == (angle < 1e-5)
     points = np.zeros((2, 2, 200, 100), bool)
     points[0, 0, 0, 0] = points[1, 1, 199, 99] = True
     place = np.linalg.norm(steps @ (1, 199, 99))

@@ -14,7 +14,7 @@ from random_masks import border, grids, label_maps, masks, surface_distances
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import dice, hd95, score_case
 from dsnet_med.evaluate.measurements import measure_case
-from dsnet_med.evaluate.pooled_volumes import border_places, measure_stack, parts_of
+from dsnet_med.evaluate.pooled_volumes import borders_of_case, measure_pooled, pooled_borders
 from dsnet_med.evaluate.protocols import DPCNET, MONAI, STRICT, TRANSUNET, find_protocols, record
 from dsnet_med.evaluate.score_folders import Pair, evaluate_pairs
 
@@ -114,15 +114,15 @@ def test_monai_protocol_equals_monai(case, what):
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
-    case = np.load(shared / "golden" / "metric_case.npz")
+def reference(golden):
+    case = np.load(golden / "metric_case.npz")
     names = {label: f"({letter})" for label, letter in enumerate("abcd", start=1)}
     return case, json.loads(str(case["meta"])), names
 
 
 @pytest.mark.parametrize("name", ["A", "B"])
-def test_transunet_reproduces_the_reference_per_case(golden, name):
-    case, expected, names = golden
+def test_transunet_reproduces_the_reference_per_case(reference, name):
+    case, expected, names = reference
     rows = _records(case[f"gt{name}"], case[f"pred{name}"], (3, 0.7, 0.8), TRANSUNET, names)
     wanted = expected[f"case{name}"]
     assert [row.dice for row in rows] == pytest.approx(wanted["dice"], abs=1e-12)
@@ -131,15 +131,14 @@ def test_transunet_reproduces_the_reference_per_case(golden, name):
     assert round(np.mean([row.hd95_voxels for row in rows]), 2) == wanted["reported"]["mHD95"]
 
 
-def test_dpcnet_reproduces_the_reference_pooled(golden):
-    case, expected, names = golden
+def test_dpcnet_reproduces_the_reference_pooled(reference):
+    case, expected, names = reference
     cases = []
     for name in "AB":
         arrays = case[f"gt{name}"], case[f"pred{name}"]
-        cases.append(
-            (measure_case(*arrays, (1, 1, 1), names, in_voxels=True).measures, parts_of(*arrays, names.keys()))
-        )
-    rows = [record(measure, DPCNET) for measure in measure_stack(cases)]
+        measures = measure_case(*arrays, (1, 1, 1), names, in_voxels=True).measures
+        cases.append((measures, borders_of_case(*arrays)))
+    rows = [record(measure, DPCNET) for measure in measure_pooled(*zip(*cases, strict=True))]
     wanted = expected["pooled A+B (HEAD TestLoop)"]
     assert [row.dice for row in rows] == pytest.approx(wanted["dice"], abs=1e-12)
     assert [row.hd95_voxels for row in rows] == pytest.approx(wanted["hd95"], abs=1e-9)
@@ -153,12 +152,12 @@ def test_the_stack_equals_the_volume_it_stands_for(depths, seed):
     rng = np.random.default_rng(seed)
     volumes = [rng.choice(4, (2, depth, 5, 4), p=(0.4, 0.3, 0.2, 0.1)).astype(np.uint8) for depth in depths]
     cases = [
-        (measure_case(*pair, (1, 1, 1), NAMES, in_voxels=True).measures, parts_of(*pair, NAMES.keys()))
+        (measure_case(*pair, (1, 1, 1), NAMES, in_voxels=True).measures, borders_of_case(*pair))
         for pair in volumes
     ]
     whole = measure_case(*np.concatenate(volumes, axis=1), (1, 1, 1), NAMES, in_voxels=True).measures
     per_case = {"diagonal_mm": 0, "hd95_pooled_mm": 0, "hd95_max_mm": 0, "assd_mm": 0, "nsd": 0}
-    for stacked, real in zip(measure_stack(cases), whole, strict=True):
+    for stacked, real in zip(measure_pooled(*zip(*cases, strict=True)), whole, strict=True):
         assert stacked.hd95_pooled_voxels == pytest.approx(real.hd95_pooled_voxels, abs=1e-9, nan_ok=True)
         assert replace(stacked, hd95_pooled_voxels=0, **per_case) == replace(
             real, hd95_pooled_voxels=0, **per_case
@@ -170,8 +169,10 @@ def test_the_stack_equals_the_volume_it_stands_for(depths, seed):
 def test_border_voxels_of_the_stack(depths, seed, filled):
     rng = np.random.default_rng(seed)
     volumes = [(rng.random((depth, 5, 4)) < filled).astype(np.uint8) for depth in depths]
-    parts = [parts_of(volume, volume, {1: "organ"}.keys()).reference.get(1) for volume in volumes]
-    found = {tuple(place) for place in border_places(parts, depths)}
+    borders = [borders_of_case(volume, volume).reference for volume in volumes]
+    places = pooled_borders(borders, depths).get(1, np.empty((0, 3)))
+    found = {tuple(place) for place in places}
+    assert places.tolist() == sorted(places.tolist())  # the kernel wants them in the order of memory
     assert found == {tuple(place) for place in np.argwhere(border(np.concatenate(volumes) > 0))}
 
 

@@ -14,12 +14,12 @@ from PIL import Image
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import overlay
 from dsnet_med.evaluate.measurements import measure_case
-from dsnet_med.evaluate.pairing import pair_folders
-from dsnet_med.evaluate.results import find_images, write_results
+from dsnet_med.evaluate.pairing import find_images, pair_folders
+from dsnet_med.evaluate.results import write_results
 from dsnet_med.evaluate.score_folders import evaluate_pairs
-from dsnet_med.evaluate.strips import dice_strip, distance_strip
 from dsnet_med.evaluate.summary import summarise
 from dsnet_med.evaluate.worst_slice import worst_slice
+from dsnet_med.organs import organ_of
 
 NAMES = {1: "left <b>kidney</b>", 2: "spleen"}
 PROTOCOLS = ("strict", "transunet", "dpcnet", "monai")
@@ -85,7 +85,7 @@ def test_the_report_is_one_offline_file(evaluated):
     tmp_path, scores, summary = evaluated
     out = tmp_path / "out"
     run = {"method": "fcn_dsm", "seed": 0, "learning_rate": float("nan")}
-    write_results(out, scores, summary, NAMES, images=tmp_path / "i", run=run)
+    write_results(out, scores, summary, NAMES, images=find_images(tmp_path / "i", ["one", "two"]), run=run)
     page = (out / "report.html").read_text(encoding="utf-8")
     without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
     assert not re.search(r"https?:|//|@import|url\(", without_pictures)
@@ -135,7 +135,7 @@ def test_an_image_on_another_grid_is_named_not_shown(evaluated):
     tmp_path, scores, _ = evaluated
     save(tmp_path / "i" / "one.nii.gz", np.zeros((40, 20, 4), np.float32))
     score = next(score for score in scores if score.case == "one")
-    drawn = overlay.draw(score, score.worst, [1, 2], tmp_path / "i" / "one.nii.gz")
+    drawn = overlay.draw(score, NAMES, tmp_path / "i" / "one.nii.gz")
     assert "image not shown" in drawn.note
 
 
@@ -151,12 +151,12 @@ def test_the_picture_is_radiological_and_in_proportion(tmp_path):
     for role in "pr":
         save(tmp_path / role / "c.nii.gz", labels)
     score = next(evaluate_pairs(pair_folders(tmp_path / "p", tmp_path / "r")[0], NAMES))
-    drawn = overlay.draw(score, score.worst, [1, 2])
+    drawn = overlay.draw(score, NAMES)
     assert drawn.position == "slice 2 of 3"
     picture = pixels(drawn.reference)
     assert picture.shape[0] == picture.shape[1]  # 40 x 0.5 mm by 20 x 1 mm
     places = [
-        np.argwhere((picture == overlay.organ_colour(place)).all(axis=2)).mean(axis=0) for place in (0, 1)
+        np.argwhere((picture == organ_of(name).colour).all(axis=2)).mean(axis=0) for name in NAMES.values()
     ]
     # Label 1 lies to the right and in front of label 2: to the left of it and above it in the picture.
     assert places[0][0] < places[1][0]
@@ -187,25 +187,21 @@ def test_the_worst_slice(direction):
     lacking[..., 3] = 0
     found = worst(lacking)
     assert (found.index, found.depth) == (3 if direction == 1 else 0, 4)
-    assert np.count_nonzero(found.reference) == 2
-    assert not found.prediction.any()
+    assert np.count_nonzero(found.reference.unpacked()) == 2
+    assert not found.prediction.unpacked().any()
 
 
-def test_organ_colours_differ():
-    colours = [overlay.organ_colour(place) for place in range(30)]
-    assert len(set(colours)) == 30
-    assert all(0 <= value <= 255 for colour in colours for value in colour)
-
-
-def test_strips_show_every_counted_case():
-    strip = dice_strip([0.0, 0.5, 1.0, float("nan")])
-    assert strip.count("<circle") == 3
-    assert strip.count("dot bad") == 1
-    assert 'cx="7.0"' in strip
-    assert 'cx="173.0"' in strip
-    assert distance_strip([0.0, 9.0, 99.0], 99.0).count("<circle") == 3
-    assert 'cx="90.0"' in distance_strip([9.0], 99.0)  # log10(1 + 9) is half of log10(1 + 99)
-    assert dice_strip([float("nan")]) == ""
+def test_strips_show_every_counted_case(evaluated):
+    tmp_path, scores, _ = evaluated
+    write_results(tmp_path / "out", scores, summarise(scores, NAMES, ["monai"]), NAMES)
+    strips = re.findall(r"<svg.*?</svg>", (tmp_path / "out" / "report.html").read_text(), re.DOTALL)
+    # Dice of either organ, and HD95: the organ missed in one case has none there.
+    assert [strip.count("<circle") for strip in strips] == [2, 2, 2, 1]
+    assert [strip.count("dot bad") for strip in strips] == [0, 0, 1, 0]
+    missed = re.findall(r'<circle class="([a-z ]+)" cx="([\d.]+)"', strips[2])
+    assert ("dot bad", "7.0") in missed
+    # An HD95 of 1 mm, alone on a scale up to 9: log10(1 + 1) of the way from 7 to 173.
+    assert f'cx="{7 + 166 * np.log10(2):.1f}"' in strips[3]
 
 
 def test_images_are_found_by_the_end_of_their_names(tmp_path):

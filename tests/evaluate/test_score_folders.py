@@ -216,8 +216,8 @@ def test_the_summary_has_the_promised_shape(folders):
     assert len(hashes["prediction_sha256"]) == len(hashes["reference_sha256"]) == 64
 
 
-def test_dpcnet_reproduces_the_reference_through_files(shared, tmp_path):
-    case = np.load(shared / "golden" / "metric_case.npz")
+def test_dpcnet_reproduces_the_reference_through_files(golden, tmp_path):
+    case = np.load(golden / "metric_case.npz")
     expected = json.loads(str(case["meta"]))
     for name in "AB":
         for role, kind in (("p", "pred"), ("r", "gt")):
@@ -298,8 +298,8 @@ def assert_equals_medpy(row, reference, prediction, spacing):
 
 
 @pytest.mark.parametrize(("case", "shift"), [("prostate_00", (3, -2, 1)), ("prostate_24", (0, 9, 0))])
-def test_real_anatomy_through_files_equals_medpy(shared, tmp_path, case, shift):
-    source = shared / "data" / "prostate_labels" / "gt_segmentations" / f"{case}.nii.gz"
+def test_real_anatomy_through_files_equals_medpy(volumes, tmp_path, case, shift):
+    source = volumes / "prostate_labels" / "gt_segmentations" / f"{case}.nii.gz"
     image = nib.load(source)
     reference = np.asarray(image.dataobj).astype(np.uint8)
     prediction = np.roll(reference, shift, axis=(0, 1, 2))
@@ -312,10 +312,10 @@ def test_real_anatomy_through_files_equals_medpy(shared, tmp_path, case, shift):
         assert_equals_medpy(row, reference, prediction, score.spacing_mm)
 
 
-def test_all_prostates_shifted_eroded_and_flipped_equal_medpy(shared):
+def test_all_prostates_shifted_eroded_and_flipped_equal_medpy(volumes):
     from scipy.ndimage import grey_erosion
 
-    files = sorted((shared / "data" / "prostate_labels" / "gt_segmentations").glob("*.nii.gz"))
+    files = sorted((volumes / "prostate_labels" / "gt_segmentations").glob("*.nii.gz"))
     assert len(files) == 16
     for path in files:
         volume = read_labels(path)

@@ -33,7 +33,7 @@ _SHORTAGES = [
 @pytest.mark.parametrize("error", _SHORTAGES, ids=["cuda", "cpu", "numpy"])
 def test_a_batch_that_does_not_fit_is_halved(error: Exception) -> None:
     voxels, affine = tiny.volume()
-    predictor = tiny.predictor(tiny.member(net=_Hungry(3, error)), batch_size=8)
+    predictor = tiny.predictor(tiny.model(net=_Hungry(3, error)), batch_size=8)
     mask = predictor.predict(voxels, affine)
     np.testing.assert_array_equal(mask, tiny.predictor().predict(voxels, affine).voxels)
     assert predictor.batch_size == 2
@@ -46,12 +46,12 @@ def test_a_batch_that_does_not_fit_is_halved(error: Exception) -> None:
 
 def test_not_even_one_slice() -> None:
     with pytest.raises(InputError, match="one slice at a time"):
-        tiny.predictor(tiny.member(net=_Hungry(0, MemoryError()))).predict(*tiny.volume())
+        tiny.predictor(tiny.model(net=_Hungry(0, MemoryError()))).predict(*tiny.volume())
 
 
 def test_other_failures_are_not_taken_for_a_shortage() -> None:
     with pytest.raises(RuntimeError, match="sizes"):
-        tiny.predictor(tiny.member(net=_Hungry(0, RuntimeError("sizes do not match")))).predict(*tiny.volume())
+        tiny.predictor(tiny.model(net=_Hungry(0, RuntimeError("sizes do not match")))).predict(*tiny.volume())
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (7, 3), (8, 4), (3, 100)])
@@ -86,5 +86,5 @@ def test_the_slices_size_and_the_classes_count() -> None:
     assert plain._suggested(large) == 1
     with_scores = 512 * 512 * 200 // (32 * 32 * 200 + small * 4 * 4)
     assert mirrored._suggested(small) == with_scores
-    window = tiny.predictor(tiny.member(fit="window"), batch_size=None)
+    window = tiny.predictor(tiny.model(fit="window"), batch_size=None)
     assert window._suggested(small) == with_scores

@@ -65,7 +65,7 @@ def _plainly(predictor: Predictor, voxels: np.ndarray, affine: np.ndarray) -> np
     """The mask by MONAI's inferer and an argmax over the logits of the whole volume."""
     order = SliceOrder.of(affine, predictor.slice_axis)
     slices = order.to_slices(voxels)
-    one = predictor.members[0]
+    one = predictor.models[0]
     image = torch.from_numpy(np.ascontiguousarray(one.intensity.fit(slices).apply(slices)))[:, None]
     with torch.inference_mode():
         logits = SliceFitInferer(one.size, one.fit)(image, one.network)
@@ -75,7 +75,7 @@ def _plainly(predictor: Predictor, voxels: np.ndarray, affine: np.ndarray) -> np
 @pytest.mark.parametrize("fit", ["resize", "window"])
 def test_the_same_as_whole_logits_and_an_argmax(fit: str) -> None:
     voxels, affine = tiny.volume()
-    predictor = tiny.predictor(tiny.member(fit=fit))
+    predictor = tiny.predictor(tiny.model(fit=fit))
     assert (predictor.predict(voxels, affine).voxels == _plainly(predictor, voxels, affine)).mean() >= 0.9999
 
 
@@ -96,8 +96,8 @@ def test_mirror_average_is_equivariant() -> None:
 
 def test_an_ensemble_averages_probabilities() -> None:
     voxels, affine = tiny.volume()
-    single = [tiny.predictor(tiny.member(seed)).predict(voxels, affine, probabilities=True) for seed in (3, 4)]
-    both = tiny.predictor(tiny.member(3), tiny.member(4)).predict(voxels, affine, probabilities=True)
+    single = [tiny.predictor(tiny.model(seed)).predict(voxels, affine, probabilities=True) for seed in (3, 4)]
+    both = tiny.predictor(tiny.model(3), tiny.model(4)).predict(voxels, affine, probabilities=True)
     assert both.probabilities is not None
     wanted = np.mean([np.asarray(one.probabilities, np.float64) for one in single], axis=0)
     np.testing.assert_allclose(both.probabilities, wanted, atol=2e-3)
@@ -173,7 +173,7 @@ def test_a_mask_replaces_nobody_s_file_unasked(tmp_path: Path) -> None:
 def test_more_classes_than_a_byte_holds() -> None:
     voxels, affine = tiny.volume()
     names = tuple(f"class{k}" for k in range(300))
-    predictor = tiny.predictor(tiny.member(net=tiny.network(classes=300)), class_names=names)
+    predictor = tiny.predictor(tiny.model(net=tiny.network(classes=300)), class_names=names)
     mask = predictor.predict(voxels, affine)
     assert mask.voxels.dtype == np.uint16
     assert mask.voxels.max() > 255
@@ -185,7 +185,7 @@ def _plainly16(predictor: Predictor, voxels: np.ndarray, affine: np.ndarray) -> 
     assert mask.probabilities is not None
     order = SliceOrder.of(affine, "superior")
     slices = order.to_slices(voxels)
-    one = predictor.members[0]
+    one = predictor.models[0]
     image = torch.from_numpy(np.ascontiguousarray(one.intensity.fit(slices).apply(slices)))[:, None]
     with torch.inference_mode():
         ids = SliceFitInferer(one.size, one.fit)(image, one.network).argmax(1)
@@ -205,7 +205,7 @@ class _NotANumber(nn.Module):
         (lambda v, a: tiny.predictor().predict(v * np.nan, a), "finite"),
         (lambda v, a: tiny.predictor().predict(v, np.zeros((4, 4))), "singular"),
         (lambda v, a: tiny.predictor().predict(v, np.eye(3)), r"wanted \(4, 4\)"),
-        (lambda v, a: tiny.predictor(tiny.member(net=_NotANumber())).predict(v, a), "not finite"),
+        (lambda v, a: tiny.predictor(tiny.model(net=_NotANumber())).predict(v, a), "not finite"),
         (lambda v, a: Predictor.from_run(), "got no run"),
     ],
 )
@@ -243,9 +243,9 @@ def test_what_a_network_does_beside_is_not_passed_over() -> None:
     images = torch.rand(1, 1, 32, 32)
     with torch.inference_mode():
         wanted = negated(images)
-        torch.testing.assert_close(tiny.member(net=negated).logits(images), wanted)
+        torch.testing.assert_close(tiny.model(net=negated).logits(images), wanted)
         plain.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * 2,))
-        torch.testing.assert_close(tiny.member(net=plain).logits(images), plain(images))
+        torch.testing.assert_close(tiny.model(net=plain).logits(images), plain(images))
     assert not gives_coarse(plain)
     assert not gives_coarse(negated)
 

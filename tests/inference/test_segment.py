@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import made
@@ -236,7 +236,7 @@ def _files(out: Path) -> dict[str, bytes]:
 
 
 def _other(**changes: object) -> Predictor:
-    return tiny.predictor(tiny.member(seed=4), fingerprints=("other",), **changes)
+    return tiny.predictor(tiny.model(seed=4), fingerprints=("other",), **changes)
 
 
 def test_no_output_of_another_model_survives_beside_a_new_one(tmp_path: Path) -> None:
@@ -387,27 +387,12 @@ def test_long_names(tmp_path: Path) -> None:
     assert _run(tmp_path / "in", tmp_path / "out", ALL)[name].error is None
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of 3 MB."""
-    folder = tmp_path / "full"
-    folder.mkdir()
-    try:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=False)
-    except FileNotFoundError:
-        pytest.skip("needs the mount command to make a small disk")
-    if done.returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield folder
-    subprocess.run(["umount", folder], check=False)
-
-
-def test_a_disk_too_small_for_probabilities_is_one_case(tmp_path: Path, small_disk: Path) -> None:
+def test_a_disk_too_small_for_probabilities_is_one_case(tmp_path: Path, mounted: Callable[[str], Path]) -> None:
     (tmp_path / "in").mkdir()
     tiny.write_images(tmp_path / "in", "a")
     noise = np.random.default_rng(0).normal(size=(160, 160, 60)).astype(np.float32)
     nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "in" / "z.nii.gz")
-    results = _run(tmp_path / "in", small_disk, Outputs(probabilities=True))
+    results = _run(tmp_path / "in", mounted("size=3m"), Outputs(probabilities=True))
     assert results["a"].error is None
     assert "no space left" in str(results["z"].error)
 
@@ -523,7 +508,7 @@ def test_names_too_long_to_write(tmp_path: Path) -> None:
 def test_probabilities_take_batches_of_the_same_size() -> None:
     voxels = np.random.default_rng(0).normal(50, 200, (64, 64, 40)).astype(np.float32)
     network = build_network("fcn", num_classes=4, width=0.125, backbone={"layers": [1, 1, 1, 1]}).eval()
-    predictor = tiny.predictor(tiny.member(net=network), batch_size=None)
+    predictor = tiny.predictor(tiny.model(net=network), batch_size=None)
     plain = predictor.predict(voxels, np.eye(4))
     np.testing.assert_array_equal(plain, predictor.predict(voxels, np.eye(4), probabilities=True).voxels)
 

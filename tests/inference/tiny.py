@@ -23,15 +23,15 @@ def network(seed: int = 3, classes: int = len(CLASSES)) -> nn.Module:
     return nn.Sequential(*layers).eval().requires_grad_(False)
 
 
-def member(seed: int = 3, fit: str = "resize", net: nn.Module | None = None) -> SliceModel:
+def model(seed: int = 3, fit: str = "resize", net: nn.Module | None = None) -> SliceModel:
     """One network that takes slices of 32x32."""
     return SliceModel(net or network(seed), (32, 32), fit, Intensity.from_dict({"zscore": [0.5, 99.5]}))
 
 
-def predictor(*members: SliceModel, **changes: Any) -> Predictor:
-    """A predictor of these members; of one with seed 3, if none is given."""
+def predictor(*models: SliceModel, **changes: Any) -> Predictor:
+    """A predictor of these models; of one with seed 3, if none is given."""
     fields: dict[str, Any] = {
-        "members": members or (member(),),
+        "models": models or (model(),),
         "slice_axis": "superior",
         "class_names": CLASSES,
         "device": torch.device("cpu"),

@@ -325,9 +325,9 @@ def test_every_method_trains(method, data, tmp_path):
     )  # every parameter has a gradient
 
 
-def test_real_images_train_and_are_evaluated(shared, tmp_path):
+def test_real_images_train_and_are_evaluated(volumes, tmp_path):
     settings = {**TINY["coco"], "iterations": 2, "train_split": "train", "val_split": "train"}
-    prepare("coco/dsnet50_a", shared / "data" / "natural" / "coco_open", tmp_path, settings)
+    prepare("coco/dsnet50_a", volumes / "natural" / "coco_open", tmp_path, settings)
     summary = train(tmp_path, {})
     assert summary["iterations"] == 2 and set(summary["scores"]) == set(coco.SCORES)
     losses = [line["loss"] for line in lines_of(tmp_path) if "loss" in line]

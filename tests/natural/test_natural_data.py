@@ -131,7 +131,7 @@ def test_layouts_that_lack_something_are_refused(flat, tmp_path):
     assert "no list of labels" in refused(pairs, flat)
     (flat / "val.txt").write_text("\n\n")
     assert "lists 0 of 6 images" in refused(pairs, flat)
-    (flat / "val.txt").write_bytes(b"\xff\xfe")
+    (flat / "val.txt").write_bytes(b"\x80")
     assert f"{flat / 'val.txt'} cannot be read as a list" in refused(pairs, flat)
     for each in (flat / "val").iterdir():
         each.unlink()
@@ -302,7 +302,7 @@ def test_what_is_ignored_does_not_count_as_a_class():
 def boxed(request, tmp_path):
     """A data set in COCO's layout."""
     if request.param == "coco_open":
-        return request.getfixturevalue("shared") / "data" / "natural" / "coco_open"
+        return request.getfixturevalue("volumes") / "natural" / "coco_open"
     list(make_coco(tmp_path, images=12, seed=3))
     return tmp_path
 

@@ -15,8 +15,8 @@ ROUNDED = 5e-5  # of the vectors, in training: see networks/test_golden.py
 
 
 @pytest.fixture(scope="module")
-def full(shared):
-    return Full(shared / "golden" / "full")
+def full(golden):
+    return Full(golden / "full")
 
 
 def with_auxiliary(state, network):
@@ -29,30 +29,30 @@ def with_auxiliary(state, network):
     ("row", "name"),
     [("cityscapes/resnet50", "resnet50v1c_d8_small"), ("cityscapes/dsnet50_a", "resnet50v1c_d8_dsm_small")],
 )
-def test_features_of_cityscapes_backbones(shared, row, name):
-    golden = Golden(shared / "golden", name)
+def test_features_of_cityscapes_backbones(golden, row, name):
+    reference = Golden(golden, name)
     backbone = build_network(row, in_channels=3, num_classes=19, **SMALL).backbone
     host = torch.nn.ModuleDict({"backbone": backbone})
-    load(host, {f"backbone.{key}": value for key, value in golden.state().items()})
-    for level, feature in enumerate(backbone(golden["in/0"])):
-        check_close(feature, golden[f"out_eval/{level}"])
+    load(host, {f"backbone.{key}": value for key, value in reference.state().items()})
+    for level, feature in enumerate(backbone(reference["in/0"])):
+        check_close(feature, reference[f"out_eval/{level}"])
     host.double().train()
-    for level, feature in enumerate(backbone(golden["in/0"].double())):
-        check_close(feature.float(), golden[f"out_train/{level}"], ROUNDED)
+    for level, feature in enumerate(backbone(reference["in/0"].double())):
+        check_close(feature.float(), reference[f"out_train/{level}"], ROUNDED)
 
 
 @pytest.mark.parametrize(
     ("row", "name"),
     [("cityscapes/resnet50", "model_fcn_small"), ("cityscapes/dsnet50_a", "model_fcn_dsm_small")],
 )
-def test_logits_of_small_cityscapes_models(shared, row, name):
-    golden = Golden(shared / "golden", name)
+def test_logits_of_small_cityscapes_models(golden, row, name):
+    reference = Golden(golden, name)
     network = build_network(row, in_channels=3, num_classes=9, head={"channels": 256}, **SMALL)
-    load(network, with_auxiliary(golden.state(), network))
-    check_close(network.coarse(golden["in/0"]), golden["out_eval/low_res_logits"])
+    load(network, with_auxiliary(reference.state(), network))
+    check_close(network.coarse(reference["in/0"]), reference["out_eval/low_res_logits"])
     network.double().train()
-    main, auxiliary = network.coarse(golden["in/0"].double())
-    check_close(main.float(), golden["out_train/low_res_logits"], ROUNDED)
+    main, auxiliary = network.coarse(reference["in/0"].double())
+    check_close(main.float(), reference["out_train/low_res_logits"], ROUNDED)
     assert auxiliary.shape == main.shape
 
 
@@ -64,7 +64,7 @@ def test_whole_cityscapes_models_give_the_reference_outputs(full, row, method):
     state = with_auxiliary(full.state(method), network)
     network.load_state_dict(from_reference(state, network), strict=True)
     with torch.no_grad():
-        output = network.eval()(full.image((2, 3, 64, 96)))
+        output = network.eval()(full.image((2, 3, 64, 96)))[..., ::3, ::3]
     expected = full.output(method)
     assert (output - expected).abs().max() < 2e-5 * expected.std()
 

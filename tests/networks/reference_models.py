@@ -23,7 +23,7 @@ def without_initial_values() -> Iterator[None]:
 
 
 class Full:
-    """The models in the folder golden/full beside the checkout."""
+    """The models in the folder golden/full."""
 
     def __init__(self, folder: Path) -> None:
         spec = importlib.util.spec_from_file_location("params_by_name", folder / "params_by_name.py")
@@ -49,5 +49,5 @@ class Full:
         return torch.from_numpy(self.arrays.image(1, shape))
 
     def output(self, method: str) -> Tensor:
-        """A row's logits, where they are stored."""
+        """A row's logits at every third pixel down and across, where they are stored."""
         return torch.from_numpy(np.load(self.folder / f"{method}.npz")["a"])

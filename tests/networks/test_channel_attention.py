@@ -3,7 +3,7 @@
 import pytest
 import torch
 from agreement import check_free_batch, check_shapes_and_formats
-from golden import Golden, check_close, load
+from golden import check_close, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from textbook.channel_attention import TextbookChannelAttention
@@ -12,8 +12,8 @@ from torch import nn
 from dsnet_med.networks.plugins import ChannelAttention
 
 
-def test_is_the_reference(shared):
-    golden = Golden(shared / "golden", "cam")
+def test_is_the_reference(vectors):
+    golden = vectors("cam")
     x = golden["in/0"].requires_grad_()
     module = load(ChannelAttention(x.shape[1]), golden.state())
     assert sum(p.numel() for p in module.parameters()) == golden.meta["params"]

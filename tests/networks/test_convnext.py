@@ -5,7 +5,7 @@ import pickle
 import pytest
 import timm
 import torch
-from golden import Golden, check_close
+from golden import check_close
 from safetensors.torch import save_file
 from timm.layers import DropPath
 
@@ -21,8 +21,8 @@ def theirs(name):
     return f"{PARTS.get(part, part)}.{kind}" if part else name
 
 
-def test_a_block_is_the_reference(shared):
-    golden = Golden(shared / "golden", "convnext_block")
+def test_a_block_is_the_reference(vectors):
+    golden = vectors("convnext_block")
     block = convnext("convnext_base", width=0.125, layers=[1, 1, 1, 1]).eval().features.stages_0.blocks[0]
     assert block.norm.eps == 1e-6
     block.load_state_dict({name: golden[f"param/{theirs(name)}"] for name in block.state_dict()})

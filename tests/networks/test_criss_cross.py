@@ -3,7 +3,7 @@
 import pytest
 import torch
 from agreement import check_close_gradients, check_formats, check_free_batch, lively
-from golden import Golden, check_attention, load
+from golden import check_attention, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from textbook.criss_cross import TextbookCrissCross
@@ -13,8 +13,8 @@ from dsnet_med.errors import InputError
 from dsnet_med.networks.plugins import CrissCross
 
 
-def test_is_the_reference(shared):
-    golden = Golden(shared / "golden", "criss_cross")
+def test_is_the_reference(vectors):
+    golden = vectors("criss_cross")
     module = load(CrissCross(golden.meta["ctor"]["in_channels"]), golden.state())
     check_attention(module, golden, silent="key_conv.bias")
 

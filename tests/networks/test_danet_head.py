@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from golden import Golden, by_reference_name, check_close, check_running_statistics, load
+from golden import by_reference_name, check_close, check_running_statistics, load
 
 from dsnet_med.networks.heads import DANetHead
 from dsnet_med.networks.reference import reference_names
@@ -16,8 +16,8 @@ def head_of(golden):
     return load(DANetHead([ctor["in_channels"]], ctor["num_classes"], **options), golden.state())
 
 
-def test_is_the_reference(shared):
-    golden = Golden(shared / "golden", "da_head")
+def test_is_the_reference(vectors):
+    golden = vectors("da_head")
     head = head_of(golden)
     assert sum(p.numel() for p in head.parameters()) == golden.meta["params"]
     x = golden["in/0"].requires_grad_()
@@ -37,8 +37,8 @@ def test_is_the_reference(shared):
             check_close(ours[name], value, rtol=2e-4)
 
 
-def test_trains_as_the_reference(shared):
-    golden = Golden(shared / "golden", "da_head")
+def test_trains_as_the_reference(vectors):
+    golden = vectors("da_head")
     head = head_of(golden).train()
     with torch.no_grad():
         logits = head([golden["in/0"]])
@@ -48,8 +48,8 @@ def test_trains_as_the_reference(shared):
     check_running_statistics(head, golden)
 
 
-def test_names_and_shapes_of_the_full_size(shared):
-    full = json.loads((shared / "golden" / "full" / "danet.json").read_text())["state"]
+def test_names_and_shapes_of_the_full_size(golden):
+    full = json.loads((golden / "full" / "danet.json").read_text())["state"]
     with torch.device("meta"):
         head = DANetHead([256, 512, 1024, 2048], 9)
     names, state = reference_names(head), head.state_dict()

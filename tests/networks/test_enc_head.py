@@ -3,7 +3,7 @@
 import pytest
 import torch
 from agreement import lively
-from golden import Golden, by_reference_name, check_close, check_running_statistics, load
+from golden import by_reference_name, check_close, check_running_statistics, load
 from textbook.encoding import TextbookEncoding
 from torch import nn
 
@@ -16,8 +16,8 @@ def head_of(golden):
     return load(EncHead(ctor["in_channels"], ctor["num_classes"], **options), golden.state())
 
 
-def test_is_the_reference(shared):
-    golden = Golden(shared / "golden", "enc_head")
+def test_is_the_reference(vectors):
+    golden = vectors("enc_head")
     head = head_of(golden)
     assert sum(p.numel() for p in head.parameters()) == golden.meta["params"]
     x = golden["in/0"].requires_grad_()
@@ -34,8 +34,8 @@ def test_is_the_reference(shared):
         check_close(ours[name], value, rtol=2e-4)
 
 
-def test_trains_as_the_reference(shared):
-    golden = Golden(shared / "golden", "enc_head")
+def test_trains_as_the_reference(vectors):
+    golden = vectors("enc_head")
     head = head_of(golden).train()
     with torch.no_grad():
         outputs = head([golden["in/0"]])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from agreement import check_close_gradients, check_free_batch, check_shapes_and_formats, lively
-from golden import Golden, check_module, load
+from golden import check_module, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from textbook.external_attention import TextbookExternalAttention
@@ -11,8 +11,8 @@ from textbook.external_attention import TextbookExternalAttention
 from dsnet_med.networks.plugins import ExternalAttention
 
 
-def test_is_the_reference(shared):
-    golden = Golden(shared / "golden", "external_attention")
+def test_is_the_reference(vectors):
+    golden = vectors("external_attention")
     module = load(ExternalAttention(golden.meta["ctor"]["dim"], reference_layout=True), golden.state())
     assert sum(p.numel() for p in module.parameters()) == golden.meta["params"]
     assert check_module(module, golden) > 3

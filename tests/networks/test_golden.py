@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from golden import (
-    Golden,
     check_close,
     check_gradients,
     check_module,
@@ -40,20 +39,15 @@ FUSIONS = {
 }
 
 
-@pytest.fixture
-def vectors(shared):
-    return lambda name: Golden(shared / "golden", name)
-
-
 def literals(file):
     """The strings in a Python file."""
     nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
     return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
-def test_every_vector_file_has_a_test(shared):
+def test_every_vector_file_has_a_test(golden):
     """By its name, which a test must give to read it; whole models are found by method in test_reference.py."""
-    files = {file.stem for file in (shared / "golden").glob("*.npz")}
+    files = {file.stem for file in golden.glob("*.npz")}
     tests = Path(__file__).parents[1].rglob("test_*.py")
     read = {text.removesuffix(".npz") for file in tests for text in literals(file)}
     assert len(files) == 56

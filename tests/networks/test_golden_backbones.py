@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import timm
 import torch
-from golden import Golden, check_close, check_gradients, check_running_statistics, load, start_from
+from golden import check_close, check_gradients, check_running_statistics, load, start_from
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -18,11 +18,6 @@ from dsnet_med.networks.backbones.mscans import MSCAN, SIZES, Block
 from dsnet_med.networks.heads import MultiScaleHead, UPerHead, light_ham_head
 from dsnet_med.networks.layers import group_norm
 from dsnet_med.networks.plugins import DSM, Hamburger
-
-
-@pytest.fixture
-def vectors(shared):
-    return lambda name: Golden(shared / "golden", name)
 
 
 def inputs_of(golden):

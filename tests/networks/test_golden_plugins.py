@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 import torch
 from agreement import MAPS, check_agreement
-from golden import Golden, check_module, load
+from golden import check_module, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,8 +27,8 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_plugin_gives_the_reference_values(shared, name):
-    golden = Golden(shared / "golden", name)
+def test_plugin_gives_the_reference_values(vectors, name):
+    golden = vectors(name)
     module = load(FILES[name](golden["in/0"].shape[1]), golden.state())
     assert sum(p.numel() for p in module.parameters()) == golden.meta["params"]
     assert check_module(module, golden) == len(list(module.parameters()))

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from agreement import check_close_gradients, check_formats, check_free_batch, lively
-from golden import Golden, check_close, load
+from golden import check_close, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from textbook.hamburger import TextbookHamburger
@@ -18,8 +18,8 @@ from dsnet_med.networks.plugins.hamburger import nmf
 
 
 @pytest.mark.parametrize(("mode", "steps"), [("eval", 7), ("train", 6)])
-def test_nmf_is_the_reference(shared, mode, steps):
-    golden = Golden(shared / "golden", "nmf2d")
+def test_nmf_is_the_reference(vectors, mode, steps):
+    golden = vectors("nmf2d")
     x = golden["in/0"].requires_grad_()
     output = nmf(x.flatten(2), golden["aux/bases"], steps).reshape(x.shape)
     check_close(output, golden[f"out_{mode}/0"])

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from golden import Golden, by_reference_name, check_close, load
+from golden import by_reference_name, check_close, load
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lively import lively
@@ -19,8 +19,8 @@ from dsnet_med.networks.backbones.mscans import Block
 SHALLOW = {"width": 0.125, "layers": [1, 1, 2, 1]}
 
 
-def test_gradients_of_a_block(shared):
-    golden = Golden(shared / "golden", "mscan_block")
+def test_gradients_of_a_block(vectors):
+    golden = vectors("mscan_block")
     block = load(Block(16, 4), golden.state())
     tokens = golden["in/0"].requires_grad_()  # (B, H W, C), row-major
     output = block(tokens.mT.unflatten(2, (8, 6))).flatten(2).mT

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from agreement import MAPS, check_agreement, kept_values
-from golden import Golden, check_module, load
+from golden import check_module, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from textbook.pooled_dsm import TextbookPooledDSM
@@ -23,8 +23,8 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_gives_the_reference_values(shared, name):
-    golden = Golden(shared / "golden", name)
+def test_gives_the_reference_values(vectors, name):
+    golden = vectors(name)
     module = load(FILES[name](golden["in/0"].shape[1]), golden.state())
     assert sum(p.numel() for p in module.parameters()) == golden.meta["params"]
     assert check_module(module, golden) == len(golden.group("grad_param")) > 10

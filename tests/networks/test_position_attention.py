@@ -3,7 +3,7 @@
 import pytest
 import torch
 from agreement import check_close_gradients, check_free_batch, check_shapes_and_formats, kept_values, lively
-from golden import Golden, check_attention, load
+from golden import check_attention, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from textbook.position_attention import TextbookPositionAttention
@@ -12,8 +12,8 @@ from torch import nn
 from dsnet_med.networks.plugins import PositionAttention, position_attention
 
 
-def test_is_the_reference(shared):
-    golden = Golden(shared / "golden", "pam")
+def test_is_the_reference(vectors):
+    golden = vectors("pam")
     ctor = golden.meta["ctor"]
     module = load(PositionAttention(ctor["in_channels"], hidden=ctor["channels"]), golden.state())
     check_attention(module, golden, silent="key_project.bias")

@@ -13,8 +13,8 @@ from dsnet_med.networks.reference import reference_names
 
 
 @pytest.fixture(scope="module")
-def full(shared):
-    return Full(shared / "golden" / "full")
+def full(golden):
+    return Full(golden / "full")
 
 
 # The rows whose outputs the reference's folder holds.
@@ -36,7 +36,7 @@ def test_whole_models_give_the_reference_outputs(full, method):
     network = loaded(network, full.state(method))
     expected = full.output(method)
     with torch.no_grad():
-        output = network(full.image((2, 3, 64, 96)))
+        output = network(full.image((2, 3, 64, 96)))[..., ::3, ::3]
     assert (output - expected).abs().max() < 2e-5 * expected.std()
 
 

@@ -71,7 +71,7 @@ def test_nine_terms_are_enough_for_single_precision(slope, seed):
 
 @pytest.fixture(scope="module")
 def interpreted():
-    pytest.importorskip("triton", reason="this PyTorch came without Triton")
+    pytest.importorskip("triton", reason="no Triton, which comes with PyTorch for GPUs")
     file = Path(__file__).with_name("interpreted_kernel.py")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
@@ -96,7 +96,7 @@ def test_the_trial_accepts_a_kernel_that_works(interpreted):
 @pytest.mark.parametrize("name", ["_forward", "_backward"])
 def test_the_kernel_compiles_for_gpus(name, capability, tmp_path, monkeypatch):
     """To machine code, which needs no GPU."""
-    triton = pytest.importorskip("triton", reason="this PyTorch came without Triton")
+    triton = pytest.importorskip("triton", reason="no Triton, which comes with PyTorch for GPUs")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 

@@ -384,10 +384,8 @@ def test_annotations_stay_when_images_are_added(tmp_path: Path) -> None:
 
 def test_annotations_are_written_last(tmp_path: Path) -> None:
     made = make_coco(tmp_path, images=4, seed=0)
-    for _ in range(4):
+    for _ in range(5):
         next(made)
     assert not list(tmp_path.rglob("*.json"))
-    assert next(made).startswith("val2017/")
-    assert [file.name for file in tmp_path.rglob("*.json")] == ["instances_train2017.json"]
     assert list(made) == []
     assert len(list(tmp_path.rglob("*.json"))) == 2

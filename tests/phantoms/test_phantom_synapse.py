@@ -9,12 +9,13 @@ from scipy import ndimage
 
 from dsnet_med.errors import InputError
 from dsnet_med.phantoms import make_synapse
-from dsnet_med.phantoms.subjects import choose_subjects
+from dsnet_med.phantoms.scanner import chosen_cases
 from dsnet_med.prepare.recipe import load_recipe
 
 SPLEEN, RIGHT_KIDNEY, LEFT_KIDNEY, GALLBLADDER, ESOPHAGUS, LIVER, STOMACH = range(1, 8)
 AORTA, VENA_CAVA, PORTAL_VEIN, PANCREAS, RIGHT_ADRENAL, LEFT_ADRENAL = range(8, 14)
 TRAINING = Path("RawData/Training")
+CASES = chosen_cases("synapse", 4, (32, 32, 8), (32, 32, 8))
 SIZES = ((64, 64, 16), (96, 80, 30))
 
 
@@ -76,7 +77,7 @@ def test_every_case_has_13_organs_where_they_belong(
 
 def test_organs_touch_few_foreign_pieces(out: Path) -> None:
     """Every organ is one piece but for crumbs, as its largest component shows."""
-    for case in choose_subjects("synapse", 4):
+    for case in CASES:
         _, labels, _ = read(out, case)
         for organ in (SPLEEN, RIGHT_KIDNEY, LEFT_KIDNEY, GALLBLADDER, LIVER, STOMACH, AORTA, PANCREAS):
             pieces, _ = ndimage.label(labels == organ, np.ones((3, 3, 3)))
@@ -85,7 +86,7 @@ def test_organs_touch_few_foreign_pieces(out: Path) -> None:
 
 
 def test_the_aorta_runs_before_the_spine(out: Path) -> None:
-    for case in choose_subjects("synapse", 4):
+    for case in CASES:
         image, labels, _ = read(out, case)
         at = np.median(np.argwhere(labels == AORTA), axis=0).astype(int)
         # In LAS files the second axis runs to the front: bone lies at lower indices than the aorta.
@@ -106,14 +107,14 @@ def test_the_aorta_runs_before_the_spine(out: Path) -> None:
     ],
 )
 def test_organs_have_their_hounsfield_units(out: Path, organ: int, low: float, high: float) -> None:
-    for case in choose_subjects("synapse", 4):
+    for case in CASES:
         image, labels, _ = read(out, case)
         inner = ndimage.binary_erosion(labels == organ, np.ones((3, 3, 1)))
         assert low < np.median(image[inner]) < high
 
 
 def test_it_looks_like_a_ct(out: Path) -> None:
-    for case in choose_subjects("synapse", 4):
+    for case in CASES:
         image, _, affine = read(out, case)
         assert nib.aff2axcodes(affine) == ("L", "A", "S")
         assert image.min() >= -1024 and image.max() > 400
@@ -140,7 +141,7 @@ def test_a_case_depends_on_seed_and_id_alone(tmp_path: Path, out: Path) -> None:
     for case in common:
         for file in (f"img/img{case}.nii.gz", f"label/label{case}.nii.gz"):
             assert (tmp_path / TRAINING / file).read_bytes() == (out / TRAINING / file).read_bytes()
-    first, second = (read(out, case)[1] for case in choose_subjects("synapse", 4)[:2])
+    first, second = (read(out, case)[1] for case in CASES[:2])
     assert (first != second).mean() > 0.01
 
 
@@ -162,7 +163,7 @@ def test_an_oblique_grid_shows_the_same_patient(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", range(2, 31))
 def test_every_number_of_cases_has_the_published_ratio(count: int) -> None:
     splits = load_recipe("synapse").splits
-    chosen = choose_subjects("synapse", count)
+    chosen = chosen_cases("synapse", count, (32, 32, 8), (32, 32, 8))
     assert len(set(chosen)) == count == len(chosen)
     test = sum(splits[case] == "test" for case in chosen)
     assert 1 <= test < count

@@ -395,8 +395,11 @@ def test_hidden_files_are_no_cases(tmp_path: Path, recipe: str, folder: str) -> 
     assert [case.id for case in find_cases(load_recipe(recipe), tmp_path)] == ["a"]
 
 
-def test_decathlon_folders_serve_without_dataset_json(shared: Path) -> None:
-    cases = find_cases(load_recipe("hippocampus"), shared / "data/hippocampus")
+def test_decathlon_folders_serve_without_dataset_json(tmp_path: Path) -> None:
+    recipe = load_recipe("hippocampus")
+    names = [f"{name}.nii.gz" for name in recipe.splits]  # type: ignore[union-attr]
+    touch(*(tmp_path / folder / name for folder in ("imagesTr", "labelsTr") for name in names))
+    cases = find_cases(recipe, tmp_path)
     splits = [case.split for case in cases]
     assert [splits.count(split) for split in ("train", "val", "test", "extra")] == [112, 16, 32, 0]
     assert all(case.label and case.label.name == case.image.name for case in cases)

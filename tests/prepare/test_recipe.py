@@ -1,6 +1,5 @@
 """Recipes: the shipped ones say what the data sets say, mistakes are named, the hash follows the content."""
 
-import ast
 import json
 import random
 import re
@@ -76,8 +75,8 @@ def test_shipped_recipe_is_complete(name: str) -> None:
     assert recipe.title and recipe.licence and recipe.source.startswith("http")
     if recipe.classes:
         assert set(recipe.label_map.values()) == set(range(len(recipe.classes)))
-        assert not set(recipe.left) & set(recipe.right)
-        assert {n for n in recipe.classes if n.startswith("left_k")} <= set(recipe.left)
+        assert not set(recipe.sides["left"]) & set(recipe.sides["right"])
+        assert {n for n in recipe.classes if n.startswith("left_k")} <= set(recipe.sides["left"])
     assert json.loads(json.dumps(recipe.as_dict()))["id"] == name
 
 
@@ -123,11 +122,9 @@ def test_hippocampus_split_names_the_cases_that_exist(shared: Path) -> None:
     assert images == set(load_recipe("hippocampus").splits)  # type: ignore[arg-type]
 
 
-def test_totalsegmentator_numbers_are_its_own(shared: Path) -> None:
-    text = (shared / "data/abdomen_ct_totalseg/totalsegmentator/map_to_binary.py").read_text()
-    block = re.search(r'"total": (\{.*?\})', text, re.DOTALL)
-    assert block
-    theirs = ast.literal_eval(block[1])
+def test_totalsegmentator_numbers_are_its_own(volumes: Path) -> None:
+    classes = json.loads((volumes / "totalsegmentator" / "classes.json").read_text())
+    theirs = {int(raw): name for raw, name in classes.items()}
     recipe = load_recipe("totalsegmentator")
     assert set(recipe.label_map) == {0, *theirs}
     renamed = {raw: re.sub(r"^kidney_(left|right)$", r"\1_kidney", name) for raw, name in theirs.items()}
@@ -138,7 +135,7 @@ def test_totalsegmentator_numbers_are_its_own(shared: Path) -> None:
 def test_label_map_reads_values_ranges_and_lists(tmp_path: Path) -> None:
     recipe = load_recipe(str(write_recipe(tmp_path)))
     assert recipe.label_map == {0: 0, 1: 2, 6: 1, 7: 0, 8: 0, 9: 0}
-    assert (recipe.left, recipe.right) == (("spleen",), ("liver",))
+    assert recipe.sides == {"left": ("spleen",), "right": ("liver",)}
 
 
 def test_label_map_left_out_means_values_are_classes(tmp_path: Path) -> None:
@@ -179,7 +176,7 @@ def test_seeded_split_is_a_rule(tmp_path: Path) -> None:
         ({"classes": ["liver", "spleen"]}, "background first"),
         ({"classes": None}, "lacks classes"),
         ({"classes": ["background", "a", "a"]}, "each once"),
-        ({"classes": ["background", False]}, "wanted a list of names"),
+        ({"classes": ["background", False]}, "classes: got False, wanted text; a number, true"),
         ({"label_map": {"background": 0, "liver": 6, "spleeen": 1}}, "did you mean 'spleen'"),
         ({"label_map": {"background": 0, "liver": 6}}, "no raw value for spleen"),
         (
@@ -193,7 +190,7 @@ def test_seeded_split_is_a_rule(tmp_path: Path) -> None:
         ({"intensity": {"windw": [0, 1]}}, "did you mean 'window'"),
         ({"sides": {"lft": ["liver"]}}, "did you mean 'left'"),
         ({"sides": {"left": ["livr"]}}, "did you mean 'liver'"),
-        ({"sides": {"left": "liver"}}, "wanted a list of class names"),
+        ({"sides": {"left": "liver"}}, "sides: got 'liver', wanted a list"),
         ({"splits": "split.csv"}, "split.csv does not exist"),
         ({"splits": {"seed": 0, "val": 0.5, "test": 0.5}}, "leave some for training"),
         ({"splits": {"seed": 0, "val": -0.1, "test": 0.5}}, "leave some for training"),
@@ -204,9 +201,10 @@ def test_seeded_split_is_a_rule(tmp_path: Path) -> None:
         ({"image": "{case}/{case}_flair.nii.gz"}, "use layout 'table'"),
         ({"image": "{case}/*_flair.nii.gz"}, "use layout 'table'"),
         ({"label": "img/img{case}.nii.gz"}, "one template"),
-        ({"image": {"case": None}}, "needs quotes"),
+        ({"image": {"case": None}}, "image: got {'case': None}, wanted text; a number"),
+        ({"label_map": {}}, "no raw value for background, liver, spleen"),
         ({"allow_empty": "perhaps"}, "wanted true or false"),
-        ({"classes": ["background", 1, 2]}, "put numbers, true, false and null in quotes"),
+        ({"classes": ["background", 1, 2]}, "classes: got 1, wanted text; a number, true, false and"),
         ({"id": ""}, "id: got '', wanted text"),
     ],
 )
@@ -243,16 +241,15 @@ def test_text_that_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
 TRAPS = {
     "a template without quotes": (
         "image: {case}/ct.nii.gz\nid: x\n",
-        'line 1: {case}/ct.nii.gz needs quotes: "{case}',
+        "line 1: expected <block end>, but found '<scalar>': image: {case}/ct.nii.gz); text that begins with",
     ),
-    "one with a comment": (
-        "image: {case}.nii.gz # files\n",
-        'line 1: {case}.nii.gz needs quotes: "{case}.nii.gz"',
+    "a tab": ("label_map:\n\tliver: 1\n", "line 2: found character '\\t' that cannot start any token"),
+    "a colon": (
+        "title: Abdomen: CT\n",
+        "line 1: mapping values are not allowed here: title: Abdomen: CT)",
     ),
-    "a tab": ("label_map:\n\tliver: 1\n", "line 2: holds a tab, where YAML takes blanks only"),
-    "a colon": ("title: Abdomen: CT\n", "line 1: a value that holds ': ' needs quotes: title: Abdomen: CT"),
-    "a key twice": ("label_map:\n  liver: 1\n  liver: 6\n", "line 3: the key 'liver' is given twice; keep one"),
-    "a sign": ("id: @home\n", 'line 1: @home needs quotes: "@home"'),
+    "a key twice": ("label_map:\n  liver: 1\n  liver: 6\n", "two values for liver"),
+    "a sign": ("id: @home\n", "line 1: found character '@' that cannot start any token: id: @home); text that"),
     "an open list": ("classes: [background,\nid: x\n", "expected ',' or ']'"),
     "other letters": ("title: Größe\n".encode("latin-1"), "save it as UTF-8"),
 }
@@ -277,6 +274,13 @@ def test_words_and_numbers_mean_what_they_say(tmp_path: Path) -> None:
     recipe = load_recipe(str(path))
     assert recipe.classes == ("background", "yes", "no")
     assert recipe.label_map == {0: 0, 8: 2, 10: 1}  # 010 is ten, not eight
+
+
+def test_a_key_without_a_value_is_refused(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, label_map=None)
+    path.write_text(path.read_text() + "label_map:\n")
+    with pytest.raises(InputError, match="label_map: has no value; give it one, or leave the key out"):
+        load_recipe(str(path))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

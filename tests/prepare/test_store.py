@@ -18,8 +18,9 @@ from dsnet_med.errors import InputError
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.prepare.convert import convert
 from dsnet_med.prepare.intensity import Intensity, Scaling
+from dsnet_med.prepare.manifest import MANIFEST, StoredCase
 from dsnet_med.prepare.recipe import load_recipe
-from dsnet_med.prepare.store import MANIFEST, Store, StoredCase, data_file, encode, encoding
+from dsnet_med.prepare.store import Store, data_file, encode, encoding
 
 ORDER = SliceOrder.of(AFFINE)
 INTEGERS = st.sampled_from([np.uint8, np.int8, np.uint16, np.int16, np.int32, np.uint32, np.int64])
@@ -45,9 +46,7 @@ def expected(case: str, rule: Intensity) -> tuple[np.ndarray, np.ndarray]:
     return ORDER.to_slices(rule.fit(image).apply(image)), ORDER.to_slices(classes)
 
 
-@pytest.mark.parametrize(
-    "rule", [{"window": [-125, 275]}, {"zscore": [1, 99]}, {"window": [-125.5, 275]}]
-)
+@pytest.mark.parametrize("rule", [{"window": [-125, 275]}, {"zscore": [1, 99]}, {"window": [-125.5, 275]}])
 def test_slices_and_cases_read_as_normalisation_makes_them(
     tmp_path: Path, rule: dict[str, list[float]]
 ) -> None:
@@ -153,7 +152,7 @@ def entry(dtype: str, clip: tuple[float, float]) -> StoredCase:
 
 def test_manifest_entry_survives_json() -> None:
     case = entry("uint16", (-1.0, 2.0))
-    assert StoredCase.from_dict(json.loads(json.dumps(case.as_dict()))) == case
+    assert StoredCase.model_validate_json(case.model_dump_json()) == case
 
 
 def test_store_tells_what_inference_and_training_need(store: Store) -> None:
@@ -237,14 +236,15 @@ def test_broken_manifests_are_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_other_formats_are_refused(store: Store) -> None:
-    (store.path / MANIFEST).write_text(json.dumps(store.manifest | {"format": 99}))
+    (store.path / MANIFEST).write_text(store.manifest.model_copy(update={"format": 99}).model_dump_json())
     with pytest.raises(InputError, match="a store of format 99, wanted 1"):
         Store.open(store.path)
 
 
 def test_damaged_entries_are_refused(store: Store) -> None:
-    store.manifest["cases"][0].pop("shape")
-    (store.path / MANIFEST).write_text(json.dumps(store.manifest))
+    manifest = json.loads((store.path / MANIFEST).read_text())
+    del manifest["cases"][0]["shape"]
+    (store.path / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="damaged"):
         Store.open(store.path)
 

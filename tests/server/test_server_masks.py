@@ -81,8 +81,8 @@ def test_health(server: Served) -> None:
 
 
 @pytest.fixture(scope="module")
-def series(shared: Path) -> Path:
-    return shared / "data" / "dicom" / "torchio_ct17"
+def series(volumes: Path) -> Path:
+    return volumes / "dicom" / "torchio_ct17"
 
 
 def series_zip(folder: Path) -> bytes:
