@@ -212,7 +212,7 @@ class LostError(StoppedError):
     """Another process has gone; why, that one or whoever started it has to tell."""
 
 
-def lost(error: Exception) -> StoppedError | None:
+def lost(error: BaseException) -> StoppedError | None:
     """What an error of PyTorch's means that came of another process's end; None for any other."""
     if isinstance(error, distributed.DistError) or "gloo/transport" in str(error):
         place = f"process {rank() + 1} of {world_size()}" if distributed.is_initialized() else "this process"
