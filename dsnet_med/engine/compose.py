@@ -87,8 +87,9 @@ def evaluated(config: Mapping[str, Any], name: str) -> Any:
     try:
         return ConfigParser(dict(config)).get_parsed_content(name)
     except RuntimeError as error:  # MONAI's, around ours
-        cause = root_cause(error)
-        raise cause if isinstance(cause, InputError) else error from error
+        if isinstance(cause := root_cause(error), InputError):
+            raise cause from error
+        raise
 
 
 def _refuse_early(config: Mapping[str, Any], store: str, *, by_split: bool) -> None:

@@ -1,6 +1,5 @@
 """What a trainer draws from a store."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ def test_test_cases_select_only_when_asked(store: Path) -> None:
 
 def test_no_subject_is_on_both_sides(store: Path) -> None:
     cases = [
-        dataclasses.replace(case, subject=f"s{i // 2}")
+        case.model_copy(update={"subject": f"s{i // 2}"})
         for i, case in enumerate(Store.open(store).cases.values())
     ]
     train, val = data._hold_out(cases)
@@ -96,7 +95,7 @@ def test_class_weights_are_the_inverse_of_what_the_cases_hold(
     opened = data.open_store(str(store))
     case = next(iter(opened.cases))
     counts = dict.fromkeys(opened.classes, 0) | {"background": 800, "aorta": 100, "liver": 200}
-    monkeypatch.setitem(opened.cases, case, dataclasses.replace(opened.cases[case], label_voxels=counts))
+    monkeypatch.setitem(opened.cases, case, opened.cases[case].model_copy(update={"label_voxels": counts}))
     weights = data.class_weights("inverse_frequency", str(store), [case])
     scale = (1 / 800 + 1 / 200 + 7 / 100) / 9  # six organs are not there and weigh as the rarest
     expected = dict.fromkeys(opened.classes, 1 / 100) | {"background": 1 / 800, "liver": 1 / 200}
