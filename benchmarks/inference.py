@@ -1,20 +1,25 @@
 """Sliding a 2-D network over a CT volume: this package beside MONAI's inferers and a plain loop.
 
-    python benchmarks/inference.py [--network tiny|fcn] [--size 512x512x148] [--fit resize|window]
-        [--repeats 3] [--threads 2] [--device cpu] [--json FILE]
+    python benchmarks/inference.py [--network tiny|fcn|upernet_mscan_b] [--size 512x512x148]
+        [--fit resize|window] [--repeats 3] [--threads 2] [--device cpu] [--json FILE] [--parts]
 
 Every way runs in a process of its own, in turns, on the same volume (int16, 9 classes) and the same weights,
 from the raw voxels to class ids in the volume's own order. `tiny` is hardly a network: what is left is the
 engine. Memory is the peak over what the process held with network and volume loaded, the mask included.
+
+`--parts` leaves out one part of the engine after the other instead, for one slice, in turns in one process with
+one thread, and counts the processor's time, which other programs on the machine disturb less.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,12 @@ import numpy as np
 import torch
 from label_maps import SPACING_MM, size_of
 from torch import Tensor, nn
+
+from dsnet_med.inference import Predictor
+from dsnet_med.inference.bundle_reader import Model
+from dsnet_med.inference.slice_model import SliceModel
+from dsnet_med.prepare.intensity import Intensity
+from dsnet_med.volumes import Volume
 
 CLASSES = 9
 OURS = "dsnet-med"
@@ -37,19 +48,23 @@ WINDOW = (256, 256)
 
 
 def main() -> None:
-    """LabelMeasurement, print, and write JSON if asked."""
+    """Measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--network", choices=("tiny", "fcn"), default="tiny")
+    parser.add_argument("--network", choices=("tiny", "fcn", "upernet_mscan_b"), default="tiny")
     parser.add_argument("--size", default="512x512x148")
     parser.add_argument("--fit", choices=("resize", "window"), default="resize")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--parts", action="store_true")
     parser.add_argument("--way", choices=WAYS, help="measure one, in this process, and print JSON")
     options = parser.parse_args()
     if options.way:
         print(json.dumps(measured(options)))
+        return
+    if options.parts:
+        _print_parts(parts(options))
         return
     rows: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(options.repeats):
@@ -110,6 +125,44 @@ def _agreement(options: argparse.Namespace, network: nn.Module, voxels: Any, ids
     return float((wanted[..., 0] == ids[..., -1]).mean())
 
 
+def parts(options: argparse.Namespace) -> dict[str, list[float]]:
+    """The processor's seconds for a slice with the whole engine, and without each of its parts."""
+    torch.set_num_threads(1)
+    voxels = _volume((*size_of(options.size)[:2], 1))
+    whole = SliceModel.of(_model(options, _network(options.network)), torch.device("cpu"))
+    plain = replace(whole, network=_network(options.network).eval().to(memory_format=torch.channels_last))
+    rows_first = replace(whole, network=copy.deepcopy(whole.network).to(memory_format=torch.contiguous_format))
+    rows_first._run = lambda images: rows_first.network(images.contiguous())
+    image = _slices(voxels, 0, "cpu")
+    volume = Volume(Path("ct"), voxels.shape, np.diag((*SPACING_MM, 1.0)), None, voxels)
+    predictor, monai = _predictor(options, whole), _slice_inferer(_network(options.network).eval(), options)
+    ways = {
+        "the engine: scaled, network, class ids, checks of the mask": lambda: predictor.segment(volume),
+        "network and class ids alone": lambda: whole.logits(image).argmax(1),
+        "... without class ids": lambda: whole.logits(image),
+        "... without fused batch norms": lambda: plain.logits(image).argmax(1),
+        "... without channels last in memory": lambda: rows_first.logits(image).argmax(1),
+        "MONAI SliceInferer, argmax": lambda: monai(voxels),
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    with torch.inference_mode():
+        for turn in range(options.repeats + 1):
+            for way, work in ways.items():
+                begin = time.process_time()
+                work()
+                if turn:  # the first warms up
+                    seconds[way].append(time.process_time() - begin)
+    return seconds
+
+
+def _print_parts(rows: dict[str, list[float]]) -> None:
+    base = statistics.median(rows["network and class ids alone"])
+    print("| | ms a slice, median | least | over network and class ids |\n|---|--:|--:|--:|")
+    for way, values in rows.items():
+        median = statistics.median(values)
+        print(f"| {way} | {1000 * median:.1f} | {1000 * min(values):.1f} | {median / base:.3f} |")
+
+
 def _volume(shape: tuple[int, int, int]) -> Any:
     """Soft blobs between -200 and 400 HU, (X, Y, Z) in the order of a file."""
     generator = torch.Generator().manual_seed(0)
@@ -123,8 +176,8 @@ def _network(name: str) -> nn.Module:
     from dsnet_med.networks import Segmenter
 
     torch.manual_seed(0)
-    if name == "fcn":
-        return build_network("fcn", num_classes=CLASSES)
+    if name != "tiny":
+        return build_network(name, num_classes=CLASSES)
 
     class Backbone(nn.Module):
         """One convolution at stride 8."""
@@ -151,8 +204,6 @@ def _network(name: str) -> nn.Module:
 
 
 def _scaled(voxels: Any) -> Any:
-    from dsnet_med.prepare.intensity import Intensity
-
     return Intensity.from_dict({"window": [-125, 275]}).fit(voxels).apply(voxels)
 
 
@@ -175,46 +226,45 @@ def _slices(voxels: Any, k: int, device: str) -> Tensor:
 
 def _alone(network: nn.Module, options: argparse.Namespace) -> Callable[[Any], Any]:
     """The network as it runs here, without what happens to its logits."""
-    from dsnet_med.inference.fuse_batch_norm import fuse_batch_norm
-
-    lean = fuse_batch_norm(network, [torch.rand(1, 1, 64, 64)]).to(memory_format=torch.channels_last)
-    size = WINDOW if options.fit == "window" else None
+    model = SliceModel.of(_model(options, network), torch.device(options.device))
 
     def run(voxels: Any) -> None:
         with torch.inference_mode():
             for k in range(voxels.shape[2]):
                 image = _slices(voxels, k, options.device)
-                for part in _windows(image) if size else [image]:
-                    lean.coarse(part.to(memory_format=torch.channels_last))
+                for place in _places(image.shape[2:], options.fit):
+                    model._run(image[:, :, *place])
 
     return run
 
 
-def _windows(image: Tensor) -> list[Tensor]:
-    from dsnet_med.inference.windows import _places
+def _places(size: tuple[int, int], fit: str) -> list[tuple[slice, ...]]:
+    from monai.data.utils import dense_patch_slices
 
-    return [image[:, :, *place] for place in _places(image.shape[2:], WINDOW, 0.5)]
+    if fit != "window":
+        return [(slice(None), slice(None))]
+    return dense_patch_slices(size, WINDOW, [side // 2 for side in WINDOW])
 
 
 def _ours(network: nn.Module, options: argparse.Namespace) -> Callable[[Any], Any]:
-    from dsnet_med.inference.bundle_reader import Model
-    from dsnet_med.inference.hardware import choose_device
-    from dsnet_med.inference.predictor import Predictor
-    from dsnet_med.inference.slice_model import SliceModel
-    from dsnet_med.prepare.intensity import Intensity
-    from dsnet_med.volumes import Volume
-
-    rows, columns = size_of(options.size)[1::-1]
-    size = WINDOW if options.fit == "window" else (rows, columns)
-    names = tuple(f"class{k}" for k in range(CLASSES))
-    window = Intensity.from_dict({"window": [-125, 275]})
-    model = Model(network, size, options.fit, window, "superior", names, 1, "")
-    device = choose_device(options.device)
-    predictor = Predictor(
-        (SliceModel.of(model, device),), "superior", names, device, 1 if device.type == "cpu" else 8
-    )
+    model = SliceModel.of(_model(options, network), torch.device(options.device))
+    predictor = _predictor(options, model)
     affine = np.diag((*SPACING_MM, 1.0))
     return lambda voxels: predictor.segment(Volume(Path("ct"), voxels.shape, affine, None, voxels)).voxels
+
+
+def _model(options: argparse.Namespace, network: nn.Module) -> Model:
+    """What a run folder would hold."""
+    size = WINDOW if options.fit == "window" else size_of(options.size)[1::-1]
+    names = tuple(f"class{k}" for k in range(CLASSES))
+    window = Intensity.from_dict({"window": [-125, 275]})
+    return Model(network.eval(), size, options.fit, window, "superior", names, 1, "")
+
+
+def _predictor(options: argparse.Namespace, model: SliceModel) -> Predictor:
+    names = tuple(f"class{k}" for k in range(CLASSES))
+    device = torch.device(options.device)
+    return Predictor((model,), "superior", names, device, 1 if device.type == "cpu" else 8)
 
 
 def _loop(network: nn.Module, options: argparse.Namespace) -> Callable[[Any], Any]:

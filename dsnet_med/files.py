@@ -17,12 +17,7 @@ from typing import IO, Any
 from weakref import WeakValueDictionary
 
 from dsnet_med.errors import InputError
-from dsnet_med.find import absent as absent  # noqa: PLC0414 -- until their importers have moved on
-from dsnet_med.find import entries_of as entries_of  # noqa: PLC0414
-from dsnet_med.find import files_in as files_in  # noqa: PLC0414
-from dsnet_med.find import is_dangling as is_dangling  # noqa: PLC0414
-from dsnet_med.find import is_file_or_dangling as is_file_or_dangling  # noqa: PLC0414
-from dsnet_med.find import require_file as require_file  # noqa: PLC0414
+from dsnet_med.find import require_file
 
 _PARTIAL = re.compile(r"\.(\d{1,10})\.partial\..+")
 _STAGING = re.compile(r"\.\d+\.partial\.[0-9a-f]{8}")
@@ -89,12 +84,8 @@ def staging(folder: Path) -> Iterator[Path]:
 _LOCK = ".lock"
 
 
-class _Lock:
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream = stream  # closed, and the lock given back, with the last reference to this
-
-
-_LOCKS: WeakValueDictionary[tuple[int, str], _Lock] = WeakValueDictionary()
+# A stream is closed, and its lock given back, with the last reference to it.
+_LOCKS: WeakValueDictionary[tuple[int, str], IO[bytes]] = WeakValueDictionary()
 
 
 @contextmanager
@@ -115,22 +106,22 @@ def locked(folder: Path, message: str) -> Iterator[None]:
             shutil.rmtree(folder)
 
 
-def _lock(folder: Path, message: str) -> _Lock:
+def _lock(folder: Path, message: str) -> IO[bytes]:
     key = (os.getpid(), os.path.realpath(folder))  # a forked process has none of its parent's locks
     if (held := _LOCKS.get(key)) is not None:
         return held  # a second stream, when closed, would give the first one's lock back
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _Lock((folder / _LOCK).open("ab"))
+        lock = (folder / _LOCK).open("ab")
     except OSError as error:
         raise output_error(folder, error) from error
     try:
-        import fcntl  # noqa: PLC0415 -- not there on Windows
+        import fcntl
 
-        fcntl.lockf(lock.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which a killed run's workers keep
-        lock.stream.truncate(0)
-        lock.stream.write(str(os.getpid()).encode())
-        lock.stream.flush()
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which a killed run's workers keep
+        lock.truncate(0)
+        lock.write(str(os.getpid()).encode())
+        lock.flush()
     except ImportError:
         pass
     except OSError as error:
@@ -154,12 +145,12 @@ def remove_partial(folder: Path) -> None:
 
 def _lives(process: int, leftover: Path) -> bool:
     """Whether who wrote `leftover` still runs: this process, or one with this number."""
+    from dsnet_med.processes import lives  # noqa: PLC0415 -- psutil takes time to load
+
     if process == os.getpid():  # or an earlier one of this number: a container's processes start anew at 1
         with suppress(OSError):
             return leftover.lstat().st_mtime >= _STARTED
         return False
-    from dsnet_med.processes import lives  # noqa: PLC0415 -- psutil takes time to load
-
     return lives(process)
 
 
@@ -210,15 +201,8 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def require_writable(folder: Path) -> None:
     """Create `folder` and check that files can be made in it; raises InputError otherwise."""
-    probe = folder / f".{os.getpid()}.partial.probe"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-    except OSError as error:
-        raise output_error(folder, error) from error
-    finally:
-        with suppress(OSError):
-            probe.unlink()
+    with staging(folder):
+        pass
 
 
 def sha256(path: Path) -> str:

@@ -33,55 +33,42 @@ _SHORT = set(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".s
 _FIRST_GROUPS = (0x0002, 0x0008)
 _ENOUGH = 3  # elements that follow each other as they must; no other format begins so
 
-_UNPACK, _CONVERT, _FETCH = "unpack it first", "convert it first", "fetch it again"
-_OTHERS = tuple(  # what else lies under the name of a volume: its first bytes, what it is, what to do
-    (re.compile(start, re.DOTALL | re.IGNORECASE), what, hint)
-    for start, what, hint in (
-        (
-            rb"version https://git-lfs",
-            "a git-lfs pointer, whose content has not been fetched",
-            "run 'git lfs pull'",
-        ),
-        (
-            rb"[ -~]*annex/objects/",
-            "a git-annex pointer, whose content has not been fetched",
-            "run 'git annex get'",
-        ),
-        (
-            rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)",
-            "a web page, not the file it should be",
-            _FETCH,
-        ),
-        (rb"(\xef\xbb\xbf)?\s*<[?!a-z]", "XML text", _FETCH),
-        (rb"\s*[{\[]\s*[\"{}\]]", "JSON text", _FETCH),
-        (rb"PK(\x03\x04|\x05\x06)", "a zip archive", _UNPACK),
-        (rb".{257}ustar", "a tar archive", _UNPACK),
-        (rb"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
-        (rb"Rar!\x1a\x07", "a rar archive", _UNPACK),
-        (rb"BZh", "compressed with bzip2", f"{_UNPACK} (bzip2 -d)"),
-        (rb"\xfd7zXZ\x00", "compressed with xz", f"{_UNPACK} (xz -d)"),
-        (rb"\x28\xb5\x2f\xfd", "compressed with zstd", f"{_UNPACK} (zstd -d)"),
-        (rb"\x04\x22\x4d\x18", "compressed with lz4", f"{_UNPACK} (lz4 -d)"),
-        (rb"\x1f\x9d", "compressed with compress (.Z)", f"{_UNPACK} (uncompress)"),
-        (
-            rb".{128}DICM.{0,400}1\.2\.840\.10008\.1\.3\.10",
-            "a DICOMDIR, the index of a DICOM medium",
-            "give the folder of its images",
-        ),
-        (rb".{128}DICM", "DICOM", "give its folder, or take the ending from its name"),
-        (rb"NRRD", "NRRD", "name it .nrrd"),
-        (rb"\s*(ObjectType|ObjectSubType|NDims)\s*=", "MetaImage", "name it .mha"),
-        (rb"\x00\x00\x00\x01\x00\x00", "MGHImage", _CONVERT),
-        (rb"\x89HDF\r\n\x1a\n", "HDF5 (MINC 2, MATLAB 7.3 or the like)", _CONVERT),
-        (rb"CDF[\x01\x02]", "netCDF (MINC 1)", _CONVERT),
-        (rb"MATLAB 5", "a MATLAB file", _CONVERT),
-        (rb"\x93NUMPY", "a NumPy array", _CONVERT),
-        (rb"\x89PNG", "a PNG picture", _CONVERT),
-        (rb"\xff\xd8\xff", "a JPEG picture", _CONVERT),
-        (rb"II\*\x00|MM\x00\*", "a TIFF picture", _CONVERT),
-        (rb"GIF8", "a GIF picture", _CONVERT),
-        (rb"%PDF", "a PDF document", _CONVERT),
-    )
+_FETCH, _CONVERT = "fetch it again", "convert it first"
+_POINTER = "pointer, whose content has not been fetched"
+_XML = rb"(\xef\xbb\xbf)?\s*<"
+_OTHERS: tuple[tuple[bytes, str, str], ...] = (  # what lies under the name of a volume: its start, what to do
+    (rb"version https://git-lfs", f"a git-lfs {_POINTER}", "run 'git lfs pull'"),
+    (rb"[ -~]*annex/objects/", f"a git-annex {_POINTER}", "run 'git annex get'"),
+    (_XML + rb"(!doctype html|html|head|body)", "a web page, not the file it should be", _FETCH),
+    (_XML + rb"[?!a-z]", "XML text", _FETCH),
+    (rb"\s*[{\[]\s*[\"{}\]]", "JSON text", _FETCH),
+    (rb"PK(\x03\x04|\x05\x06)", "a zip archive", "unpack it first"),
+    (rb".{257}ustar", "a tar archive", "unpack it first"),
+    (rb"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
+    (rb"Rar!\x1a\x07", "a rar archive", "unpack it first"),
+    (rb"BZh", "compressed with bzip2", "unpack it first (bzip2 -d)"),
+    (rb"\xfd7zXZ\x00", "compressed with xz", "unpack it first (xz -d)"),
+    (rb"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it first (zstd -d)"),
+    (rb"\x04\x22\x4d\x18", "compressed with lz4", "unpack it first (lz4 -d)"),
+    (rb"\x1f\x9d", "compressed with compress (.Z)", "unpack it first (uncompress)"),
+    (
+        rb".{128}DICM.{0,400}1\.2\.840\.10008\.1\.3\.10",
+        "a DICOMDIR, the index of a DICOM medium",
+        "give the folder of its images",
+    ),
+    (rb".{128}DICM", "DICOM", "give its folder, or take the ending from its name"),
+    (rb"NRRD", "NRRD", "name it .nrrd"),
+    (rb"\s*(ObjectType|ObjectSubType|NDims)\s*=", "MetaImage", "name it .mha"),
+    (rb"\x00\x00\x00\x01\x00\x00", "MGHImage", _CONVERT),
+    (rb"\x89HDF\r\n\x1a\n", "HDF5 (MINC 2, MATLAB 7.3 or the like)", _CONVERT),
+    (rb"CDF[\x01\x02]", "netCDF (MINC 1)", _CONVERT),
+    (rb"MATLAB 5", "a MATLAB file", _CONVERT),
+    (rb"\x93NUMPY", "a NumPy array", _CONVERT),
+    (rb"\x89PNG", "a PNG picture", _CONVERT),
+    (rb"\xff\xd8\xff", "a JPEG picture", _CONVERT),
+    (rb"II\*\x00|MM\x00\*", "a TIFF picture", _CONVERT),
+    (rb"GIF8", "a GIF picture", _CONVERT),
+    (rb"%PDF", "a PDF document", _CONVERT),
 )
 
 
@@ -146,7 +133,8 @@ def opened(path: Path, packing: Packing | None) -> IO[bytes]:
 
 def known_as(start: bytes) -> tuple[str, str] | None:
     """What these first bytes are known to be, if no volume that is read, and what to do with it."""
-    return next(((what, hint) for pattern, what, hint in _OTHERS if pattern.match(start)), None)
+    flags = re.DOTALL | re.IGNORECASE
+    return next(((what, hint) for begins, what, hint in _OTHERS if re.match(begins, start, flags)), None)
 
 
 def refusal(path: Path, content: Content, wanted: str) -> InputError | None:
@@ -170,15 +158,10 @@ def looks(start: bytes) -> str:
 def misnamed(path: Path, packing: Packing | None) -> str | None:
     """A note on a name that says something else about compression than the content does."""
     said = next((name for name, suffix in _SUFFIXES.items() if path.name.lower().endswith(suffix)), None)
+    real, named = (f"{each}-compressed" if each else "not compressed" for each in (packing, said))
     if said == packing:
         return None
-    return (
-        f"{path.name} is {_words(packing)} although its name says that it is {_words(said)}; read as what it is"
-    )
-
-
-def _words(packing: Packing | None) -> str:
-    return f"{packing}-compressed" if packing else "not compressed"
+    return f"{path.name} is {real} although its name says that it is {named}; read as what it is"
 
 
 # ---------------------------------------------------------------- DICOM, with the preamble of files or without
@@ -186,53 +169,32 @@ def _words(packing: Packing | None) -> str:
 
 def is_dicom(path: Path) -> bool:
     """Whether the content is a DICOM object's, whatever the name; a DICOMDIR is none. Never raises."""
-    start = _start(path)
-    return starts_dicom(start) and not starts_dicomdir(start)
-
-
-def is_dicomdir(path: Path) -> bool:
-    """Whether the content is the index of a medium. Never raises."""
-    return starts_dicomdir(_start(path))
-
-
-def _start(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
-            return stream.read(_DICOM_START)
+            start = stream.read(_DICOM_START)
     except (OSError, ValueError):
-        return b""
+        return False
+    return starts_dicom(start) and _DICOMDIR not in start
 
 
 def starts_dicom(start: bytes) -> bool:
     """Whether these first bytes are those of a DICOM object, the index of a medium (DICOMDIR) among them."""
     start = start[:_DICOM_START]
-    return start[128:132] == _DICOM_PREFIX or any(
-        _elements(start, order) >= _ENOUGH for order in ("little", "big")
-    )
+    as_written = max(_elements(start, "little"), _elements(start, "big"))
+    return start[128:132] == _DICOM_PREFIX or as_written >= _ENOUGH
 
 
-def starts_dicomdir(start: bytes) -> bool:
-    """Whether these are the first bytes of a DICOMDIR."""
-    return starts_dicom(start) and _DICOMDIR in start[:_DICOM_START]
-
-
-def _elements(start: bytes, order: str) -> int:
+def _elements(start: bytes, order: Literal["little", "big"]) -> int:
     """How many elements of ascending tags the bytes begin with, each in explicit or implicit representation."""
+
+    def number(begin: int, end: int) -> int:
+        return int.from_bytes(start[at + begin : at + end], order)
+
     found, at, last = 0, 0, (0, -1)
     while at + 12 <= len(start) and found < _ENOUGH:
-        tag = _number(start[at : at + 2], order), _number(start[at + 2 : at + 4], order)
-        kind = start[at + 4 : at + 6]
-        if kind in _LONG:
-            head, length = 12, _number(start[at + 8 : at + 12], order)
-        elif kind in _SHORT:
-            head, length = 8, _number(start[at + 6 : at + 8], order)
-        else:
-            head, length = 8, _number(start[at + 4 : at + 8], order)
+        tag, kind = (number(0, 2), number(2, 4)), start[at + 4 : at + 6]
+        head, length = (12, number(8, 12)) if kind in _LONG else (8, number(6 if kind in _SHORT else 4, 8))
         if tag <= last or (not found and tag[0] not in _FIRST_GROUPS) or length % 2 or length > _DICOM_START:
             break
         found, at, last = found + 1, at + head + length, tag
     return found
-
-
-def _number(content: bytes, order: str) -> int:
-    return int.from_bytes(content, "little" if order == "little" else "big")

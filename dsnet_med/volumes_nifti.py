@@ -214,40 +214,36 @@ def doubts(header: Any, affine: NDArray[np.float64], shape: tuple[int, ...]) -> 
 def read_voxels(file: NiftiFile, volume_index: int | None) -> NDArray[Any]:
     """The voxels of one volume as the header scales them; those of other volumes are not kept.
 
-    The file is read to its last byte, so that damage anywhere is seen. nibabel would read compressed files by
-    the standard library: isal takes a third of the time for a CT, a sixth for its label map. Raises InputError.
+    The file is read to its last byte, so that damage anywhere is seen. nibabel would decompress by the standard
+    library: isal takes a third of that time for a CT, a sixth for its label map. Raises InputError.
     """
-    header, shape = file.header, file.shape
-    kind, begin = header.get_data_dtype(), int(header.get_data_offset())
-    wanted = begin + math.prod(shape) * kind.itemsize
+    kind, begin = file.header.get_data_dtype(), int(file.header.get_data_offset())
+    wanted = begin + math.prod(file.shape) * kind.itemsize
+    shape = file.shape if volume_index is None else file.shape[:3]
+    begin += (volume_index or 0) * math.prod(shape) * kind.itemsize
     try:
         size = file.voxels.stat().st_size
         if size * _MOST_UNPACKED[file.packing] < wanted:  # before any memory is taken
             raise EOFError(f"{size} bytes cannot hold the {wanted} that its header names")
-        if file.packing is None:
-            stored = np.memmap(file.voxels, kind, "c", begin, shape, order="F")
-            return _scaled(part_of(stored, shape, volume_index), header)
-        if volume_index is not None:
-            shape = shape[:3]
-            begin += volume_index * math.prod(shape) * kind.itemsize
         content = np.empty(math.prod(shape) * kind.itemsize, np.uint8)
-        if (read := _unpack(file, begin, memoryview(content))) < wanted:
-            raise EOFError(f"{read} bytes of {wanted}")
-        return _scaled(content.view(kind).reshape(shape, order="F"), header)
-    except (MemoryError, *_DAMAGED) as error:
+        with opened(file.voxels, file.packing) as stream:
+            stream.seek(begin)
+            filled, into = 0, content.data
+            while count := stream.readinto(into[filled : filled + _CHUNK]):  # type: ignore[attr-defined]
+                filled += count
+            if (read := stream.seek(0, os.SEEK_END)) < wanted:  # on to the checksum at the end
+                raise EOFError(f"{read} bytes of {wanted}")
+        return _scaled(content.view(kind).reshape(shape, order="F"), file.header)
+    except MemoryError as error:
+        raise InputError(
+            f"{file.path}: does not fit into memory, {wanted} bytes; close other programs"
+        ) from error
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"{file.path}: cannot be read ({error.strerror})") from error
         raise InputError(
             f"{file.path}: damaged or cut short ({one_line(error, 160)}); fetch the file again"
         ) from error
-
-
-def _unpack(file: NiftiFile, begin: int, content: memoryview) -> int:
-    """Fill `content` with the bytes from `begin` on; the number of bytes that there are in all."""
-    with opened(file.voxels, file.packing) as stream:
-        stream.seek(begin)
-        filled = 0
-        while count := stream.readinto(content[filled : filled + _CHUNK]):  # type: ignore[attr-defined]
-            filled += count
-        return stream.seek(0, os.SEEK_END)  # on to the checksum at the end
 
 
 def _scaled(voxels: NDArray[Any], header: Any) -> NDArray[Any]:

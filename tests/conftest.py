@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# Before torch is loaded: the threads of several workers would wait for each other.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before torch is loaded: the threads of several workers would wait for each other, and forks have none of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared"

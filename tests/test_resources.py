@@ -13,16 +13,10 @@ def test_a_checkout_uses_the_folders_at_its_root():
     assert resources.data_prep().is_dir()
 
 
-def test_a_wheel_uses_the_folders_inside_the_package(tmp_path, monkeypatch):
-    package = tmp_path / "site-packages" / "dsnet_med"
-    monkeypatch.setattr(resources, "PACKAGE", package)
-    assert resources.configs() == package / "shipped" / "configs"
-    assert resources.data_prep() == package / "shipped" / "data_prep"
-
-
 def test_a_wheel_beside_another_package_s_configs_folder_uses_its_own(tmp_path, monkeypatch):
     """Any package may drop a folder named configs into site-packages."""
     package = tmp_path / "site-packages" / "dsnet_med"
     (package.parent / "configs").mkdir(parents=True)
     monkeypatch.setattr(resources, "PACKAGE", package)
     assert resources.configs() == package / "shipped" / "configs"
+    assert resources.data_prep() == package / "shipped" / "data_prep"

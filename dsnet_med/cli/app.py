@@ -320,11 +320,14 @@ def serve(
     trust: Trust = False,
     max_mb: Annotated[int, typer.Option(help="Largest upload in MB (2^20 bytes).", min=1)] = 1024,
     queue: Annotated[int, typer.Option(help="Requests that may upload, wait or work.", min=1)] = 32,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Ask for the token in this file: Authorization: Bearer TOKEN.")
+    ] = None,
     keep_largest: KeepLargest = "",
     fill_holes: FillHoles = "",
     remove_smaller: RemoveSmaller = 0.0,
 ) -> None:
-    """Segment volumes sent over HTTP: POST /segment, GET /health. No authentication; for this machine."""
+    """Segment volumes sent over HTTP: a page at /, POST /segment, GET /health. For this machine alone."""
     from dsnet_med.cli import inferring, serving
 
     serving.serve(
@@ -336,4 +339,5 @@ def serve(
         port=port,
         max_mb=max_mb,
         queue=queue,
+        token_file=token_file,
     )

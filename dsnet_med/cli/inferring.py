@@ -2,11 +2,11 @@
 
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from tqdm import tqdm
@@ -15,6 +15,7 @@ from dsnet_med.errors import CasesFailedError, InputError
 
 if TYPE_CHECKING:
     from dsnet_med.inference import Predictor
+    from dsnet_med.inference.segment import Segmented
 
 _BAR = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}]"  # parts of a case count: one takes minutes
 
@@ -48,16 +49,6 @@ class CaseOptions:
     regrid: bool = False
 
 
-@dataclass
-class _Tally:
-    """What became of the cases so far."""
-
-    failures: dict[str, str] = field(default_factory=dict)
-    shares: dict[str, float] = field(default_factory=dict)
-    kept: int = 0
-    done: int = 0
-
-
 def infer(
     models: Sequence[Path],
     inputs: Sequence[Path],
@@ -80,14 +71,20 @@ def infer(
     )
     sources = find_sources(inputs, out, lambda note: typer.echo(f"note: {note}", err=True))
     predictor = make_predictor(models, model_options)
-    started, tally = time.monotonic(), _Tally()
-    choice = Choice(options.volume_index, options.series)
+    started, shares, results = time.monotonic(), defaultdict[str, float](float), []
     with tqdm(total=len(sources), desc="infer", unit="case", ncols=100, bar_format=_BAR) as shown:
-        advance = partial(_advance, shown, tally.shares)
+
+        def advance(case: str, share: float) -> None:
+            shares[case] += share
+            shown.update(share)
+
+        choice = Choice(options.volume_index, options.series)
         for result in segment_cases(predictor, sources, out, outputs, choice, progress=advance):
-            advance(result.case, 1 - tally.shares.get(result.case, 0.0))
-            _count(tally, result)
-    _conclude(tally, out, time.monotonic() - started)
+            advance(result.case, 1 - shares[result.case])
+            for note in result.notes:
+                tqdm.write(f"note: {result.case}: {note}", file=sys.stderr)
+            results.append(result)
+    _conclude(results, out, time.monotonic() - started)
 
 
 def make_predictor(models: Sequence[Path], options: ModelOptions) -> "Predictor":
@@ -112,33 +109,20 @@ def make_predictor(models: Sequence[Path], options: ModelOptions) -> "Predictor"
     return predictor
 
 
-def _advance(shown: "tqdm[Any]", shares: dict[str, float], case: str, share: float) -> None:
-    """Move the bar by a share of a case."""
-    shares[case] = shares.get(case, 0.0) + share
-    shown.update(share)
-
-
-def _count(tally: _Tally, result: Any) -> None:
-    for note in result.notes:
-        tqdm.write(f"note: {result.case}: {note}", file=sys.stderr)
-    if result.error:
-        tally.failures[result.case] = result.error
-    tally.kept += result.kept
-    tally.done += result.written
-
-
-def _conclude(tally: _Tally, out: Path, seconds: float) -> None:
-    finished = tally.done + tally.kept
-    if len(tally.failures) == 1 and not finished:
-        raise InputError(next(iter(tally.failures.values())))
-    for case, reason in tally.failures.items():
+def _conclude(results: "Sequence[Segmented]", out: Path, seconds: float) -> None:
+    failures = {result.case: result.error for result in results if result.error}
+    kept = sum(result.kept for result in results)
+    finished = kept + sum(result.written for result in results)
+    if len(failures) == 1 and not finished:
+        raise InputError(next(iter(failures.values())))
+    for case, reason in failures.items():
         typer.echo(f"failed: {case}: {reason}", err=True)
-    if tally.failures and not finished:
-        raise InputError(f"none of {len(tally.failures)} cases could be segmented; the reasons are above")
-    if tally.failures:
-        raise CasesFailedError(tally.failures, listed=True)
-    kept = f" ({tally.kept} were there already; --overwrite makes them anew)" if tally.kept else ""
-    typer.echo(f"{finished} masks in {out}{kept}, {seconds:.1f} s")
+    if failures and not finished:
+        raise InputError(f"none of {len(failures)} cases could be segmented; the reasons are above")
+    if failures:
+        raise CasesFailedError(failures, listed=True)
+    there = f" ({kept} were there already; --overwrite makes them anew)" if kept else ""
+    typer.echo(f"{finished} masks in {out}{there}, {seconds:.1f} s")
 
 
 def _listed(text: str) -> list[str]:

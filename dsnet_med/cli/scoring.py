@@ -1,6 +1,5 @@
 """What `evaluate` does: which file belongs to which case, which values mean which organ. Without torch."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from dsnet_med.evaluate.protocols import find_protocols
 from dsnet_med.evaluate.results import require_replaceable, write_comparison, write_results
 from dsnet_med.evaluate.score_folders import RUN_FACTS, CaseScore, Missing, evaluate_pairs
 from dsnet_med.evaluate.summary import by_protocol, summarise
-from dsnet_med.files import require_writable
+from dsnet_med.files import read_json, require_writable
 
 _SHOWN = 6
 _SHOWN_DIFFERENCES = 20
@@ -311,7 +310,7 @@ def _run_facts(prediction: Path) -> Mapping[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        facts = read_json(file)
+    except (OSError, ValueError) as error:
         raise InputError(f"{file}: not readable as JSON ({error}); remove it or infer again") from error
     return facts if isinstance(facts, dict) else None

@@ -101,16 +101,17 @@ def preprocess(
     """Turn raw volumes into a training store; finished cases are kept when run again."""
     from dsnet_med.prepare.cases import find_cases
     from dsnet_med.prepare.convert import convert
-    from dsnet_med.prepare.manifest import read_manifest
     from dsnet_med.prepare.recipe import for_source, load_recipe
+    from dsnet_med.prepare.store import Store
 
     described = for_source(load_recipe(recipe), source)
     total = len(find_cases(described, source)) - len(set(exclude or ()))
     converted = convert(described, source, out, workers=workers, exclude=exclude or (), scheduler=scheduler)
     results = list(bar(converted, total, "preprocess"))
     failures = {result.case: result.error for result in results if result.error}
-    manifest = read_manifest(out)
-    warnings = _grouped(manifest.all_findings())
+    store = Store.described(out)
+    of_cases = (finding for case in store.cases.values() for finding in case.findings)
+    warnings = _grouped((*store.findings, *of_cases))
     for line in warnings[:_SHOWN_WARNINGS]:
         typer.echo(line, err=True)
     if len(warnings) > _SHOWN_WARNINGS:
@@ -126,7 +127,7 @@ def preprocess(
         typer.echo(f"{len(failures)} of {len(results)} cases failed: {advice}", err=True)
         raise CasesFailedError(failures, listed=True)
     reused = sum(result.reused for result in results)
-    slices = sum(case.shape[0] for case in manifest.cases)
+    slices = sum(case.shape[0] for case in store.cases.values())
     typer.echo(f"{len(results)} cases ({reused} already done), {slices} slices in {out}")
 
 

@@ -13,8 +13,8 @@ from monai.utils import convert_to_tensor
 
 from dsnet_med.errors import InputError, first_of, unknown
 from dsnet_med.networks.layers import with_channels
-from dsnet_med.prepare.manifest import StoredCase
 from dsnet_med.prepare.store import Store
+from dsnet_med.prepare.stored_case import StoredCase
 
 VALIDATION_FRACTION = 0.15
 SELECT_ON = ("val", "test")

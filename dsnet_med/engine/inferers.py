@@ -1,25 +1,21 @@
 """From slices of any size to logits of that size, and from volumes to stacks of slices."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from monai.inferers import Inferer, sliding_window_inference
+from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.networks.layers import resized, with_channels
-
-FITS = ("resize", "window")
+from dsnet_med.inference.bundle_reader import FITS
+from dsnet_med.inference.slice_model import slice_logits
+from dsnet_med.networks.layers import with_channels
 
 
 class SliceFitInferer(Inferer):
-    """Run a 2-D network on slices (B, C, H, W) of any size and return logits (B, K, H, W) of that size.
-
-    `resize`: the whole slice is resized to `size`, and the logits back (bilinear), as the reference does.
-    `window`: windows of `size` slide over the slice at its own resolution, half overlapping, weighted by a
-    Gaussian; smaller slices are padded with zeros, the floor of the intensity scale.
-    """
+    """A 2-D network on slices (B, C, H, W) of any size, as `slice_logits` does it, for MONAI's engines."""
 
     def __init__(self, size: Sequence[int], fit: str = "resize", overlap: float = 0.5) -> None:
         if fit not in FITS:
@@ -27,21 +23,8 @@ class SliceFitInferer(Inferer):
         self.size, self.fit, self.overlap = (int(size[0]), int(size[1])), fit, overlap
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        if self.fit == "window":
-            logits = sliding_window_inference(
-                inputs, self.size, len(inputs), network, self.overlap, "gaussian", 0.125, "constant", 0.0
-            )
-            return torch.as_tensor(logits)
-        shape = inputs.shape[-2:]
-        logits = network(resized_to(inputs, self.size), *args, **kwargs)
-        return resized_to(logits, shape)
-
-
-def resized_to(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps (B, C, h, w) at `size`, bilinear with corners not aligned; the same ones where they have it."""
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return resized(maps, size)
+        run = partial(network, *args, **kwargs) if args or kwargs else network
+        return slice_logits(inputs, run, self.size, self.fit, self.overlap)
 
 
 class SliceWise(nn.Module):

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsnet_med.engine.inferers import resized_to
 from dsnet_med.errors import InputError, unknown
+from dsnet_med.inference.slice_model import resized_to
 
 SPATIAL = (2, 3)
 SAMPLE = (1, 2, 3)

@@ -17,9 +17,10 @@ from monai.transforms import (
 from monai.utils import convert_to_tensor
 from torch.nn import functional as F
 
-from dsnet_med.engine.inferers import FITS, resized_to
 from dsnet_med.errors import unknown
 from dsnet_med.geometry import SliceAxis, SliceOrder
+from dsnet_med.inference.bundle_reader import FITS
+from dsnet_med.inference.slice_model import resized_to
 from dsnet_med.prepare.intensity import Intensity
 
 

@@ -3,7 +3,6 @@
 Places are voxels (N, 3) in the order of memory, int32 and C-contiguous.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -50,18 +49,39 @@ class PackedSlice:
         return np.frombuffer(isal_zlib.decompress(self.content), self.dtype).reshape(self.shape)
 
 
-def masks(reference: ArrayLike, prediction: ArrayLike) -> tuple[Mask, Mask]:
-    """Both arrays as booleans of one 2-D or 3-D shape. Raises InputError."""
-    a, b = np.asarray(reference), np.asarray(prediction)
-    _require_same_shape(a, b)
-    return _mask("reference", a), _mask("prediction", b)
-
-
 def label_maps(reference: ArrayLike, prediction: ArrayLike) -> tuple[LabelMap, LabelMap]:
     """Both arrays as integer label maps of one 2-D or 3-D shape. Raises InputError."""
     a, b = np.asarray(reference), np.asarray(prediction)
-    _require_same_shape(a, b)
-    return _label_map("reference", a), _label_map("prediction", b)
+    if a.shape != b.shape:
+        raise InputError(
+            f"reference has shape {a.shape}, prediction {b.shape}; resample one to the other's grid"
+        )
+    if a.ndim not in (2, 3) or a.size == 0:
+        raise InputError(f"arrays have shape {a.shape}, wanted 2-D or 3-D with at least one voxel")
+    for role, array in (("reference", a), ("prediction", b)):
+        if array.dtype.kind not in "iub":
+            raise InputError(f"{role} is {array.dtype}, wanted integers; round it to labels first")
+        if array.dtype.kind == "i" and array.min() < 0:
+            raise InputError(f"{role} holds the label {array.min()}, wanted 0 or more; map it to a class first")
+        if array.itemsize > 2 and array.max() > LARGEST_LABEL:
+            raise InputError(f"{role} holds the label {array.max()}, wanted at most {LARGEST_LABEL}")
+    return _as_integers(a), _as_integers(b)
+
+
+def masks(reference: ArrayLike, prediction: ArrayLike) -> tuple[LabelMap, LabelMap]:
+    """Both arrays as label maps of 0 and 1, of one 2-D or 3-D shape. Raises InputError."""
+    found = label_maps(reference, prediction)
+    for role, array in zip(("reference", "prediction"), found, strict=True):
+        if array.max() > 1:
+            raise InputError(
+                f"{role} holds values {array.min()} to {array.max()}, wanted a mask of 0 and 1; "
+                "compare it first (array == label) or use score_case"
+            )
+    return found
+
+
+def _as_integers(array: NDArray[Any]) -> LabelMap:
+    return array.view(np.uint8) if array.dtype == np.bool_ else array
 
 
 class AlignedMaps(NamedTuple):
@@ -86,15 +106,9 @@ def aligned(reference: LabelMap, prediction: LabelMap) -> AlignedMaps:
     """
     axes = sorted(range(reference.ndim), key=lambda axis: -abs(reference.strides[axis]))
     wide = any(array.itemsize > 1 and array.max() > np.iinfo(np.uint8).max for array in (reference, prediction))
-    a, b = _in_order(reference, axes, wide), _in_order(prediction, axes, wide)
+    dtype: type[np.unsignedinteger[Any]] = np.uint16 if wide else np.uint8
+    a, b = (array.transpose(axes).astype(dtype, order="C", copy=False) for array in (reference, prediction))
     return AlignedMaps(a[None], b[None], tuple(axes)) if a.ndim == 2 else AlignedMaps(a, b, tuple(axes))
-
-
-def _in_order(array: LabelMap, axes: Sequence[int], wide: bool) -> LabelMap:
-    turned = array.transpose(axes)
-    if wide:
-        return turned.astype(np.uint16, order="C", copy=False)
-    return turned.astype(np.uint8, order="C", copy=False)
 
 
 def tolerance(tolerance_mm: float) -> float:
@@ -102,41 +116,6 @@ def tolerance(tolerance_mm: float) -> float:
     if not (np.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise InputError(f"the surface tolerance is {tolerance_mm} mm, wanted a finite number of at least 0")
     return float(tolerance_mm)
-
-
-def _require_same_shape(reference: NDArray[Any], prediction: NDArray[Any]) -> None:
-    if reference.shape != prediction.shape:
-        raise InputError(
-            f"reference has shape {reference.shape}, prediction {prediction.shape}; "
-            "resample one to the other's grid"
-        )
-    if reference.ndim not in (2, 3) or reference.size == 0:
-        raise InputError(f"arrays have shape {reference.shape}, wanted 2-D or 3-D with at least one voxel")
-
-
-def _mask(role: str, array: NDArray[Any]) -> Mask:
-    if array.dtype == np.bool_:
-        return array
-    if array.dtype.kind not in "iu":
-        raise InputError(f"{role} is {array.dtype}, wanted a boolean mask; compare it first (array == label)")
-    if array.min() < 0 or array.max() > 1:
-        raise InputError(
-            f"{role} holds values {array.min()} to {array.max()}, wanted a mask of 0 and 1; "
-            "compare it first (array == label) or use score_case"
-        )
-    return array.astype(np.bool_)
-
-
-def _label_map(role: str, array: NDArray[Any]) -> LabelMap:
-    if array.dtype == np.bool_:
-        return array.view(np.uint8)
-    if array.dtype.kind not in "iu":
-        raise InputError(f"{role} is {array.dtype}, wanted integers; round it to labels first")
-    if array.dtype.kind == "i" and array.min() < 0:
-        raise InputError(f"{role} holds the label {array.min()}, wanted 0 or more; map it to a class first")
-    if array.itemsize > 2 and array.max() > LARGEST_LABEL:
-        raise InputError(f"{role} holds the label {array.max()}, wanted at most {LARGEST_LABEL}")
-    return array
 
 
 def plane_border(labels: LabelMap) -> Mask:

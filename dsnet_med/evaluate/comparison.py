@@ -8,6 +8,7 @@ nothing to test; it takes part in the ranking.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
@@ -70,11 +71,8 @@ def verdict(comparison: Mapping[str, Any]) -> str:
     said = []
     for metric, organs in entry["metrics"].items():
         winner = organs["mean"]["winner"]
-        said.append(
-            f"{_WORDS[metric]}: {winner} is significantly better"
-            if winner
-            else f"{_WORDS[metric]}: no significant winner"
-        )
+        result = f"{winner} is significantly better" if winner else "no significant winner"
+        said.append(f"{_WORDS[metric]}: {result}")
     return f"{name}, mean over organs: " + "; ".join(said) if said else f"{name}: nothing to test"
 
 
@@ -138,21 +136,13 @@ def _tested(
 ) -> dict[str, Any]:
     """Every organ's tests and winner, and the mean's; `values` is organ (None: mean) -> prediction -> cases."""
     places = [(organ, a, b) for organ, own in values.items() for a, b in combinations(own, 2)]
-    tests = {
-        (organ, a, b): paired_test(values[organ][a], values[organ][b], len(places)) for organ, a, b in places
-    }
-    adjusted = dict(
-        zip(tests, holm([1.0 if test.p is None else test.p for test in tests.values()]), strict=True)
-    )
-    result: dict[str | None, Any] = {}
-    for organ, own in values.items():
-        pairs = [
-            _pair(a, b, tests[organ, a, b], adjusted[organ, a, b], higher_is_better)
-            for a, b in combinations(own, 2)
-        ]
-        result[organ] = {"winner": _winner(list(own), pairs), "pairs": pairs}
-    labels = {organ: entry for organ, entry in result.items() if organ is not None}
-    return {"labels": labels, "mean": result[None]}
+    tests = [paired_test(values[organ][a], values[organ][b], len(places)) for organ, a, b in places]
+    adjusted = holm([1.0 if test.p is None else test.p for test in tests])
+    pairs: dict[str | None, list[dict[str, Any]]] = {organ: [] for organ in values}
+    for (organ, a, b), test, p_holm in zip(places, tests, adjusted, strict=True):
+        pairs[organ].append(_pair(a, b, test, p_holm, higher_is_better))
+    result = {organ: {"winner": _winner(own), "pairs": own} for organ, own in pairs.items()}
+    return {"mean": result.pop(None), "labels": result}
 
 
 def _pair(first: str, second: str, test: PairedTest, p_holm: float, higher_is_better: bool) -> dict[str, Any]:
@@ -160,22 +150,15 @@ def _pair(first: str, second: str, test: PairedTest, p_holm: float, higher_is_be
     significant = test.p is not None and p_holm < ALPHA
     if significant and test.difference and test.effect_size and test.difference * test.effect_size > 0:
         better = second if (test.difference > 0) == higher_is_better else first
-    return {
-        "first": first,
-        "second": second,
-        **asdict(test),
-        "p_holm": None if test.p is None else p_holm,
-        "significant": significant,
-        "better": better,
-    }
+    shown = {"p_holm": None if test.p is None else p_holm, "significant": significant, "better": better}
+    return {"first": first, "second": second, **asdict(test), **shown}
 
 
-def _winner(names: Sequence[str], pairs: Sequence[Mapping[str, Any]]) -> str | None:
-    for name in names:
-        own = [pair for pair in pairs if name in (pair["first"], pair["second"])]
-        if all(pair["better"] == name for pair in own):
-            return name
-    return None
+def _winner(pairs: Sequence[Mapping[str, Any]]) -> str | None:
+    """Who is better than every other one."""
+    wins = Counter(pair["better"] for pair in pairs if pair["better"])
+    others = len({name for pair in pairs for name in (pair["first"], pair["second"])}) - 1
+    return next((name for name, count in wins.items() if count == others), None)
 
 
 def _ranking(

@@ -142,7 +142,7 @@ def _checked_distances(
 ) -> SurfaceDistances | float:
     masks = arrays.masks(reference, prediction)
     spacing = VoxelSpacing.of(spacing_mm, masks[0].ndim)
-    maps = arrays.aligned(masks[0].view(np.uint8), masks[1].view(np.uint8))
+    maps = arrays.aligned(*masks)
     survey = backend.BACKEND.survey(maps.reference, maps.prediction)
     in_reference, in_prediction = survey.voxels[1, :2] if len(survey.voxels) > 1 else (0, 0)
     if not (in_reference and in_prediction):

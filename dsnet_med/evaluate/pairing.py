@@ -134,7 +134,7 @@ def listed_files(folder: Path) -> list[Path]:
 
 
 def find_images(folder: Path, cases: Collection[str], case_of: CaseOf = case_name) -> dict[str, Path]:
-    """The image of each of the cases, as far as the folder holds it: the file that `case_of` says is the case's,
+    """The image of each of the cases, as far as the folder holds it: the file that `case_of` says is of it,
     that is named as it is (or with nnU-Net's `_0000`), else the only one whose name ends with it.
 
     Raises InputError where it holds none.

@@ -101,7 +101,7 @@ def pooled_borders(maps: Sequence[MapBorders], depths: Sequence[int]) -> dict[in
             for label, points in piece.items():
                 found.setdefault(label, []).append(points)
         start += depth
-    return {label: np.concatenate(points) for label, points in found.items()}
+    return {label: np.ascontiguousarray(np.concatenate(points), np.int32) for label, points in found.items()}
 
 
 def _borders_of_map(slices: LabelMap) -> MapBorders:
@@ -128,7 +128,7 @@ def _borders_of_plane(
     for other in (before, after):
         edge |= True if other is None else other != plane
     return {
-        label: np.insert(np.argwhere(edge & (plane == label)), 0, index, axis=1).astype(np.int32)
+        label: np.insert(np.argwhere(edge & (plane == label)), 0, index, axis=1)
         for label in np.unique(plane[edge]).tolist()
         if label
     }

@@ -17,7 +17,7 @@ from dsnet_med.evaluate.protocols import PROTOCOLS
 from dsnet_med.evaluate.report import comparison_html, report_html
 from dsnet_med.evaluate.score_folders import CaseScore
 from dsnet_med.evaluate.summary import by_protocol, cases_csv
-from dsnet_med.files import output_error, sha256, staging, write_text
+from dsnet_med.files import output_error, read_json, sha256, staging, write_text
 
 _SUMMARY, _COMPARISON, _PAGE, _CASES = "summary.json", "comparison.json", "report.html", "cases.csv"
 _FORM = {_SUMMARY: {"protocol", "inputs", "files"}, _COMPARISON: {"predictions", "ranking", "files"}}
@@ -91,13 +91,12 @@ def _vouched(out: Path) -> set[str]:
     found: set[str] = set()
     for name, keys in _FORM.items():
         try:
-            content = json.loads((out / name).read_text(encoding="utf-8"))
-            files = dict(content["files"]) if keys <= content.keys() else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            content = read_json(out / name)
+            files = dict(content["files"]) if keys <= content.keys() else {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        if files is not None:
-            own = {file for file in files if file in _NAMES and (out / file).is_file()}
-            found |= {name} | {file for file in own if sha256(out / file) == files[file]}
+        own = {file for file in files if file in _NAMES and (out / file).is_file()}
+        found |= {file for file in own if sha256(out / file) == files[file]} | ({name} if files else set())
     return found
 
 

@@ -92,10 +92,9 @@ class _Task:
 
 def missing_rule(text: str) -> Missing:
     """The rule of this name for references without a prediction. Raises InputError."""
-    for rule in MISSING:
-        if rule == text:
-            return rule
-    raise unknown("rule for missing predictions", text, MISSING)
+    if text not in MISSING:
+        raise unknown("rule for missing predictions", text, MISSING)
+    return text
 
 
 def evaluate_pairs(
@@ -157,11 +156,8 @@ def workers_for(pairs: Sequence[Pair], workers: int) -> int:
 
     A process needs some 150 MB, and of its largest case the two label maps and what their borders take.
     """
-    largest = max(
-        (_stored_bytes(pair.reference) + _stored_bytes(pair.prediction or pair.reference) for pair in pairs),
-        default=0,
-    )
-    return workers_that_fit(min(workers, len(pairs)), 150_000_000 + 3 * largest)
+    largest = max((_stored_bytes(pair.reference) for pair in pairs), default=0)
+    return workers_that_fit(min(workers, len(pairs)), 150_000_000 + 6 * largest)
 
 
 def mapped(volume: Volume, values: LabelValues | None) -> LabelMap:

@@ -1,7 +1,6 @@
 """Does a summary.json still hold: the same files, scored again by the same rules, give the same numbers?"""
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isclose
@@ -9,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from dsnet_med.errors import InputError, one_line
-from dsnet_med.evaluate import arrays
+from dsnet_med.evaluate.arrays import tolerance
 from dsnet_med.evaluate.labels import LARGEST_LABEL, label_names
 from dsnet_med.evaluate.pairing import Pair
 from dsnet_med.evaluate.protocols import find_protocols
 from dsnet_med.evaluate.score_folders import CaseScore, Missing, evaluate_pairs, missing_rule
 from dsnet_med.evaluate.summary import cases_csv, summarise
+from dsnet_med.files import parse_json
 
 # Another processor or library version may add in another order; nothing else may change a number.
 _SAME = 1e-9
@@ -30,12 +30,13 @@ class Claim:
     content: dict[str, Any]
     labels: dict[int, str]
     protocols: tuple[str, ...]
-    pairs: list[Pair]
+    nsd_tolerance_mm: float
     rule: Missing
     missing: list[str]
     failures: dict[str, str]
     left_out: dict[str, str]
-    ignored: tuple[str, int] | None = None
+    ignored: tuple[str, int] | None
+    pairs: list[Pair] = field(default_factory=list)
     maps: dict[Path, dict[int, int]] = field(default_factory=dict)
 
 
@@ -45,41 +46,45 @@ def read_claim(path: Path, *, prediction: Path | None = None, reference: Path | 
     Raises InputError when it is not a summary of this program, or says too little to be scored again.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        labels = label_names(content["label_values"])
-        protocols = tuple(dict(content.get("protocols", {content["protocol"]: {}})))
-        find_protocols(protocols)
-        for entry in content.get("protocols", {}).values():
-            dict(entry)
-        counting = dict(content.get("missing", {"rule": "ignore"}))  # older summaries left out what failed
-        rule = missing_rule(counting["rule"])
-        elsewhere = {*counting.get("counted_as_missed", ()), *content.get("predictions_without_reference", ())}
-        failures = {
-            str(entry["case"]): str(entry["reason"])
-            for entry in content.get("failed", ())
-            if entry["case"] not in elsewhere
-        }
-        missing, left_out = list(content.get("references_without_prediction", ())), counting.get("left_out", {})
-        ignored = [(str(name), int(value)) for name, value in (content.get("ignored_label") or {}).items()]
-        pairs, maps = [], {}
-        for case, entry in content["inputs"].items():
+        claim = _claim(path, parse_json(path.read_text(encoding="utf-8")))
+        for case, entry in claim.content["inputs"].items():
             predicted = None if entry["prediction"] is None else _moved(entry["prediction"], prediction)
-            pairs.append(Pair(case, predicted, _moved(entry["reference"], reference)))
-            for role, file in (("reference", pairs[-1].reference), ("prediction", predicted)):
+            pair = Pair(case, predicted, _moved(entry["reference"], reference))
+            claim.pairs.append(pair)
+            for role, file in (("reference", pair.reference), ("prediction", predicted)):
                 if file is not None and f"{role}_map" in entry:
-                    maps[file] = _label_map(entry[f"{role}_map"])
-        arrays.tolerance(float(content["nsd_tolerance_mm"]))
+                    claim.maps[file] = _label_map(entry[f"{role}_map"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: not a summary.json of `dsnet-med evaluate` ({type(error).__name__}: {one_line(error)})"
         ) from error
-    if not pairs:
+    if not claim.pairs:
         raise InputError(f"{path}: names no scored case; there is nothing to verify")
-    one_ignored = next(iter(ignored), None)
+    return claim
+
+
+def _claim(path: Path, content: Any) -> Claim:
+    protocols = content.get("protocols", {content["protocol"]: {}})
+    find_protocols(protocols)
+    for entry in protocols.values():
+        dict(entry)
+    counting = dict(content.get("missing", {"rule": "ignore"}))  # older summaries left out what failed
+    elsewhere = {*counting.get("counted_as_missed", ()), *content.get("predictions_without_reference", ())}
+    failed = {str(entry["case"]): str(entry["reason"]) for entry in content.get("failed", ())}
+    ignored = [(str(name), int(value)) for name, value in (content.get("ignored_label") or {}).items()]
     return Claim(
-        path, content, labels, protocols, pairs, rule, missing, failures, dict(left_out), one_ignored, maps
+        path,
+        content,
+        label_names(content["label_values"]),
+        tuple(protocols),
+        tolerance(float(content["nsd_tolerance_mm"])),
+        missing_rule(counting["rule"]),
+        list(content.get("references_without_prediction", ())),
+        {case: why for case, why in failed.items() if case not in elsewhere},
+        dict(counting.get("left_out", {})),
+        next(iter(ignored), None),
     )
 
 
@@ -92,7 +97,7 @@ def score_again(claim: Claim, *, workers: int = 1) -> Iterator[CaseScore]:
         workers=workers,
         reference_map=claim.maps.get,
         prediction_map=claim.maps.get,
-        nsd_tolerance_mm=float(claim.content["nsd_tolerance_mm"]),
+        nsd_tolerance_mm=claim.nsd_tolerance_mm,
         resample=bool(claim.content.get("resampled")),
         drop_outside=bool(claim.content.get("resampled")),
         ignored=claim.ignored[1] if claim.ignored else None,
@@ -114,24 +119,34 @@ def differences(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
         failures=claim.failures,
         left_out=claim.left_out,
         rule=claim.rule,
-        nsd_tolerance_mm=float(claim.content["nsd_tolerance_mm"]),
+        nsd_tolerance_mm=claim.nsd_tolerance_mm,
         ignored=claim.ignored,
     )
-    again = json.loads(json.dumps(again))  # tuples become lists, as in the file
     if "headline" not in claim.content:  # nor in older summaries
         again.pop("headline")
-    for then, now, name in _entries(claim, again):
-        found += [line for key in _COMPARED for line in _unequal(then.get(key), now.get(key), f"{name}: {key}")]
+    then_and_now: list[tuple[str, Any, Any, tuple[str, ...]]] = [
+        (claim.protocols[0], claim.content, again, _COMPARED)
+    ]
+    if "protocols" in claim.content:
+        parts = claim.content["protocols"], again["protocols"]
+        then_and_now += [(name, parts[0][name], parts[1][name], _COMPARED) for name in claim.protocols]
     for case, entry in again["inputs"].items():
-        then = claim.content["inputs"][case]
-        found += [line for key in _INPUTS for line in _unequal(then.get(key), entry[key], f"{case}: {key}")]
+        then_and_now.append((case, claim.content["inputs"][case], entry, _INPUTS))
+    for name, then, now, keys in then_and_now:
+        for key in keys:
+            before, after = _leaves(then.get(key)), _leaves(now.get(key))
+            for place in after | before:
+                a, b = before.get(place), after.get(place)
+                if not _same(a, b):
+                    found.append(f"{name}: {key}{place}: {a!r} in the summary, {b!r} when scored again")
     return found + _unequal_rows(claim, scores)
 
 
 def count_numbers(claim: Claim) -> int:
     """How many numbers of the protocols are compared."""
     entries = claim.content.get("protocols", {claim.protocols[0]: claim.content}).values()
-    return sum(_leaves(entry.get(key)) for entry in entries for key in _COMPARED)
+    leaves = [leaf for entry in entries for key in _COMPARED for leaf in _leaves(entry.get(key)).values()]
+    return sum(isinstance(leaf, (int, float)) for leaf in leaves)
 
 
 def _moved(stored: str, folder: Path | None) -> Path:
@@ -172,56 +187,32 @@ def _unequal_rows(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
     now = list(csv.reader(written.splitlines()))
     if len(then) != len(now):
         return [f"{table}: {len(then) - 1} rows, {len(now) - 1} when scored again"]
-    wrong = [a for a, b in zip(then, now, strict=True) if not _same_row(a, b)]
-    return [f"{table}: the row {','.join(row)} is not what scoring again gives" for row in wrong]
+    return [
+        f"{table}: the row {','.join(row)} is not what scoring again gives"
+        for row, other in zip(then, now, strict=True)
+        if len(row) != len(other)
+        or not all(a == b or _same(_cell(a), _cell(b)) for a, b in zip(row, other, strict=True))
+    ]
 
 
-def _same_row(then: Sequence[str], now: Sequence[str]) -> bool:
-    return len(then) == len(now) and all(
-        a == b or (_is_number(a) and _is_number(b) and _close(float(a), float(b)))
-        for a, b in zip(then, now, strict=True)
-    )
-
-
-def _is_number(text: str) -> bool:
+def _cell(text: str) -> float | str:
     try:
-        float(text)
+        return float(text)
     except ValueError:
-        return False
-    return True
+        return text
 
 
-def _unequal(then: Any, now: Any, name: str) -> list[str]:
-    if isinstance(now, Mapping):
-        if not isinstance(then, Mapping):
-            return [f"{name}: {then!r} in the summary, a table when scored again"]
-        keys = dict.fromkeys([*now, *then])
-        return [line for key in keys for line in _unequal(then.get(key), now.get(key), f"{name}.{key}")]
-    if isinstance(now, list) and isinstance(then, list) and len(now) == len(then):
-        pairs = enumerate(zip(then, now, strict=True))
-        return [line for place, pair in pairs for line in _unequal(*pair, f"{name}[{place}]")]
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (then, now))
-    if then == now or (numbers and _close(then, now)):
-        return []
-    return [f"{name}: {then!r} in the summary, {now!r} when scored again"]
-
-
-def _close(then: float, now: float) -> bool:
-    return isclose(then, now, rel_tol=_SAME, abs_tol=_SAME)
-
-
-def _entries(claim: Claim, again: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Mapping[str, Any], str]]:
-    """What the summary and scoring again say, at the top level and under each of several protocols."""
-    then, first = claim.content, claim.protocols[0]
-    found: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [(then, again, first)]
-    if "protocols" in then:
-        found += [(then["protocols"][name], again["protocols"][name], name) for name in claim.protocols]
-    return found
-
-
-def _leaves(value: Any) -> int:
+def _leaves(value: Any, place: str = "") -> dict[str, Any]:
+    """What a part of a summary holds, by its place in it."""
     if isinstance(value, Mapping):
-        return sum(map(_leaves, value.values()))
-    if isinstance(value, list):
-        return sum(map(_leaves, value))
-    return int(isinstance(value, (int, float)))
+        inner = [(f"{place}.{key}", item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        inner = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return {place: value}
+    return {name: leaf for at, item in inner for name, leaf in _leaves(item, at).items()}
+
+
+def _same(then: Any, now: Any) -> bool:
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (then, now))
+    return bool(then == now or (numbers and isclose(then, now, rel_tol=_SAME, abs_tol=_SAME)))

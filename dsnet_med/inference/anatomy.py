@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsnet_med.dicom.organs import organ_of
+from dsnet_med.organs import organ_of
 from dsnet_med.prepare.labels import centroids_mm, wrong_sides
 
 _OTHER_KIND = "this may be another kind of image than the network was trained on"

@@ -34,33 +34,18 @@ def in_batches(count: int, size: int, work: Callable[[slice], None], notice: Cal
         part = slice(start, min(start + size, count))
         try:
             work(part)
+            start = part.stop
         except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if isinstance(error, RuntimeError) and not any(each in str(error).lower() for each in _MESSAGES):
                 raise
-            size = _half(part.stop - part.start)
-            notice(f"out of memory with {part.stop - part.start} slices at a time; going on with {size}")
-            _let_go()
-            continue
-        start = part.stop
+            tried = part.stop - part.start
+            if tried < 2:
+                raise InputError(
+                    "out of memory with one slice at a time; close other programs, or use --device cpu on a "
+                    "machine with more memory"
+                ) from error
+            size = tried // 2
+            notice(f"out of memory with {tried} slices at a time; going on with {size}")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
     return size
-
-
-def _half(size: int) -> int:
-    """Half of `size`; InputError where that is nothing."""
-    if size < 2:
-        raise InputError(
-            "out of memory with one slice at a time; close other programs, or use --device cpu on a machine "
-            "with more memory"
-        )
-    return size // 2
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        message in str(error).lower() for message in _MESSAGES
-    )
-
-
-def _let_go() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -7,7 +7,7 @@ to be the user's own, or trusted. Weights are read as safetensors, or by torch's
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from dsnet_med.archives import is_zip, only_folder, unpack
 from dsnet_med.errors import InputError, one_line, root_cause, unknown
 from dsnet_med.files import sha256
 from dsnet_med.geometry import SliceAxis
 from dsnet_med.inference.safe_config import code_in
+from dsnet_med.inference.sidecar import read_json
 from dsnet_med.inference.trust import executed_files, is_own
 from dsnet_med.networks.checkpoint import read_checkpoint
 from dsnet_med.networks.definition import build, literal
@@ -66,14 +67,25 @@ def load_model(path: Path, *, trust: bool = False) -> Model:
     for a folder that would run code of its own, unless `trust` is given or the user's own `train` made it.
     """
     with _opened(path) as folder:
-        config = _config(path, folder)
+        file = _first_of(folder, _CONFIGS)
+        if file is None:
+            raise InputError(
+                f"{path}: not a run folder, it has no {_CONFIGS[0]}; give what train or export wrote"
+            )
+        config = _config(path, file)
         settings = _settings(path, config)
-        network = _network(path, folder, config, trust)
-        weights = _weights_file(path, folder)
+        network = _network(path, file, config, trust)
+        weights = _first_of(folder, _WEIGHTS)
+        if weights is None:
+            wanted = " or ".join(_WEIGHTS)
+            raise InputError(
+                f"{path}: no such checkpoint, {wanted}; train first, or wait for the first validation"
+            )
         _load(network, weights)
+        hashes = "".join(sha256(each) for each in (weights, *executed_files(folder)))
         return Model(
             network=network.eval(),
-            fingerprint=_fingerprint(folder, weights),
+            fingerprint=hashlib.sha256(hashes.encode()).hexdigest(),
             facts=_facts(folder),
             **settings,
         )
@@ -92,10 +104,11 @@ def _opened(path: Path) -> Iterator[Path]:
         yield only_folder(Path(temporary))
 
 
-def _config(path: Path, folder: Path) -> dict[str, Any]:
-    file = next((folder / name for name in _CONFIGS if (folder / name).is_file()), None)
-    if file is None:
-        raise InputError(f"{path}: not a run folder, it has no {_CONFIGS[0]}; give what train or export wrote")
+def _first_of(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _config(path: Path, file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
         config = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
@@ -108,20 +121,25 @@ def _config(path: Path, folder: Path) -> dict[str, Any]:
 
 def _settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The plain values that say how slices are handed over, checked."""
-    names, size = config.get("class_names"), config.get("size")
+    names, size, channels = config.get("class_names"), config.get("size"), config.get("in_channels", 1)
     if not isinstance(names, list) or len(names) < 2 or not all(_is_name(name) for name in names):
         raise InputError(f"{path}: class_names is {names!r}, wanted a list of names, background first")
     if len(set(names)) < len(names):
         raise InputError(f"{path}: class_names has one name twice: {names!r}")
-    if not isinstance(size, list) or len(size) != 2 or not all(_is_length(length) for length in size):
+    lengths = size if isinstance(size, list) else []
+    if len(lengths) != 2 or not all(type(length) is int and 0 < length <= _LARGEST for length in lengths):
         raise InputError(f"{path}: size is {size!r}, wanted [rows, columns], at most {_LARGEST}")
-    return {
-        "size": (size[0], size[1]),
+    if type(channels) is not int or channels not in (1, 3):
+        raise InputError(f"{path}: in_channels is {channels!r}, wanted 1, or 3 for equal channels")
+    settings = {"fit": config.get("fit", FITS[0]), "slice_axis": config.get("slice_axis", _SLICE_AXES[0])}
+    for name, known in (("fit", FITS), ("slice_axis", _SLICE_AXES)):
+        if settings[name] not in known:
+            raise unknown(name, str(settings[name]), known)
+    return settings | {
+        "size": tuple(lengths),
         "class_names": tuple(names),
         "intensity": Intensity.from_dict(config.get("intensity")),
-        "fit": _one_of("fit", config.get("fit", FITS[0]), FITS),
-        "slice_axis": _one_of("slice_axis", config.get("slice_axis", _SLICE_AXES[0]), _SLICE_AXES),
-        "in_channels": _channels(path, config),
+        "in_channels": channels,
     }
 
 
@@ -129,25 +147,8 @@ def _is_name(name: Any) -> bool:
     return isinstance(name, str) and name.isprintable() and bool(name.strip())
 
 
-def _is_length(length: Any) -> bool:
-    return type(length) is int and 0 < length <= _LARGEST
-
-
-def _one_of(kind: str, value: Any, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise unknown(kind, str(value), known)
-    return str(value)
-
-
-def _channels(path: Path, config: Mapping[str, Any]) -> int:
-    channels = config.get("in_channels", 1)
-    if type(channels) is not int or channels not in (1, 3):
-        raise InputError(f"{path}: in_channels is {channels!r}, wanted 1, or 3 for equal channels")
-    return int(channels)
-
-
-def _network(path: Path, folder: Path, config: Mapping[str, Any], trust: bool) -> nn.Module:
-    definition = config.get("slice_network")
+def _network(path: Path, file: Path, config: Mapping[str, Any], trust: bool) -> nn.Module:
+    definition, folder = config.get("slice_network"), file.parents[1]
     if definition is None:
         raise InputError(f"{path}: its configuration has no slice_network; give what train or export wrote")
     code = code_in(definition)
@@ -158,9 +159,7 @@ def _network(path: Path, folder: Path, config: Mapping[str, Any], trust: bool) -
         )
     try:
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
-            network = (
-                _built_by_monai(folder) if code else build(_without_downloads(definition), _values(config))
-            )
+            network = _built_by_monai(file) if code else _built(definition, config)
     except InputError:
         raise
     except Exception as error:  # whatever parts raise for arguments that do not fit them
@@ -172,12 +171,11 @@ def _network(path: Path, folder: Path, config: Mapping[str, Any], trust: bool) -
     return network
 
 
-def _values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a definition may refer to as @name: the plain values of the configuration."""
+def _built(definition: Any, config: Mapping[str, Any]) -> Any:
+    """The network of a plain definition, which may refer to the configuration's plain values as @name."""
     plain = {name: value for name, value in config.items() if isinstance(value, int | float)}
-    names = config.get("class_names")
-    counted = {"num_classes": len(names)} if isinstance(names, list) else {}
-    return {"in_channels": 1, "width": 1.0} | plain | counted | {"pretrained": False}
+    counted = {"num_classes": len(config["class_names"]), "pretrained": False}
+    return build(_without_downloads(definition), {"in_channels": 1, "width": 1.0} | plain | counted)
 
 
 def _without_downloads(definition: Any) -> Any:
@@ -190,54 +188,28 @@ def _without_downloads(definition: Any) -> Any:
     return [_without_downloads(item) for item in definition] if isinstance(definition, list) else definition
 
 
-def _built_by_monai(folder: Path) -> Any:
+def _built_by_monai(file: Path) -> Any:
     """The network by MONAI's own parser, which runs what the configuration says."""
     from monai.bundle import ConfigParser  # noqa: PLC0415 -- ten seconds, for folders with code alone
 
     parser = ConfigParser()
-    parser.read_config(str(next(folder / name for name in _CONFIGS if (folder / name).is_file())))
-    parser["bundle_root"] = literal(str(folder))
+    parser.read_config(str(file))
+    parser["bundle_root"] = literal(str(file.parents[1]))
     parser["pretrained"] = False
     return parser.get_parsed_content("slice_network")
 
 
-def _weights_file(path: Path, folder: Path) -> Path:
-    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    if file is None:
-        raise InputError(
-            f"{path}: no such checkpoint, {' or '.join(_WEIGHTS)}; train first, or wait for the first "
-            "validation"
-        )
-    return file
-
-
 def _load(network: nn.Module, file: Path) -> None:
     try:
-        network.load_state_dict(_own_names(network, read_checkpoint(file)))
-    except InputError as error:
-        raise InputError(f"{file}: not the weights of this network ({error})") from error
-    except (RuntimeError, KeyError) as error:
+        weights = read_checkpoint(file)
+        own = network.state_dict().keys()
+        if weights.keys() == {f"network.{name}" for name in own}:  # of a bundle's slice-wise wrapper
+            weights = {name.removeprefix("network."): value for name, value in weights.items()}
+        network.load_state_dict(weights)
+    except (InputError, RuntimeError, KeyError) as error:
         raise InputError(f"{file}: not the weights of this network ({one_line(error, 300)})") from error
 
 
-def _own_names(network: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`weights` without the prefix that a bundle's slice-wise wrapper puts before every name."""
-    prefix = "network."
-    if weights and all(name.startswith(prefix) for name in weights):
-        bare = {name.removeprefix(prefix): value for name, value in weights.items()}
-        return bare if bare.keys() == network.state_dict().keys() else weights
-    return weights
-
-
-def _fingerprint(folder: Path, weights: Path) -> str:
-    lines = [sha256(path) for path in (weights, *executed_files(folder))]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def _facts(folder: Path) -> dict[str, Any]:
-    file = folder / "summary.json"
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # a bundle may come without
-        return {}
+    facts = read_json(folder / "summary.json")  # a bundle may come without
     return facts if isinstance(facts, dict) else {}

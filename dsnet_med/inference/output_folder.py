@@ -58,10 +58,14 @@ def conclude(out: Path, class_names: Sequence[str], *, statistics: bool) -> None
     name_classes(out, class_names)
     known = [case["run"] for case in cases if isinstance(case.get("run"), dict)]
     names = dict.fromkeys(name for facts in known for name in facts)
-    write_json(out / RUN_FACTS, {name: _agreed([facts.get(name) for facts in known if facts]) for name in names})
+    write_json(
+        out / RUN_FACTS, {name: _agreed([facts.get(name) for facts in known if facts]) for name in names}
+    )
     if statistics:
         stream = io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerows([_HEAD, *(row for case in cases for row in _rows(case))])
+        csv.writer(stream, lineterminator="\n").writerows(
+            [_HEAD, *(row for case in cases for row in _rows(case))]
+        )
         write_text(out / STATISTICS, stream.getvalue())
 
 

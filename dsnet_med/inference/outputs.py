@@ -85,10 +85,12 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
         endings = [ending for ending in outputs.endings if failed is None or ending != FORMATS["dicom-seg"]]
         earlier = read_sidecar(out, case) or {"files": {}}
         old = vouched(out, case, earlier)
-        sidecar, files = wanted | _facts(mask, outputs, predictor), {}
+        sidecar = wanted | _facts(mask, outputs, predictor)
+        files = {ending: sha256(made / f"{case}{ending}") for ending in endings}
         if same := not differences(earlier, wanted):
-            files, sidecar = old, {name: earlier[name] for name in ("statistics",) if name in earlier} | sidecar
-        files = files | {ending: sha256(made / f"{case}{ending}") for ending in endings}
+            files = old | files
+            if "statistics" in earlier:
+                sidecar.setdefault("statistics", earlier["statistics"])
         sidecar["files"] = {ending: files[ending] for ending in ENDINGS if ending in files}
         write_json(made / f"{case}{SIDECAR}", sidecar)
         try:

@@ -1,6 +1,7 @@
 """Per-organ cleaning of label maps, off unless asked for: it can remove what is really there.
 
-Pieces are connected over faces, edges and corners, in the input's own grid.
+Pieces are connected over faces, edges and corners, in the input's own grid. MONAI's transforms do the same on
+one-hot maps of the whole volume; here one organ's box at a time is looked at.
 """
 
 from collections.abc import Sequence
@@ -35,31 +36,21 @@ class PostProcess:
         if not 0 <= self.smallest_ml < float("inf"):
             raise InputError(f"got a smallest piece of {self.smallest_ml} ml, wanted 0 or more")
         organs = tuple(class_names[1:])
-        return replace(
-            self,
-            keep_largest=_written_out(self.keep_largest, organs),
-            fill_holes=_written_out(self.fill_holes, organs),
+        for name in (*self.keep_largest, *self.fill_holes):
+            if name not in (_ALL, *organs):
+                raise unknown("organ", name, (_ALL, *organs))
+        keep, fill = (
+            tuple(name for name in organs if name in wanted or _ALL in wanted)
+            for wanted in (self.keep_largest, self.fill_holes)
         )
-
-    @property
-    def does_nothing(self) -> bool:
-        return self == PostProcess()
-
-
-def _written_out(wanted: Sequence[str], organs: tuple[str, ...]) -> tuple[str, ...]:
-    if _ALL in wanted:
-        return organs
-    for name in wanted:
-        if name not in organs:
-            raise unknown("organ", name, (_ALL, *organs))
-    return tuple(name for name in organs if name in wanted)
+        return replace(self, keep_largest=keep, fill_holes=fill)
 
 
 def postprocessed(
     ids: LabelMap, options: PostProcess, class_names: Sequence[str], voxel_mm3: float
 ) -> LabelMap:
     """`ids` (X, Y, Z) cleaned as `options` (checked) say, in place; `voxel_mm3` is the volume of a voxel."""
-    if options.does_nothing:
+    if options == PostProcess():
         return ids
     least = options.smallest_ml * 1000 / voxel_mm3  # in voxels
     boxes = ndimage.find_objects(ids, max_label=len(class_names) - 1)
@@ -68,17 +59,13 @@ def postprocessed(
             continue
         part = ids[box]
         if least > 0 or name in options.keep_largest:
-            _drop_pieces(part, organ, least, only_largest=name in options.keep_largest)
+            pieces, count = ndimage.label(part == organ, _TOUCHING)
+            sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+            keep = sizes >= least
+            if name in options.keep_largest:
+                keep &= np.arange(count + 1) == 1 + int(np.argmax(sizes[1:]))  # the first of equally large ones
+            keep[0] = True
+            part[~keep[pieces]] = 0
         if name in options.fill_holes:
             part[ndimage.binary_fill_holes(part == organ) & (part == 0)] = organ
     return ids
-
-
-def _drop_pieces(part: LabelMap, organ: int, least: float, *, only_largest: bool) -> None:
-    pieces, count = ndimage.label(part == organ, _TOUCHING)
-    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
-    keep = sizes >= least
-    if only_largest and count:
-        keep &= np.arange(count + 1) == 1 + int(np.argmax(sizes[1:]))  # the first of equally large ones
-    keep[0] = True
-    part[~keep[pieces]] = 0

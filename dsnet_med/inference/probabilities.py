@@ -3,10 +3,8 @@
 import math
 import os
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +12,6 @@ from numpy.typing import NDArray
 from dsnet_med.files import output_error, written_whole
 
 Probabilities = NDArray[np.float16]
-_PLANES = 8
-_ANY_DATE = (1980, 1, 1, 0, 0, 0)  # the same probabilities are the same bytes
 
 
 def on_disk(folder: Path, shape: Sequence[int]) -> Probabilities:
@@ -39,27 +35,9 @@ def write_probabilities(
 ) -> None:
     """Write a compressed .npz with `probabilities` (K, X, Y, Z) float16, `class_names` and `affine`.
 
-    A few planes are in memory at a time. Raises InputError when it cannot be written.
+    NumPy puts no time into it: the same probabilities are the same bytes. Raises InputError when it cannot be
+    written.
     """
-    with (
-        written_whole(path) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-    ):
-        with archive.open(_entry("probabilities"), "w", force_zip64=True) as stream:
-            _write_header(stream, probabilities)
-            for start in range(0, probabilities.shape[3], _PLANES):
-                stream.write(probabilities[..., start : start + _PLANES].tobytes(order="F"))
-        for name, value in (("class_names", np.array(class_names)), ("affine", affine)):
-            with archive.open(_entry(name), "w") as stream:
-                np.lib.format.write_array(stream, value, allow_pickle=False)
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(f"{name}.npy", _ANY_DATE)
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    return entry
-
-
-def _write_header(stream: IO[bytes], array: Probabilities) -> None:
-    facts = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": True, "shape": array.shape}
-    np.lib.format.write_array_header_2_0(stream, facts)
+    held = {"probabilities": probabilities, "class_names": np.array(class_names), "affine": affine}
+    with written_whole(path) as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **held)

@@ -3,27 +3,25 @@
 One bad case never stops the others, and finished cases are kept.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import output_error, remove_partial, require_writable
-from dsnet_med.inference.mask import Mask, labels_of
+from dsnet_med.inference.mask import labels_of
 from dsnet_med.inference.output_folder import claim, conclude, name_classes
 from dsnet_med.inference.outputs import NEEDS_DICOM, Outputs, write_case
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.probabilities import on_disk
 from dsnet_med.inference.sidecar import Identity, digests_of, is_finished, read_sidecar, require_free
 from dsnet_med.inference.sources import Source, load
-from dsnet_med.volumes import Volume
 
 Progress = Callable[[str, float], None]
-Step = TypeVar("Step")
 
 
 @dataclass(frozen=True)
@@ -70,16 +68,7 @@ def segment_cases(
         _require_apart(sources, out)
         if not outputs.overwrite:
             claim(out, predictor.class_names, statistics=outputs.statistics)
-        with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as writer:
-            work = _Work(predictor, out, outputs, choice, progress, hasher)
-            writing: Future[Segmented] | None = None
-            for loaded in _one_ahead(loader, work.load, sources):
-                done = writer.submit(work.segment(loaded))
-                if writing is not None:  # at most three cases are in memory
-                    yield writing.result()
-                writing = done
-            if writing is not None:
-                yield writing.result()
+        yield from _overlapped(_Work(predictor, out, outputs, choice, progress), sources)
         conclude(out, predictor.class_names, statistics=outputs.statistics)
     finally:
         if not was_there:
@@ -97,65 +86,90 @@ def _require_apart(sources: Sequence[Source], out: Path) -> None:
             )
 
 
-def _one_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Source], Step], sources: Sequence[Source]
-) -> Iterator[Step]:
-    """`function` of each source, begun while the result for the one before is used."""
-    futures = (pool.submit(function, source) for source in sources)
-    future = next(futures, None)
-    while future is not None:
-        result, future = future.result(), next(futures, None)
-        yield result
+def _overlapped(work: "_Work", sources: Sequence[Source]) -> Iterator[Segmented]:
+    """Each case read, segmented and written, in three threads; at most three cases are in memory."""
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        cases = (work.case(source) for source in sources)
+        reading = ((case, reader.submit(_advanced, case)) for case in cases)
+        ahead, writing = next(reading, None), None
+        while ahead is not None:
+            case, read = ahead
+            result = read.result()
+            ahead = next(reading, None)
+            result = result or _advanced(case)
+            written = writer.submit(_advanced, case, result)
+            if writing is not None:
+                yield from filter(None, [writing.result()])
+            writing = written
+        if writing is not None:
+            yield from filter(None, [writing.result()])
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """A case that is to be segmented: its volume, and what makes its mask another."""
+Steps = Generator[None, None, Segmented]
 
-    source: Source
-    volume: Volume
-    wanted: Identity
+
+def _advanced(case: Steps, result: Segmented | None = None) -> Segmented | None:
+    """The next step of a case is done; its result where there is one, or was one already."""
+    if result is None:
+        try:
+            next(case)
+        except StopIteration as ended:
+            result = ended.value
+    return result
 
 
 @dataclass(frozen=True)
 class _Work:
-    """The steps of one case; each turns what goes wrong into the case's result."""
+    """What is the same for all cases."""
 
     predictor: Predictor
     out: Path
     outputs: Outputs
     choice: Choice
     progress: Progress
-    hasher: ThreadPoolExecutor
 
-    def load(self, source: Source) -> "_Loaded | Segmented":
-        return _attempted(source, lambda: self._load(source))
+    def case(self, source: Source) -> Steps:
+        """One case in three steps, between which another thread may take over: read, segmented, written.
 
-    def segment(self, loaded: "_Loaded | Segmented") -> Callable[[], Segmented]:
-        """What is left to do once the network has run: to write the case."""
-        if isinstance(loaded, Segmented):
-            return lambda: loaded
-        mask = _attempted(loaded.source, lambda: self._segment(loaded))
-        if isinstance(mask, Segmented):
-            return lambda: mask
-        source, wanted = loaded.source, loaded.wanted
-        return lambda: _attempted(source, lambda: self._write(source, wanted, mask))
+        Whatever goes wrong is its result, in one line that names it.
+        """
+        try:
+            if source.refused is not None:
+                raise InputError(source.refused)
+            with ThreadPoolExecutor(1) as hasher:
+                digests = hasher.submit(digests_of, source.files)  # while the volume is read
+                if self._is_finished(source, digests):
+                    return Segmented(source.case, kept=True)
+                if source.kind != "dicom" and not self.outputs.more_than_dicom:
+                    raise InputError(f"{source.where}: {NEEDS_DICOM}")
+                volume = load(source, self.choice.volume_index, self.choice.series)
+            yield
+            probabilities = None
+            if self.outputs.probabilities:
+                probabilities = on_disk(self.out, (len(self.predictor.class_names), *volume.shape))
+            mask = self.predictor.segment(volume, probabilities, partial(self.progress, source.case))
+            yield
+            try:
+                failed = write_case(
+                    self.out, self._identity(source, digests.result()), mask, self.predictor, self.outputs
+                )
+                name_classes(self.out, self.predictor.class_names)
+            except OSError as error:
+                raise output_error(self.out / source.case, error) from error
+            return Segmented(source.case, failed, (*mask.notes, *mask.notices), written=True)
+        except Exception as error:
+            return Segmented(source.case, _reason(source, error))
 
-    def _load(self, source: Source) -> "_Loaded | Segmented":
-        if source.refused is not None:
-            raise InputError(source.refused)
-        digests = self.hasher.submit(digests_of, source.files)  # while it is read
-        endings, sidecar = self.outputs.endings, read_sidecar(self.out, source.case)
-        if not self.outputs.overwrite and sidecar is None:
+    def _is_finished(self, source: Source, digests: "Future[dict[str, Any]]") -> bool:
+        """Whether nothing is left to do. Raises InputError for files that must not be replaced."""
+        sidecar, endings = read_sidecar(self.out, source.case), self.outputs.endings
+        if self.outputs.overwrite:
+            return False
+        if sidecar is None:
             require_free(self.out, source.case, endings)
-        elif not self.outputs.overwrite and sidecar is not None:
-            counted = not self.outputs.statistics or "statistics" in sidecar
-            if is_finished(self.out, self._identity(source, digests.result()), endings, sidecar) and counted:
-                return Segmented(source.case, kept=True)
-        if source.kind != "dicom" and not self.outputs.more_than_dicom:
-            raise InputError(f"{source.where}: {NEEDS_DICOM}")
-        volume = load(source, self.choice.volume_index, self.choice.series)
-        return _Loaded(source, volume, self._identity(source, digests.result()))
+            return False
+        counted = not self.outputs.statistics or "statistics" in sidecar
+        return is_finished(self.out, self._identity(source, digests.result()), endings, sidecar) and counted
 
     def _identity(self, source: Source, digests: dict[str, Any]) -> Identity:
         clean = self.predictor.postprocess
@@ -176,35 +190,16 @@ class _Work:
             "settings": settings,
         }
 
-    def _segment(self, loaded: _Loaded) -> Mask:
-        probabilities = None
-        if self.outputs.probabilities:
-            shape = (len(self.predictor.class_names), *loaded.volume.shape)
-            probabilities = on_disk(self.out, shape)
-        shown = partial(self.progress, loaded.source.case)
-        return self.predictor.segment(loaded.volume, probabilities, shown)
 
-    def _write(self, source: Source, wanted: Identity, mask: Mask) -> Segmented:
-        try:
-            failed = write_case(self.out, wanted, mask, self.predictor, self.outputs)
-            name_classes(self.out, self.predictor.class_names)
-        except OSError as error:
-            raise output_error(self.out / source.case, error) from error
-        return Segmented(source.case, failed, (*mask.notes, *mask.notices), written=True)
-
-
-def _attempted(source: Source, step: Callable[[], Step]) -> "Step | Segmented":
-    """What a step gives; where it fails, whatever it is, the result of the case in one line that names it."""
-    try:
-        return step()
-    except InputError as error:
-        reason = str(error)
-    except OSError as error:  # a file that went away or cannot be read
-        reason = f"cannot be read ({error.strerror or error})"
-    except MemoryError:
-        reason = "does not fit into memory; close other programs, or use a machine with more"
-    except Exception as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"
+def _reason(source: Source, error: Exception) -> str:
+    match error:
+        case InputError():
+            reason = str(error)
+        case OSError():  # a file that went away or cannot be read
+            reason = f"cannot be read ({error.strerror or error})"
+        case MemoryError():
+            reason = "does not fit into memory; close other programs, or use a machine with more"
+        case _:
+            reason = f"{type(error).__name__}: {one_line(error)}"
     where = str(source.where)
-    named = reason.startswith((where, str(source.files[0])))
-    return Segmented(source.case, reason if named else f"{where}: {reason}")
+    return reason if reason.startswith((where, str(source.files[0]))) else f"{where}: {reason}"

@@ -1,9 +1,10 @@
 """`CASE.json`, the sidecar: what made the files of a case, and the hash of each.
 
-By it is known which files `infer` wrote, that they are unchanged, and what a later run need not do again. A file
-that no sidecar vouches for is somebody's work and never replaced unasked.
+By it is known which files `infer` wrote, that they are unchanged, and what need not be done again. A file that
+no sidecar vouches for is somebody's work and never replaced unasked.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -55,21 +56,27 @@ def read_sidecar(out: Path, case: str) -> Sidecar | None:
 
 
 def digests_of(files: Sequence[Path]) -> dict[str, Any]:
-    """The input's part of an identity: the hash of a file, as `sha256sum` prints it; of several each by name."""
+    """The input in an identity: the hash of a file, as `sha256sum` prints it; of several each by name."""
     digests = {file.name: sha256(file) for file in files}
     return {"files": len(files), "sha256": digests if len(files) > 1 else digests[files[0].name]}
 
 
 def differences(sidecar: Sidecar, wanted: Identity) -> list[str]:
     """The parts of an identity that a sidecar has otherwise; of an input the contents count, not the names."""
-    return [name for name, value in wanted.items() if _content(name, sidecar.get(name)) != _content(name, value)]
+    return [name for name, value in wanted.items() if not _agrees(sidecar.get(name), value)]
 
 
-def _content(name: str, value: Any) -> Any:
-    if name != "input" or not isinstance(value, dict):
-        return value
-    digests = value.get("sha256")
-    return list(digests.values()) if isinstance(digests, dict) else [digests]
+def _agrees(held: Any, wanted: Any) -> bool:
+    if not isinstance(held, dict) or not isinstance(wanted, dict) or "sha256" not in wanted:
+        return bool(held == wanted)
+    old, new = _hashes(held), _hashes(wanted)
+    # The first versions wrote one hash of all the files' hashes.
+    return old in (new, [hashlib.sha256("".join(new).encode()).hexdigest()])
+
+
+def _hashes(digests: Mapping[str, Any]) -> list[str]:
+    held = digests.get("sha256")
+    return [str(each) for each in (held.values() if isinstance(held, dict) else [held])]
 
 
 def is_as_written(out: Path, case: str, ending: str, sidecar: Sidecar) -> bool:

@@ -30,7 +30,12 @@ class SliceModel:
 
     @classmethod
     def of(
-        cls, model: Model, device: torch.device, precision: torch.dtype = torch.float32, *, compiled: bool = False
+        cls,
+        model: Model,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+        *,
+        compiled: bool = False,
     ) -> "SliceModel":
         """`model` made fast: batch norms fused, channels last in memory, `compiled` by torch when first run.
 
@@ -56,7 +61,7 @@ class SliceModel:
         return cls(run, model.size, model.fit, model.intensity, model.in_channels, precision)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (B, K, H, W), float32, for images (B, 1, H, W). Raises InputError where they are not finite."""
+        """Logits (B, K, H, W), float32, for images (B, 1, H, W). InputError where they are not finite."""
         return slice_logits(images, self._run, self.size, self.fit)
 
     def _run(self, images: Tensor) -> Tensor:
@@ -88,7 +93,7 @@ def slice_logits(
                 images, size, len(images), network, overlap, "gaussian", 0.125, "constant", 0.0
             )
         )
-    return _resized_to(network(_resized_to(images, size)), images.shape[-2:])
+    return resized_to(network(resized_to(images, size)), images.shape[-2:])
 
 
 def mean_probabilities(models: Sequence[SliceModel], images: Sequence[Tensor], mirror: bool) -> Tensor:
@@ -104,7 +109,7 @@ def mean_probabilities(models: Sequence[SliceModel], images: Sequence[Tensor], m
     return total.div_(len(models) * len(flips))
 
 
-def _resized_to(maps: Tensor, size: Sequence[int]) -> Tensor:
+def resized_to(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Maps (B, C, h, w) at `size`, bilinear with corners not aligned; the same ones where they have it."""
     return maps if tuple(maps.shape[-2:]) == tuple(size) else resized(maps, size)
 

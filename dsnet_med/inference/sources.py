@@ -115,7 +115,9 @@ def _expanded(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _single(path: Path) -> Source:
     if is_dangling(path):
-        return Source(case_name(path) if is_volume(path) else _bare(path), "file", (path,), path, str(absent(path)))
+        return Source(
+            case_name(path) if is_volume(path) else _bare(path), "file", (path,), path, str(absent(path))
+        )
     masks = masks_among(path.parent, [path])
     if path in masks.written:
         refused = f"{path}: is a mask that infer wrote, wanted an image"

@@ -7,7 +7,6 @@ does not stop the others: it is listed in the manifest with its reason.
 
 import json
 import os
-import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,27 +26,35 @@ from dsnet_med.prepare.doctor_set import examine_set
 from dsnet_med.prepare.doctor_store import stored_fingerprint
 from dsnet_med.prepare.fingerprint import CaseFingerprint
 from dsnet_med.prepare.labels import class_counts, class_table, value_counts
-from dsnet_med.prepare.manifest import CASES, FORMAT, MANIFEST, TOOL, Manifest, StoredCase
 from dsnet_med.prepare.recipe import Recipe, for_source
 from dsnet_med.prepare.splits import SPLITS, meant
-from dsnet_med.prepare.store import data_file, encode, encoding, entry_file, read_stored, require_whole
+from dsnet_med.prepare.store import MANIFEST, TOOL, Store
+from dsnet_med.prepare.stored_case import (
+    CASES,
+    FORMAT,
+    StoredCase,
+    data_file,
+    encode,
+    encoding,
+    entry_file,
+    read_slices,
+    require_whole,
+)
 from dsnet_med.processes import in_parallel, on_cluster
 from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
-
-_SAME = ("image_sha256", "label_sha256", "recipe_hash")  # of a finished case that is not done again
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How one case went: `error` is None when it is in the store, `reused` when it already was.
+    """How one case went: `stored` is its entry, or `error` why there is none; `reused` if it was there before.
 
     `fingerprint` is what the data doctor's checks on the whole set need of it.
     """
 
     case: str
-    error: str | None
-    reused: bool
-    seconds: float
+    error: str | None = None
+    reused: bool = False
+    stored: StoredCase | None = None
     fingerprint: CaseFingerprint | None = None
 
 
@@ -79,47 +86,49 @@ def convert(
         raise InputError(f"{workers} workers, wanted at least 1")
     _claim(recipe, out)
     work = partial(convert_case, recipe, source, out)
-    failed: dict[str, str] = {}
-    fingerprints: list[CaseFingerprint] = []
+    results = []
     for result in _results(work, cases, workers, scheduler):
-        if result.error is not None:
-            failed[result.case] = result.error.replace(f"{source}{os.sep}", "").replace(f"{out}{os.sep}", "")
-        elif result.fingerprint is not None:
-            fingerprints.append(result.fingerprint)
+        results.append(result)
         yield result
-    in_set = examine_set(sorted(fingerprints, key=lambda fingerprint: fingerprint.case))
-    stored = [_entry_of(out, case.id) for case in cases if case.id not in failed]
-    manifest = Manifest(
-        format=FORMAT,
-        tool=TOOL,
+    results.sort(key=lambda result: result.case)
+    stored = {result.case: result.stored for result in results if result.stored}
+    in_set = examine_set(result.fingerprint for result in results if result.fingerprint)
+    store = Store(
+        path=out,
         tool_version=__version__,
         recipe=recipe.as_dict(),
         recipe_hash=recipe.hash,
         classes=recipe.classes,
         intensity=recipe.intensity,
         slice_axis=recipe.slice_axis,
-        splits={split: [case.id for case in stored if case.split == split] for split in SPLITS},
+        splits={split: [case.id for case in stored.values() if case.split == split] for split in SPLITS},
         cases=stored,
-        failed=dict(sorted(failed.items())),
+        failed={result.case: _within(source, out, result.error) for result in results if result.error},
         excluded=sorted(exclude),
         findings=(*noted, *in_set),
     )
-    write_json(out / MANIFEST, manifest.model_dump(mode="json"))
+    write_json(out / MANIFEST, store.model_dump(mode="json"))
+
+
+def _within(source: Path, out: Path, reason: str) -> str:
+    """`reason` without the names of this machine's folders."""
+    return reason.replace(f"{source}{os.sep}", "").replace(f"{out}{os.sep}", "")
 
 
 def convert_case(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> CaseResult:
     """Convert one case into the store folder `out`, or find it finished there. Raises nothing."""
-    start, reused, reason, fingerprint = time.perf_counter(), False, None, None
     try:
         reused, stored = _convert(recipe, source, out, raw)
-        fingerprint = stored_fingerprint(stored, read_stored(out, stored))
+        with data_file(out, raw.id).open("rb") as stream:
+            fingerprint = stored_fingerprint(stored, read_slices(stream, stored))
+        return CaseResult(raw.id, None, reused, stored, fingerprint)
     except InputError as error:
         reason = str(error)
     except MemoryError:
         reason = "not enough memory; use fewer workers"
     except Exception as error:  # the others must go on, whatever this case met
         reason = f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
-    return CaseResult(raw.id, reason, reused, time.perf_counter() - start, fingerprint)
+    return CaseResult(raw.id, reason)
 
 
 def _results(
@@ -130,8 +139,8 @@ def _results(
         return
     ended = on_cluster(work, cases, scheduler) if scheduler else in_parallel(work, cases, workers)
     for case, result in ended:
-        reason = "its process was killed, most likely for want of memory; use fewer workers"
-        yield result or CaseResult(case.id, reason, False, 0.0)
+        killed = "its process was killed, most likely for want of memory; use fewer workers"
+        yield result or CaseResult(case.id, killed)
 
 
 def _chosen(cases: list[RawCase], exclude: Collection[str]) -> list[RawCase]:
@@ -182,17 +191,22 @@ def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> tuple[boo
             f"{raw.image}: case '{raw.id}' has no label file{wanted_label(raw)}; "
             "add it, exclude the case or make it 'extra'"
         )
+    digests = _digest(raw.image), _digest(raw.label) if raw.label else ""
     origin: dict[str, Any] = {
+        "id": raw.id,
         "subject": raw.subject,
         "split": raw.split,
         "image_file": raw.image.relative_to(source).as_posix(),
-        "image_sha256": _digest(raw.image),
+        "image_sha256": digests[0],
         "label_file": raw.label.relative_to(source).as_posix() if raw.label else "",
-        "label_sha256": _digest(raw.label) if raw.label else "",
+        "label_sha256": digests[1],
         "recipe_hash": recipe.hash,
     }
     finished = _finished(out, raw.id)
-    if finished and all(getattr(finished, name) == origin[name] for name in _SAME):
+    if finished and (finished.image_sha256, finished.label_sha256, finished.recipe_hash) == (
+        *digests,
+        recipe.hash,
+    ):
         # Its split and the names of its files may have changed around it.
         entry = finished.model_copy(update=origin)
         if entry != finished:
@@ -201,9 +215,13 @@ def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> tuple[boo
     entry_file(out, raw.id).unlink(missing_ok=True)
     image = read_image(raw.image)
     label = read_labels(raw.label) if raw.label else None
-    entry = _entry(recipe, image, label, {"id": raw.id} | origin)
-    findings = tuple(found.within(source) for found in volume_findings(recipe, raw.id, image, label))
-    entry = entry.model_copy(update={"findings": findings})
+    if label is not None:
+        require_same_grid(image, label)
+    findings = list(volume_findings(recipe, raw.id, image, label))
+    if unusable := [finding for finding in findings if finding.kind in ("label values", "empty label")]:
+        raise InputError(f"{raw.label}: {unusable[0].message}")
+    origin["findings"] = tuple(finding.within(source) for finding in findings)
+    entry = _entry(recipe, image, label, origin)
     _write_slices(data_file(out, raw.id), entry, recipe, image, label)
     write_json(entry_file(out, raw.id), entry.model_dump(mode="json"))
     return False, entry
@@ -219,7 +237,7 @@ def _digest(path: Path) -> str:
 def _finished(out: Path, case: str) -> StoredCase | None:
     """The entry of a case that an earlier run finished and whose data file is whole."""
     try:
-        stored = _entry_of(out, case)
+        stored = StoredCase.model_validate_json(entry_file(out, case).read_bytes())
         require_whole(out, stored)
     except (OSError, ValueError):  # of pydantic and InputError, too
         return None
@@ -227,16 +245,8 @@ def _finished(out: Path, case: str) -> StoredCase | None:
     return stored if known else None
 
 
-def _entry_of(out: Path, case: str) -> StoredCase:
-    return StoredCase.model_validate_json(entry_file(out, case).read_bytes())
-
-
 def _entry(recipe: Recipe, image: Volume, label: Volume | None, origin: dict[str, Any]) -> StoredCase:
-    """What the manifest says of a case. Raises InputError for an unusable label map."""
-    counts: dict[str, int] = {}
-    if label is not None:
-        require_same_grid(image, label)
-        counts = _counts(recipe, label)
+    """What the manifest says of a case."""
     scaling = recipe.intensity.fit(image.voxels)
     dtype, base = encoding(image.voxels.dtype, scaling)
     order = SliceOrder.of(image.affine, recipe.slice_axis)
@@ -247,25 +257,12 @@ def _entry(recipe: Recipe, image: Volume, label: Volume | None, origin: dict[str
         native_shape=image.shape,
         affine=image.affine.tolist(),
         order=order,
-        label_voxels=counts,
+        label_voxels=class_counts(recipe, value_counts(label.voxels)) if label else {},
         dtype=dtype,
         base=base,
         slope=scaling.slope,
         clip=(scaling.low, scaling.high),
     )
-
-
-def _counts(recipe: Recipe, label: Volume) -> dict[str, int]:
-    try:
-        counts = class_counts(recipe, value_counts(label.voxels))
-    except InputError as error:
-        raise InputError(f"{label.path}: {error}") from error
-    if counts[recipe.classes[0]] == label.voxels.size and not recipe.allow_empty:
-        raise InputError(
-            f"{label.path}: the label map is all background; correct it, exclude the case, "
-            "or keep such cases with 'allow_empty: true' in the recipe"
-        )
-    return counts
 
 
 def _write_slices(path: Path, entry: StoredCase, recipe: Recipe, image: Volume, label: Volume | None) -> None:

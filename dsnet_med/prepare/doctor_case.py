@@ -85,7 +85,11 @@ def _odd_classes(recipe: Recipe, case: str, label: Volume) -> Iterator[Finding]:
     missing = [name for name in recipe.classes[1:] if not counts[name]]
     if len(missing) == len(recipe.classes) - 1:
         if not recipe.allow_empty:
-            yield Finding("error", case, "empty label", f"{label.path}: the label map is all background")
+            message = (
+                "the label map is all background; correct it, exclude the case, or keep such cases "
+                "with 'allow_empty: true' in the recipe"
+            )
+            yield Finding("error", case, "empty label", message)
         return
     if missing:
         yield Finding("warning", case, "missing class", f"the label map holds no {', '.join(missing)}")

@@ -13,8 +13,8 @@ from dsnet_med.prepare.doctor_set import examine_set
 from dsnet_med.prepare.findings import Examined, Finding
 from dsnet_med.prepare.fingerprint import CaseFingerprint, content_digest
 from dsnet_med.prepare.labels import value_counts
-from dsnet_med.prepare.manifest import CASES, Manifest, StoredCase, read_manifest
-from dsnet_med.prepare.store import Slices, entry_file, read_stored, require_whole
+from dsnet_med.prepare.store import Store
+from dsnet_med.prepare.stored_case import CASES, Slices, StoredCase, entry_file, require_whole
 
 
 def examine_store(path: Path, *, workers: int = 1) -> Iterator[Examined]:
@@ -22,17 +22,17 @@ def examine_store(path: Path, *, workers: int = 1) -> Iterator[Examined]:
 
     Raises InputError when `path` holds no readable manifest.
     """
-    manifest = read_manifest(path)
-    work = partial(_examine_case, path, manifest.model_copy(update={"cases": ()}))  # which goes to every worker
+    store = Store.described(path)
+    work = partial(_examine_case, store.model_copy(update={"cases": {}}))  # every worker gets it with each case
     fingerprints = []
-    for examined, fingerprint in in_order(work, manifest.cases, workers):
+    for examined, fingerprint in in_order(work, list(store.cases.values()), workers):
         fingerprints.append(fingerprint)
         yield examined
-    for name, reason in manifest.failed.items():
+    for name, reason in store.failed.items():
         yield Examined(name, (Finding("error", name, "failed", f"was not converted: {reason}"),))
-    noted = [finding for finding in manifest.findings if finding.kind in ("source", "pair")]
+    noted = [finding for finding in store.findings if finding.kind in ("source", "pair")]
     told = [replace(finding, severity="warning") for finding in noted]
-    yield Examined("", (*_leftovers(path, manifest), *told, *examine_set(fingerprints)))
+    yield Examined("", (*_leftovers(store), *told, *examine_set(fingerprints)))
 
 
 def stored_fingerprint(case: StoredCase, slices: Slices) -> CaseFingerprint:
@@ -45,25 +45,24 @@ def stored_fingerprint(case: StoredCase, slices: Slices) -> CaseFingerprint:
     return fingerprint.with_features(image, labels if case.label_file else None, case.spacing_mm, names)
 
 
-def _examine_case(path: Path, manifest: Manifest, case: StoredCase) -> tuple[Examined, CaseFingerprint]:
+def _examine_case(store: Store, case: StoredCase) -> tuple[Examined, CaseFingerprint]:
     """The findings on one case, those of its source among them, and what the checks on the set need of it."""
     seen = [finding for finding in case.findings if finding.kind != "missing class"]  # which is looked for here
     try:
-        require_whole(path, case)
-        image, labels = read_stored(path, case)
+        require_whole(store.path, case)
+        image, labels = store.model_copy(update={"cases": {case.id: case}}).read_case(case.id)
     except (InputError, OSError) as error:
         damaged = Finding("error", case.id, "damaged", str(error))
         return Examined(case.id, (damaged, *seen)), CaseFingerprint(case.id, case.subject, case.split)
-    told = *_entry_findings(path, manifest, case), *_label_findings(manifest, case, value_counts(labels))
-    findings = [*told, *seen]
+    findings = [*_entry_findings(store, case), *_label_findings(store, case, value_counts(labels)), *seen]
     if not np.isfinite(image).all():
         findings.append(Finding("error", case.id, "damaged", "its image holds NaN or infinite values"))
     return Examined(case.id, tuple(findings)), stored_fingerprint(case, (image, labels))
 
 
-def _entry_findings(path: Path, manifest: Manifest, case: StoredCase) -> Iterator[Finding]:
+def _entry_findings(store: Store, case: StoredCase) -> Iterator[Finding]:
     """Whether the case's own entry and recipe agree with the manifest."""
-    file = entry_file(path, case.id)
+    file = entry_file(store.path, case.id)
     try:
         entry = StoredCase.model_validate_json(file.read_bytes())
     except (OSError, ValueError) as error:
@@ -71,20 +70,20 @@ def _entry_findings(path: Path, manifest: Manifest, case: StoredCase) -> Iterato
         return
     if entry != case:
         yield Finding("error", case.id, "damaged", f"{file}: differs from the manifest; run preprocess again")
-    if case.recipe_hash != manifest.recipe_hash:
+    if case.recipe_hash != store.recipe_hash:
         message = "was converted with another version of the recipe; run preprocess again"
         yield Finding("error", case.id, "damaged", message)
 
 
-def _label_findings(manifest: Manifest, case: StoredCase, counts: dict[int, int]) -> Iterator[Finding]:
+def _label_findings(store: Store, case: StoredCase, counts: dict[int, int]) -> Iterator[Finding]:
     if not case.label_file:
         return
-    classes = dict(enumerate(manifest.classes))
+    classes = dict(enumerate(store.classes))
     if strays := sorted(counts.keys() - classes.keys()):
         message = f"label values {first_of(strays)} are no class of the store"
         yield Finding("error", case.id, "label values", message)
     if not counts.keys() & classes.keys() - {0}:
-        if not manifest.recipe.get("allow_empty"):
+        if not store.recipe.get("allow_empty"):
             yield Finding("error", case.id, "empty label", "the label map is all background")
         return
     for class_id, name in classes.items():
@@ -96,10 +95,10 @@ def _label_findings(manifest: Manifest, case: StoredCase, counts: dict[int, int]
         yield Finding("warning", case.id, "missing class", f"holds no {', '.join(missing)}")
 
 
-def _leftovers(path: Path, manifest: Manifest) -> Iterator[Finding]:
+def _leftovers(store: Store) -> Iterator[Finding]:
     """Data files that no case of the manifest owns."""
-    owned = {f"{case.id}{suffix}" for case in manifest.cases for suffix in (".bin", ".json")}
-    extra = sorted(file.name for file in (path / CASES).glob("*") if file.name not in owned)
+    owned = {f"{case}{suffix}" for case in store.cases for suffix in (".bin", ".json")}
+    extra = sorted(file.name for file in (store.path / CASES).glob("*") if file.name not in owned)
     if extra:
         message = f"{CASES} holds {first_of(extra)}, which the manifest does not name"
         yield Finding("warning", "", "leftover", message)

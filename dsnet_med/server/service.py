@@ -1,92 +1,62 @@
-"""What all requests share: the predictor, the places, one thread for the work and one folder for the files."""
+"""What all requests share: a predictor that works on one volume at a time, a process that reads, a folder."""
 
 import asyncio
+import shutil
 import tempfile
-import threading
-from collections.abc import AsyncIterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-import dsnet_med
-from dsnet_med.archives import remove
+from dsnet_med.errors import InputError
+from dsnet_med.files import locked
 from dsnet_med.inference import Predictor
-from dsnet_med.inference.mask import labels_of
-from dsnet_med.server.body import Body
-from dsnet_med.server.job import Answer, Wanted, segmented
-from dsnet_med.server.limits import Limits
-from dsnet_med.server.places import Places
-from dsnet_med.server.refusal import GoneError, refusal_of
+from dsnet_med.inference.outputs import Outputs, write_case
+from dsnet_med.inference.sidecar import FORMATS
+from dsnet_med.server.reading import MAX_FILES, Reader
+
+_PREFIX, _CASE = "dsnet-med-serve-", "mask"
 
 
 class Service:
-    """Segments uploads one after the other. To be closed, which removes every file."""
+    """Segments uploads of `max_bytes` at most. To be closed, which removes every file."""
 
-    def __init__(self, predictor: Predictor, limits: Limits = Limits()) -> None:  # noqa: B008 -- frozen
+    def __init__(self, predictor: Predictor, max_bytes: int, max_files: int = MAX_FILES) -> None:
         self.predictor = predictor
-        self.limits = limits
-        self.places = Places(limits)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="segment")
-        self._unfinished: set[Future[Answer]] = set()
-        self._folder = Path(tempfile.mkdtemp(prefix="dsnet-med-serve-"))  # for this user alone
+        self.turn = asyncio.Lock()
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # for this user alone
+        self._reader = Reader(max_bytes, max_files)
+        self._end = ExitStack()
+        self._end.enter_context(locked(self._folder, ""))
+        self._end.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        self._end.callback(self._reader.close)
 
-    @property
-    def health(self) -> dict[str, Any]:
-        """What /health says."""
-        return {
-            "status": "ok",
-            "model": self.predictor.title,
-            "labels": labels_of(self.predictor.class_names),
-            "device": str(self.predictor.device),
-            "waiting": len(self.places),
-            "queue": self.limits.queue,
-            "version": dsnet_med.__version__,
-        }
+    def request_folder(self) -> Iterator[Path]:
+        """A folder for one request, gone once its answer has been sent."""
+        with tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
 
-    @asynccontextmanager
-    async def folder(self) -> AsyncIterator[Path]:
-        """A folder for one request, gone at the end with all that lies in it. Raises Refused."""
-        try:
-            path = Path(tempfile.mkdtemp(dir=self._folder))
-        except OSError as error:
-            raise refusal_of(error, self._folder) from error
-        try:
-            yield path
-        finally:
-            await asyncio.to_thread(remove, path)
+    def segment(
+        self, upload: BinaryIO, folder: Path, file_format: str, volume_index: int | None, series: str | None
+    ) -> tuple[Path, list[str]]:
+        """The mask of an upload, made in `folder` as `infer` makes it, and what is doubtful about it.
 
-    async def segment(self, upload: Path, wanted: Wanted, body: Body) -> Answer:
-        """The mask of an uploaded file, when its turn has come.
-
-        Raises GoneError when the client goes away first, and what `segmented` raises.
+        Raises InputError, which may name paths, and HTTPException.
         """
-        gone = threading.Event()
+        with (folder / "upload").open("wb") as copy:
+            shutil.copyfileobj(upload, copy, 1 << 20)
+        volume = self._reader.read(folder / "upload", volume_index, series, dicom=file_format == "dicom-seg")
+        mask = self.predictor.segment(volume)
+        identity = {"case": _CASE, "labels": {}}
+        write_case(folder / "out", identity, mask, self.predictor, Outputs((file_format,)))
+        return folder / "out" / f"{_CASE}{FORMATS[file_format]}", [*mask.notes, *mask.notices]
 
-        def go_on() -> None:
-            if gone.is_set():
-                raise GoneError
+    def close(self) -> None:
+        self._end.close()
 
-        future = self._thread.submit(segmented, self.predictor, upload, wanted, self.limits, go_on)
-        self._unfinished.add(future)
-        future.add_done_callback(self._unfinished.discard)
-        work = asyncio.ensure_future(asyncio.wrap_future(future))
-        watch = asyncio.create_task(body.disconnected())
-        try:
-            both: list[asyncio.Future[Any]] = [work, watch]
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                gone.set()
-                if future.cancel():
-                    raise GoneError
-            return await work  # a step that has begun is waited for: it reads the files
-        finally:
-            gone.set()
-            work.cancel()
-            watch.cancel()
 
-    def close(self) -> bool:
-        """Drop what waits and remove all files; False where a volume is still being worked on."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        remove(self._folder)
-        return not any(future.running() for future in tuple(self._unfinished))
+def remove_leftovers() -> None:
+    """Remove the folders of servers that were killed; those of other processes that live are locked."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(InputError), locked(folder, "in use"):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -4,7 +4,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
-from typed import refused, run
+from typed import refused, run_anew
 
 from dsnet_med import cli
 from dsnet_med.cli import environment, guarded
@@ -105,8 +105,8 @@ def test_commands_ask_first_and_help_does_not_wait(tmp_path):
         "m.version = lambda name: '1.4.0' if name == 'monai' else real(name)\n"
     )
     for command in (["methods"], ["evaluate"], ["--version"], ["train", "--out", "x"]):
-        assert "monai 1.4.0 is installed" in refused(run(*command, PYTHONPATH=str(tmp_path)))
-    assert run("train", "--help", PYTHONPATH=str(tmp_path)).returncode == 0
+        assert "monai 1.4.0 is installed" in refused(run_anew(*command, PYTHONPATH=str(tmp_path)))
+    assert run_anew("train", "--help", PYTHONPATH=str(tmp_path)).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,13 @@ def test_a_target_that_does_not_exist_is_no_fault_of_the_installation(capsys):
 def test_a_broken_library_is_one_line_when_typed(tmp_path):
     (tmp_path / "yaml.py").write_text("raise ImportError('damaged')")
     for command in (["--version"], ["methods"]):
-        done = run(*command, PYTHONPATH=str(tmp_path))
+        done = run_anew(*command, PYTHONPATH=str(tmp_path))
         assert "Traceback" not in done.stderr
     assert "a library cannot be loaded: damaged" in refused(done)
 
 
 def test_the_version_says_whether_the_kernel_is_in_use():
-    done = run("--version")
+    done = run_anew("--version")
     first, second = done.stdout.splitlines()
     assert first.startswith("dsnet-med ")
     assert second.startswith("Python {}.{}.".format(*sys.version_info))

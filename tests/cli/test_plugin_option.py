@@ -1,13 +1,13 @@
 """`train --plugin mine.py:Mine --at PATTERN`: a stranger's file in a run that works without it afterwards."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import typed
 import yaml
 
 from dsnet_med.cli.app import app
@@ -22,7 +22,6 @@ from dsnet_med.phantoms import make_synapse
 from dsnet_med.prepare.convert import convert
 from dsnet_med.prepare.recipe import load_recipe
 
-BIN = Path(sys.executable).parent / "dsnet-med"
 SMALL = {"width": 0.125, "network_def#backbone#layers": [1, 1, 1, 2], "validate_every": 2, "workers": 0}
 TITLE = "FCN + Mine at layer4.*.act2 (width 0.125, backbone.layers changed)"
 OF_NUL = (
@@ -95,24 +94,12 @@ def run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my @file.py").write_text(MINE)
     settings = [part for name, value in SMALL.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     what = ["--method", "fcn", "--plugin", "my @file.py:Mine", "--at", "layer4.*.act2", "--data", store]
-    done = _run(
-        [BIN, "train", *what, "--out", "run", "--iterations", "2", "--device", "cpu", *settings], folder
-    )
+    more = ["--out", "run", "--iterations", "2", "--device", "cpu", *settings]
+    done = typed.run("train", *what, *more, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert f"{TITLE}: best Dice" in done.stdout and " parameters, " in done.stdout
     (folder / "my @file.py").unlink()
     return (folder / "run").rename(folder / "elsewhere")
-
-
-def _run(command: list[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(part) for part in command],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def _image(raw: Path) -> Path:
@@ -149,7 +136,7 @@ def test_its_weights_hold_the_plugin_where_it_was_put(run: Path) -> None:
 
 
 def test_it_segments_without_the_file(run: Path, raw: Path, tmp_path: Path) -> None:
-    done = _run([BIN, "infer", _image(raw), "--model", run, "--out", tmp_path / "masks"], tmp_path)
+    done = typed.run("infer", _image(raw), "--model", run, "--out", tmp_path / "masks")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "masks" / "run.json").read_text())["method"] == TITLE
 
@@ -157,7 +144,7 @@ def test_it_segments_without_the_file(run: Path, raw: Path, tmp_path: Path) -> N
 def test_monai_s_own_command_loads_it(run: Path) -> None:
     files = str([f"configs/{name}.yaml" for name in ("train", "evaluate")])
     command = [sys.executable, "-m", "monai.bundle", "run", "evaluating", "--config_file", files]
-    done = _run(command, run)
+    done = subprocess.run(command, cwd=run, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "mean_dice" in json.loads((run / "test_dice.json").read_text())
 
@@ -285,7 +272,7 @@ def test_a_run_that_goes_on_keeps_its_network(run: Path, capsys: pytest.CaptureF
 
 
 def test_the_help_says_that_the_file_is_executed() -> None:
-    done = _run([BIN, "train", "--help"], Path())
+    done = typed.run("train", "--help")
     assert "--plugin" in done.stdout and "executed" in " ".join(done.stdout.split())
 
 

@@ -167,7 +167,8 @@ def test_grey_slices_are_repeated_for_a_network_of_three_channels() -> None:
 
 
 def test_an_incomplete_store_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Store, "failed", property(lambda self: {"0003": "damaged"}))
+    incomplete = Store.open(store).model_copy(update={"failed": {"0003": "damaged"}})
+    monkeypatch.setattr(Store, "open", lambda path: incomplete)
     data.open_store.cache_clear()
     with pytest.raises(InputError, match=r"0003.*--exclude"):
         data.open_store(str(store))

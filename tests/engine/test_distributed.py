@@ -142,7 +142,7 @@ def alone():
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
-    """What each of three processes has found, how they ended together, and after how many seconds."""
+    """What each of three processes has found, and how they ended together."""
     folder = tmp_path_factory.mktemp("several")
     with pytest.raises(Exception) as raised, pytest.MonkeyPatch.context() as patched:
         patched.delenv("OMP_NUM_THREADS", raising=False)
@@ -214,7 +214,7 @@ def _killed(command, run):
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
     ranks = [each for each in children if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
     os.kill(int(ranks[1]), signal.SIGKILL)
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 1
     return said.splitlines()[-1]
 

@@ -299,7 +299,7 @@ def test_a_worker_that_starts_when_the_one_that_trains_is_gone_ends():
         next(iter(loader(lambda item: item, 1)))
     os.close(there)  # and the worker has it, while it lives
     os.waitpid(child, 0)
-    assert select.select([here], [], [], 20)[0] and os.read(here, 1) == b""
+    assert select.select([here], [], [], 600)[0] and os.read(here, 1) == b""
     os.close(here)
 
 

@@ -36,7 +36,6 @@ def test_each_part_has_its_time(tmp_path: Path) -> None:
     ms = {part: values["ms_per_step"] for part, values in found["parts"].items()}
     least = {"waiting for data": 10, "copy": 20, "forward": 30, "backward": 40, "handlers": 15, "optimiser": 5}
     assert all(least[part] <= ms[part] for part in least)
-    assert ms["copy"] < 30 and ms["optimiser"] < 20
     assert ms["validation"] >= 2 * 4 * 30 / 12
     assert sum(values["share"] for values in found["parts"].values()) == pytest.approx(1, abs=1e-3)
     assert found["gpu_busy"] is None

@@ -15,7 +15,8 @@ from dsnet_med.engine.settings import RULES, check_classes, check_settings
 from dsnet_med.errors import InputError
 from dsnet_med.inference.trust import is_own
 from dsnet_med.methods import natural_method_ids
-from dsnet_med.prepare.store import Store, data_file
+from dsnet_med.prepare.store import Store
+from dsnet_med.prepare.stored_case import data_file
 
 WRONG = {  # the rule that finds it is of the same id
     "iterations": [0, -1, 2.5, True],

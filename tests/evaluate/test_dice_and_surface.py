@@ -270,10 +270,10 @@ def test_bad_spacing(bad):
         (DOT[0], DOT[0], "2-D or 3-D"),
         (DOT[None, None], DOT[None, None], "2-D or 3-D"),
         (DOT[:0], DOT[:0], "at least one voxel"),
-        (DOT.astype(float), DOT, "boolean mask"),
-        (DOT, DOT.astype(object), "boolean mask"),
+        (DOT.astype(float), DOT, "wanted integers"),
+        (DOT, DOT.astype(object), "wanted integers"),
         (DOT * 3, DOT, "0 and 1"),
-        (DOT, -DOT.astype(np.int8), "0 and 1"),
+        (DOT, -DOT.astype(np.int8), "0 or more"),
     ],
 )
 def test_bad_masks(reference, prediction, words):

@@ -12,14 +12,14 @@ import pytest
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import score_case
-from dsnet_med.evaluate.measurements import measure_case
 from dsnet_med.evaluate.pairing import Pair, pair_folders
 from dsnet_med.evaluate.results import write_results
-from dsnet_med.evaluate.score_folders import _stored_bytes, evaluate_pairs, workers_for
+from dsnet_med.evaluate.score_folders import evaluate_pairs, workers_for
 from dsnet_med.evaluate.summary import COLUMNS, cases_csv, summarise
 from dsnet_med.evaluate.worst_slice import worst_slice
-from dsnet_med.volumes import case_name, read_labels
-from dsnet_med.workers import on_cluster
+from dsnet_med.find import case_name
+from dsnet_med.processes import on_cluster
+from dsnet_med.volumes import read_labels
 
 NAMES = {1: "ball", 2: "speck"}
 AFFINE = np.diag((0.8, 0.9, 3.0, 1.0))
@@ -127,10 +127,10 @@ def test_bad_cases_never_stop_the_others(folders, workers):
 
 
 def test_an_unforeseen_error_fails_its_case_alone(folders, monkeypatch):
-    def read(path, memory):
+    def read(path):
         if path == folders[0] / "a.nii.gz":
             raise RuntimeError("a surprise")
-        return read_labels(path, memory)
+        return read_labels(path)
 
     monkeypatch.setattr("dsnet_med.evaluate.score_folders.read_labels", read)
     scores, summary = evaluate(*folders)
@@ -353,42 +353,20 @@ def test_nrrd_and_metaimage_among_nifti(folders):
     assert {path.prediction.suffix for path in scores if path.error is None} == {".nrrd", ".mha"}
 
 
-def test_workers_are_as_many_as_cases_and_memory_allow(folders, monkeypatch):
+def test_workers_are_as_many_as_cases_and_memory_allow(folders):
     pairs = pair_folders(*folders)[0]
     assert workers_for(pairs, 64) == len(pairs)
     assert workers_for(pairs, 2) == 2
     assert workers_for([], 2) == 1
-    monkeypatch.setattr("dsnet_med.evaluate.score_folders._stored_bytes", lambda path: 10**15)
-    assert workers_for(pairs, 64) == 1
+    with (folders[1] / "a.nii").open("wb") as stream:
+        stream.truncate(2**42)  # sparse
+    assert workers_for([*pairs, Pair("huge", None, folders[1] / "a.nii")], 64) == 1
+    assert workers_for([Pair("gone", None, folders[1] / "gone.nii.gz")], 64) == 1
 
 
-def test_the_size_of_a_compressed_file_is_known_without_reading_it(folders):
-    assert _stored_bytes(folders[0] / "a.nii.gz") == 352 + 16 * 14 * 6
-    assert _stored_bytes(folders[0] / "nowhere.nii.gz") == 0
-    (folders[0] / "tiny.nii.gz").write_bytes(b"x")
-    assert _stored_bytes(folders[0] / "tiny.nii.gz") == 0
-
-
-def test_workers_beyond_the_cases_share_the_labels_of_a_case(folders, monkeypatch):
-    seen = []
-
-    def measure(*arguments, threads, **options):
-        seen.append(threads)
-        return measure_case(*arguments, threads=threads, **options)
-
-    monkeypatch.setattr("dsnet_med.evaluate.score_folders.measure_case", measure)
-    scores = list(evaluate_pairs(pair_folders(*folders)[0][:1], NAMES, workers=4))
-    assert (scores[0].error, seen) == (None, [4])
-
-
-def test_memory_is_said_and_used_again(folders):
-    write(folders[0] / "a.nii.gz", ball())  # as small as the others: its memory serves them
+def test_memory_is_said(folders):
     scores, _ = evaluate(*folders)
     assert all(score.peak_memory_bytes > 10**7 for score in scores if score.error is None)
-    # The worst slice is a copy, so that the next case cannot change it.
-    by_case = {score.case: score for score in scores}
-    first = next(evaluate_pairs(pair_folders(*folders)[0][:1], NAMES))
-    assert np.array_equal(by_case["a"].worst.reference, first.worst.reference)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
@@ -399,8 +377,8 @@ def test_every_case_keeps_its_worst_slice_in_kilobytes(dtype):
     differing = [np.ones(length, int) for length in reference.shape]
     kept = worst_slice(reference, prediction, np.diag((0.7, 0.7, 5.0, 1.0)), [*differing[:2], np.array([0, 1])])
     assert len(pickle.dumps(kept)) < 40_000 < 2 * 512 * 512
-    assert np.array_equal(kept.reference, reference[::-1, ::-1, 1].T)
-    assert np.array_equal(kept.prediction, prediction[::-1, ::-1, 1].T)
+    assert np.array_equal(kept.reference.unpacked(), reference[::-1, ::-1, 1].T)
+    assert np.array_equal(kept.prediction.unpacked(), prediction[::-1, ::-1, 1].T)
     assert (kept.reference.dtype, kept.prediction.dtype) == (dtype, np.uint16)
 
 

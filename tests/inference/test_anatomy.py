@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from dsnet_med.inference.anatomy import contradictions
-from dsnet_med.inference.measures import measures
+from dsnet_med.inference.outputs import statistics
 from dsnet_med.phantoms import make_acdc, make_synapse
 from dsnet_med.prepare.recipe import load_recipe
+from dsnet_med.volumes import Volume
 
 
 def _phantom(folder: Path, recipe_id: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -76,10 +77,11 @@ def test_nothing_found() -> None:
     assert "no organ was found" in contradictions(np.zeros((3, 3, 3), np.uint8), np.eye(4), ("b", "liver"))[0]
 
 
-def test_measures_by_hand() -> None:
+def test_statistics_by_hand() -> None:
     ids = np.zeros((4, 4, 4), np.uint8)
     ids[1:3, 1:3, 1] = 1
     voxels = np.arange(64, dtype=np.int16).reshape(4, 4, 4)
-    got = measures(ids, voxels, 5.0, ("background", "liver", "spleen"))
+    image = Volume(Path("image"), ids.shape, np.diag([1.0, 1.0, 5.0, 1.0]), None, voxels)
+    got = statistics(ids, image, ("background", "liver", "spleen"))
     assert got["liver"] == {"voxels": 4, "volume_ml": 0.02, "mean_intensity": float(voxels[ids == 1].mean())}
     assert got["spleen"] == {"voxels": 0, "volume_ml": 0.0, "mean_intensity": None}

@@ -69,7 +69,7 @@ def test_small_slices_come_in_larger_batches() -> None:
     assert first_guess(512 * 512, 0, torch.device("cuda")) == 32
 
 
-def test_averaged_scores_count_by_what_they_take() -> None:
+def test_scores_count_by_what_they_take() -> None:
     """Nine classes of a slice weigh a fifth of the network that gives them, not nine times as much."""
     cpu = torch.device("cpu")
     assert first_guess(128 * 128, 9 * 128 * 128, cpu) == 16 * 200 // 236
@@ -81,10 +81,6 @@ def test_averaged_scores_count_by_what_they_take() -> None:
 
 def test_the_slices_size_and_the_classes_count() -> None:
     small, large = 28 * 22, 1024 * 1024
-    plain, mirrored = tiny.predictor(batch_size=None), tiny.predictor(batch_size=None, mirror=True)
-    assert plain._suggested(small) == 512 * 512 // (32 * 32)
-    assert plain._suggested(large) == 1
-    with_scores = 512 * 512 * 200 // (32 * 32 * 200 + small * 4 * 4)
-    assert mirrored._suggested(small) == with_scores
-    window = tiny.predictor(tiny.model(fit="window"), batch_size=None)
-    assert window._suggested(small) == with_scores
+    predictor = tiny.predictor(batch_size=None)
+    assert predictor._suggested(small) == 512 * 512 * 200 // (32 * 32 * 200 + small * 4 * 4)
+    assert predictor._suggested(large) == 1

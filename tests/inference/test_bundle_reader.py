@@ -15,7 +15,7 @@ from dsnet_med.errors import InputError
 from dsnet_med.inference import Predictor
 from dsnet_med.inference.bundle_reader import load_model
 from dsnet_med.inference.safe_config import code_in
-from dsnet_med.inference.trust import is_own, sign
+from dsnet_med.inference.trust import is_own, remember
 from dsnet_med.methods import build_network, method_ids, method_row
 
 SMALL = {"backbone": {"layers": [1, 1, 1, 1]}}
@@ -187,18 +187,19 @@ def test_a_plugin_file_runs_when_trusted(tmp_path: Path, home: Path) -> None:
 def test_ones_own_runs_need_no_word_until_they_change(tmp_path: Path, home: Path) -> None:
     run = _plugged(tmp_path / "run")
     assert not is_own(run)
-    sign(run)
-    assert is_own(run)
+    for _ in range(2):
+        remember(run)
+    assert len((home / "dsnet-med" / "own-runs.txt").read_text().splitlines()) == 1
     load_model(run)
     (run / "scripts" / "executed").unlink(missing_ok=True)  # which the plug-in made
     moved = Path(shutil.copytree(run, tmp_path / "moved"))
     assert is_own(moved)
-    assert (home / "dsnet-med" / "key").stat().st_mode & 0o077 == 0
     for change in (
         lambda folder: (folder / "scripts" / "mine.py").write_text(PLUGIN + "#"),
+        lambda folder: (folder / "scripts" / "mine.py").rename(folder / "scripts" / "other.py"),
         lambda folder: (folder / "scripts" / "more.py").write_text(""),
+        lambda folder: (folder / "scripts" / "more").symlink_to(tmp_path),
         lambda folder: (folder / "configs" / "inference.yaml").write_text("a: 1"),
-        lambda folder: (folder / ".signature").write_text("0" * 64),
     ):
         shutil.rmtree(moved)
         change(Path(shutil.copytree(run, moved)))
@@ -208,14 +209,7 @@ def test_ones_own_runs_need_no_word_until_they_change(tmp_path: Path, home: Path
     (moved / "scripts" / "__pycache__").mkdir()  # which Python may leave, and is not read
     (moved / "scripts" / "__pycache__" / "mine.cpython-311.pyc").write_bytes(b"x")
     assert is_own(moved)
-    (moved / "scripts" / "more").symlink_to(tmp_path)
-    assert not is_own(moved)
-    (moved / "scripts" / "more").unlink()
-    (moved / "scripts" / "mine.py").unlink()  # nothing is left to be executed
-    assert is_own(moved)
-    with pytest.raises(InputError, match="no plug-in file at"):
-        load_model(moved)
-    (home / "dsnet-med" / "key").write_bytes(b"of another user")
+    (home / "dsnet-med" / "own-runs.txt").write_bytes(b"\xff of another program")
     assert not is_own(run)
 
 
@@ -223,7 +217,7 @@ def test_a_home_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     run = _plugged(tmp_path / "run")
-    sign(run)
+    remember(run)
     assert not is_own(run)
 
 

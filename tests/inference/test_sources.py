@@ -266,12 +266,12 @@ def test_voxels_in_several_files(tmp_path: Path) -> None:
         load(source)
 
 
-def test_many_files_are_found_quickly(volumes: Path, tmp_path: Path) -> None:
+def test_many_files_are_one_series(volumes: Path, tmp_path: Path) -> None:
     file = next((volumes / "dicom" / "torchio_ct17").iterdir())
-    for number in range(3000):
+    for number in range(300):
         (tmp_path / str(number)).symlink_to(file)
     (source,) = find_sources([tmp_path])
-    assert len(source.files) == 3000
+    assert len(source.files) == 300
     assert len(find_sources(sorted(tmp_path.iterdir()))) == 1
 
 

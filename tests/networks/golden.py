@@ -62,6 +62,17 @@ def check_running_statistics(network: nn.Module, golden: Golden, prefix: str = "
         check_close(state[prefix + name], value)
 
 
+def check_training(head: nn.Module, golden: Golden) -> None:
+    """All outputs and running statistics of a head of one level and several outputs."""
+    with torch.no_grad():
+        outputs = head.train()([golden["in/0"]])
+    expected = golden.group("out_train")
+    assert len(outputs) == len(expected)
+    for index, value in enumerate(outputs):
+        check_close(value, expected[str(index)])
+    check_running_statistics(head, golden)
+
+
 def check_gradients(network: nn.Module, output: Tensor, inputs: Tensor, golden: Golden) -> int:
     """Gradients of <output, gradw>, of the input and of every parameter the file holds; returns how many."""
     network.zero_grad()

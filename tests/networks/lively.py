@@ -12,6 +12,13 @@ def lively(module):
     return module.eval()
 
 
+def normalised(state, name, x):
+    """`x` after the batch norm `name` of a reference's `state`, in eval."""
+    entries = ("running_mean", "running_var", "weight", "bias")
+    mean, variance, weight, bias = (state[f"{name}.{entry}"][:, None, None] for entry in entries)
+    return (x - mean) / (variance + 1e-5).sqrt() * weight + bias
+
+
 def pyramid(channels, batch, height, width):
     """Random levels, each half as large as the one before, sizes rounded up."""
     sizes = [(-(-height // 2**level), -(-width // 2**level)) for level in range(len(channels))]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from golden import by_reference_name, check_close, check_running_statistics, load
+from golden import by_reference_name, check_close, check_training, load
 
 from dsnet_med.networks.heads import DANetHead
 from dsnet_med.networks.reference import reference_names
@@ -38,14 +38,7 @@ def test_is_the_reference(vectors):
 
 
 def test_trains_as_the_reference(vectors):
-    golden = vectors("da_head")
-    head = head_of(golden).train()
-    with torch.no_grad():
-        logits = head([golden["in/0"]])
-    assert len(logits) == 3
-    for index, value in enumerate(logits):
-        check_close(value, golden[f"out_train/{index}"])
-    check_running_statistics(head, golden)
+    check_training(head_of(vectors("da_head")), vectors("da_head"))
 
 
 def test_names_and_shapes_of_the_full_size(golden):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from agreement import lively
-from golden import by_reference_name, check_close, check_running_statistics, load
+from golden import by_reference_name, check_close, check_training, load
 from textbook.encoding import TextbookEncoding
 from torch import nn
 
@@ -35,13 +35,7 @@ def test_is_the_reference(vectors):
 
 
 def test_trains_as_the_reference(vectors):
-    golden = vectors("enc_head")
-    head = head_of(golden).train()
-    with torch.no_grad():
-        outputs = head([golden["in/0"]])
-    for index, value in enumerate(outputs):
-        check_close(value, golden[f"out_train/{index}"])
-    check_running_statistics(head, golden)
+    check_training(head_of(vectors("enc_head")), vectors("enc_head"))
 
 
 class DirectEncHead(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from golden import by_reference_name, check_close, load
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lively import lively
+from lively import lively, normalised
 from safetensors.torch import save_file
 from timm.layers import DropPath
 from torch.nn import functional as F
@@ -42,21 +42,16 @@ def textbook_block(x, state):
         groups = len(kernel) if kernel.shape[1] == 1 else 1
         return F.conv2d(value, kernel, state[f"{name}.bias"], padding="same", groups=groups)
 
-    def norm(name, value):
-        entries = ("running_mean", "running_var", "weight", "bias")
-        mean, variance, weight, bias = (state[f"{name}.{entry}"][:, None, None] for entry in entries)
-        return (value - mean) / (variance + 1e-5).sqrt() * weight + bias
-
     def gated(value):
         unit = "attn.spatial_gating_unit"
         local = conv(f"{unit}.conv0", value)
         strips = [conv(f"{unit}.conv{i}_2", conv(f"{unit}.conv{i}_1", local)) for i in range(3)]
         return conv(f"{unit}.conv3", local + sum(strips)) * value
 
-    normed = norm("norm1", x)
+    normed = normalised(state, "norm1", x)
     attended = conv("attn.proj_2", gated(F.gelu(conv("attn.proj_1", normed)))) + normed
     x = x + state["layer_scale_1"][:, None, None] * attended
-    changed = conv("mlp.fc2", F.gelu(conv("mlp.dwconv", conv("mlp.fc1", norm("norm2", x)))))
+    changed = conv("mlp.fc2", F.gelu(conv("mlp.dwconv", conv("mlp.fc1", normalised(state, "norm2", x)))))
     return x + state["layer_scale_2"][:, None, None] * changed
 
 

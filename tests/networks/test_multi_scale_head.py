@@ -7,7 +7,7 @@ import torch
 from golden import by_reference_name
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lively import lively, pyramid
+from lively import lively, normalised, pyramid
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,10 +34,8 @@ def textbook_head(features, state, levels):
     """The head as its formulas read with `Flip`, on the reference's `state`, in eval."""
 
     def layer(name, x):
-        entries = ("running_mean", "running_var", "weight", "bias")
-        mean, variance, weight, bias = (state[f"{name}.bn.{entry}"][:, None, None] for entry in entries)
         projected = torch.einsum("oi,bihw->bohw", state[f"{name}.conv.weight"][..., 0, 0], x)
-        return F.relu((projected - mean) / (variance + 1e-5).sqrt() * weight + bias)
+        return F.relu(normalised(state, f"{name}.bn", projected))
 
     size = features[levels[0]].shape[2:]
     joined = torch.cat([F.interpolate(features[i], size, mode="bilinear") for i in levels], 1)

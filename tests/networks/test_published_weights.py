@@ -185,6 +185,8 @@ def test_weights_of_timm_s_hub_by_name(monkeypatch):
     with pytest.raises(InputError, match=r"cannot fetch the ImageNet weights of resnet50\.tv_in1k"):
         resnet("resnet50", output_stride=32, pretrained="resnet50.tv_in1k")
     assert asked == ["timm/resnet50.tv_in1k"]
+    with pytest.raises(InputError, match=r"the ImageNet weights of resnet50c \(no route to host\)"):
+        resnet(pretrained=True)
     with pytest.raises(InputError, match=r"unknown weights of timm's resnet50 'resnet50\.tv': did you mean"):
         resnet("resnet50", pretrained="resnet50.tv")
     with pytest.raises(InputError, match=r"no checkpoint at resnet50\.pth"):

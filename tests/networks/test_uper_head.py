@@ -5,7 +5,7 @@ import torch
 from golden import by_reference_name
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lively import lively, pyramid
+from lively import lively, normalised, pyramid
 from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
@@ -19,10 +19,8 @@ def textbook_uper(features, state, pool_scales):
     """The head as its formulas read, on the reference's `state`, in eval."""
 
     def layer(name, x):
-        kernel = state[f"{name}.conv.weight"]
-        entries = ("running_mean", "running_var", "weight", "bias")
-        mean, variance, weight, bias = (state[f"{name}.bn.{entry}"][:, None, None] for entry in entries)
-        return F.relu((F.conv2d(x, kernel, padding="same") - mean) / (variance + 1e-5).sqrt() * weight + bias)
+        convolved = F.conv2d(x, state[f"{name}.conv.weight"], padding="same")
+        return F.relu(normalised(state, f"{name}.bn", convolved))
 
     def resized(x, like):
         return F.interpolate(x, like.shape[2:], mode="bilinear")

@@ -18,9 +18,9 @@ from dsnet_med.errors import InputError
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.prepare.convert import convert
 from dsnet_med.prepare.intensity import Intensity, Scaling
-from dsnet_med.prepare.manifest import MANIFEST, StoredCase
 from dsnet_med.prepare.recipe import load_recipe
-from dsnet_med.prepare.store import Store, data_file, encode, encoding
+from dsnet_med.prepare.store import MANIFEST, Store
+from dsnet_med.prepare.stored_case import StoredCase, data_file, encode, encoding
 
 ORDER = SliceOrder.of(AFFINE)
 INTEGERS = st.sampled_from([np.uint8, np.int8, np.uint16, np.int16, np.int32, np.uint32, np.int64])
@@ -236,7 +236,7 @@ def test_broken_manifests_are_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_other_formats_are_refused(store: Store) -> None:
-    (store.path / MANIFEST).write_text(store.manifest.model_copy(update={"format": 99}).model_dump_json())
+    (store.path / MANIFEST).write_text(store.model_copy(update={"format": 99}).model_dump_json())
     with pytest.raises(InputError, match="a store of format 99, wanted 1"):
         Store.open(store.path)
 
@@ -259,3 +259,16 @@ def test_cut_and_missing_data_files_are_refused(store: Store) -> None:
     file.unlink()
     with pytest.raises(InputError, match="0 bytes, wanted"):
         Store.open(store.path)
+
+
+def test_a_store_of_before_is_read(tmp_path: Path) -> None:
+    """Its rule was called `zscore`, and nobody had looked at its cases."""
+    store = make_store(tmp_path, intensity={"unit_variance": [1, 99]})
+    manifest = json.loads((store.path / MANIFEST).read_text())
+    manifest["intensity"] = {"zscore": manifest["intensity"]["unit_variance"]}
+    for entry in (manifest, *manifest["cases"]):
+        del entry["findings"]
+    (store.path / MANIFEST).write_text(json.dumps(manifest))
+    again = Store.open(store.path)
+    assert (again.intensity, again.id) == (Intensity("unit_variance", 1, 99), store.id)
+    np.testing.assert_array_equal(again.read_case("0001")[0], store.read_case("0001")[0])

@@ -7,7 +7,6 @@ import pytest
 from served import Served, serving, write_run
 
 from dsnet_med.inference import Predictor
-from dsnet_med.server.limits import Limits
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +21,7 @@ def predictor(run_folder: Path) -> Predictor:
 
 @pytest.fixture(scope="session")
 def shared_server(predictor: Predictor) -> Iterator[Served]:
-    with serving(predictor, Limits(most_bytes=1 << 20, most_files=50)) as server:
+    with serving(predictor, max_bytes=1 << 20, max_files=50) as server:
         yield server
 
 

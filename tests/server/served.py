@@ -3,6 +3,8 @@
 import gzip
 import io
 import json
+import socket
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -19,14 +21,14 @@ import SimpleITK as sitk
 import torch
 import yaml
 
+from dsnet_med.cli.serving import server_of
 from dsnet_med.inference import Predictor
-from dsnet_med.server.limits import Limits
-from dsnet_med.server.listening import server_of
+from dsnet_med.server.admission import Admission
+from dsnet_med.server.app import create_app
+from dsnet_med.server.reading import MAX_FILES
 from dsnet_med.server.service import Service
-from dsnet_med.server.sockets import bound_socket
 
 CLASSES = ["background", "liver", "s\u00e4ule", "c"]
-LIMITS = Limits()
 RAW = {"content-type": "application/octet-stream"}
 
 
@@ -53,17 +55,20 @@ class Served:
     """A server that runs in this process, and the folder of its temporary files."""
 
     url: str
-    service: Service
     client: httpx.Client
+    folder: Path
+
+    @property
+    def waiting(self) -> int:
+        return int(self.client.get("/health").json()["waiting"])
 
     def require_empty(self) -> None:
         """Every place is free and every file removed, as soon as the last answer has been sent."""
-        folder = self.service._folder
         for _ in range(100):
-            if not list(folder.iterdir()) and not len(self.service.places):
+            if not [path for path in self.folder.iterdir() if path.name != ".lock"] and not self.waiting:
                 return
             sleep(0.05)
-        raise AssertionError((list(folder.iterdir()), len(self.service.places)))
+        raise AssertionError((list(self.folder.iterdir()), self.waiting))
 
     def raw(self, content: Any, **params: Any) -> httpx.Response:
         return self.client.post("/segment", content=content, headers=RAW, params=params)
@@ -73,16 +78,21 @@ class Served:
 
 
 @contextmanager
-def serving(predictor: Predictor, limits: Limits = LIMITS) -> Iterator[Served]:
-    """A server on a free port, stopped at the end."""
-    service, listener = Service(predictor, limits), bound_socket("127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = server_of(service)
+def serving(
+    predictor: Predictor, *, max_bytes: int = 1 << 30, max_files: int = MAX_FILES, **rules: Any
+) -> Iterator[Served]:
+    """A server on a free port, stopped at the end; its files lie in a folder of its own."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    before = set(Path(tempfile.gettempdir()).glob("dsnet-med-serve-*"))
+    service = Service(predictor, max_bytes, max_files)
+    [folder] = set(Path(tempfile.gettempdir()).glob("dsnet-med-serve-*")) - before
+    server = server_of(create_app(service, Admission(max_bytes, **rules)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         with httpx.Client(base_url=url, timeout=60) as client:
-            yield Served(url, service, client)
+            yield Served(url, client, folder)
     finally:
         server.should_exit = True
         thread.join()

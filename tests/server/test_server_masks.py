@@ -168,13 +168,3 @@ def test_series_that_anonymising_spoilt(form: str, server: Served, tmp_path: Pat
         [file] = made.write(tmp_path / "one", single)
         made.bare(file)
         assert mask_of(server.raw(file.read_bytes())).shape == (8, 6, 1)
-
-
-def test_a_deflated_file_without_preamble_is_refused(server: Served, tmp_path: Path) -> None:
-    """Its elements would be unpacked in memory, whatever comes out."""
-    [one] = made.images(1, SliceThickness=3)
-    one.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
-    [file] = made.write(tmp_path, [one])
-    answer = server.raw(file.read_bytes()[132:])
-    assert answer.status_code in (400, 422)
-    assert "deflated" in answer.text

@@ -1,0 +1,92 @@
+"""Who may send an upload, asked before a byte of it is read, which FastAPI's dependencies come too late for."""
+
+import asyncio
+import secrets
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+ENVELOPE = 1 << 16  # bytes of a form around its file
+
+
+@dataclass
+class Admission:
+    """Whom a server takes. `waiting` counts all who upload, wait or are worked on: there is one queue."""
+
+    max_bytes: int = 1 << 30
+    queue: int = 32
+    token: str | None = None
+    hosts: Collection[str] = ()  # that requests may name; none: any
+    idle_s: float = 60.0  # without a byte from a client, or taken by it
+    waiting: int = 0
+
+    def refusal(self, request: Request) -> Response | None:
+        """What a request is told that is not taken."""
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        length = request.headers.get("content-length", "")
+        if self.hosts and request.url.hostname not in self.hosts:  # a page elsewhere that DNS has led here
+            return told(400, "its Host is not this server's address")
+        if request.method != "POST":
+            return None
+        if self.token and not secrets.compare_digest(sent.encode(), self.token.encode()):
+            return told(401, "wanted the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        if length.isdecimal() and int(length) > self.max_bytes + ENVELOPE:
+            return told(413, self.too_large)
+        if self.waiting >= self.queue:
+            return told(503, f"all {self.queue} places are taken; try again later")
+        return None
+
+    @property
+    def too_large(self) -> str:
+        return f"larger than the {self.max_bytes / (1 << 20):g} MB that this server takes"
+
+
+def told(status: int, line: str, headers: dict[str, str] | None = None) -> Response:
+    """An error as every client gets it; 503 says when to come back."""
+    return JSONResponse({"error": line}, status, {"Retry-After": "5"} if status == 503 else headers)
+
+
+class AdmissionMiddleware:
+    """Asks `admission` of every request, gives each upload a place in the queue, and no client endless time."""
+
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+        self._app, self._admission = app, admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        admission = self._admission
+        if refusal := admission.refusal(Request(scope)):
+            return await refusal(scope, receive, send)
+        if scope["method"] != "POST":
+            return await self._app(scope, receive, send)
+
+        async def timed_receive() -> Message:
+            try:
+                async with asyncio.timeout(admission.idle_s):
+                    return await receive()
+            except TimeoutError as error:
+                raise HTTPException(
+                    408, f"nothing arrived for {admission.idle_s:g} s; send it again"
+                ) from error
+
+        async def timed_send(message: Message) -> None:
+            try:
+                async with asyncio.timeout(admission.idle_s):
+                    await send(message)
+            except TimeoutError as error:
+                raise ClientDisconnect from error
+
+        admission.waiting += 1
+        try:
+            await self._app(scope, timed_receive, timed_send)
+        except ClientDisconnect:  # nobody waits for an answer
+            return None
+        except asyncio.CancelledError:  # the server ends and has waited long enough
+            with suppress(Exception):
+                await told(503, "the server ends")(scope, receive, send)
+        finally:
+            admission.waiting -= 1
