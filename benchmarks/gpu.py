@@ -662,35 +662,6 @@ def exact(bench: Bench) -> Iterator[None]:
     yield
 
 
-def augmentation(bench: Bench) -> Iterator[None]:
-    """The augmentation of a batch on the device against the CPU's, and its time."""
-    import torch
-
-    from dsnet_med.engine.augmentation import Change, changed
-
-    size = bench.size
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(16, 1, size, size, generator=generator)
-    labels = torch.randint(CLASSES, (16, 1, size // 8, size // 8), generator=generator).float()
-    labels = torch.nn.functional.interpolate(labels, (size, size)).to(torch.uint8)
-    changes = [Change(degrees=5.0 * k - 20.0) for k in range(8)]
-    changes += [Change(None, k % 4, k % 2) for k in range(6)] + [Change(), Change()]
-    there, marks = images.to(bench.device), labels.to(bench.device)
-    error = (changed(there, changes).cpu() - changed(images, changes)).abs().max().item()
-    other = (
-        (changed(marks, changes, "nearest").cpu() != changed(labels, changes, "nearest")).double().mean().item()
-    )
-    bench.row(largest_difference=error, share_of_labels_that_differ=other)
-    yield
-
-    def augment() -> None:
-        changed(there, changes)
-        changed(marks, changes, "nearest")
-
-    seconds = bench.seconds({"augment": augment}, blocks=5, inner=20)["augment"]
-    bench.row(batch=16, augmentation_ms=round(1000 * seconds, 3))
-
-
 CHECKS: dict[str, Check] = {
     "machine": machine,
     "trainer": trainer(
@@ -703,7 +674,6 @@ CHECKS: dict[str, Check] = {
     "dsm": dsm,
     "steps": steps,
     "kernels": kernels,
-    "augmentation": augmentation,
     "graphs_2": compiled(2, "bfloat16, channels_last, compile, graphs"),
     "trainer_compiled": trainer(("bfloat16, channels_last, compile", "float16, channels_last")),
     "tests": tests,

@@ -260,7 +260,6 @@ def loader(scratch: Path, options: argparse.Namespace) -> None:
         few = max(8, count // 10)
         contestants: dict[str, tuple[Callable[[int, int], Iterator[Any]], int]] = {
             "ours": (partial(batches_of, store, size), count),
-            "ours, augmented on the device": (partial(batches_of, store, size, on_device=True), count),
             "MONAI's DataLoader on our store": (partial(monai_batches, store, size), count),
             "MONAI's PersistentDataset": (partial(persistent_batches, cached), few),
         }
@@ -272,9 +271,9 @@ def loader(scratch: Path, options: argparse.Namespace) -> None:
             print(f"| {size}x{size}, {name} |", " | ".join(cells), "|", flush=True)
 
 
-def batches_of(store: Path, size: int, workers: int, count: int, on_device: bool = False) -> Iterator[Any]:
-    """As configs/train.yaml makes them; the augmentation `on_device` is left to a GPU."""
-    change = RandRotFlipd(KEYS, on_device=on_device)
+def batches_of(store: Path, size: int, workers: int, count: int) -> Iterator[Any]:
+    """As configs/train.yaml makes them."""
+    change = RandRotFlipd(KEYS)
     transform = Compose([ReadSliced(str(store)), fit_to((size, size), "resize"), change])
     data = Dataset(slices(str(store), list(open_store(str(store)).cases)), transform)
     draws = Draws(len(data), count + 8, seed=0, batch_size=2)

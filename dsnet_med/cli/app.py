@@ -1,4 +1,4 @@
-"""The commands of `dsnet-med` and their options; what they do is in steps.py."""
+"""The commands of `dsnet-med` and their options; what is done lies in modules that are imported when needed."""
 
 import platform
 import sys
@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 import dsnet_med
+from dsnet_med.cli import steps
+from dsnet_med.cli.options import AsJson, Out, Workers, folder
 from dsnet_med.errors import InputError
 
 app = typer.Typer(
@@ -18,25 +20,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_FILES = (  # endings that a name of a file has, and hardly one of a folder
-    ".nii .hdr .img .nrrd .nhdr .mha .mhd .mgz .mgh .mnc .dcm .ima .raw .npz .npy .h5 .pt .pth .ckpt .pt2 "
-    ".safetensors .onnx .json .jsonl .yaml .yml .csv .tsv .txt .log .html .pdf .md .tex .xlsx .png .jpg .jpeg "
-    ".tif .tiff .gif .svg .gz .zip .tar .tgz .bz2 .xz .7z"
-)
-
-
-def _folder(path: Path) -> Path:
-    """`path`; InputError where its name is that of a file, unless a folder has it."""
-    if path.suffix.lower() in _FILES.split() and not path.is_dir():
-        raise InputError(
-            f"got --out {path}, the name of a file, wanted a folder: what is written there has names of its own"
-        )
-    return path
-
-
-Out = Annotated[Path, typer.Option("--out", help="Folder to write to.", callback=_folder)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes to use.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a value of the configuration, id=value; may be repeated."),
@@ -109,63 +92,15 @@ def datasets(as_json: AsJson = False) -> None:
     tables.datasets(as_json)
 
 
-@app.command()
-def phantom(
-    dataset: Annotated[str, typer.Argument(help="synapse, acdc, imagenet, cityscapes or coco")],
-    out: Out,
-    cases: Annotated[
-        int, typer.Option(help="Number of volumes (synapse), patients (acdc) or images to train on.", min=1)
-    ] = 6,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
-    size: Annotated[
-        str | None,
-        typer.Option(help="Rows x columns x slices (96x96x24), of images rows x columns.", metavar="HxWxD"),
-    ] = None,
-    oblique: Annotated[bool, typer.Option(help="Tilt the grid against the patient's axes.")] = False,
-) -> None:
-    """Make a synthetic data set in a real data set's raw layout."""
-    from dsnet_med.cli import steps
-
-    steps.phantom(dataset, out, cases=cases, seed=seed, size=size, oblique=oblique)
-
-
-@app.command()
-def preprocess(
-    recipe: Annotated[str, typer.Argument(help="A data set (see `datasets`) or the path of a recipe.yaml.")],
-    source: Annotated[Path, typer.Option(help="The raw data set.")],
-    out: Out,
-    workers: Workers = 2,
-    exclude: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be repeated.")] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler to use instead of local processes.")
-    ] = None,
-) -> None:
-    """Turn raw volumes into a training store; finished cases are kept when run again."""
-    from dsnet_med.cli import steps
-
-    steps.preprocess(recipe, source, out, workers=workers, exclude=exclude or [], scheduler=scheduler)
-
-
-@app.command()
-def check(
-    store: Annotated[Path | None, typer.Argument(help="A store to examine.")] = None,
-    source: Annotated[Path | None, typer.Option(help="A raw data set to examine, with --recipe.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="The recipe that describes the raw data set.")] = None,
-    workers: Workers = 2,
-    as_json: AsJson = False,
-) -> None:
-    """Examine a raw data set or a store: labels, geometry, sides, duplicates, splits."""
-    from dsnet_med.cli import steps
-
-    if (store is None) == (source is None) or (source is None) != (recipe is None):
-        raise InputError("give either a store, or --source with --recipe")
-    steps.check(store, source, recipe, workers=workers, as_json=as_json)
+app.command()(steps.phantom)
+app.command()(steps.preprocess)
+app.command()(steps.check)
 
 
 @app.command()
 def train(
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of the run; afterwards a MONAI bundle.", callback=_folder)
+        Path, typer.Option("--out", help="Folder of the run; afterwards a MONAI bundle.", callback=folder)
     ],
     method: Annotated[str | None, typer.Option(help="A method (see `methods`), or a row's own file.")] = None,
     data: Annotated[Path | None, typer.Option(help="A store, or a data set of natural images.")] = None,

@@ -20,6 +20,7 @@ _RECORDS = {  # by logger
     "ignite.engine.engine.SupervisedEvaluator": "run is terminating due to exception",
 }
 _DICOM = ("pydicom", "highdicom")  # whose opinions of headers are many; what matters is raised
+_SILENT = (*_DICOM, "matplotlib")  # which tells that it makes a list of fonts
 
 
 def quiet() -> None:
@@ -31,7 +32,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module=rf"({'|'.join(_DICOM)}|dsnet_med\.dicom)(\.|$)")
     for name in _RECORDS:
         logging.getLogger(name).addFilter(_is_news)
-    for name in _DICOM:
+    for name in _SILENT:
         logger = logging.getLogger(name)
         logger.addHandler(logging.NullHandler())
         logger.propagate = False

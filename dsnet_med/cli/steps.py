@@ -1,13 +1,14 @@
-"""What the commands do, each with a progress bar on stderr and a closing line on stdout."""
+"""The commands on data, each with a progress bar on stderr and a closing line on stdout."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from tqdm import tqdm
 
+from dsnet_med.cli.options import AsJson, Out, Workers
 from dsnet_med.errors import CasesFailedError, InputError, first_of, unknown
 from dsnet_med.files import require_writable, write_text
 
@@ -32,8 +33,20 @@ def bar(results: Iterable[T], total: int | None, title: str) -> Iterable[T]:
     return tqdm(results, total=total, desc=title, unit="case", ncols=100)
 
 
-def phantom(dataset: str, out: Path, *, cases: int, seed: int, size: str | None, oblique: bool) -> None:
-    """Make a synthetic data set; `size` is the usual one unless given."""
+def phantom(
+    dataset: Annotated[str, typer.Argument(help="synapse, acdc, imagenet, cityscapes or coco")],
+    out: Out,
+    cases: Annotated[
+        int, typer.Option(help="Number of volumes (synapse), patients (acdc) or images to train on.", min=1)
+    ] = 6,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Rows x columns x slices (96x96x24), of images rows x columns.", metavar="HxWxD"),
+    ] = None,
+    oblique: Annotated[bool, typer.Option(help="Tilt the grid against the patient's axes.")] = False,
+) -> None:
+    """Make a synthetic data set in a real data set's raw layout."""
     if dataset not in _PHANTOMS:
         raise unknown("phantom", dataset, _PHANTOMS)
     volumes = dataset in ("synapse", "acdc")
@@ -76,23 +89,24 @@ def _size(text: str, axes: int) -> tuple[int, ...]:
 
 
 def preprocess(
-    recipe_name: str,
-    source: Path,
-    out: Path,
-    *,
-    workers: int,
-    exclude: Sequence[str] = (),
-    scheduler: str | None = None,
+    recipe: Annotated[str, typer.Argument(help="A data set (see `datasets`) or the path of a recipe.yaml.")],
+    source: Annotated[Path, typer.Option(help="The raw data set.")],
+    out: Out,
+    workers: Workers = 2,
+    exclude: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be repeated.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler to use instead of local processes.")
+    ] = None,
 ) -> None:
-    """Convert a raw data set into a store."""
+    """Turn raw volumes into a training store; finished cases are kept when run again."""
     from dsnet_med.prepare.cases import find_cases
     from dsnet_med.prepare.convert import convert
     from dsnet_med.prepare.recipe import for_source, load_recipe
     from dsnet_med.prepare.store import Store
 
-    recipe = for_source(load_recipe(recipe_name), source)
-    total = len(find_cases(recipe, source)) - len(set(exclude))
-    converted = convert(recipe, source, out, workers=workers, exclude=exclude, scheduler=scheduler)
+    described = for_source(load_recipe(recipe), source)
+    total = len(find_cases(described, source)) - len(set(exclude or ()))
+    converted = convert(described, source, out, workers=workers, exclude=exclude or (), scheduler=scheduler)
     results = list(bar(converted, total, "preprocess"))
     failures = {result.case: result.error for result in results if result.error}
     store = Store.described(out)
@@ -130,9 +144,15 @@ def _grouped(findings: Iterable["Finding"], as_warnings: bool = True) -> list[st
 
 
 def check(
-    store: Path | None, source: Path | None, recipe_name: str | None, *, workers: int, as_json: bool
+    store: Annotated[Path | None, typer.Argument(help="A store to examine.")] = None,
+    source: Annotated[Path | None, typer.Option(help="A raw data set to examine, with --recipe.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="The recipe that describes the raw data set.")] = None,
+    workers: Workers = 2,
+    as_json: AsJson = False,
 ) -> None:
-    """Examine a store or a raw data set and list what is wrong."""
+    """Examine a raw data set or a store: labels, geometry, sides, duplicates, splits."""
+    if (store is None) == (source is None) or (source is None) != (recipe is None):
+        raise InputError("give either a store, or --source with --recipe")
     from dsnet_med.prepare.cases import find_cases
     from dsnet_med.prepare.doctor import examine_source
     from dsnet_med.prepare.doctor_store import examine_store
@@ -141,8 +161,9 @@ def check(
     if source is None:
         examined, total = examine_store(Path(str(store)), workers=workers), None
     else:
-        recipe = for_source(load_recipe(str(recipe_name)), source)
-        examined, total = examine_source(recipe, source, workers=workers), len(find_cases(recipe, source)) + 1
+        described = for_source(load_recipe(str(recipe)), source)
+        total = len(find_cases(described, source)) + 1
+        examined = examine_source(described, source, workers=workers)
     findings = [finding for part in bar(examined, total, "check") for finding in part.findings]
     if as_json:
         typer.echo(json.dumps([vars(finding) for finding in findings], indent=2))

@@ -8,7 +8,6 @@ so too), and slices that are not square keep their shape, so that they still mak
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
-from math import isnan, nan
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +19,6 @@ from torch.nn import functional as F
 from dsnet_med.errors import InputError, unknown
 
 MODES = ("nearest", "bilinear")
-CHANGE = "change"  # the key of an item under which its Change travels to the device
 
 
 class Change(NamedTuple):
@@ -30,27 +28,13 @@ class Change(NamedTuple):
     quarter_turns: int = 0
     mirrored_axis: int | None = None
 
-    def as_tensor(self) -> Tensor:
-        """Three float64 numbers, which make a batch: degrees or NaN, quarter turns, axis or -1."""
-        axis = -1 if self.mirrored_axis is None else self.mirrored_axis
-        return torch.tensor(
-            [nan if self.degrees is None else self.degrees, self.quarter_turns, axis], dtype=torch.float64
-        )
-
-    @classmethod
-    def of(cls, numbers: Sequence[float]) -> "Change":
-        """The inverse of `as_tensor`."""
-        degrees, turns, axis = numbers
-        return cls(None if isnan(degrees) else degrees, int(turns), None if axis < 0 else int(axis))
-
 
 class RandRotFlipd(Randomizable, MapTransform):
     """Change image and label (C, H, W) alike: rotated by up to +-`degree` with probability `rotate_prob`; else,
     with `flip_prob`, turned by 0 to 3 quarters and always mirrored; else as they are.
 
     Images are interpolated bilinearly, and `label_keys` by `label_mode`; outside the slice both are 0. Results
-    are plain tensors, since metadata would no longer be true. With `on_device` an item is left as it is and
-    says what is to be done, which `apply` does to a batch (engine.data.PrepareBatch).
+    are plain tensors, since metadata would no longer be true.
 
     Raises InputError for an unknown `label_mode`, and for slices that are not (C, H, W).
     """
@@ -64,7 +48,6 @@ class RandRotFlipd(Randomizable, MapTransform):
         degree: float = 20.0,
         *,
         label_mode: str = "nearest",
-        on_device: bool = False,
     ) -> None:
         super().__init__(keys)
         if label_mode not in MODES:
@@ -72,7 +55,6 @@ class RandRotFlipd(Randomizable, MapTransform):
         self.rotate_prob, self.flip_prob, self.degree = rotate_prob, flip_prob, degree
         self.label_keys = tuple(label_keys)
         self.modes = [label_mode if key in label_keys else "bilinear" for key in self.keys]
-        self.on_device = on_device
         self.change = Change()
 
     def randomize(self, data: Any = None) -> None:  # noqa: ARG002 -- MONAI's signature
@@ -86,65 +68,46 @@ class RandRotFlipd(Randomizable, MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         self.randomize()
-        if self.on_device:
-            return {**data, CHANGE: self.change.as_tensor()}
-        slices = {key: convert_to_tensor(data[key], track_meta=False) for key in self.keys}
-        if wrong := [tuple(maps.shape) for maps in slices.values() if maps.ndim != 3]:
-            raise InputError(f"got a slice of shape {wrong[0]}, wanted (C, H, W)")
-        batch = {key: maps[None] for key, maps in slices.items()}
-        return {**data, **{key: maps[0] for key, maps in self.apply(batch, [self.change]).items()}}
-
-    def apply(self, batch: Mapping[Hashable, Tensor], changes: Sequence[Change]) -> dict[Hashable, Tensor]:
-        """The maps (B, C, H, W) of a batch, on any device, each sample after its own change."""
-        done = {}
+        done = dict(data)
         for key, mode in zip(self.keys, self.modes, strict=True):
-            maps = changed(batch[key], changes, mode)
+            maps = convert_to_tensor(data[key], track_meta=False)
+            if maps.ndim != 3:
+                raise InputError(f"got a slice of shape {tuple(maps.shape)}, wanted (C, H, W)")
+            maps = changed(maps, self.change, mode)
             whole = key in self.label_keys and maps.is_floating_point()  # labels may come as floats
             done[key] = maps.round() if whole else maps
         return done
 
 
-def changed(maps: Tensor, changes: Sequence[Change], mode: str = "bilinear") -> Tensor:
-    """`maps` (B, C, H, W), on any device, each sample after its own change; of the same shape and type."""
-    parts = list(maps.split(1))
-    turned = [place for place, change in enumerate(changes) if change.degrees is not None]
-    if turned:
-        angles = [change.degrees for change in changes if change.degrees is not None]
-        results = rotated(_joined([parts[place] for place in turned]), angles, mode)
-        for place, part in zip(turned, results.split(1), strict=True):
-            parts[place] = part
-    for place, change in enumerate(changes):
-        if change.mirrored_axis is not None:
-            square = maps.shape[2] == maps.shape[3]
-            turns = change.quarter_turns if square else change.quarter_turns // 2 * 2
-            parts[place] = parts[place].rot90(turns, (2, 3)).flip(2 + change.mirrored_axis)
-    return _joined(parts)
+def changed(maps: Tensor, change: Change, mode: str = "bilinear") -> Tensor:
+    """`maps` (C, H, W) after a change; of the same shape and type."""
+    if change.degrees is not None:
+        return rotated(maps, change.degrees, mode)
+    if change.mirrored_axis is None:
+        return maps
+    turns = change.quarter_turns if maps.shape[1] == maps.shape[2] else change.quarter_turns // 2 * 2
+    return maps.rot90(turns, (1, 2)).flip(1 + change.mirrored_axis)
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def rotated(maps: Tensor, degrees: Sequence[float], mode: str = "bilinear") -> Tensor:
-    """`maps` (B, C, H, W), each turned clockwise about its middle, 0 from outside; integers are rounded."""
-    grid = _where_from(maps.shape[2], maps.shape[3], tuple(degrees), maps.device)
+def rotated(maps: Tensor, degrees: float, mode: str = "bilinear") -> Tensor:
+    """`maps` (C, H, W) turned clockwise about their middle, 0 from outside; integers are rounded."""
+    grid = _where_from(maps.shape[1], maps.shape[2], degrees)
     values = maps if maps.is_floating_point() else maps.float()
-    values = F.grid_sample(values, grid.to(values), mode, "zeros", align_corners=False)
+    values = F.grid_sample(values[None], grid.to(values), mode, "zeros", align_corners=False)[0]
     if maps.is_floating_point():
         return values
     return (values if mode == "nearest" else values.round_()).to(maps.dtype)
 
 
 @lru_cache(maxsize=1)  # the label's is the image's
-def _where_from(height: int, width: int, degrees: tuple[float, ...], device: torch.device) -> Tensor:
-    """The place (x, y) in the input of every output pixel, as grid_sample counts: (B, H, W, 2) in -1 to 1.
+def _where_from(height: int, width: int, degrees: float) -> Tensor:
+    """The place (x, y) in the input of every output pixel, as grid_sample counts: (1, H, W, 2) in -1 to 1.
 
     x is that of the pixel's row plus that of its column, and so is y: one sum of complex numbers.
     """
-    angle = torch.tensor(degrees, dtype=torch.float64).deg2rad()[:, None]
+    angle = torch.tensor([[degrees]], dtype=torch.float64).deg2rad()
     y = torch.arange(height, dtype=torch.float64) - (height - 1) / 2
     x = torch.arange(width, dtype=torch.float64) - (width - 1) / 2
-    rows = torch.complex(angle.sin() * y * (2 / width), angle.cos() * y * (2 / height))
-    columns = torch.complex(angle.cos() * x * (2 / width), -angle.sin() * x * (2 / height))
-    rows, columns = (part.to(torch.complex64).to(device, non_blocking=True) for part in (rows, columns))
+    rows = torch.complex(angle.sin() * y * (2 / width), angle.cos() * y * (2 / height)).to(torch.complex64)
+    columns = torch.complex(angle.cos() * x * (2 / width), -angle.sin() * x * (2 / height)).to(torch.complex64)
     return torch.view_as_real(rows[:, :, None] + columns[:, None, :])

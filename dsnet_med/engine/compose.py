@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 from dsnet_med import resources
 from dsnet_med.engine.card import card_of
 from dsnet_med.engine.data import (
+    SELECT_ON,
     check_cases,
     checked_size,
     class_weights,
@@ -23,7 +24,7 @@ from dsnet_med.engine.data import (
 from dsnet_med.engine.loggers import require_known
 from dsnet_med.engine.overrides import MEANINGS, as_written, lay_over, layers, load, load_over
 from dsnet_med.engine.settings import check_classes
-from dsnet_med.errors import InputError, root_cause
+from dsnet_med.errors import InputError, one_line, root_cause, unknown
 from dsnet_med.methods import method_row, row_file
 from dsnet_med.networks.definition import literal
 
@@ -73,7 +74,7 @@ def compose_train(
     config["method_card"] = card_of(before["method_card"], before, config)
     config["loggers"] = require_known(config["loggers"])
     if store:
-        _refuse_early(config, str(data))
+        _refuse_early(config, str(data), by_split=config["cases"] == before["cases"])
         if config["size"] == before["size"] and not isinstance(before["size"], list):  # nothing says it
             config["size"] = slice_size(str(data), checked_size(config["largest_size"]))
         config["size"] = checked_size(config["size"])
@@ -86,15 +87,23 @@ def evaluated(config: Mapping[str, Any], name: str) -> Any:
     try:
         return ConfigParser(dict(config)).get_parsed_content(name)
     except RuntimeError as error:  # MONAI's, around ours
-        cause = root_cause(error)
-        raise cause if isinstance(cause, InputError) else error from error
+        if isinstance(cause := root_cause(error), InputError):
+            raise cause from error
+        raise
 
 
-def _refuse_early(config: Mapping[str, Any], store: str) -> None:
+def _refuse_early(config: Mapping[str, Any], store: str, *, by_split: bool) -> None:
     """Raise InputError for what would stop the run later."""
-    cases = split_cases(store, str(config["select_on"]))
-    if not isinstance(config["cases"], str):  # an expression, which says what was just looked at
-        check_cases(config["cases"], store)
+    if config["select_on"] not in SELECT_ON:
+        raise unknown("select_on", str(config["select_on"]), SELECT_ON)
+    if by_split:
+        cases = split_cases(store, config["select_on"])
+    else:
+        try:
+            cases = evaluated(config, "cases")
+        except RuntimeError as error:
+            raise InputError(f"got cases={config['cases']}: {one_line(root_cause(error))}") from error
+        check_cases(cases, store)
     class_weights(config["class_weights"], store, cases["train"])
     slice_weights(config["oversample"], store, slices(store, cases["train"]))
 

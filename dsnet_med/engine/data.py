@@ -11,7 +11,6 @@ import torch
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
-from dsnet_med.engine.augmentation import CHANGE, Change
 from dsnet_med.errors import InputError, first_of, unknown
 from dsnet_med.networks.layers import with_channels
 from dsnet_med.prepare.store import Store
@@ -194,12 +193,11 @@ def _organs_held(store: str, slices: tuple[tuple[str, int], ...]) -> list[set[in
 class PrepareBatch:
     """Move a batch to where it is trained on: image (B, C, H, W) and label, plain tensors.
 
-    There the augmentation is applied that was left to do (RandRotFlipd's `on_device`), and grey images are
-    repeated for a network of `in_channels`, as in inference. A `prepare_batch` of MONAI's engines.
+    Grey images are repeated for a network of `in_channels`, as in inference. MONAI's engines call it.
     """
 
-    def __init__(self, in_channels: int = 1, augmentation: Any = None) -> None:
-        self.in_channels, self.augmentation = in_channels, augmentation
+    def __init__(self, in_channels: int = 1) -> None:
+        self.in_channels = in_channels
 
     def __call__(
         self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = True, **kwargs: Any
@@ -210,8 +208,6 @@ class PrepareBatch:
             )
             for key in ("image", "label")
         }
-        if CHANGE in batchdata:
-            moved = self.augmentation.apply(moved, [Change.of(each) for each in batchdata[CHANGE].tolist()])
         return with_channels(moved["image"], self.in_channels), moved["label"]
 
 

@@ -6,12 +6,13 @@ The processes are torchrun's, srun's or those of `launch`. What they tell each o
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 import ignite.distributed as idist
@@ -21,6 +22,7 @@ from timm.layers import BatchNormAct2d
 from timm.layers.norm_act import SyncBatchNormAct
 from torch import distributed, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -29,7 +31,7 @@ from dsnet_med.inference.hardware import choose_device
 from dsnet_med.processes import prepare_worker
 
 _GO_ON = "the run can go on with --resume"
-_SECONDS_TO_TELL, _SECONDS_TO_END, _SECONDS_TO_TIDY = 10, 3, 60
+_SECONDS_TO_TELL, _SECONDS_TO_END = 10, 3
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -231,86 +233,46 @@ def _others() -> Iterator[None]:
 def launch(function: Callable[..., Result], devices: int, *args: Any) -> Result:
     """What `function(*args)` gives in the first of `devices` processes on this machine, as if under torchrun.
 
-    One is this process itself.
-
-    `function` and `args` must pickle. On CPUs the processes share the threads. They end with this one, and all
-    when one fails, whose error is raised; SIGTERM and Ctrl-C are handed on to them, and raised here when the
-    first process has ended. Raises StoppedError for a process that was killed.
+    Of one device it is this process. `function` and `args` must pickle. On CPUs the processes share the
+    threads. They end with this one, and all when one fails, whose error is raised; SIGTERM and Ctrl-C are
+    handed on to them, and raised here when the first process has ended. Raises StoppedError for a process that
+    was killed.
     """
     if devices == 1:
         return function(*args)
-    context = multiprocessing.get_context("spawn")
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(devices)}
     environment["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the store is this process's
     threads = max(1, torch.get_num_threads() // devices)
+    outcomes = multiprocessing.get_context("spawn").SimpleQueue()
+    given = environment, threads, outcomes, partial(function, *args)
     processes: list[Any] = []
-    waiting: dict[Connection, int] = {}
-    with _handing_on_signals(processes):
+    with _handing_on_signals(processes) as came:
+        started = start_processes(_work, given, devices, join=False, start_method="spawn")
+        processes += started.processes
+        if came:  # before there was anyone to tell
+            for process in processes:
+                process.terminate()
         try:
-            for number in range(devices):
-                mine, theirs = context.Pipe(duplex=False)
-                work = partial(function, *args)
-                process = context.Process(target=_work, args=(theirs, number, environment, threads, work))
-                process.start()
-                processes.append(process)
-                theirs.close()
-                waiting[mine] = number
-            result: Result = _first_result(waiting, processes)
-            return result
-        finally:
-            _end(processes)
-
-
-def _first_result(waiting: dict[Any, int], processes: Sequence[Any]) -> Any:
-    results: dict[int, Any] = {}
-    loss: LostError | None = None
-    while waiting:
-        ready: list[Any] = wait(list(waiting), _SECONDS_TO_TELL if loss else None)
-        for connection in ready:
-            number = waiting.pop(connection)
-            results[number], error = _outcome(connection, number, processes)
-            if isinstance(error, LostError):
-                loss = error
-            elif error:
-                raise error
-        if loss and not (ready and waiting):  # nobody says why
-            raise loss
-    for process in processes:
-        process.join(_SECONDS_TO_TIDY)
-    return results[0]
-
-
-def _outcome(connection: Connection, number: int, processes: Sequence[Any]) -> tuple[Any, Exception | None]:
-    """What a process has sent, or how it ended."""
-    try:
-        sent: tuple[Any, Exception | None] = connection.recv()
-        return sent
-    except EOFError:
-        return None, _end_of(number, processes)
-
-
-def _end_of(number: int, processes: Sequence[Any]) -> StoppedError:
-    processes[number].join()
-    code = processes[number].exitcode
-    if code == -signal.SIGKILL:
-        end = "was killed (signal 9, as the system does where memory runs out)"
-    else:
-        end = f"was killed (signal {-code})" if code < 0 else f"ended with exit code {code}"
-    return StoppedError(f"process {number + 1} of {len(processes)} {end}; {_GO_ON}")
-
-
-def _end(processes: Sequence[Any]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(_SECONDS_TO_END)
-        process.kill()
-        process.join()
+            while not started.join(grace_period=_SECONDS_TO_END):
+                pass
+        except ProcessExitedException as ended:
+            while not outcomes.empty():
+                if error := outcomes.get()[1]:
+                    raise error from None
+            how = (
+                f"was killed (signal {-ended.exit_code}" if ended.exit_code < 0 else f"ended ({ended.exit_code}"
+            )
+            memory = ", as the system does where memory runs out" * (ended.exit_code == -signal.SIGKILL)
+            raise StoppedError(
+                f"process {ended.error_index + 1} of {devices} {how}{memory}); {_GO_ON}"
+            ) from None
+    result: Result = outcomes.get()[0]
+    return result
 
 
 @contextmanager
-def _handing_on_signals(processes: Sequence[Any]) -> Iterator[None]:
+def _handing_on_signals(processes: Sequence[Any]) -> Iterator[list[int]]:
     """Hand on the first signal as SIGTERM, the next as SIGKILL, and raise the first again at the end."""
     came: list[int] = []
 
@@ -320,14 +282,14 @@ def _handing_on_signals(processes: Sequence[Any]) -> Iterator[None]:
             process.terminate() if len(came) == 1 else process.kill()
 
     if threading.current_thread() is not threading.main_thread():  # which alone hears signals
-        yield
+        yield came
         return
     ours = [
         each for each in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(each) not in (signal.SIG_IGN, None)
     ]
     before = {each: signal.signal(each, hand_on) for each in ours}
     try:
-        yield
+        yield came
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
@@ -336,9 +298,9 @@ def _handing_on_signals(processes: Sequence[Any]) -> Iterator[None]:
 
 
 def _work(
-    connection: Connection, number: int, environment: dict[str, str], threads: int, work: Callable[[], Any]
+    number: int, environment: dict[str, str], threads: int, outcomes: Any, work: Callable[[], Any]
 ) -> None:
-    """One of the processes: run `work`, and send what it gives or raises."""
+    """One of the processes: run `work`, and send what the first one's gives, or what was raised."""
     prepare_worker()
     multiprocessing.set_start_method(None, force=True)  # the default, for loaders' processes
     os.environ.update(environment, RANK=str(number), LOCAL_RANK=str(number))
@@ -347,9 +309,13 @@ def _work(
     )  # its own is one for all processes, and reported as lost when one is killed
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads)
-    error = None
     try:
         result = work()
-    except Exception as raised:
-        result, error = None, portable(raised)
-    connection.send((None if number else result, error))
+    except Exception as error:
+        told = lost(error) or error
+        if isinstance(told, LostError):
+            time.sleep(_SECONDS_TO_TELL)  # until the one that failed has told why, which ends this one, too
+        outcomes.put((None, portable(told)))
+        sys.exit(1)
+    if number == 0:
+        outcomes.put((result, None))

@@ -3,27 +3,82 @@
 A setting that is not there, or that is an expression or a reference, is not looked at.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dsnet_med.errors import InputError, first_of
 
-_SMALLEST = 32  # pixels of a side, of which a backbone leaves one
 _LARGEST = 2**31 - 1
 
 
-class _Rule(NamedTuple):
-    holds: Callable[[Any], bool]
-    wanted: str
+def _in_order(numbers: list[int]) -> list[int]:
+    if numbers != sorted(numbers):
+        raise ValueError("in their order")
+    return numbers
+
+
+Count = Annotated[int, Field(ge=1, le=_LARGEST)]
+Whole = Annotated[int, Field(ge=0, le=_LARGEST)]
+Weight = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(ge=8, le=_LARGEST)]
+Side = Annotated[int, Field(ge=32, le=_LARGEST)]  # of which a backbone leaves one pixel
+Two = Field(min_length=2, max_length=2)
+
+_KINDS: dict[Any, tuple[str, ...]] = {
+    Count: (
+        *("iterations", "epochs", "steps_per_epoch", "validate_every", "checkpoint_every", "val_interval"),
+        *("batch_size", "accumulate"),
+    ),
+    Whole: ("workers", "warmup", "early_stopping", "lr_scheduler#warmup"),
+    Weight: (
+        *("clip", "learning_rate", "optimizer#lr", "optimizer#weight_decay"),
+        *("lr_scheduler#floor", "lr_scheduler#power", "lr_scheduler#gamma"),
+        *("loss#ce_weight", "loss#dice_weight", "loss#auxiliary_weight", "loss#presence_weight"),
+    ),
+    Decay: ("ema", "optimizer#momentum"),
+    Probability: ("train#augmentation#rotate_prob", "train#augmentation#flip_prob"),
+    Side: ("min_size", "max_size"),
+    Pixels | Annotated[list[Pixels], Two]: ("size", "largest_size"),
+    Annotated[int, Field(ge=0, lt=2**63)]: ("seed",),
+    Literal[1, 3]: ("in_channels",),  # 3 for equal channels or colours
+    Literal["float32", "bfloat16", "float16"]: ("precision",),
+    Literal["resize", "window"]: ("fit",),
+    Annotated[float, Field(gt=0, le=16)]: ("width",),
+    Annotated[float, Field(ge=0, le=180)]: ("train#augmentation#degree",),
+    Annotated[list[Whole], AfterValidator(_in_order)]: ("milestones",),
+    Annotated[list[Side], Two]: ("crop",),
+    Annotated[list[Side], Two, AfterValidator(_in_order)]: ("short_side",),
+}
+_EXAMPLES = {
+    **dict.fromkeys(("size", "largest_size"), "at least 8 pixels, such as 64 or [64, 96]"),
+    "milestones": "iterations in their order, such as [300, 600, 900]",
+    "crop": "rows and columns, at least 32 each, such as [512, 1024]",
+    "short_side": "the least and the most pixels, at least 32, such as [512, 2048]",
+}
+RULES: dict[str, TypeAdapter[Any]] = {
+    name: TypeAdapter(Annotated[kind, Field()], config=ConfigDict(strict=True, allow_inf_nan=False))
+    for kind, names in _KINDS.items()
+    for name in names
+}
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
     """Raise InputError for a value that cannot be, and for values that contradict each other."""
-    for name, rule in _RULES.items():
-        value = _value(config, name)
-        if value is not None and not _is_open(value) and not rule.holds(value):
-            raise InputError(f"got {name}={value}, wanted {rule.wanted}")
+    for name, rule in RULES.items():
+        value: Any = config
+        for key in name.split("#"):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is None or _is_open(value):
+            continue
+        try:
+            rule.validate_python(value)
+        except ValidationError as error:
+            said = error.errors()[0]["msg"].removeprefix("Input should be ")
+            raise InputError(f"got {name}={value}, wanted {_EXAMPLES.get(name, said)}") from error
     smallest, largest = config.get("min_size"), config.get("max_size")
     if isinstance(smallest, int) and isinstance(largest, int) and smallest > largest:
         raise InputError(
@@ -45,83 +100,7 @@ def check_classes(config: Mapping[str, Any], known: Sequence[str]) -> None:
         raise InputError(f"got num_classes={count}, wanted {len(known)}, for {listed}")
 
 
-def _value(config: Any, name: str) -> Any:
-    for key in name.split("#"):
-        config = config.get(key) if isinstance(config, Mapping) else None
-    return config
-
-
 def _is_open(value: Any) -> bool:
     """Whether MONAI finds out what the value is."""
     parts = value if isinstance(value, list) else [value]
     return any(isinstance(part, str) and part.startswith(("$", "@", "%")) for part in parts)
-
-
-def _is_whole(value: Any, least: float = 0, most: float = _LARGEST) -> bool:
-    return type(value) is int and least <= value <= most
-
-
-def _is_number(value: Any, least: float = 0, most: float = float("inf"), *, above: float | None = None) -> bool:
-    number = type(value) in (int, float) and isfinite(value) and least <= value <= most
-    return number and (above is None or value > above)
-
-
-def _is_pair(value: Any, least: int) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(_is_whole(each, least) for each in value)
-
-
-def _one_of(*names: str) -> _Rule:
-    return _Rule(lambda value: value in names, " or ".join((", ".join(names[:-1]), names[-1])))
-
-
-def _milestones(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_whole, value)) and sorted(value) == value
-
-
-_COUNT = _Rule(lambda value: _is_whole(value, 1), "a whole number, at least 1")
-_WHOLE = _Rule(_is_whole, "a whole number, at least 0")
-_WEIGHT = _Rule(_is_number, "a number, at least 0")
-_SHARE = _Rule(lambda value: _is_number(value, most=1), "a number from 0 to 1")
-_DECAY = _Rule(lambda value: _is_number(value) and value < 1, "a number from 0, and below 1")
-_SIDE = _Rule(lambda value: _is_whole(value, _SMALLEST), f"a whole number of pixels, at least {_SMALLEST}")
-_COUNTS = (
-    *("iterations", "epochs", "steps_per_epoch", "validate_every", "checkpoint_every", "val_interval"),
-    *("batch_size", "accumulate"),
-)
-_RULES: dict[str, _Rule] = {
-    **dict.fromkeys(_COUNTS, _COUNT),
-    **dict.fromkeys(("workers", "warmup", "early_stopping", "lr_scheduler#warmup"), _WHOLE),
-    "in_channels": _Rule(lambda value: value in (1, 3), "1, or 3 for equal channels or colours"),
-    "seed": _Rule(lambda value: _is_whole(value, most=2**63 - 1), "a whole number from 0 to 2^63 - 1"),
-    "precision": _one_of("float32", "bfloat16", "float16"),
-    "fit": _one_of("resize", "window"),
-    "width": _Rule(lambda value: _is_number(value, most=16, above=0), "a number above 0, at most 16"),
-    **dict.fromkeys(
-        (
-            *("clip", "learning_rate", "optimizer#lr", "optimizer#weight_decay"),
-            *("lr_scheduler#floor", "lr_scheduler#power", "lr_scheduler#gamma"),
-            *("loss#ce_weight", "loss#dice_weight", "loss#auxiliary_weight", "loss#presence_weight"),
-        ),
-        _WEIGHT,
-    ),
-    **dict.fromkeys(("ema", "optimizer#momentum"), _DECAY),
-    **dict.fromkeys(("train#augmentation#rotate_prob", "train#augmentation#flip_prob"), _SHARE),
-    "train#augmentation#degree": _Rule(lambda value: _is_number(value, most=180), "degrees from 0 to 180"),
-    "milestones": _Rule(_milestones, "iterations in their order, such as [300, 600, 900]"),
-    **dict.fromkeys(("min_size", "max_size"), _SIDE),
-    **dict.fromkeys(
-        ("size", "largest_size"),
-        _Rule(
-            lambda value: _is_whole(value, 8) or _is_pair(value, 8),
-            "pixels, at least 8, such as 64 or [64, 96]",
-        ),
-    ),
-    "crop": _Rule(
-        lambda value: _is_pair(value, _SMALLEST),
-        f"rows and columns, at least {_SMALLEST} each, such as [512, 1024]",
-    ),
-    "short_side": _Rule(
-        lambda value: _is_pair(value, _SMALLEST) and value[0] <= value[1],
-        f"the least and the most pixels, at least {_SMALLEST}, such as [512, 2048]",
-    ),
-}

@@ -8,13 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.bundle import ConfigParser
-from monai.data import Dataset, MetaTensor
+from monai.data import MetaTensor
 from scipy.ndimage import map_coordinates
 
 from dsnet_med import resources
 from dsnet_med.engine.augmentation import Change, RandRotFlipd, changed, rotated
-from dsnet_med.engine.data import PrepareBatch
-from dsnet_med.engine.draws import Loader
 from dsnet_med.errors import InputError
 
 
@@ -40,14 +38,14 @@ def check(ours, theirs):
 
 @pytest.mark.parametrize("angle", [-20.0, -7.3, 13.7, 20.0])
 def test_rotations(vectors, angle):
-    ours = {key: changed(value[None], [Change(degrees=angle)])[0] for key, value in pair(vectors).items()}
+    ours = {key: changed(value, Change(degrees=angle)) for key, value in pair(vectors).items()}
     check(ours, pair(vectors, f"rotate_{angle}_"))
 
 
 @pytest.mark.parametrize("turns", range(4))
 @pytest.mark.parametrize("axis", range(2))
 def test_quarter_turns_and_mirrors(vectors, turns, axis):
-    ours = {key: changed(value[None], [Change(None, turns, axis)])[0] for key, value in pair(vectors).items()}
+    ours = {key: changed(value, Change(None, turns, axis)) for key, value in pair(vectors).items()}
     check(ours, pair(vectors, f"rotflip_{turns}_{axis}_"))
 
 
@@ -117,7 +115,7 @@ def test_rotation_is_scipy_s(size, degrees, seed):
     padded, shifted = np.pad(maps.numpy(), ((0, 0), (2, 2), (2, 2))), where + 2
     expected = [map_coordinates(each, shifted, order=1, mode="constant") for each in padded.astype(float)]
     torch.testing.assert_close(
-        rotated(maps[None], [degrees])[0].double(), torch.from_numpy(np.stack(expected)), rtol=0, atol=1e-4
+        rotated(maps, degrees).double(), torch.from_numpy(np.stack(expected)), rtol=0, atol=1e-4
     )
 
 
@@ -169,37 +167,6 @@ def test_refuses_what_it_cannot_do():
         RandRotFlipd(label_mode="neerest")
     with pytest.raises(InputError, match=r"shape \(8, 8\), wanted \(C, H, W\)"):
         RandRotFlipd()({"image": torch.ones(8, 8), "label": torch.ones(8, 8)})
-
-
-# ---------------------------------------------------------------- a batch at a time
-
-
-@pytest.mark.parametrize("size", [(24, 24), (16, 24)])
-@pytest.mark.parametrize("label_mode", ["nearest", "bilinear"])
-def test_a_batch_on_the_device_is_what_its_items_would_be(size, label_mode):
-    random = torch.Generator().manual_seed(0)
-    items = [
-        {
-            "image": torch.randn(1, *size, generator=random),
-            "label": torch.randint(0, 9, (1, *size), generator=random, dtype=torch.uint8),
-        }
-        for _ in range(16)
-    ]
-
-    def batch(on_device):
-        transform = RandRotFlipd(label_mode=label_mode, on_device=on_device)
-        loader = Loader(Dataset(items, transform), seed=3, batch_size=16)
-        return PrepareBatch(augmentation=transform)(next(iter(loader)))
-
-    for now, later in zip(batch(False), batch(True), strict=True):
-        assert now.dtype == later.dtype
-        torch.testing.assert_close(now, later, rtol=0, atol=1e-5)
-    assert sum(torch.equal(now, item["image"]) for now, item in zip(batch(False)[0], items, strict=True)) < 12
-
-
-def test_a_change_survives_the_way_through_a_batch():
-    for change in (Change(), Change(-7.25), Change(None, 3, 0), Change(None, 0, 1)):
-        assert Change.of(change.as_tensor().tolist()) == change
 
 
 def test_the_configuration_augments_as_published():

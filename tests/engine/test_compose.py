@@ -1,6 +1,7 @@
 """A run's configuration: merged, written out, and never with an id that does not exist."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,23 @@ def test_values_of_the_data_set_win_over_the_defaults_and_settings_over_both(sto
 def test_settings_that_do_not_exist_are_refused(name: str, suggestion: str, store: Path) -> None:
     with pytest.raises(InputError, match=suggestion):
         compose.compose_train("fcn", store, {name: 1})
+
+
+def test_cases_set_by_hand_are_what_is_looked_at_whatever_the_splits(store: Path, tmp_path: Path) -> None:
+    """Such as those of a store that has no case to train on by its own split."""
+    whole = shutil.copytree(store, tmp_path / "store")
+    manifest = json.loads((whole / "manifest.json").read_text())
+    for case in manifest["cases"]:
+        case["split"] = "test"
+    (whole / "manifest.json").write_text(json.dumps(manifest))
+    first, second, *_ = (case["id"] for case in manifest["cases"])
+    cases = {"train": [first], "val": [second]}
+    weighed = {"class_weights": "inverse_frequency", "oversample": 0.3}
+    assert compose.compose_train("fcn", whole, {"cases": cases, **weighed})["cases"] == cases
+    with pytest.raises(InputError, match="0 training and 0 val cases"):
+        compose.compose_train("fcn", whole, {})
+    with pytest.raises(InputError, match=r"got cases=.*: .*index out of range"):
+        compose.compose_train("fcn", whole, {"cases": "$[][0]"})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dsnet_med.engine.compose import compose_train
 from dsnet_med.engine.data import open_store, require_store
 from dsnet_med.engine.overrides import load
 from dsnet_med.engine.run import prepare, reopen
-from dsnet_med.engine.settings import _RULES, check_classes, check_settings
+from dsnet_med.engine.settings import RULES, check_classes, check_settings
 from dsnet_med.errors import InputError
 from dsnet_med.inference.trust import is_own
 from dsnet_med.methods import natural_method_ids
@@ -68,7 +68,7 @@ def nested(name, value):
     return value
 
 
-@pytest.mark.parametrize("name", _RULES)
+@pytest.mark.parametrize("name", RULES)
 def test_a_value_that_cannot_be_is_one_line(name):
     for value in WRONG[name]:
         with pytest.raises(InputError) as error:
@@ -91,7 +91,7 @@ def test_values_that_contradict_each_other():
 @pytest.mark.parametrize("method", natural_method_ids())
 def test_every_row_on_images_is_as_it_should_be_and_is_checked(method, tmp_path):
     compose_train(method, tmp_path, {"precision": "bfloat16"})
-    with pytest.raises(InputError, match="got optimizer#lr=-1, wanted a number, at least 0"):
+    with pytest.raises(InputError, match="got optimizer#lr=-1, wanted greater than or equal to 0"):
         compose_train(method, tmp_path, {"optimizer#lr": -1})
 
 

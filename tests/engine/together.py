@@ -115,8 +115,16 @@ def _evaluator(items: list[Any], network: nn.Module, metric: Any = None) -> Supe
     )
 
 
-def together(folder: Path, ending: str) -> None:
-    """Write what this process measures, agree with the others, and end as `ending` says."""
+def killed() -> None:
+    """The second process is killed while the first waits for it."""
+    distributed.start("cpu")
+    if distributed.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    distributed.idist.barrier()
+
+
+def together(folder: Path) -> None:
+    """Write what this process measures, agree with the others, and fail in the second."""
     distributed.start("cpu")
     rank = distributed.rank()
     result = measured() | {"threads": torch.get_num_threads(), "pid": os.getpid()}
@@ -127,9 +135,7 @@ def together(folder: Path, ending: str) -> None:
         result["refused"] = repr(error)
     torch.save(result, folder / f"{rank}.pt")
     distributed.idist.barrier()
-    if ending == "killed" and rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if ending == "refused" and rank == 1:
+    if rank == 1:
         raise InputError("this image cannot be read")
     while True:  # the others wait for it
         distributed.idist.all_reduce(1.0)
