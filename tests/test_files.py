@@ -13,13 +13,9 @@ import pytest
 
 from dsnet_med.errors import InputError
 from dsnet_med.files import (
-    absent,
-    files_in,
-    is_dangling,
     locked,
     output_error,
     remove_partial,
-    require_file,
     require_writable,
     sha256,
     staging,
@@ -27,6 +23,7 @@ from dsnet_med.files import (
     write_text,
     written_whole,
 )
+from dsnet_med.find import absent, files_in, is_dangling, require_file
 
 ADVICE = {
     errno.ENOSPC: "no space left",

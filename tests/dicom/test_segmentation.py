@@ -195,7 +195,7 @@ def test_segments_are_the_classes_with_their_codes_and_colours(tmp_path):
     assert (side.CodeValue, side.CodingSchemeDesignator, side.CodeMeaning) == ("7771000", "SCT", "Left")
     assert "SegmentedPropertyTypeModifierCodeSequence" not in liver.SegmentedPropertyTypeCodeSequence[0]
     colour = hd.color.CIELabColor.from_dicom_value(kidney.RecommendedDisplayCIELabValue).to_rgb()
-    np.testing.assert_allclose(colour, (185, 102, 83), atol=1)
+    np.testing.assert_allclose(colour, (66, 165, 245), atol=1)
     assert len({one.tracking_uid for one in (liver, kidney, hip)}) == 3
 
 
