@@ -32,9 +32,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
             except (Exception, SystemExit) as error:  # whatever a compiler can do wrong
                 if wanted == "require":
                     raise
-                self.app.display_warning(
-                    f"scores will take SciPy's slower way: no kernel compiled ({error})"
-                )
+                self.app.display_warning(f"scores will take SciPy's slower way: no kernel compiled ({error})")
             else:
                 build_data["artifacts"].append(module.as_posix())
                 build_data["pure_python"] = False
