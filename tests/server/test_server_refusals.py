@@ -83,7 +83,7 @@ def test_forms_that_hold_no_one_file(server: Served) -> None:
     error_of(post("/segment", content=nifti(), headers={"content-type": "multipart/form-data"}), 400)
     error_of(post("/segment", content=b"x", headers={"content-type": kind["content-type"] + "y" * 300}), 400)
     start = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
-    error_of(post("/segment", content=start + nifti(), headers=kind), 400)
+    error_of(post("/segment", content=start + nifti(), headers=kind), 422)
     many = b"--xyz\r\n" + b"a: b\r\n" * 1000
     error_of(post("/segment", content=many, headers=kind), 400)
     error_of(post("/segment", data={"file": "text"}), 422)
