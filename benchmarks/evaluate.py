@@ -31,7 +31,7 @@ READERS = {
 
 
 def main() -> None:
-    """LabelMeasurement, print, and write JSON if asked."""
+    """Measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", type=int, default=12)
     parser.add_argument("--size", default="512x512x148")

@@ -36,7 +36,7 @@ TILTED[1:, 2] = SPACING_MM[2] * np.sin(np.deg2rad(20)), SPACING_MM[2] * np.cos(n
 
 
 def main() -> None:
-    """LabelMeasurement, print, and write JSON if asked."""
+    """Measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", default="512x512x148")
     parser.add_argument("--repeats", type=int, default=5, help="of ours; each peer runs once")

@@ -46,7 +46,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def main() -> None:
-    """LabelMeasurement, print, and write JSON if asked."""
+    """Measure, print, and write JSON if asked."""
     options = arguments()
     if options.memory_of:
         print_peak_memory(options.memory_of)

@@ -1,6 +1,5 @@
 """Zip archives from strangers, unpacked without leaving their folder and without filling the disk."""
 
-import shutil
 import stat
 import zipfile
 import zlib
@@ -91,8 +90,3 @@ def only_folder(folder: Path) -> Path:
     """`folder`, or the one folder that is all it holds: archives are packed either way."""
     held = [path for path in folder.iterdir() if path.name != "__MACOSX"]
     return held[0] if len(held) == 1 and held[0].is_dir() else folder
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder with all that lies in it, as far as that can be done."""
-    shutil.rmtree(folder, ignore_errors=True)

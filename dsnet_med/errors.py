@@ -5,6 +5,10 @@ import traceback
 from collections.abc import Iterable
 from copy import copy
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class InputError(ValueError):
@@ -58,6 +62,13 @@ def one_line(reason: BaseException | str, limit: int | None = 200) -> str:
     """What an error says, on one line of at most `limit` characters; the type of one that says nothing."""
     text = " ".join(str(reason).split())[:limit]
     return text if text or isinstance(reason, str) else type(reason).__name__
+
+
+def first_mistake(error: "ValidationError") -> str:
+    """The first thing that pydantic found wrong, on one line: where, and what was wanted."""
+    first = error.errors(include_url=False)[0]
+    place = f"{'.'.join(str(part) for part in first['loc'])}: " if first["loc"] else ""
+    return one_line(f"{place}{first['msg']}, got {first['input']!r}")
 
 
 def root_cause(error: BaseException) -> BaseException:

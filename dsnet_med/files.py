@@ -17,12 +17,7 @@ from typing import IO, Any
 from weakref import WeakValueDictionary
 
 from dsnet_med.errors import InputError
-from dsnet_med.find import absent as absent  # noqa: PLC0414 -- until their importers have moved on
-from dsnet_med.find import entries_of as entries_of  # noqa: PLC0414
-from dsnet_med.find import files_in as files_in  # noqa: PLC0414
-from dsnet_med.find import is_dangling as is_dangling  # noqa: PLC0414
-from dsnet_med.find import is_file_or_dangling as is_file_or_dangling  # noqa: PLC0414
-from dsnet_med.find import require_file as require_file  # noqa: PLC0414
+from dsnet_med.find import require_file
 
 _PARTIAL = re.compile(r"\.(\d{1,10})\.partial\..+")
 _STAGING = re.compile(r"\.\d+\.partial\.[0-9a-f]{8}")
@@ -121,7 +116,7 @@ def _lock(folder: Path, message: str) -> IO[bytes]:
     except OSError as error:
         raise output_error(folder, error) from error
     try:
-        import fcntl  # noqa: PLC0415 -- not there on Windows
+        import fcntl
 
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which a killed run's workers keep
         lock.truncate(0)

@@ -73,16 +73,12 @@ def on_cluster(
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held so far. psutil knows it on Windows alone."""
+    """The most memory that this process has held so far; else what it holds."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # psutil does not read Linux's peak
+        return 1024 * int(status.read_text(encoding="ascii").partition("VmHWM:")[2].split()[0])
     memory = psutil.Process().memory_info()
-    if hasattr(memory, "peak_wset"):
-        return int(memory.peak_wset)
-    if sys.platform == "linux":  # where getrusage counts what the parent held when it started this one, too
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-    import resource  # noqa: PLC0415 -- not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return int(getattr(memory, "peak_wset", memory.rss))
 
 
 def workers_that_fit(workers: int, bytes_each: int) -> int:

@@ -169,21 +169,12 @@ def misnamed(path: Path, packing: Packing | None) -> str | None:
 
 def is_dicom(path: Path) -> bool:
     """Whether the content is a DICOM object's, whatever the name; a DICOMDIR is none. Never raises."""
-    start = _start(path)
-    return starts_dicom(start) and not starts_dicomdir(start)
-
-
-def is_dicomdir(path: Path) -> bool:
-    """Whether the content is the index of a medium. Never raises."""
-    return starts_dicomdir(_start(path))
-
-
-def _start(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
-            return stream.read(_DICOM_START)
+            start = stream.read(_DICOM_START)
     except (OSError, ValueError):
-        return b""
+        return False
+    return starts_dicom(start) and _DICOMDIR not in start
 
 
 def starts_dicom(start: bytes) -> bool:
@@ -191,11 +182,6 @@ def starts_dicom(start: bytes) -> bool:
     start = start[:_DICOM_START]
     as_written = max(_elements(start, "little"), _elements(start, "big"))
     return start[128:132] == _DICOM_PREFIX or as_written >= _ENOUGH
-
-
-def starts_dicomdir(start: bytes) -> bool:
-    """Whether these are the first bytes of a DICOMDIR."""
-    return starts_dicom(start) and _DICOMDIR in start[:_DICOM_START]
 
 
 def _elements(start: bytes, order: Literal["little", "big"]) -> int:

@@ -16,11 +16,7 @@ from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, SeveralVolumesError
 from dsnet_med.files import written_whole
-from dsnet_med.find import case_name as case_name  # noqa: PLC0414 -- until their importers have moved on
-from dsnet_med.find import is_nifti as is_nifti  # noqa: PLC0414
-from dsnet_med.find import is_volume as is_volume  # noqa: PLC0414
 from dsnet_med.geometry import corner_distance, corner_voxels, same_grid, spacing_mm
-from dsnet_med.sniff import GZIP_AT_MOST as GZIP_AT_MOST  # noqa: PLC0414 -- for those who read many
 from dsnet_med.sniff import content_of, refusal
 from dsnet_med.volumes_nifti import (
     NiftiFile,

@@ -228,7 +228,7 @@ def read_voxels(file: NiftiFile, volume_index: int | None) -> NDArray[Any]:
         content = np.empty(math.prod(shape) * kind.itemsize, np.uint8)
         with opened(file.voxels, file.packing) as stream:
             stream.seek(begin)
-            filled, into = 0, memoryview(content)
+            filled, into = 0, content.data
             while count := stream.readinto(into[filled : filled + _CHUNK]):  # type: ignore[attr-defined]
                 filled += count
             if (read := stream.seek(0, os.SEEK_END)) < wanted:  # on to the checksum at the end

@@ -13,13 +13,9 @@ import pytest
 
 from dsnet_med.errors import InputError
 from dsnet_med.files import (
-    absent,
-    files_in,
-    is_dangling,
     locked,
     output_error,
     remove_partial,
-    require_file,
     require_writable,
     sha256,
     staging,
@@ -27,6 +23,7 @@ from dsnet_med.files import (
     write_text,
     written_whole,
 )
+from dsnet_med.find import absent, files_in, is_dangling, require_file
 
 ADVICE = {
     errno.ENOSPC: "no space left",
@@ -37,13 +34,6 @@ ADVICE = {
     errno.ENOTDIR: "a file lies where a folder is wanted",
     errno.EEXIST: "a file lies where a folder is wanted",
 }
-
-
-def failing(code: int):
-    def fail(*arguments, **options):
-        raise OSError(code, os.strerror(code))
-
-    return fail
 
 
 def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path):
@@ -97,24 +87,12 @@ def test_an_error_of_another_kind_keeps_the_system_s_words():
     assert str(output_error(Path("a"), OSError("no number"))) == "cannot write a: no number"
 
 
-def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(InputError, match="a file lies where a folder is wanted"):
         write_text(tmp_path / "taken" / "scores.json", "x")
     with pytest.raises(InputError, match="a file lies where a folder is wanted"):
         require_writable(tmp_path / "taken")
-    monkeypatch.setattr(Path, "mkdir", failing(errno.EACCES))
-    with pytest.raises(InputError, match="permission denied; choose a folder"):
-        write_text(tmp_path / "new" / "scores.json", "x")
-    with pytest.raises(InputError, match="permission denied; choose a folder"):
-        require_writable(tmp_path / "new")
-
-
-def test_a_rename_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "replace", failing(errno.ENOSPC))
-    with pytest.raises(InputError, match="no space left"):
-        write_text(tmp_path / "scores.json", "x")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk(mounted):

@@ -77,7 +77,7 @@ def test_a_side_is_coded_wherever_a_name_says_one(side):
 
 def test_the_row_of_an_organ():
     kidney = organ_of("left_kidney")
-    assert (kidney.name, kidney.label, kidney.colour) == ("left_kidney", "Left kidney", (185, 102, 83))
+    assert (kidney.name, kidney.label, kidney.colour) == ("left_kidney", "Left kidney", (66, 165, 245))
     assert kidney.category == ("91723000", "SCT", "Anatomical Structure")
     assert kidney.type == ("64033007", "SCT", "Kidney")
     assert organ_of("liver").modifier is None

@@ -15,13 +15,11 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from dsnet_med.errors import InputError
+from dsnet_med.find import case_name, is_nifti, is_volume
 from dsnet_med.geometry import corner_voxels
 from dsnet_med.volumes import (
     Grid,
-    case_name,
     files_of,
-    is_nifti,
-    is_volume,
     of_image,
     read_grid,
     read_image,

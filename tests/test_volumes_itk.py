@@ -13,10 +13,9 @@ import SimpleITK as sitk
 
 from dsnet_med import volumes_itk
 from dsnet_med.errors import InputError
+from dsnet_med.find import case_name, is_volume
 from dsnet_med.volumes import (
-    case_name,
     files_of,
-    is_volume,
     read_grid,
     read_image,
     read_labels,

@@ -17,7 +17,8 @@ from dsnet_med.errors import InputError, one_line
 from dsnet_med.evaluate.labels import Labels, label_names, read_labels_argument
 from dsnet_med.evaluate.pairing import CaseOf, Pair
 from dsnet_med.files import read_json
-from dsnet_med.volumes import case_name, read_labels
+from dsnet_med.find import case_name
+from dsnet_med.volumes import read_labels
 
 if TYPE_CHECKING:
     from dsnet_med.prepare.recipe import Recipe

@@ -96,6 +96,6 @@ def phrase(holder: Dataset, keyword: str) -> str:
     return _ESCAPE.sub("", element.value.decode(encoding, "replace")).strip(" \0")
 
 
-def identity(head: FileDataset) -> str:
+def identity(head: Any) -> str:
     """The SOPInstanceUID, of the file's own header where anonymising has emptied that of the image."""
     return text(head, "SOPInstanceUID") or text(head.file_meta, "MediaStorageSOPInstanceUID")

@@ -8,7 +8,6 @@ from pathlib import Path
 from dsnet_med.dicom.heads import Head, head_of
 from dsnet_med.dicom.joining import A_FEW, is_torn, series_of
 from dsnet_med.errors import InputError
-from dsnet_med.sniff import is_dicom as is_dicom  # noqa: PLC0414 -- until their importers have moved on
 
 _LISTED = 5  # series that a line names
 

@@ -14,7 +14,7 @@ from monai.bundle.utils import merge_kv
 from dsnet_med import resources
 from dsnet_med.engine.settings import check_settings
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.files import require_file
+from dsnet_med.find import require_file
 from dsnet_med.networks.definition import literal, locate
 from dsnet_med.yaml_core import parse_yaml, read_yaml
 

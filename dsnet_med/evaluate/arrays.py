@@ -120,7 +120,12 @@ def tolerance(tolerance_mm: float) -> float:
 
 def plane_border(labels: LabelMap) -> Mask:
     """The pixels of a plane (J, K) at its edge, or with a neighbour of another value."""
-    around = np.pad(labels.astype(np.int32), 1, constant_values=-1)
-    above, below, left, right = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
-    edge: Mask = (above != labels) | (below != labels) | (left != labels) | (right != labels)
+    edge = np.ones(labels.shape, bool)
+    core = labels[1:-1, 1:-1]
+    edge[1:-1, 1:-1] = (
+        (labels[:-2, 1:-1] != core)
+        | (labels[2:, 1:-1] != core)
+        | (labels[1:-1, :-2] != core)
+        | (labels[1:-1, 2:] != core)
+    )
     return edge

@@ -20,7 +20,7 @@ def fuse_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
     if not isinstance(network, Segmenter):
         return network
     backbone = network.backbone
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode, whose tensors are no weights for others
         wanted = network(example)
         try:
             network.backbone = fuse(backbone)

@@ -49,9 +49,8 @@ class Coco(Dataset[Item]):
     def __init__(
         self, dataset_dir: str, split: str, annotations: COCO, transform: Transform, *, training: bool
     ):
-        self.folder = required_folder(
-            Path(dataset_dir) / f"{split}2017", "wanted the images there, as COCO has them"
-        )
+        folder = Path(dataset_dir) / f"{split}2017"
+        self.folder = required_folder(folder, "wanted the images there, as COCO has them")
         self.annotations, self.transform, self.training = annotations, transform, training
         self.labels = {number: label for label, number in enumerate(sorted(annotations.cats), start=1)}
         self.ids = sorted(annotations.imgs)
@@ -59,9 +58,7 @@ class Coco(Dataset[Item]):
             large = (number for number in self.ids if min(self._size(number)) >= _SMALLEST)
             self.ids = [number for number in large if len(self._target(number)["labels"])]
         if not self.ids:
-            raise InputError(
-                f"the annotations of {self.folder} hold no box to train on: all are crowds or none"
-            )
+            raise InputError(f"the annotations of {folder} hold no box to train on: all are crowds or none")
         files = (self._file(number) for number in self.ids)
         require_files(files, "fetch them, or take them out of the annotations")
 
@@ -77,7 +74,7 @@ class Coco(Dataset[Item]):
     def _image(self, number: int) -> Image:
         file, size = self._file(number), self._size(number)
         image = read_image(file)
-        if image.size != size and image.size == size[::-1]:
+        if image.size == size[::-1] != size:
             image = read_image(file, upright=False)
         if image.size != size:
             raise InputError(
@@ -115,18 +112,14 @@ def prepare_training(
 ) -> tuple[Any, ...]:
     """What MONAI's trainer hands to the network: images and targets; the loss needs nothing more."""
     targets = [{name: value.to(device) for name, value in target.items()} for target in batch["target"]]
-    return _on(device, batch["image"]), None, (targets,), {}
+    return [image.to(device) for image in batch["image"]], None, (targets,), {}
 
 
 def prepare_evaluation(
     batch: Mapping[str, list[Any]], device: torch.device, *_: Any, **__: Any
 ) -> tuple[Any, ...]:
     """What MONAI's evaluator hands to the network, images, and to the metric, targets."""
-    return _on(device, batch["image"]), batch.get("target")
-
-
-def _on(device: torch.device, images: Sequence[Tensor]) -> list[Tensor]:
-    return [image.to(device) for image in images]
+    return [image.to(device) for image in batch["image"]], batch.get("target")
 
 
 def loss(losses: Mapping[str, Tensor], _: None) -> Tensor:
@@ -144,11 +137,8 @@ class AveragePrecision(Metric):
     def __init__(self, annotations: COCO, class_names: Sequence[str], output_transform: Any) -> None:
         check_categories(annotations, class_names, "the validation set")
         if all(each["iscrowd"] for each in annotations.anns.values()):
-            raise InputError(
-                "the annotations of the validation set hold no object to find: all are crowds or none"
-            )
-        self.annotations = annotations
-        self.numbers = sorted(annotations.cats)
+            raise InputError("the validation set's annotations hold no object to find: all are crowds or none")
+        self.annotations, self.numbers = annotations, sorted(annotations.cats)
         super().__init__(output_transform)
 
     def reset(self) -> None:
@@ -186,8 +176,8 @@ def evaluate_boxes(annotations: COCO, results: list[Item]) -> dict[str, float]:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    values = (float(value) for value in evaluation.stats)
-    return {name: value if value >= 0 else float("nan") for name, value in zip(SCORES, values, strict=False)}
+    values = zip(SCORES, evaluation.stats.tolist(), strict=False)
+    return {name: value if value >= 0 else float("nan") for name, value in values}
 
 
 def _nothing(annotations: COCO) -> COCO:

@@ -50,7 +50,14 @@ class UnlabelledImages(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, error = Image.new("RGB", (_SMALLEST, _SMALLEST)), ""
         try:
-            image = _usable(read_image(self.files[index]))
+            found = read_image(self.files[index])
+            short, long = sorted(found.size)
+            if short < _SMALLEST or long > _LONGEST * short:
+                raise InputError(
+                    f"the image has {found.width}x{found.height} pixels: wanted sides of {_SMALLEST} at least, "
+                    f"and none longer than {_LONGEST} times the other"
+                )
+            image = found
         except InputError as reason:
             error = str(reason)
         return {"image": self.transform(image), "path": self.files[index], "error": error}
@@ -78,17 +85,13 @@ def read_image(file: str | Path, *, upright: bool = True) -> Image.Image:
 
 def require_files(files: Iterable[str | Path], what: str) -> None:
     """Raise InputError that counts and names the `files` that are not there, or are empty, and says `what`."""
-    absent = [file for file in files if not _holds_bytes(file)]
+    # In words of os.path, since ImageNet has a million
+    absent = [f for f in files if not (os.path.isfile(f) and os.path.getsize(f))]  # noqa: PTH113, PTH202
     if absent:
         rest = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
         named = ", ".join(map(str, absent[:_NAMED]))
         counted = "1 file is" if len(absent) == 1 else f"{len(absent)} files are"
         raise InputError(f"{counted} missing or empty: {named}{rest}: {what}")
-
-
-def _holds_bytes(file: str | Path) -> bool:
-    # In words of os.path, since ImageNet has a million
-    return os.path.isfile(file) and os.path.getsize(file) > 0  # noqa: PTH113, PTH202
 
 
 def find_images(folder: str) -> list[str]:
@@ -120,13 +123,3 @@ def required_folder(path: Path, what: str) -> Path:
     if required(path, what).is_file():
         raise InputError(f"{path} is a file: {what}")
     return path
-
-
-def _usable(image: Image.Image) -> Image.Image:
-    short, long = sorted(image.size)
-    if short < _SMALLEST or long > _LONGEST * short:
-        raise InputError(
-            f"the image has {image.size[0]}x{image.size[1]} pixels: wanted sides of {_SMALLEST} at least, and "
-            f"none longer than {_LONGEST} times the other"
-        )
-    return image

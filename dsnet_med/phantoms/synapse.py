@@ -11,19 +11,8 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dsnet_med.phantoms.scanner import (
-    Affine,
-    Generator,
-    Pose,
-    Size,
-    Tissue,
-    Waves,
-    add_ct_noise,
-    centred,
-    chosen_cases,
-    render,
-    write_volume,
-)
+from dsnet_med.phantoms import scanner
+from dsnet_med.phantoms.scanner import Affine, Generator, Pose, Size, Tissue, Waves
 from dsnet_med.phantoms.solids import Field, Solid, above, ellipsoid, tube, union
 
 _AIR_HU = -1000.0
@@ -69,17 +58,17 @@ def make_synapse(
     Yields each case id when its two files are whole. Raises InputError.
     """
     folder = out / "RawData" / "Training"
-    for case in chosen_cases("synapse", cases, size, _SMALLEST):
+    for case in scanner.chosen_cases("synapse", cases, size, _SMALLEST):
         rng = np.random.default_rng([seed, int(case)])
         pose, tissues = _draw_pose(rng), _draw_tissues(rng)
         affine = _draw_grid(rng, size, oblique)
-        image, labels = render(tissues, pose, affine, size, _AIR_HU)
+        image, labels = scanner.render(tissues, pose, affine, size, _AIR_HU)
         # Where the scanner's origin lies is arbitrary; the body's is drawn once the body is rendered.
         affine[:3, 3] += rng.uniform((-15, -180, -600), (15, -120, -100))
-        add_ct_noise(rng, image, white_hu=9.0, grain_hu=7.0)
+        scanner.add_ct_noise(rng, image, white_hu=9.0, grain_hu=7.0)
         hounsfield = np.clip(np.rint(image), -1024, 3071).astype(np.int16)
-        write_volume(folder / "img" / f"img{case}.nii.gz", hounsfield, affine)
-        write_volume(folder / "label" / f"label{case}.nii.gz", labels, affine)
+        scanner.write_volume(folder / "img" / f"img{case}.nii.gz", hounsfield, affine)
+        scanner.write_volume(folder / "label" / f"label{case}.nii.gz", labels, affine)
         yield case
 
 
@@ -99,7 +88,7 @@ def _draw_grid(rng: Generator, size: Size, oblique: bool) -> Affine:
     between = _LENGTH_MM / depth * rng.uniform(0.96, 1.04)
     turn = Rotation.from_euler("xyz", rng.uniform(5, 9, 3) * rng.choice((-1, 1), 3), degrees=True)
     axes = np.diag((-in_plane, in_plane, between))
-    return centred(turn.as_matrix() @ axes if oblique else axes, size)
+    return scanner.centred(turn.as_matrix() @ axes if oblique else axes, size)
 
 
 def _draw_tissues(rng: Generator) -> list[Tissue]:

@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dsnet_med.errors import InputError, one_line
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
+
+from dsnet_med.errors import InputError, first_mistake, one_line
 from dsnet_med.files import read_json
 from dsnet_med.find import case_name, is_volume, volumes_in
 
@@ -35,7 +37,20 @@ class Listed:
     problem: str = ""
 
 
-def read_dataset_json(source: Path) -> dict[str, Any]:
+class DatasetJson(BaseModel):
+    """What is read of a dataset.json."""
+
+    name: Any = None
+    labels: dict[str, Any] = {}
+    channels: dict[str, Any] = Field({}, validation_alias=AliasChoices("channel_names", "modality"))
+    training: list[Any] = []
+    test: list[Any] = []
+    dataset: dict[str, Any] = {}
+    file_ending: str = ".nii.gz"
+    training_cases: Any = Field(None, validation_alias="numTraining")
+
+
+def read_dataset_json(source: Path) -> DatasetJson:
     """The dataset.json of a task folder. Raises InputError."""
     path = source / FILE_NAME
     if not path.is_file():
@@ -43,101 +58,78 @@ def read_dataset_json(source: Path) -> dict[str, Any]:
         folder = below.parent if below else "the task folder that holds it"
         raise InputError(f"{path}: no such file; give {folder}, or a recipe that names the classes")
     try:
-        description = read_json(path)
+        return DatasetJson.model_validate(read_json(path))
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_mistake(error)}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({one_line(error)})") from error
-    if not isinstance(description, dict):
-        raise InputError(
-            f"{path}: holds {type(description).__name__}, wanted an object with labels and training"
-        )
-    return description
 
 
 def described_classes(
-    source: Path, description: dict[str, Any]
+    source: Path, labels: dict[str, Any]
 ) -> tuple[tuple[str, ...], dict[int, int], tuple[str, ...]]:
     """Class names, background first; raw value -> class id; what has to be known of them. Raises InputError."""
-    names = _values_and_names(source, description.get("labels"))
-    ignored = [value for value, name in names.items() if name == IGNORE]
-    raw = sorted(value for value in names if value not in ignored)
-    label_map = {value: class_id for class_id, value in enumerate(raw)}
+    path = source / FILE_NAME
+    if regions := [name for name, value in labels.items() if isinstance(value, list)]:
+        raise InputError(
+            f"{path}: labels {', '.join(regions)} are regions, lists of values, "
+            "which are not read; give each value a name of its own"
+        )
+    by_value = all(key.isdecimal() for key in labels)
+    pairs = [(str(key), name) if by_value else (str(name), key) for key, name in labels.items()]
+    names = {int(value): "_".join(str(name).lower().split()) for value, name in pairs if value.isdecimal()}
+    raw = sorted(value for value, name in names.items() if name != IGNORE)
+    once = len(names) == len(pairs) == len(set(names.values()))
+    if names.get(0) != "background" or len(raw) < 2 or not once:
+        raise InputError(
+            f'{path}: wanted labels {{"0": "background", "1": name, ...}} or {{name: value}}, background 0, '
+            f"each name once, got {labels!r}"
+        )
+    ignored = sorted(names.keys() - set(raw))
+    label_map = {value: class_id for class_id, value in enumerate(raw)} | dict.fromkeys(ignored, 0)
     notes = tuple(
         f"{FILE_NAME}: label {value} is '{IGNORE}': its voxels become background, and are trained on as such"
         for value in ignored
     )
-    return tuple(names[value] for value in raw), label_map | dict.fromkeys(ignored, 0), notes
+    return tuple(names[value] for value in raw), label_map, notes
 
 
-def _values_and_names(source: Path, labels: Any) -> dict[int, str]:
-    """Raw value -> name, from either order of the two. Raises InputError."""
-    wanted = f'{source / FILE_NAME}: wanted labels {{"0": "background", "1": name, ...}} or {{name: value}}'
-    if not isinstance(labels, dict):
-        raise InputError(f"{wanted}, got {labels!r}")
-    regions = [str(name) for name, value in labels.items() if isinstance(value, list)]
-    if regions:
-        raise InputError(
-            f"{source / FILE_NAME}: labels {', '.join(regions)} are regions, lists of values, "
-            "which are not read; give each value a name of its own"
-        )
-    by_value = all(str(key).isdecimal() for key in labels)
-    pairs = [(key, name) if by_value else (name, key) for key, name in labels.items()]
-    if not all(str(value).isdecimal() and not isinstance(value, bool) for value, _ in pairs):
-        raise InputError(f"{wanted}, got {labels!r}")
-    names = {int(value): _plain_name(name) for value, name in pairs}
-    organs = [name for name in names.values() if name != IGNORE]
-    once = len(names) == len(pairs) and len(set(names.values())) == len(names)
-    if names.get(0) != "background" or len(organs) < 2 or not once:
-        raise InputError(f"{wanted}, background 0, each name once, got {labels!r}")
-    return names
-
-
-def _plain_name(name: Any) -> str:
-    return "_".join(str(name).lower().split())
-
-
-def described_modality(source: Path, description: dict[str, Any]) -> str:
+def described_modality(source: Path, channels: dict[str, Any]) -> str:
     """`CT` or `MR` (everything else). Raises InputError for images of several channels."""
-    channels = description.get("channel_names", description.get("modality"))
-    if not isinstance(channels, dict) or not channels:
+    names = [str(name) for name in channels.values()]
+    if len(names) != 1:
+        told = f"{len(names)} channels ({', '.join(names)})" if names else "no modality or channel_names"
         raise InputError(
-            f'{source / FILE_NAME}: wanted modality or channel_names {{"0": name}}, got {channels!r}'
+            f'{source / FILE_NAME}: {told}, wanted one, {{"0": name}}; write that channel to 3-D files first'
         )
-    if len(channels) > 1:
-        names = ", ".join(str(name) for name in channels.values())
-        raise InputError(
-            f"{source / FILE_NAME}: images of {len(channels)} channels ({names}), wanted one; "
-            "write the one you want to 3-D files first"
-        )
-    return "CT" if str(next(iter(channels.values()))).upper().startswith("CT") else "MR"
+    return "CT" if names[0].upper().startswith("CT") else "MR"
 
 
 def listed_cases(source: Path) -> Iterator[Listed]:
     """Every case that dataset.json lists or, where it lists none, that the folders hold. Raises InputError."""
     path = source / FILE_NAME
-    description = read_dataset_json(source) if path.is_file() else {}
-    ending = description.get("file_ending", ".nii.gz")
+    description = read_dataset_json(source) if path.is_file() else DatasetJson.model_validate({})
+    ending = description.file_ending
     if not is_volume(Path(f"case{ending}")):
         raise InputError(
             f"{path}: file_ending is {ending!r}, wanted that of 3-D volumes: .nii.gz, .nii, .nrrd or .mha"
         )
-    if isinstance(description.get("dataset"), dict):
-        yield from _named_cases(source, description["dataset"])
-    elif description.get("training") or description.get("test"):
+    if description.dataset:
+        yield from _named_cases(source, description.dataset)
+    elif description.training or description.test:
         yield from _listed_rows(source, description)
     else:
         yield from _folder_cases(source)
 
 
-def _listed_rows(source: Path, description: dict[str, Any]) -> Iterator[Listed]:
-    path, training, test = source / FILE_NAME, description.get("training") or [], description.get("test") or []
-    wanted = f'{path}: wanted training [{{"image": path, "label": path}}] and test [path]'
-    if not isinstance(training, list) or not isinstance(test, list):
-        raise InputError(wanted)
-    rows = [*training, *({"image": row} if isinstance(row, str) else row for row in test)]
+def _listed_rows(source: Path, description: DatasetJson) -> Iterator[Listed]:
+    path, training = source / FILE_NAME, description.training
+    rows = [*training, *({"image": row} if isinstance(row, str) else row for row in description.test)]
     for index, row in enumerate(rows):
         image, label = (row.get("image"), row.get("label")) if isinstance(row, dict) else (None, None)
         if not isinstance(image, str):
-            raise InputError(f"{wanted}, got {one_line(repr(row), 80)}")
+            wanted = 'wanted training [{"image": path, "label": path}] and test [path]'
+            raise InputError(f"{path}: {wanted}, got {one_line(repr(row), 80)}")
         if PurePosixPath(image).name.startswith("._"):  # what macOS leaves beside files, never an image
             continue
         if index >= len(training):

@@ -71,6 +71,8 @@ def _examine_case(recipe: Recipe, source: Path, case: RawCase) -> tuple[Examined
         found += volume_findings(recipe, case.id, image, label)
         if image is not None:
             fingerprint = _fingerprint(recipe, fingerprint, image, label)
+    except InputError as error:
+        found.append(Finding("error", case.id, "unreadable", str(error)))
     except Exception as error:  # the others must go on, whatever this case met
         message = f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
         found.append(Finding("error", case.id, "unreadable", message))
@@ -151,7 +153,7 @@ def _unlabelled_by_design(recipe: Recipe, case: RawCase) -> bool:
 def _miscounted(recipe: Recipe, source: Path, found: int) -> Iterator[str]:
     """A dataset.json that counts other cases than there are."""
     if recipe.layout == "decathlon" and (source / decathlon.FILE_NAME).is_file():
-        told = decathlon.read_dataset_json(source).get("numTraining")
+        told = decathlon.read_dataset_json(source).training_cases
         if isinstance(told, int) and told != found:
             yield f"{decathlon.FILE_NAME} counts {told} training cases (numTraining), the source has {found}"
 
@@ -171,8 +173,8 @@ def _split_list_findings(recipe: Recipe, cases: Sequence[RawCase], unlabelled: s
     unlisted = sorted(subjects - splits.keys())
     means = {name: subject for name in absent if (subject := meant(name, unlisted))}
     if means:
-        todo = "rename the files" if recipe.is_published else "correct the list"
         pairs = first_of(f"'{name}' (did you mean '{subject}'?)" for name, subject in means.items())
+        todo = "correct the list or rename the files"
         message = f"the split list names {pairs}, which the source does not hold; {todo}"
         yield Finding("error", "", "source", message)
     absent = [name for name in absent if name not in means]

@@ -27,11 +27,6 @@ class Scaling:
     high: float
     slope: float
 
-    @property
-    def intercept(self) -> float:
-        """What is added after `slope * v`, for readers who prefer that form."""
-        return -self.low * self.slope
-
     def apply(self, voxels: NDArray[Any]) -> NDArray[np.float32]:
         """`voxels` of any shape and real type, as float32 of the same shape; the input stays as it is."""
         scaled = voxels.astype(np.float32)
@@ -56,11 +51,16 @@ class Intensity:
     high: float
 
     def fit(self, voxels: NDArray[Any]) -> Scaling:
-        """The Scaling of a volume of any shape with at least one voxel."""
+        """The Scaling of a volume of any shape with at least one voxel.
+
+        Raises InputError for values that float32 cannot hold.
+        """
         if self.kind == "window":
             return Scaling(self.low, self.high, 1.0 / (self.high - self.low))
         low = float(np.percentile(voxels, self.low, method="lower"))
         high = float(np.percentile(voxels, self.high, method="higher"))
+        if max(-low, high, high - low) > np.finfo(np.float32).max:
+            raise InputError(f"its values are too large: {low:.3g} to {high:.3g}; export it again")
         deviation = _clipped_deviation(voxels, low, high)
         return Scaling(low, high, 1.0 / deviation if deviation > 0 else 0.0)
 

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from dsnet_med import resources
-from dsnet_med.errors import InputError, one_line, unknown
+from dsnet_med.errors import InputError, first_mistake, one_line, unknown
 from dsnet_med.files import read_text
 from dsnet_med.geometry import SliceAxis
 from dsnet_med.prepare import decathlon
@@ -36,13 +36,6 @@ _LARGEST_LABEL = 65535
 _FIELD = re.compile(r"\{[^{}]*\}")
 _NOT_KEYS = {"hash", "path", "intensity_of", "notes"}
 _FILES = ("splits", "cases")  # keys that may name a CSV file beside the recipe
-_WANTED = {  # pydantic's kind of error -> what is wanted, in this project's words
-    "string_type": "text; a number, true, false and what begins with a sign needs quotes",
-    "string_too_short": "text",
-    "tuple_type": "a list",
-    "dict_type": "lines 'name: value'",
-    "bool_type": "true or false",
-}
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -78,11 +71,6 @@ class Recipe(BaseModel):
     path: Path
     intensity_of: dict[str, IntensityRule] = {}
     notes: tuple[str, ...] = ()
-
-    @property
-    def is_published(self) -> bool:
-        """Whether the recipe comes with dsnet-med, its split list with it."""
-        return self.path.is_relative_to(resources.data_prep())
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but where the recipe lies, as JSON takes it."""
@@ -199,11 +187,11 @@ def for_source(recipe: Recipe, source: Path) -> Recipe:
     if recipe.classes:
         return recipe
     description = decathlon.read_dataset_json(source)
-    classes, label_map, notes = decathlon.described_classes(source, description)
-    modality = decathlon.described_modality(source, description)
+    classes, label_map, notes = decathlon.described_classes(source, description.labels)
+    modality = decathlon.described_modality(source, description.channels)
     told = json.dumps([classes, sorted(label_map.items()), modality])
     completed = {
-        "title": str(description.get("name") or recipe.title),
+        "title": str(description.name or recipe.title),
         "modality": modality,
         "intensity": recipe.intensity_of[modality],
         "classes": classes,
@@ -234,10 +222,11 @@ def _read_keys(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read as YAML ({error}); save it as UTF-8") from error
     except (OSError, ValueError) as error:
         mark = getattr(error.__cause__, "problem_mark", None)
-        line = f": {mark.get_snippet(indent=0).partition(chr(10))[0]}" if mark else ""
+        line = mark.get_snippet(indent=0).splitlines()[0] if mark else ""
+        told = one_line(f"{error}: {line}" if line else error)
         raise InputError(
-            f"{path}: cannot be read as YAML ({one_line(error)}{line}); text that begins with a sign, such as "
-            "{case}, or holds ': ' needs quotes; tabs are no blanks"
+            f"{path}: cannot be read as YAML ({told}); text that begins with a sign, such as {{case}}, "
+            "or holds ': ' needs quotes; tabs are no blanks"
         ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no keys, wanted a recipe")
@@ -272,16 +261,16 @@ def _parse(path: Path, content: dict[str, Any]) -> Recipe:
 def _told(error: ValidationError) -> str:
     """The first mistake that pydantic found, in one line."""
     mistakes = error.errors(include_url=False)
-    lacking = [str(mistake["loc"][0]) for mistake in mistakes if mistake["type"] == "missing"]
-    if lacking:
+    if lacking := [str(mistake["loc"][0]) for mistake in mistakes if mistake["type"] == "missing"]:
         return f"the recipe lacks {', '.join(lacking)}"
     first = mistakes[0]
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
-    key, kind, got = str(first["loc"][0]), first["type"], first["input"]
-    if kind == "literal_error":
-        return str(unknown(key, str(got), re.findall(r"'(.*?)'", first["ctx"]["expected"])))
-    return f"{key}: got {got!r}, wanted {_WANTED.get(kind, first['msg'])}"
+    if first["type"] == "literal_error":
+        known = re.findall(r"'(.*?)'", first["ctx"]["expected"])
+        return str(unknown(str(first["loc"][0]), str(first["input"]), known))
+    message = first_mistake(error).replace("tuple", "list")  # which is what YAML has
+    return message + ("; put it in quotes" if first["type"] == "string_type" else "")
 
 
 def _raw_values(name: str, values: Any) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import InputError, first_mistake, unknown
 from dsnet_med.geometry import SliceAxis
 from dsnet_med.prepare.findings import Finding
 from dsnet_med.prepare.intensity import IntensityRule
@@ -90,9 +90,7 @@ class Store(BaseModel):
             if content["format"] == FORMAT:
                 return cls.model_validate(content | {"path": path, "seen": {}})
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-            raise InputError(f"{file}: damaged ({reason}); run preprocess again") from error
+            raise InputError(f"{file}: damaged ({first_mistake(error)}); run preprocess again") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file}: not the manifest of a store ({error}); run preprocess again") from error
         got = content["format"]

@@ -28,9 +28,10 @@ from pydicom.uid import (
 )
 
 from dsnet_med.dicom.read import SourceSlice, read_series
-from dsnet_med.dicom.series import find_series, is_dicom
+from dsnet_med.dicom.series import find_series
 from dsnet_med.errors import InputError
 from dsnet_med.geometry import same_grid
+from dsnet_med.sniff import is_dicom
 from dsnet_med.volumes import Volume
 
 VOLUMES = {  # folder in dicom2nifti, number of volumes in its one series

@@ -15,10 +15,10 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dsnet_med.dicom.read import read_series
-from dsnet_med.dicom.series import Series, choose, find_series, is_dicom
+from dsnet_med.dicom.series import Series, choose, find_series
 from dsnet_med.errors import InputError
 from dsnet_med.inference.sources import find_sources
-from dsnet_med.sniff import starts_dicom
+from dsnet_med.sniff import is_dicom, starts_dicom
 
 
 def series(number: int | None, images: int, **more) -> Series:

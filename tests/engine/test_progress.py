@@ -1,6 +1,5 @@
 """What is logged and shown of a run: means of losses, scores after each validation, bars that do not wait."""
 
-import io
 import json
 import re
 import time
@@ -64,9 +63,9 @@ def test_scores_are_logged_when_a_validation_has_happened(tmp_path: Path) -> Non
     assert _lines(tmp_path) == [{"iteration": k, **wanted} for k in (3, 6)]
 
 
-def test_the_bars_tell_loss_and_best_without_reading_every_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = io.StringIO()
-    monkeypatch.setattr("sys.stderr", shown)
+def test_the_bars_tell_loss_and_best_without_reading_every_loss(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("dsnet_med.engine.progress._BAR_AFTER_S", 1e-9)
     monkeypatch.setattr("dsnet_med.engine.progress._SHOWN_EVERY_S", 1e9)
     trainer, validator = engines()
@@ -77,14 +76,12 @@ def test_the_bars_tell_loss_and_best_without_reading_every_loss(monkeypatch: pyt
     monkeypatch.setattr(torch.Tensor, "item", lambda tensor: read.append(1) or item(tensor))
     trainer.run()
     assert len(read) <= 2  # the first and the last
-    text = shown.getvalue()
+    text = capsys.readouterr().err
     assert re.search(r"train: 100%.*6/6 .*loss=\d\.\d{3}, best=0\.500", text)
     assert "validate" in text
 
 
-def test_a_bar_is_closed_when_training_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = io.StringIO()
-    monkeypatch.setattr("sys.stderr", shown)
+def test_a_bar_is_closed_when_training_fails(capsys: pytest.CaptureFixture[str]) -> None:
     trainer, validator = engines()
     bars = Progress(6, _Best(), validator)
     bars.attach(trainer)
@@ -96,4 +93,4 @@ def test_a_bar_is_closed_when_training_fails(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match="x"):
         trainer.run()
     assert not bars.bars
-    assert shown.getvalue().endswith("\n")
+    assert capsys.readouterr().err.endswith("\n")

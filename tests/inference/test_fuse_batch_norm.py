@@ -32,7 +32,8 @@ def _same(network: nn.Module, example: torch.Tensor) -> bool:
     others = [torch.rand(1, 1, 96, 64), 8 * torch.rand(2, 1, 64, 96)]
     with torch.inference_mode():
         wanted = [network(x) for x in others]
-        fused = fuse_batch_norm(network, example)
+    fused = fuse_batch_norm(network, example).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
         return all(
             (fused(x) - y).abs().max() <= 1e-4 * y.abs().max() for x, y in zip(others, wanted, strict=True)
         )

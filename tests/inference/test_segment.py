@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import made
@@ -289,17 +290,16 @@ def test_overwriting_leaves_what_is_not_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "a.png").read_text() == "mine"
 
 
-def test_overwriting_fails_without_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overwriting_fails_without_loss(tmp_path: Path, mounted: Callable[[str], Path]) -> None:
     tiny.write_images(tmp_path / "in", "a")
-    _run(tmp_path / "in", tmp_path / "out")
-    before = _files(tmp_path / "out")
-
-    def full(*_: object) -> None:
-        raise InputError("no space left")
-
-    monkeypatch.setattr("dsnet_med.inference.outputs.write_preview", full)
-    assert _run(tmp_path / "in", tmp_path / "out", Outputs(preview=True, overwrite=True), _other())["a"].error
-    assert _files(tmp_path / "out") == before
+    disk = mounted("size=1m")
+    _run(tmp_path / "in", disk)
+    with (disk / "rest").open("wb", buffering=0) as rest, suppress(OSError):
+        while rest.write(bytes(4096)):
+            pass
+    before = _files(disk)
+    assert _run(tmp_path / "in", disk, Outputs(preview=True, overwrite=True), _other())["a"].error
+    assert _files(disk) == before
 
 
 @pytest.mark.parametrize(

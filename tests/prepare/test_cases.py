@@ -315,7 +315,7 @@ def test_decathlon_follows_dataset_json(tmp_path: Path) -> None:
     ("listed", "told"),
     [
         ({"training": [{"label": "a.nii.gz"}]}, "wanted training"),
-        ({"training": 3}, "wanted training"),
+        ({"training": 3}, r"dataset\.json: training: Input should be a valid list, got 3"),
         ({"file_ending": ".png"}, "file_ending is '.png', wanted that of 3-D volumes"),
     ],
 )

@@ -348,29 +348,9 @@ def test_no_workers_are_refused(recipe: Recipe, source: Path, out: Path) -> None
         run(recipe, source, out, workers=0)
 
 
-def test_read_only_folder_is_refused(
-    recipe: Recipe, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(Path, "write_bytes", refuse)
+def test_read_only_folder_is_refused(recipe: Recipe, source: Path, mounted: Callable[[str], Path]) -> None:
     with pytest.raises(InputError, match="the file system is read-only; choose another folder"):
-        run(recipe, source, out)
-
-
-def test_full_disk_fails_its_case_in_one_line(
-    recipe: Recipe, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encode = module.encode
-
-    def full(picture: np.ndarray, entry: Any) -> np.ndarray:
-        if entry.id == "0002":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return encode(picture, entry)
-
-    monkeypatch.setattr(module, "encode", full)
-    check_only_0002_failed(recipe, source, out, "no space left on the device; free some")
+        run(recipe, source, mounted("ro") / "store")
 
 
 def test_really_full_disk_keeps_what_is_finished(

@@ -412,7 +412,8 @@ def test_a_misspelt_split_is_an_error_and_an_absent_one_a_warning(source: Path) 
     assert [(f.severity, f.message) for f in found] == [
         (
             "error",
-            "the split list names '1' (did you mean '0001'?), which the source does not hold; correct the list",
+            "the split list names '1' (did you mean '0001'?), which the source does not hold; "
+            "correct the list or rename the files",
         ),
         ("warning", "1 of the 4 subjects of the split list are not in the source: 0009"),
         ("warning", "the split list does not name 0006: extra, neither trained nor tested on"),

@@ -176,7 +176,10 @@ def test_seeded_split_is_a_rule(tmp_path: Path) -> None:
         ({"classes": ["liver", "spleen"]}, "background first"),
         ({"classes": None}, "lacks classes"),
         ({"classes": ["background", "a", "a"]}, "each once"),
-        ({"classes": ["background", False]}, "classes: got False, wanted text; a number, true"),
+        (
+            {"classes": ["background", False]},
+            "should be a valid string, got False; put it in quotes",
+        ),
         ({"label_map": {"background": 0, "liver": 6, "spleeen": 1}}, "did you mean 'spleen'"),
         ({"label_map": {"background": 0, "liver": 6}}, "no raw value for spleen"),
         (
@@ -190,22 +193,28 @@ def test_seeded_split_is_a_rule(tmp_path: Path) -> None:
         ({"intensity": {"windw": [0, 1]}}, "did you mean 'window'"),
         ({"sides": {"lft": ["liver"]}}, "did you mean 'left'"),
         ({"sides": {"left": ["livr"]}}, "did you mean 'liver'"),
-        ({"sides": {"left": "liver"}}, "sides: got 'liver', wanted a list"),
+        ({"sides": {"left": "liver"}}, "sides.left: Input should be a valid list, got 'liver'"),
         ({"splits": "split.csv"}, "split.csv does not exist"),
         ({"splits": {"seed": 0, "val": 0.5, "test": 0.5}}, "leave some for training"),
         ({"splits": {"seed": 0, "val": -0.1, "test": 0.5}}, "leave some for training"),
         ({"splits": {"seed": 0, "val": 0.1}}, "seed, val and test"),
         ({"layout": "table"}, "needs the key cases"),
-        ({"title": 3}, "title: got 3, wanted text"),
+        ({"title": 3}, "title: Input should be a valid string, got 3; put it in quotes"),
         ({"label": "{case}_{organ}.nii.gz"}, "no other {field}"),
         ({"image": "{case}/{case}_flair.nii.gz"}, "use layout 'table'"),
         ({"image": "{case}/*_flair.nii.gz"}, "use layout 'table'"),
         ({"label": "img/img{case}.nii.gz"}, "one template"),
-        ({"image": {"case": None}}, "image: got {'case': None}, wanted text; a number"),
+        (
+            {"image": {"case": None}},
+            "image: Input should be a valid string, got {'case': None}; put",
+        ),
         ({"label_map": {}}, "no raw value for background, liver, spleen"),
-        ({"allow_empty": "perhaps"}, "wanted true or false"),
-        ({"classes": ["background", 1, 2]}, "classes: got 1, wanted text; a number, true, false and"),
-        ({"id": ""}, "id: got '', wanted text"),
+        ({"allow_empty": "perhaps"}, "allow_empty: Input should be a valid boolean, got 'perhaps'"),
+        (
+            {"classes": ["background", 1, 2]},
+            "classes.1: Input should be a valid string, got 1; put",
+        ),
+        ({"id": ""}, "id: String should have at least 1 character, got ''"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
@@ -324,7 +333,8 @@ def test_decathlon_recipe_is_completed_from_dataset_json(tmp_path: Path) -> None
     ("changes", "told"),
     [
         ({"modality": {"0": "FLAIR", "1": "T1w"}}, r"2 channels \(FLAIR, T1w\)"),
-        ({"modality": {}}, "wanted modality"),
+        ({"modality": {}}, "no modality or channel_names, wanted one"),
+        ({"modality": ["CT"]}, r"dataset\.json: (modality|channel_names): Input should be a valid dict"),
         ({"labels": {"0": "organ", "1": "liver"}}, "wanted labels"),
         ({"labels": {"background": 0}}, "wanted labels"),
         ({"labels": {"0": "background", "1": "a", "2": "A"}}, "each name once"),
@@ -376,7 +386,7 @@ def test_the_ignore_label_becomes_background_with_a_note(tmp_path: Path) -> None
         ({"labels": {"background": 0, "a": True}}, "wanted labels"),
         ({"labels": {"background": 1, "a": 0}}, "background 0"),
         ({"channel_names": {"0": "T1", "1": "T2"}}, r"2 channels \(T1, T2\)"),
-        ({"channel_names": None}, "wanted modality or channel_names"),
+        ({"channel_names": None}, "no modality or channel_names"),
     ],
 )
 def test_what_nnunet_2_asks_for_and_is_not_read(tmp_path: Path, changes: dict[str, Any], told: str) -> None:

@@ -259,3 +259,16 @@ def test_cut_and_missing_data_files_are_refused(store: Store) -> None:
     file.unlink()
     with pytest.raises(InputError, match="0 bytes, wanted"):
         Store.open(store.path)
+
+
+def test_a_store_of_before_is_read(tmp_path: Path) -> None:
+    """Its rule was called `zscore`, and nobody had looked at its cases."""
+    store = make_store(tmp_path, intensity={"unit_variance": [1, 99]})
+    manifest = json.loads((store.path / MANIFEST).read_text())
+    manifest["intensity"] = {"zscore": manifest["intensity"]["unit_variance"]}
+    for entry in (manifest, *manifest["cases"]):
+        del entry["findings"]
+    (store.path / MANIFEST).write_text(json.dumps(manifest))
+    again = Store.open(store.path)
+    assert (again.intensity, again.id) == (Intensity("unit_variance", 1, 99), store.id)
+    np.testing.assert_array_equal(again.read_case("0001")[0], store.read_case("0001")[0])

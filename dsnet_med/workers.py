@@ -1,3 +1,0 @@
-"""Until its importers have moved on."""
-
-from dsnet_med.processes import *  # noqa: F403
