@@ -80,7 +80,7 @@ def test_health(server: Served) -> None:
 # ---------------------------------------------------------------- real DICOM
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def series(volumes: Path) -> Path:
     return volumes / "dicom" / "torchio_ct17"
 
