@@ -68,9 +68,16 @@ def server_of(app: Any) -> "uvicorn.Server":
     """A server that is silent but for errors; Ctrl-C is a KeyboardInterrupt after it, too."""
     import uvicorn
 
-    limits = {"limit_concurrency": _CONNECTIONS, "timeout_graceful_shutdown": _GRACE_S}
     return uvicorn.Server(
-        uvicorn.Config(app, http="h11", ws="none", log_config=None, access_log=False, **limits)
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
     )
 
 

@@ -86,7 +86,7 @@ def test_forms_that_hold_no_one_file(server: Served) -> None:
     error_of(post("/segment", content=start + nifti(), headers=kind), 422)
     many = b"--xyz\r\n" + b"a: b\r\n" * 1000
     error_of(post("/segment", content=many, headers=kind), 400)
-    error_of(post("/segment", data={"file": "text"}), 422)
+    error_of(post("/segment", data={"file": "text"}), 400)
 
 
 def test_an_empty_upload(server: Served) -> None:
