@@ -264,3 +264,16 @@ def test_an_archive_with_a_method_of_its_own(server: Served, tmp_path: Path) -> 
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("a", nifti())
     assert "deflate" in error_of(server.raw(buffer.getvalue()), 400)
+
+
+def test_a_token_and_a_host(predictor: Predictor) -> None:
+    with serving(predictor, token="a-word", hosts=("127.0.0.1", "localhost")) as server:
+        answer = server.raw(nifti())
+        assert "Bearer" in error_of(answer, 401)
+        assert answer.headers["www-authenticate"] == "Bearer"
+        post, form = server.client.post, {"file": nifti()}
+        for wrong in ("Bearer another", "Bearer", "Basic a-word", "Bearer a-wörd".encode()):
+            error_of(post("/segment", files=form, headers={"authorization": wrong}), 401)
+        mask_of(post("/segment", files=form, headers={"authorization": "Bearer a-word"}))
+        error_of(server.client.get("/health", headers={"host": "evil.example"}), 400)
+        assert server.client.get("/health", headers={"host": "localhost:9"}).json()["token"] is True
