@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from dsnet_med.cli.exit_codes import INTERRUPTED
 from dsnet_med.cli.inferring import ModelOptions, make_predictor
 from dsnet_med.errors import InputError, one_line
 
@@ -55,18 +56,28 @@ def serve(
             _announce(listener.getsockname(), service.predictor.title, token)
             server.run(sockets=[listener])
         finally:
+            code = INTERRUPTED if isinstance(sys.exception(), KeyboardInterrupt) else 0
+            sys.stdout.flush()
+            sys.stderr.flush()
             service.close()
-            if service.turn.locked():
-                _leave()
+            if service.turn.locked():  # a network at work in another thread cannot be stopped, and would write
+                os._exit(code)
 
 
 def server_of(app: Any) -> "uvicorn.Server":
     """A server that is silent but for errors; Ctrl-C is a KeyboardInterrupt after it, too."""
     import uvicorn
 
-    limits = {"limit_concurrency": _CONNECTIONS, "timeout_graceful_shutdown": _GRACE_S}
     return uvicorn.Server(
-        uvicorn.Config(app, http="h11", ws="none", log_config=None, access_log=False, **limits)
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
     )
 
 
@@ -110,12 +121,3 @@ def _announce(address: Sequence[Any], title: str, token: str | None) -> None:
         "not a medical device"
     )
     sys.stdout.flush()
-
-
-def _leave() -> None:
-    """End at once: a network that is at work in another thread cannot be stopped, and would be waited for."""
-    from dsnet_med.cli.exit_codes import INTERRUPTED
-
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(INTERRUPTED if isinstance(sys.exception(), KeyboardInterrupt) else 0)

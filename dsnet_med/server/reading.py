@@ -7,6 +7,7 @@ thousand times as many: here they end or fill that process, whose memory is limi
 import errno
 import multiprocessing
 import re
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -116,13 +117,12 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 def _source(upload: Path, max_bytes: int, max_files: int) -> Source:
     """The one volume or DICOM series of an upload; nothing of it keeps a name that was sent."""
-    folder, content = upload.with_name("unpacked"), content_of(upload)
-    folder.mkdir()
+    folder, content = Path(tempfile.mkdtemp(dir=upload.parent)), content_of(upload)
     if zipped := content.kind == "zip" and content.packing is None:
         _check_archive(upload, 8 * max_bytes, max_files)
         unpack(upload, folder, name=numbered, most_bytes=8 * max_bytes, most_files=max_files)
     else:
-        upload.rename(folder / upload.name)
+        (folder / upload.name).hardlink_to(upload)  # which stays, for another try
     files = sorted(folder.iterdir())
     series = [file for file in files if is_dicom(file)]
     volumes = {file: suffix for file in set(files) - set(series) if (suffix := _suffix(content_of(file)))}

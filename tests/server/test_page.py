@@ -18,7 +18,7 @@ PATIENCE_MS = 600_000
 
 
 @pytest.fixture(scope="module")
-def volumes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A CT phantom and an MR phantom."""
     folder = tmp_path_factory.mktemp("volumes")
     list(make_synapse(folder / "ct", cases=2, seed=0, size=(64, 64, 16)))
@@ -67,14 +67,14 @@ def coloured(shown: np.ndarray) -> int:
 
 @pytest.mark.parametrize("kind", ["ct", "mr"])
 def test_a_volume_and_its_mask(
-    page: Any, volumes: dict[str, Path], kind: str, predictor: Predictor, tmp_path: Path
+    page: Any, phantoms: dict[str, Path], kind: str, predictor: Predictor, tmp_path: Path
 ) -> None:
-    page.set_input_files("#file", volumes[kind])
+    page.set_input_files("#file", phantoms[kind])
     page.locator("#status", has_text=": done").wait_for()
     with page.expect_download() as download:
         page.locator("#download").click()
-    assert download.value.suggested_filename == volumes[kind].name.replace(".nii.gz", "_mask.nii.gz")
-    predictor.predict(volumes[kind]).save(tmp_path / "wanted.nii.gz")
+    assert download.value.suggested_filename == phantoms[kind].name.replace(".nii.gz", "_mask.nii.gz")
+    predictor.predict(phantoms[kind]).save(tmp_path / "wanted.nii.gz")
     assert download.value.path().read_bytes() == (tmp_path / "wanted.nii.gz").read_bytes()
     half = picture(page).shape[0] // 2, picture(page).shape[1] // 2
     page.locator("#opacity").fill("1")
@@ -88,7 +88,7 @@ def test_a_volume_and_its_mask(
     assert page.locator("body").bounding_box()["width"] <= width
 
 
-def test_by_keyboard_alone(page: Any, volumes: dict[str, Path], page_server: Served) -> None:
+def test_by_keyboard_alone(page: Any, phantoms: dict[str, Path], page_server: Served) -> None:
     def tab_to(selector: str) -> None:
         for _ in range(20):
             if page.locator(f"{selector}:focus").count():
@@ -99,7 +99,7 @@ def test_by_keyboard_alone(page: Any, volumes: dict[str, Path], page_server: Ser
     tab_to("#file")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
-    chooser.value.set_files(volumes["ct"])
+    chooser.value.set_files(phantoms["ct"])
     page.locator("#status", has_text=": done").wait_for()
     tab_to("#download")
     with page.expect_download():

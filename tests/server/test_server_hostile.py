@@ -12,6 +12,7 @@ import psutil
 import pydicom
 import pytest
 from isal import igzip
+from PIL import Image
 from served import Served, error_of, gzipped, image, mask_of, nifti, serving, zipped
 
 from dsnet_med.inference import Predictor
@@ -245,3 +246,32 @@ def test_random_bytes_and_random_changes(server: Served, tmp_path: Path) -> None
 def test_a_small_limit_holds_for_what_is_unpacked(predictor: Predictor) -> None:
     with serving(predictor, max_bytes=2000) as server:
         error_of(server.raw(gzipped(nifti(suffix=".nii", shape=(16, 16, 9)))), 413)
+
+
+def test_a_file_that_ends_its_decoder(server: Served) -> None:
+    """GDCM aborts the process for a marker that a byte has been put before."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)).save(buffer, "JPEG")
+    code = buffer.getvalue()
+    at = code.find(b"\xff\xc0")
+    code = code[:at] + b"\x11" + code[at:]
+    slices = {}
+    for index in range(3):
+        slices[str(index)] = dicom(
+            syntax=pydicom.uid.JPEGBaseline8Bit,
+            SOPInstanceUID=f"1.2.{index}",
+            Rows=64,
+            Columns=64,
+            BitsAllocated=8,
+            BitsStored=8,
+            HighBit=7,
+            PixelRepresentation=0,
+            SamplesPerPixel=1,
+            PhotometricInterpretation="MONOCHROME2",
+            PixelSpacing=[1, 1],
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+            ImagePositionPatient=[0, 0, 3 * index],
+            PixelData=pydicom.encaps.encapsulate([code]),
+        )
+    assert "decoder crashed" in error_of(server.raw(zipped(slices)), 400)
+    mask_of(server.raw(nifti()))

@@ -83,10 +83,10 @@ def test_forms_that_hold_no_one_file(server: Served) -> None:
     error_of(post("/segment", content=nifti(), headers={"content-type": "multipart/form-data"}), 400)
     error_of(post("/segment", content=b"x", headers={"content-type": kind["content-type"] + "y" * 300}), 400)
     start = b'--xyz\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
-    error_of(post("/segment", content=start + nifti(), headers=kind), 400)
+    error_of(post("/segment", content=start + nifti(), headers=kind), 422)
     many = b"--xyz\r\n" + b"a: b\r\n" * 1000
     error_of(post("/segment", content=many, headers=kind), 400)
-    error_of(post("/segment", data={"file": "text"}), 422)
+    error_of(post("/segment", data={"file": "text"}), 400)
 
 
 def test_an_empty_upload(server: Served) -> None:
@@ -264,3 +264,16 @@ def test_an_archive_with_a_method_of_its_own(server: Served, tmp_path: Path) -> 
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("a", nifti())
     assert "deflate" in error_of(server.raw(buffer.getvalue()), 400)
+
+
+def test_a_token_and_a_host(predictor: Predictor) -> None:
+    with serving(predictor, token="a-word", hosts=("127.0.0.1", "localhost")) as server:
+        answer = server.raw(nifti())
+        assert "Bearer" in error_of(answer, 401)
+        assert answer.headers["www-authenticate"] == "Bearer"
+        post, form = server.client.post, {"file": nifti()}
+        for wrong in ("Bearer another", "Bearer", "Basic a-word", "Bearer a-wörd".encode()):
+            error_of(post("/segment", files=form, headers={"authorization": wrong}), 401)
+        mask_of(post("/segment", files=form, headers={"authorization": "Bearer a-word"}))
+        error_of(server.client.get("/health", headers={"host": "evil.example"}), 400)
+        assert server.client.get("/health", headers={"host": "localhost:9"}).json()["token"] is True
