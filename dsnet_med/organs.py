@@ -50,8 +50,9 @@ def organ_of(name: str) -> Organ:
 
 @cache
 def _table() -> dict[str, dict[str, Any]]:
-    table: dict[str, dict[str, Any]] = yaml.safe_load(
-        (resources.configs() / "organs.yaml").read_text(encoding="utf-8")
+    table: dict[str, dict[str, Any]] = yaml.load(
+        (resources.configs() / "organs.yaml").read_text(encoding="utf-8"),
+        Loader=yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader,  # noqa: S506 -- both are safe
     )
     return table
 
