@@ -59,8 +59,9 @@ _EXAMPLES = {
     "crop": "rows and columns, at least 32 each, such as [512, 1024]",
     "short_side": "the least and the most pixels, at least 32, such as [512, 2048]",
 }
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 RULES: dict[str, TypeAdapter[Any]] = {
-    name: TypeAdapter(Annotated[kind, Field()], config=ConfigDict(strict=True, allow_inf_nan=False))
+    name: TypeAdapter(Annotated[kind, Field()], config=_STRICT)  # type: ignore[arg-type] -- any form of a type
     for kind, names in _KINDS.items()
     for name in names
 }
