@@ -61,7 +61,7 @@ _EXAMPLES = {
 }
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 RULES: dict[str, TypeAdapter[Any]] = {
-    name: TypeAdapter(Annotated[kind, Field()], config=_STRICT)  # type: ignore[arg-type] -- any form of a type
+    name: TypeAdapter(Annotated[kind, Field()], config=_STRICT)  # type: ignore[arg-type]  # any form of a type
     for kind, names in _KINDS.items()
     for name in names
 }
