@@ -174,7 +174,10 @@ def _build(workflow: ConfigWorkflow) -> None:
         if isinstance(cause, InputError | StoppedError):
             raise
         reason = f"{type(cause).__name__}: {cause}"
-        raise InputError(f"the configuration cannot be built ({reason}); check what --set changed") from error
+        raise InputError(
+            f"the configuration cannot be built ({reason}); check what --set changed, or resume a run with the "
+            "version of dsnet-med that began it"
+        ) from error
 
 
 def describe(template: Path, train: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,16 +24,16 @@ class Service:
     def __init__(self, predictor: Predictor, max_bytes: int, max_files: int = MAX_FILES) -> None:
         self.predictor = predictor
         self.turn = asyncio.Lock()
-        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # for this user alone
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # for this user alone
         self._reader = Reader(max_bytes, max_files)
         self._end = ExitStack()
-        self._end.enter_context(locked(self._folder, ""))
-        self._end.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        self._end.enter_context(locked(self.folder, ""))
+        self._end.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self._end.callback(self._reader.close)
 
     def request_folder(self) -> Iterator[Path]:
         """A folder for one request, gone once its answer has been sent."""
-        with tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
             yield Path(folder)
 
     def segment(

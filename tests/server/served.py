@@ -4,7 +4,6 @@ import gzip
 import io
 import json
 import socket
-import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -83,9 +82,8 @@ def serving(
 ) -> Iterator[Served]:
     """A server on a free port, stopped at the end; its files lie in a folder of its own."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    before = set(Path(tempfile.gettempdir()).glob("dsnet-med-serve-*"))
     service = Service(predictor, max_bytes, max_files)
-    [folder] = set(Path(tempfile.gettempdir()).glob("dsnet-med-serve-*")) - before
+    folder = service.folder
     server = server_of(create_app(service, Admission(max_bytes, **rules)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

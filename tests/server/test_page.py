@@ -14,7 +14,7 @@ from dsnet_med.inference import Predictor
 from dsnet_med.phantoms import make_acdc, make_synapse
 
 SCREENS = {"laptop": (1366, 768), "phone": (390, 844)}
-PATIENCE_MS = 600_000
+PATIENCE_MS = 120_000
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ def page(request: pytest.FixtureRequest, browser: Any, page_server: Served) -> I
     opened.set_default_timeout(PATIENCE_MS)
     wrong: list[str] = []
     opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("filechooser", lambda _: None)  # asked for now: a key may come before Chromium hears of it
     opened.on("console", lambda said: wrong.append(said.text) if "Security Policy" in said.text else None)
     known = (page_server.url, "blob:", "data:")
     opened.on("request", lambda asked: None if asked.url.startswith(known) else wrong.append(asked.url))
