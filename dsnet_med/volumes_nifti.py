@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.find import case_name, require_file
-from dsnet_med.geometry import corner_distance, is_sheared, right_angled, spacing_mm
+from dsnet_med.geometry import corner_distance, corner_voxels, is_sheared, right_angled, spacing_mm
 from dsnet_med.sniff import (
     DECODING_ERRORS,
     GZIP_AT_MOST,
@@ -34,6 +34,7 @@ from dsnet_med.sniff import (
 _DAMAGED = (*DECODING_ERRORS, OverflowError, ValueError, ImageFileError, HeaderDataError)
 _CHUNK = 1 << 20
 _NIFTI1_AT_MOST = 32767  # voxels along an axis
+_QFORM_WITHIN = 0.1  # voxels, at every corner
 _MOST_UNPACKED: dict[Packing | None, int] = {None: 1, "gzip": GZIP_AT_MOST, "bzip2": 1_200_000}
 _CIFTI = range(3000, 3100)  # intent codes
 _LONGEST_QUATERNION = 1 + 1e-3  # squared; more is no rounding
@@ -265,7 +266,7 @@ def part_of(stored: Any, shape: tuple[int, ...], volume_index: int | None) -> ND
 def header_on(shape: tuple[int, int, int], affine: NDArray[np.float64], like: Any) -> Any:
     """The header of a single-file label map on a grid; of `like`, the header of its image, only the place.
 
-    Without such a header, or where it is about another grid, a sheared grid has no qform.
+    Without such a header, or where it is about another grid, a grid that no quaternion describes has no qform.
     """
     if like is None or not np.allclose(like.get_best_affine(), affine, atol=1e-6):
         return _new_header(shape, affine)
@@ -283,5 +284,7 @@ def _new_header(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> Any
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
     header.set_qform(right_angled(affine), 0 if is_sheared(shape, affine) else 1)
+    if corner_voxels(shape, affine, header.get_qform()) > _QFORM_WITHIN:  # half a turn, in single precision
+        header["qform_code"] = 0
     header.set_sform(affine, 1)
     return header

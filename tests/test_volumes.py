@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -845,8 +845,12 @@ def test_masks_are_not_written_under_the_name_of_another_format(tmp_path, name):
     st.sampled_from([5, 4]),
     st.sampled_from([(512, 512, 300), (9, 8, 7)]),
 )
+@example((0.0, 173.0, 179.0), 5, (512, 512, 300))
 def test_rounded_direction_cosines_have_a_qform(angles, digits, shape):
-    """As DICOM gives them, off by up to 5e-5: a quaternion comes within a tenth of a voxel of every corner."""
+    """As DICOM gives them, off by up to 5e-5: a quaternion comes within a tenth of a voxel of every corner.
+
+    Near half a turn its single precision does not: there is the sform alone.
+    """
     affine = np.eye(4)
     affine[:3, :3] = np.round(Rotation.from_euler("xyz", angles, degrees=True).as_matrix(), digits) * (
         0.7,
@@ -855,9 +859,10 @@ def test_rounded_direction_cosines_have_a_qform(angles, digits, shape):
     )
     affine[:3, 3] = -120.25, 33.5, 910.125
     header = header_on(shape, affine, None)
-    assert header["qform_code"] == 1
+    half_a_turn = Rotation.from_euler("xyz", angles, degrees=True).magnitude() > np.pi - 0.2
+    assert header["qform_code"] == 1 or half_a_turn
     np.testing.assert_allclose(header.get_sform(), affine, atol=1e-4)
-    assert corner_voxels(shape, affine, header.get_qform()) <= 0.1
+    assert header["qform_code"] == 0 or corner_voxels(shape, affine, header.get_qform()) <= 0.1
 
 
 @pytest.mark.parametrize("degrees", [0.5, 5, -15])

@@ -59,6 +59,13 @@ _EXAMPLES = {
     "crop": "rows and columns, at least 32 each, such as [512, 1024]",
     "short_side": "the least and the most pixels, at least 32, such as [512, 2048]",
 }
+_WORDS = {
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+}
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 RULES: dict[str, TypeAdapter[Any]] = {
     name: TypeAdapter(Annotated[kind, Field()], config=_STRICT)  # type: ignore[arg-type]  # any form of a type
@@ -79,6 +86,8 @@ def check_settings(config: Mapping[str, Any]) -> None:
             rule.validate_python(value)
         except ValidationError as error:
             said = error.errors()[0]["msg"].removeprefix("Input should be ")
+            for words, plainer in _WORDS.items():
+                said = said.replace(words, plainer)
             raise InputError(f"got {name}={value}, wanted {_EXAMPLES.get(name, said)}") from error
     smallest, largest = config.get("min_size"), config.get("max_size")
     if isinstance(smallest, int) and isinstance(largest, int) and smallest > largest:

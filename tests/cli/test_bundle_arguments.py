@@ -127,7 +127,7 @@ def test_what_runs_nothing_is_no_run_id(run_id: str, form: list[str], bundle: Pa
         ("training --+validate#handlers=[1]", "unknown setting 'validate'"),
         ("training --+mine=[1]", "unknown setting 'mine'"),
         ("training --iterations=abc", "got iterations=abc, wanted a number"),
-        ("training --iterations=0", "wanted a whole number, at least 1"),
+        ("training --iterations=0", "wanted at least 1"),
         ("training --flag=yes", "got flag=yes, wanted true or false"),
         ("training --note=5", "got note=5, wanted text"),
         ("training --iterations=@nowhere", "unknown reference '@nowhere'"),

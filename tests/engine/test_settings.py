@@ -91,7 +91,7 @@ def test_values_that_contradict_each_other():
 @pytest.mark.parametrize("method", natural_method_ids())
 def test_every_row_on_images_is_as_it_should_be_and_is_checked(method, tmp_path):
     compose_train(method, tmp_path, {"precision": "bfloat16"})
-    with pytest.raises(InputError, match="got optimizer#lr=-1, wanted greater than or equal to 0"):
+    with pytest.raises(InputError, match="got optimizer#lr=-1, wanted at least 0"):
         compose_train(method, tmp_path, {"optimizer#lr": -1})
 
 
