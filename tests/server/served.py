@@ -89,7 +89,7 @@ def serving(
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        with httpx.Client(base_url=url, timeout=60) as client:
+        with httpx.Client(base_url=url, timeout=600) as client:
             yield Served(url, client, folder)
     finally:
         server.should_exit = True
@@ -103,7 +103,7 @@ def held(predictor: Predictor) -> Iterator[threading.Event]:
     go, segment = threading.Event(), predictor.segment
 
     def waiting(*arguments: Any) -> Any:
-        go.wait(20)
+        go.wait(600)
         return segment(*arguments)
 
     predictor.segment = waiting  # type: ignore[method-assign]
