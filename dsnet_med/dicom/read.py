@@ -1,8 +1,9 @@
 """One DICOM series as a volume, in the axis order of its images and the world (RAS+) of NIfTI.
 
 pydicom decodes the pixels. SimpleITK (GDCM) gives the same volume for every whole, straight series in the tests
-and reads others without a word: a missing slice, a lean, several volumes in one. highdicom refuses those, and
-series that anonymising left without a FrameOfReferenceUID, too. So which images are a volume is told here.
+and reads others without a word: a missing slice, a lean, several volumes in one. highdicom refuses a missing
+slice, several volumes and series without a FrameOfReferenceUID, which anonymising leaves. So which images are a
+volume is told here.
 """
 
 from collections import defaultdict

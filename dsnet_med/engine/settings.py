@@ -55,6 +55,7 @@ _KINDS: dict[Any, tuple[str, ...]] = {
 }
 _EXAMPLES = {
     **dict.fromkeys(("size", "largest_size"), "at least 8 pixels, such as 64 or [64, 96]"),
+    "seed": "a whole number from 0",
     "milestones": "iterations in their order, such as [300, 600, 900]",
     "crop": "rows and columns, at least 32 each, such as [512, 1024]",
     "short_side": "the least and the most pixels, at least 32, such as [512, 2048]",

@@ -1,6 +1,6 @@
 """The arrays that the measures take and give, and what of users' arrays they accept.
 
-Places are voxels (N, 3) in the order of memory, int32 and C-contiguous.
+VoxelIndices are (N, 3), in the order of memory, int32 and C-contiguous.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from dsnet_med.evaluate.labels import LARGEST_LABEL
 
 Mask = NDArray[np.bool_]
 LabelMap = NDArray[np.integer[Any]]
-Places = NDArray[np.int32]
+VoxelIndices = NDArray[np.int32]
 Distances = NDArray[np.float64]
 Spacing = tuple[float, float, float]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dsnet_med.evaluate.arrays import Distances, LabelMap, Places, Spacing, Survey
+from dsnet_med.evaluate.arrays import Distances, LabelMap, Spacing, Survey, VoxelIndices
 
 
 class Backend(Protocol):
@@ -20,14 +20,14 @@ class Backend(Protocol):
 
     def borders(
         self, volume: LabelMap, rooms: NDArray[np.int64], extents: NDArray[np.int32], planar: bool
-    ) -> list[Places]:
+    ) -> list[VoxelIndices]:
         """The border voxels of each label.
 
         `rooms` (labels) says how many voxels each label has; labels with 0 are passed over. In a `planar` map
         neighbours along I do not count.
         """
 
-    def nearest(self, points: Places, targets: Places, spacing: Spacing) -> Distances:
+    def nearest(self, points: VoxelIndices, targets: VoxelIndices, spacing: Spacing) -> Distances:
         """For each of `points` the exact distance to the nearest of `targets`, in the unit of `spacing`.
 
         There is at least one of each.

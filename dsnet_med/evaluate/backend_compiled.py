@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.evaluate import kernel
-from dsnet_med.evaluate.arrays import Distances, LabelMap, Places, Spacing, Survey
+from dsnet_med.evaluate.arrays import Distances, LabelMap, Spacing, Survey, VoxelIndices
 
 # Columns looked into before the tree is asked: more or fewer, from 64 to 1024, cost the same on organs.
 _COLUMNS = 256
@@ -26,7 +26,7 @@ def survey(reference: LabelMap, prediction: LabelMap) -> Survey:
 
 def borders(
     volume: LabelMap, rooms: NDArray[np.int64], extents: NDArray[np.int32], planar: bool
-) -> list[Places]:
+) -> list[VoxelIndices]:
     """See backend.Backend."""
     starts = np.concatenate([[0], np.cumsum(rooms)])
     ends = starts[:-1].copy()
@@ -36,7 +36,7 @@ def borders(
     return [places[start:end] for start, end in zip(starts[:-1], ends, strict=True)]
 
 
-def nearest(points: Places, targets: Places, spacing: Spacing) -> Distances:
+def nearest(points: VoxelIndices, targets: VoxelIndices, spacing: Spacing) -> Distances:
     """See backend.Backend."""
     distances = np.empty(len(points))
     kernel.nearest(points, targets, spacing, *_steps(spacing[0], spacing[1]), distances)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
-from dsnet_med.evaluate.arrays import Distances, LabelMap, Places, Spacing, Survey, plane_border
+from dsnet_med.evaluate.arrays import Distances, LabelMap, Spacing, Survey, VoxelIndices, plane_border
 
 # Above this share of a box a tree of points is slower than a distance transform of the whole box.
 _DENSE = 0.25
@@ -38,7 +38,7 @@ def survey(reference: LabelMap, prediction: LabelMap) -> Survey:
 
 def borders(
     volume: LabelMap, rooms: NDArray[np.int64], extents: NDArray[np.int32], planar: bool
-) -> list[Places]:
+) -> list[VoxelIndices]:
     """See backend.Backend."""
     found, values = [np.empty((0, 3), np.int32)], [volume[0, 0, :0]]
     for index, plane in enumerate(volume):
@@ -68,7 +68,7 @@ def borders(
     ]
 
 
-def nearest(points: Places, targets: Places, spacing: Spacing) -> Distances:
+def nearest(points: VoxelIndices, targets: VoxelIndices, spacing: Spacing) -> Distances:
     """See backend.Backend."""
     low, box = _box(points, targets)
     distances, apart = np.zeros(len(points)), _apart(points, targets, low, box)
@@ -84,7 +84,7 @@ def nearest(points: Places, targets: Places, spacing: Spacing) -> Distances:
     return distances
 
 
-def nearest_by_steps(points: Places, targets: Places, steps: NDArray[np.float64]) -> Distances:
+def nearest_by_steps(points: VoxelIndices, targets: VoxelIndices, steps: NDArray[np.float64]) -> Distances:
     """As `nearest`, where column n of `steps` (3, 3) is the way from a voxel to the next along axis n."""
     low, box = _box(points, targets)
     distances, apart = np.zeros(len(points)), _apart(points, targets, low, box)
@@ -94,7 +94,7 @@ def nearest_by_steps(points: Places, targets: Places, steps: NDArray[np.float64]
     return distances
 
 
-def _box(points: Places, targets: Places) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _box(points: VoxelIndices, targets: VoxelIndices) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The lowest corner of the box around all places, and its size."""
     # Column by column: numpy is slow along the short axis of (N, 3).
     columns = [(points[:, axis], targets[:, axis]) for axis in range(3)]
@@ -103,7 +103,7 @@ def _box(points: Places, targets: Places) -> tuple[NDArray[np.int32], NDArray[np
 
 
 def _apart(
-    points: Places, targets: Places, low: NDArray[np.int32], box: NDArray[np.int32]
+    points: VoxelIndices, targets: VoxelIndices, low: NDArray[np.int32], box: NDArray[np.int32]
 ) -> NDArray[np.bool_]:
     """Which of `points` are none of `targets`."""
     keys = [

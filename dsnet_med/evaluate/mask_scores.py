@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from dsnet_med.errors import unknown
 from dsnet_med.evaluate import arrays, backend
-from dsnet_med.evaluate.arrays import Distances, Places, Survey
+from dsnet_med.evaluate.arrays import Distances, Survey, VoxelIndices
 from dsnet_med.evaluate.voxel_spacing import GridSpacing, VoxelSpacing
 
 HausdorffRule = Literal["pooled", "max"]
@@ -116,8 +116,8 @@ def nsd(
 class Borders:
     """The border voxels of every label of two label maps, from one pass over each."""
 
-    reference: list[Places]
-    prediction: list[Places]
+    reference: list[VoxelIndices]
+    prediction: list[VoxelIndices]
 
     @classmethod
     def of(cls, maps: arrays.AlignedMaps, survey: Survey) -> "Borders":

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import backend
-from dsnet_med.evaluate.arrays import Distances, Places, Spacing
+from dsnet_med.evaluate.arrays import Distances, Spacing, VoxelIndices
 
 GridSpacing = Sequence[float] | Sequence[Sequence[float]] | NDArray[np.floating[Any]]
 
@@ -76,7 +76,7 @@ class VoxelSpacing:
         corners = np.array(list(product((-1, 1), repeat=len(shape)))) * shape
         return float(np.linalg.norm(corners @ self.steps.T, axis=1).max())
 
-    def nearest(self, points: Places, targets: Places) -> Distances:
+    def nearest(self, points: VoxelIndices, targets: VoxelIndices) -> Distances:
         """For each of `points` the exact distance to the nearest of `targets` in mm; one or more of each."""
         if self.sizes is not None:
             return backend.BACKEND.nearest(points, targets, cast(Spacing, self.sizes))
