@@ -58,28 +58,39 @@ class AdmissionMiddleware:
         self._app, self._admission = app, admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        admission = self._admission
-        if refusal := admission.refusal(Request(scope)):
-            return await refusal(scope, receive, send)
-        if scope["method"] != "POST":
-            return await self._app(scope, receive, send)
+        admission, request = self._admission, Request(scope)
+        waits, ended = request.headers.get("expect", "").lower() == "100-continue", False
 
         async def timed_receive() -> Message:
+            nonlocal waits, ended
             try:
                 async with asyncio.timeout(admission.idle_s):
-                    return await receive()
+                    message = await receive()
             except TimeoutError as error:
                 raise HTTPException(
                     408, f"nothing arrived for {admission.idle_s:g} s; send it again"
                 ) from error
+            waits, ended = False, not message.get("more_body")
+            return message
 
         async def timed_send(message: Message) -> None:
+            """Most clients send all before they listen: closed early, they would see a reset and no answer."""
+            nonlocal ended
+            end = asyncio.get_running_loop().time() + admission.idle_s
+            with suppress(TimeoutError):
+                while not (waits or ended) and message["type"] == "http.response.start":
+                    async with asyncio.timeout_at(end):
+                        ended = not (await receive()).get("more_body")
             try:
                 async with asyncio.timeout(admission.idle_s):
                     await send(message)
             except TimeoutError as error:
                 raise ClientDisconnect from error
 
+        if refusal := admission.refusal(request):
+            return await refusal(scope, timed_receive, timed_send)
+        if scope["method"] != "POST":
+            return await self._app(scope, receive, send)
         admission.waiting += 1
         try:
             await self._app(scope, timed_receive, timed_send)

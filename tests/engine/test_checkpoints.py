@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -327,7 +328,7 @@ def test_a_signal_keeps_the_state_and_then_does_what_it_did_before(
 
 
 def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_waits(tmp_path: Path, monkeypatch: Any) -> None:
-    clock = iter([0.0, 2.0])
+    clock = count(0.0, 2.0)  # whoever else asks
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     run = _new(tmp_path / "a")
 
