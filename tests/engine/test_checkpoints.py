@@ -337,8 +337,12 @@ def test_a_second_ctrl_c_stops_at_once_and_a_second_sigterm_waits(tmp_path: Path
         signal.raise_signal(signal.SIGINT)
 
     run.trainer.add_event_handler(Events.ITERATION_STARTED(once=3), twice)
-    with pytest.raises(KeyboardInterrupt):
-        run.go()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.go()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert run.trainer.state.iteration == 3 and not (tmp_path / "a" / "checkpoints").exists()
 
 
