@@ -1,8 +1,10 @@
 """What can go wrong for a user, one wording each."""
 
+import errno
 import pickle
+import reprlib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import copy
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -51,6 +53,73 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} '{name}': {hint}known: {', '.join(options)}")
 
 
+_MEANS = {
+    errno.ENOMEM: "not enough memory; close other programs, or use fewer workers",
+    errno.EMFILE: "too many files are open in this process; raise the limit (ulimit -n), or use fewer workers",
+    errno.ENFILE: "too many files are open on this machine; close other programs",
+    errno.EAGAIN: "no more processes may be started; raise the limit (ulimit -u), or use fewer workers",
+    errno.EACCES: "permission denied; ask its owner for the right to read it",
+    errno.EPERM: "permission denied; ask its owner for the right to read it",
+    errno.EIO: "the disk or network drive reports an error (input/output error); look at the drive",
+    errno.ESTALE: "the network drive has lost it (stale file handle); mount the drive again",
+    errno.ENOSPC: "no space left on the device; free some",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+}
+_SAID = (
+    (errno.ENOMEM, ("allocate memory", "out of memory", "bad_alloc", "bad alloc", "not enough memory")),
+    (errno.EAGAIN, ("can't start new thread",)),
+    (errno.EMFILE, ("too many open files",)),
+    (errno.EACCES, ("permission denied",)),
+    (errno.ENOSPC, ("no space left on device",)),
+)
+
+
+def want_of_means(error: BaseException) -> str | None:
+    """What `error`, or one it came from, says was wanting while reading, and what helps; None for other causes.
+
+    Memory, open files, processes, permission, the drive: nothing of these is damage of the file.
+    """
+    for each in _chain(error):
+        if isinstance(each, MemoryError):
+            return _MEANS[errno.ENOMEM]
+        if isinstance(each, OSError) and each.errno in _MEANS:
+            return _MEANS[each.errno]
+        if not isinstance(each, OSError | InputError):  # what libraries in other languages say
+            text = str(each).lower()
+            for number, words in _SAID:
+                if any(word in text for word in words):
+                    return _MEANS[number]
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    every: BaseException | None = error
+    seen: set[int] = set()
+    while every is not None and id(every) not in seen:
+        seen.add(id(every))
+        yield every
+        every = every.__cause__ or every.__context__
+
+
+def printable(text: str) -> str:
+    """`text` with every character that could move a terminal's cursor or turn its direction as an escape."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple = 2, 4, 4, 4
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+
+
+def shown(value: object, limit: int = 120) -> str:
+    """A foreign value as a message may print it: at most `limit` printable characters, however large it is."""
+    try:
+        text = _SHORT.repr(value)
+    except Exception:  # a number of more digits than Python prints, or an object's own
+        text = f"a {type(value).__name__} that cannot be printed"
+    return printable(text)[:limit]
+
+
 def first_of(names: Iterable[object], limit: int = 8) -> str:
     """The first names of a list, for a message of one line: `a, b and 7 more`."""
     every = [str(name) for name in names]
@@ -60,7 +129,7 @@ def first_of(names: Iterable[object], limit: int = 8) -> str:
 
 def one_line(reason: BaseException | str, limit: int | None = 200) -> str:
     """What an error says, on one line of at most `limit` characters; the type of one that says nothing."""
-    text = " ".join(str(reason).split())[:limit]
+    text = printable(" ".join(str(reason).split()))[:limit]
     return text if text or isinstance(reason, str) else type(reason).__name__
 
 
@@ -68,7 +137,7 @@ def first_mistake(error: "ValidationError") -> str:
     """The first thing that pydantic found wrong, on one line: where, and what was wanted."""
     first = error.errors(include_url=False)[0]
     place = f"{'.'.join(str(part) for part in first['loc'])}: " if first["loc"] else ""
-    return one_line(f"{place}{first['msg']}, got {first['input']!r}")
+    return one_line(f"{place}{first['msg']}, got {shown(first['input'])}")
 
 
 def root_cause(error: BaseException) -> BaseException:
