@@ -4,24 +4,28 @@ import codecs
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from weakref import WeakValueDictionary
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, printable
 from dsnet_med.find import require_file
 
 _PARTIAL = re.compile(r"\.(\d{1,10})\.partial\..+")
 _STAGING = re.compile(r"\.\d+\.partial\.[0-9a-f]{8}")
 _STARTED = time.time()
+_LOG = logging.getLogger(__name__)
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -37,6 +41,9 @@ _OUTPUT_ERRORS = {
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.ENOTDIR: "a file lies where a folder is wanted; choose another name",
     errno.EEXIST: "a file lies where a folder is wanted; choose another name",
+    errno.ENOENT: "its folder has gone; run the same command again, and let the folder be meanwhile",
+    errno.EIO: "the disk or network drive reports an error (input/output error); look at the drive",
+    errno.EMFILE: "too many files are open in this process; raise the limit (ulimit -n), or use fewer workers",
     errno.ENAMETOOLONG: "its name is too long for a file; give the input a shorter one",
 }
 
@@ -48,24 +55,47 @@ def output_error(path: Path, error: OSError) -> InputError:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; rename it to `path` at the end, or remove it after an error.
+def written_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary file beside `path`; rename it to `path` at the end, or remove it after an error.
 
-    The temporary name starts with a dot, is short, and keeps the last suffixes of `path`, so that writers that
-    look at them (nibabel, matplotlib) work. Raises InputError when the disk is full or the folder cannot be
-    written.
+    It is there already, empty, under a name that nobody can guess: a writer that opens it follows no link that
+    somebody has laid. The name starts with a dot, is short, and keeps the last suffixes of `path`, so that
+    writers that look at them (nibabel, matplotlib) work. With `durable` it is on the disk, not in a cache of
+    the system, when this ends. Raises InputError when the disk is full or the folder cannot be written.
     """
-    mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]  # the name itself may be as long as names go
-    temporary = path.with_name(f".{os.getpid()}.partial.{mark}{''.join(path.suffixes[-2:])[-40:]}")
+    suffixes = "".join(path.suffixes[-2:])[-40:]  # the name itself may be as long as names go
+    temporary = path.with_name(f".{os.getpid()}.partial.{secrets.token_hex(8)}{suffixes}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
+        if durable:
+            synchronise(temporary)
         temporary.replace(path)
+        if durable:
+            synchronise(path.parent)
     except OSError as error:
         raise output_error(path, error) from error
     finally:
         with suppress(OSError):  # absent, or on a file system that is read-only even for what is absent
             temporary.unlink()
+
+
+def synchronise(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk. Raises OSError."""
+    if os.name == "nt" and path.is_dir():  # where a folder cannot be opened, and its names are written at once
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+        ):  # some file systems do that of folders by themselves
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -82,53 +112,117 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 _LOCK = ".lock"
+_TAKEN = (errno.EAGAIN, errno.EACCES)
+_OWNER_BYTES = 1000
 
 
-# A stream is closed, and its lock given back, with the last reference to it.
-_LOCKS: WeakValueDictionary[tuple[int, str], IO[bytes]] = WeakValueDictionary()
+@dataclass
+class _Held:
+    """A lock of this process: how often it is held, and the file, which is closed with the last of them."""
+
+    stream: IO[bytes] | None  # None for a parent's
+    times: int = 0
+
+
+_HELD: dict[tuple[int, str], _Held] = {}
+_HELD_LOCK = threading.RLock()
 
 
 @contextmanager
-def locked(folder: Path, message: str) -> Iterator[None]:
-    """Have `folder` for this process alone, which may do so again; InputError(`message`) while another has it.
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Have `folder` for this process alone, which may do so again; InputError while another one has it.
 
-    A process that this one starts may, too. The lock ends with the process, however that ends. Where locks
-    cannot be had (some network file systems, Windows) nobody is kept out. Raises InputError where the folder
-    cannot be written.
+    `doing` is what the other one is told, as "trains in": who owns the folder, on which host. A process that
+    this one starts may have the folder, too. The lock ends with the process, however that ends. It is the
+    system's (POSIX), which network file systems know as well where their servers have a lock manager; where
+    locks cannot be had (some network drives, Windows) a line says so and nobody is kept out. Raises InputError
+    where the folder cannot be written.
     """
+    key = (os.getpid(), os.path.realpath(folder))  # a forked process has none of its parent's locks
     made = not folder.exists()
-    lock = _lock(folder, message)
+    with _HELD_LOCK:  # a second stream, when closed, would give the first one's lock back
+        held = _HELD.get(key) or _HELD.setdefault(key, _Held(_taken(folder, doing)))
+        held.times += 1
     try:
         yield
     finally:
-        del lock
-        if made and [path.name for path in folder.iterdir()] == [_LOCK]:  # nothing came of it
-            shutil.rmtree(folder)
+        with _HELD_LOCK:
+            held.times -= 1
+            if not held.times:
+                del _HELD[key]
+                if held.stream is not None:
+                    with suppress(OSError):  # the folder has gone
+                        (folder / _LOCK).unlink()
+                    held.stream.close()
+        if made:
+            with suppress(OSError):  # which says that something came of it
+                folder.rmdir()
 
 
-def _lock(folder: Path, message: str) -> IO[bytes]:
-    key = (os.getpid(), os.path.realpath(folder))  # a forked process has none of its parent's locks
-    if (held := _LOCKS.get(key)) is not None:
-        return held  # a second stream, when closed, would give the first one's lock back
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("ab")
-    except OSError as error:
-        raise output_error(folder, error) from error
+def _taken(folder: Path, doing: str) -> IO[bytes] | None:
+    """The open file that holds the lock, None where this process's parent does."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+            stream = os.fdopen(os.open(folder / _LOCK, flags, 0o666), "r+b", buffering=0)
+        except FileNotFoundError:  # somebody who has just ended has removed it
+            continue
+        except OSError as error:
+            raise output_error(folder, error) from error
+        try:
+            _lock(stream, folder)
+            if _is(stream, folder / _LOCK):
+                _sign(stream, doing)
+                return stream
+        except BlockingIOError as error:
+            owner = _owner(stream)
+            stream.close()
+            if owner[:2] == (os.getppid(), socket.gethostname()):
+                return None
+            who = "process {} on {}".format(*owner) if owner else "another process"
+            does = printable(owner[2])[:60] if owner else "writes into"
+            raise InputError(
+                f"{printable(who)[:120]} {does} {folder}: wait until it has ended, or choose another folder"
+            ) from error
+        stream.close()  # its owner has removed it between the two
+
+
+def _lock(stream: IO[bytes], folder: Path) -> None:
+    """Take the system's lock. Raises BlockingIOError while another process has it."""
     try:
         import fcntl
 
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which a killed run's workers keep
-        lock.truncate(0)
-        lock.write(str(os.getpid()).encode())
-        lock.flush()
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which a killed run's workers keep
+        return
     except ImportError:
         pass
     except OSError as error:
-        taken = error.errno in (errno.EAGAIN, errno.EACCES)
-        if taken and (folder / _LOCK).read_bytes() != str(os.getppid()).encode():
-            raise InputError(message) from error
-    return _LOCKS.setdefault(key, lock)
+        if error.errno in _TAKEN:
+            raise BlockingIOError(error.errno, "taken") from error
+    _LOG.warning("%s: locks cannot be had there: see to it that nothing else writes into it", folder)
+
+
+def _is(stream: IO[bytes], path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(stream.fileno()), path.lstat())
+    return False
+
+
+def _sign(stream: IO[bytes], doing: str) -> None:
+    """Write who has the lock, and what for: to be told to others, and no more than that."""
+    with suppress(OSError):  # a full disk
+        stream.truncate(0)
+        stream.write(json.dumps([os.getpid(), socket.gethostname(), doing]).encode())
+
+
+def _owner(stream: IO[bytes]) -> tuple[Any, ...]:
+    """(process, host, doing) as the owner has signed; empty for what nobody has."""
+    with suppress(OSError, ValueError, RecursionError):
+        signed = json.loads(stream.read(_OWNER_BYTES))
+        if isinstance(signed, list) and [type(each) for each in signed] == [int, str, str]:
+            return tuple(signed)
+    return ()
 
 
 def remove_partial(folder: Path) -> None:
@@ -154,15 +248,15 @@ def _lives(process: int, leftover: Path) -> bool:
     return lives(process)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Write `text` to `path`, whole or not at all; bytes of file names that are no text become \\udcff."""
-    with written_whole(path) as temporary:
+    with written_whole(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
     """Write `value` as indented JSON to `path`, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2) + "\n", durable=durable)
 
 
 def read_text(path: Path) -> str:

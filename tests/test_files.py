@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -81,8 +82,8 @@ def test_what_the_system_refuses_is_said_in_one_line(tmp_path, code):
 
 def test_an_error_of_another_kind_keeps_the_system_s_words():
     assert (
-        str(output_error(Path("a"), OSError(errno.EIO, "Input/output error")))
-        == "cannot write a: Input/output error"
+        str(output_error(Path("a"), OSError(errno.EINTR, "Interrupted system call")))
+        == "cannot write a: Interrupted system call"
     )
     assert str(output_error(Path("a"), OSError("no number"))) == "cannot write a: no number"
 
@@ -231,7 +232,7 @@ _HOLD = """
 import sys, time, os
 from pathlib import Path
 from dsnet_med.files import locked
-with locked(Path(sys.argv[1]), "taken"):
+with locked(Path(sys.argv[1]), "trains in"):
     child = os.fork()  # as a data loader's worker is
     if child == 0:
         os.close(1)
@@ -248,7 +249,7 @@ _STRANGER = (sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.a
 def _tried(folder: Path, *between: str) -> str:
     """What another process, started by `between`, says that locks `folder`."""
     code = "import sys; from pathlib import Path; from dsnet_med.files import locked\n"
-    code += "with locked(Path(sys.argv[1]), 'taken'): pass"
+    code += "with locked(Path(sys.argv[1]), 'reads'): pass"
     done = subprocess.run(
         [*between, sys.executable, "-c", code, folder], capture_output=True, text=True, check=False
     )
@@ -260,34 +261,137 @@ def test_a_folder_is_locked_for_one_process_until_that_is_gone(tmp_path: Path) -
         worker = int(holder.stdout.readline())
         try:
             with (
-                pytest.raises(InputError, match="taken by another"),
-                locked(tmp_path / "run", "taken by another"),
+                pytest.raises(InputError) as caught,
+                locked(tmp_path / "run", "segments into"),
             ):
                 pass
+            owner = f"process {holder.pid} on {socket.gethostname()} trains in {tmp_path / 'run'}: wait"
+            assert str(caught.value).startswith(owner)
         finally:
             holder.kill()
             holder.wait()
         try:
-            with locked(tmp_path / "run", "still taken"):  # though the worker lives
+            with locked(tmp_path / "run", "segments into"):  # though the worker lives
                 os.kill(worker, 0)
-                with locked(tmp_path / "run" / ".." / "run", "taken by this process"):
+                with locked(tmp_path / "run" / ".." / "run", "reads"):
                     pass
                 assert _tried(tmp_path / "run") == ""  # started by this process
-                assert "InputError: taken" in _tried(tmp_path / "run", *_STRANGER)
+                assert f"process {os.getpid()} on " in _tried(tmp_path / "run", *_STRANGER)
+            assert list((tmp_path / "run").iterdir()) == []
             assert _tried(tmp_path / "run", *_STRANGER) == ""
         finally:
             os.kill(worker, 9)
 
 
 def test_a_lock_that_cannot_be_had_keeps_nobody_out_and_one_that_cannot_be_written_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.lockf", unsupported)
-    with locked(tmp_path, "taken"):
+    with locked(tmp_path, "reads"):
         pass
+    assert caplog.messages == [
+        f"{tmp_path}: locks cannot be had there: see to it that nothing else writes into it"
+    ]
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write"), locked(tmp_path / "file", "taken"):
+    with pytest.raises(InputError, match="cannot write"), locked(tmp_path / "file", "reads"):
         pass
+
+
+_COUNT = """
+import sys
+from pathlib import Path
+from dsnet_med.errors import InputError
+from dsnet_med.files import locked
+folder, done = Path(sys.argv[1]), 0
+while done < 100:
+    try:
+        with locked(folder, "counts in"):
+            file = folder.parent / "count"  # so that the folder comes and goes
+            file.write_text(str(int(file.read_text()) + 1))
+        done += 1
+    except InputError:
+        pass
+"""
+
+
+def test_of_several_processes_one_at_a_time_has_a_folder_though_it_comes_and_goes(tmp_path: Path) -> None:
+    (tmp_path / "count").write_text("0")
+    several = [subprocess.Popen([*_STRANGER, sys.executable, "-c", _COUNT, tmp_path / "out"]) for _ in range(3)]
+    assert [each.wait() for each in several] == [0, 0, 0]
+    assert (tmp_path / "count").read_text() == "300"
+    assert {each.name for each in tmp_path.rglob("*")} <= {"count", "out"}  # and no lock
+
+
+@pytest.mark.parametrize("signed", [b"", b"{", b'["x"]', b"[" * 100_000, b'[1, "a\\u001b[2J", "is\\nin"]'])
+def test_a_lock_that_says_something_else_of_its_owner_is_one(tmp_path: Path, signed: bytes) -> None:
+    with subprocess.Popen([sys.executable, "-c", _HOLD, tmp_path], stdout=subprocess.PIPE) as holder:
+        worker = int(holder.stdout.readline())
+        try:
+            with (tmp_path / ".lock").open("r+b") as lock:
+                lock.truncate(0)
+                lock.write(signed)
+            with (
+                pytest.raises(InputError, match="wait until it has ended") as caught,
+                locked(tmp_path, "reads"),
+            ):
+                pass
+            assert str(caught.value).isprintable()
+        finally:
+            holder.kill()
+            os.kill(worker, 9)
+
+
+def test_a_temporary_name_follows_no_link_and_is_new_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = set()
+    for _ in range(2):
+        with written_whole(tmp_path / "run.json") as temporary:
+            names.add(temporary.name)
+    assert len(names) == 2
+    monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / f".{os.getpid()}.partial.guessed.json").symlink_to("victim")
+    with pytest.raises(InputError, match="cannot write"):
+        write_text(tmp_path / "run.json", "other")
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_a_written_file_has_the_rights_that_others_have(tmp_path: Path) -> None:
+    (tmp_path / "usual").write_text("")
+    write_text(tmp_path / "ours", "")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_what_is_to_last_is_on_the_disk_before_and_after_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def noted(descriptor: int) -> None:
+        whole = (tmp_path / "last.pt").exists() and (tmp_path / "last.pt").read_text()
+        seen.append((Path(f"/proc/self/fd/{descriptor}").readlink().name.partition(".partial")[0], whole))
+
+    monkeypatch.setattr("os.fsync", noted)
+    write_text(tmp_path / "last.pt", "state")
+    assert seen == []
+    write_text(tmp_path / "last.pt", "newer", durable=True)
+    assert seen == [(f".{os.getpid()}", "state"), (tmp_path.name, "newer")]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_a_folder_that_cannot_be_synchronised_is_no_error_and_a_broken_disk_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("os.fsync", refused)
+    if code == errno.EINVAL:
+        write_text(tmp_path / "last.pt", "state", durable=True)
+    else:
+        with pytest.raises(InputError, match="reports an error"):
+            write_text(tmp_path / "last.pt", "state", durable=True)

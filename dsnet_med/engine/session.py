@@ -24,7 +24,7 @@ BEGUN = ("summary.json", "metrics.jsonl", "models/model.pt", "checkpoints/last.p
 
 def owned(folder: Path) -> AbstractContextManager[None]:
     """A run's folder for this process and those that it starts; InputError while another run has it."""
-    return locked(folder, f"another run trains in {folder}: wait for it, or choose another folder")
+    return locked(folder, "trains in")
 
 
 class Session:

@@ -27,7 +27,7 @@ class Service:
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # for this user alone
         self._reader = Reader(max_bytes, max_files)
         self._end = ExitStack()
-        self._end.enter_context(locked(self.folder, ""))
+        self._end.enter_context(locked(self.folder, "serves from"))
         self._end.callback(shutil.rmtree, self.folder, ignore_errors=True)
         self._end.callback(self._reader.close)
 
@@ -58,5 +58,5 @@ class Service:
 def remove_leftovers() -> None:
     """Remove the folders of servers that were killed; those of other processes that live are locked."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(InputError), locked(folder, "in use"):
+        with suppress(InputError), locked(folder, "tidies"):
             shutil.rmtree(folder, ignore_errors=True)
