@@ -1,11 +1,11 @@
-"""Attacks on dsnet-med, counted: bits that flip, kills, two commands at once, want of means, damaged DICOM files.
+"""Attacks, counted: bits that flip, kills, two commands at once, want of means, damaged DICOM files.
 
-    python benchmarks/faults.py [--only flips kills crowds starved dicom] [--store 200] [--weights 100] [--results 100]
-                                [--kills 20] [--crowds 5] [--dicom 500] [--seed 0] [--work DIR] [--json FILE]
+    python benchmarks/faults.py [--only flips kills crowds starved dicom] [--store 200] [--weights 100]
+        [--results 100] [--kills 20] [--crowds 5] [--dicom 500] [--seed 0] [--work DIR] [--json FILE]
 
-Small data and a narrow network, made first; every command is the real one, as a process of its own. All of it takes
-about an hour on two cores. The attacks are those of tests/faults, which CI makes in small numbers. It exits with 1
-where one of them ended silently, raw or with something lost.
+Small data and a narrow network, made first; every command is the real one, as a process of its own. All of it
+takes about an hour on two cores. The attacks are those of tests/faults, which CI makes in small numbers. It exits
+with 1 where one of them ended silently, raw or with something lost.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> int:
         "kills": lambda scene, work: kill_commands(scene, work, options.kills, options.seed),
         "crowds": lambda scene, work: crowd(scene, work, options.crowds),
         "starved": starve,
-        "dicom": lambda scene, work: _damaged_dicom(options.dicom, options.seed),
+        "dicom": lambda _scene, _work: _damaged_dicom(options.dicom, options.seed),
     }
     every: list[Tally] = []
     with tempfile.TemporaryDirectory(prefix="dsnet_med_faults_") as temporary:

@@ -23,7 +23,10 @@ EVERY = 20  # of so many flips one goes through the command line as well
 
 def flip_store(scene: Scene, work: Path, count: int, seed: int = 0) -> list[Tally]:
     """Flip a bit of a random file of the store: does reading it as training does notice, do check and preprocess?"""
-    read, commands = Tally("bit flip in a store, read as `train` does"), Tally("the same, `check`, then `preprocess` again")
+    read, commands = (
+        Tally("bit flip in a store, read as `train` does"),
+        Tally("the same, `check`, then `preprocess` again"),
+    )
     chance, store = random.Random(seed), work / "store"
     shutil.copytree(scene.store, store)
     files = [path for path in sorted(store.rglob("*")) if path.is_file() and not path.name.startswith(".")]
@@ -136,7 +139,9 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray):
         return bool(np.array_equal(one, other))
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+        return (
+            isinstance(other, dict) and one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+        )
     if isinstance(one, Sequence) and not isinstance(one, str | bytes):
         return len(one) == len(other) and all(map(_same, one, other))
     return bool(one == other)

@@ -38,7 +38,7 @@ def _killed(name: str, arguments: Arguments, work: Path, count: int, seed: int) 
         ended = dsnet(*arguments(out))
         if name == "train" and ended.code == 2 and "--resume" in ended.said:
             ended = dsnet("train", "--resume", "--out", out)
-        where = f"after {moment:.1f} of {seconds:.1f} s (struck: {struck}): exit {ended.code}, {ended.said[-300:]!r}"
+        where = f"after {moment:.1f} of {seconds:.1f} s: exit {ended.code}, {ended.said[-300:]!r}"
         if ended.raw:
             tally.add("raw", where)
         elif ended.code:

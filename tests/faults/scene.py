@@ -1,4 +1,4 @@
-"""Small data, a store, a trained run, masks and scores that attacks are made on; and the command that makes them."""
+"""Small data, a store, a run, masks and scores that attacks are made on; and the command that makes them."""
 
 import hashlib
 import json
@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = (str(Path(sys.executable).parent / "dsnet-med"),)
-TRAIN = ("--iterations", "24", "--set", "width=0.125", "--set", "validate_every=8", "--set", "checkpoint_every=4")
+TRAIN = (
+    "--iterations",
+    "24",
+    "--set",
+    "width=0.125",
+    "--set",
+    "validate_every=8",
+    "--set",
+    "checkpoint_every=4",
+)
 NO_END = 1000  # the exit code of a command that had to be killed
 VOLATILE = ("seconds", "seal", "created", "started", "time", "wall_time")  # of a result, from run to run
 
@@ -113,10 +122,10 @@ def surroundings(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"} | dict(more or {})
 
 
-def make_scene(folder: Path, cases: int = 4, size: str = "64x64x24") -> Scene:
-    """Make everything in `folder`, or what is missing there."""
+def make_scene(folder: Path, *, until: str = "scores") -> Scene:
+    """Make everything in `folder`, or what is missing there, until the part of this name is there."""
     scene = Scene(folder)
-    phantom = ["phantom", "synapse", "--out", scene.raw, "--cases", cases, "--size", size]
+    phantom = ["phantom", "synapse", "--out", scene.raw, "--cases", 4, "--size", "64x64x24"]
     steps: list[tuple[Path, Sequence[object]]] = [
         (scene.raw, phantom),
         (scene.store, scene.preprocess(scene.store)),
@@ -125,16 +134,13 @@ def make_scene(folder: Path, cases: int = 4, size: str = "64x64x24") -> Scene:
         (scene.scores, scene.evaluate(scene.scores)),
     ]
     for place, arguments in steps:
-        if place.exists():
-            continue
-        ended = dsnet(*arguments)
-        if ended.code:
-            shutil.rmtree(place, ignore_errors=True)
-            raise RuntimeError(f"{arguments[0]}: exit {ended.code}: {ended.said[-2000:]}")
-        if place == scene.masks:
-            for mask in scene.masks.glob("img*"):  # evaluate pairs by the case's number
-                if mask.is_symlink():
-                    raise RuntimeError(f"{mask} is a link")
+        if not place.exists():
+            ended = dsnet(*arguments)
+            if ended.code:
+                shutil.rmtree(place, ignore_errors=True)
+                raise RuntimeError(f"{arguments[0]}: exit {ended.code}: {ended.said[-2000:]}")
+        if place.name == until:
+            break
     return scene
 
 

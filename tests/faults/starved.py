@@ -1,4 +1,4 @@
-"""Want of disk, memory, files and output: each command ends in one line with the cause, and goes on afterwards."""
+"""Want of disk, memory, files and output: a command ends in one line with the cause, and goes on afterwards."""
 
 import os
 import resource
@@ -15,6 +15,12 @@ from scene import Ended, Scene, contents, dsnet
 from tally import Tally
 
 MB = 1 << 20
+_NO_START = (
+    "error while loading shared libraries",
+    "Fatal Python error",
+    "failed to map segment",
+    "init_import_site",
+)
 
 
 def starve(scene: Scene, work: Path) -> list[Tally]:
@@ -39,10 +45,12 @@ def starve(scene: Scene, work: Path) -> list[Tally]:
             for number, options in enumerate(cases):
                 out = work / name / f"{what}{number}".replace(" ", "-")
                 _judge(tally, f"{what} {number}", arguments, out, wanted, partial(_with, options))
-        for number, size in enumerate((64, 1024)):  # kB
+        for size in (64, 1024):  # kB
             with small_disk(size) as disk:
                 if disk:
-                    _judge(tally, f"disk of {size} kB", arguments, disk / "out", None, lambda each: dsnet(*each))
+                    _judge(
+                        tally, f"disk of {size} kB", arguments, disk / "out", None, lambda each: dsnet(*each)
+                    )
         out = work / name / "full-output"
         _judge(tally, "stdout is full", arguments, out, wanted, _to_full)
         tallies.append(tally)
@@ -97,10 +105,7 @@ def _judge(
 
 def _died_before_us(ended: Ended) -> bool:
     """Whether the interpreter itself did not start: nothing of ours had a say."""
-    return any(
-        sign in ended.said
-        for sign in ("error while loading shared libraries", "Fatal Python error", "failed to map segment", "init_import_site")
-    )
+    return any(sign in ended.said for sign in _NO_START)
 
 
 @contextmanager

@@ -14,8 +14,8 @@ class Tally:
     """How many attacks of one kind were tried and how they ended.
 
     `noticed`: told in plain words, or mended. `harmless`: nothing that counts had changed. `silent`: a wrong
-    result without a word. `raw`: a traceback or the end of the process. `lost`: work that was finished, or could
-    have been, is not there, and the same command does not bring it. `examples` are of the last three.
+    result without a word. `raw`: a traceback, or the end of the process. `lost`: work that was finished, or
+    could have been, is not there, and the same command does not bring it. `examples` are of the last three.
     """
 
     kind: str
@@ -43,7 +43,10 @@ class Tally:
 
 def table(tallies: Iterable[Tally]) -> str:
     """The tallies as a Markdown table."""
-    lines = ["| attack | tried | noticed or mended | harmless | silent | raw | lost |", "|---|--:|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| attack | tried | noticed or mended | harmless | silent | raw | lost |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
     for tally in tallies:
         counts = " | ".join(str(tally.ended[outcome]) for outcome in OUTCOMES)
         lines.append(f"| {tally.kind} | {tally.tried} | {counts} |")
