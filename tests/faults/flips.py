@@ -22,7 +22,7 @@ EVERY = 20  # of so many flips one goes through the command line as well
 
 
 def flip_store(scene: Scene, work: Path, count: int, seed: int = 0) -> list[Tally]:
-    """Flip a bit of a random file of the store: does reading it as training does notice, do check and preprocess?"""
+    """Flip a bit of a random file of the store: do train, check and preprocess notice?"""
     read, commands = (
         Tally("bit flip in a store, read as `train` does"),
         Tally("the same, `check`, then `preprocess` again"),
