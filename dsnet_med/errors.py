@@ -101,6 +101,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         every = every.__cause__ or every.__context__
 
 
+def cannot_read(path: object, error: BaseException, otherwise: str) -> InputError:
+    """The error for `path` that could not be read: by its cause where means were wanting, else `otherwise`."""
+    if means := want_of_means(error):
+        return InputError(f"{path}: cannot be read: {means}")
+    if isinstance(error, OSError) and error.errno:
+        return InputError(f"{path}: cannot be read ({error.strerror})")
+    return InputError(f"{path}: {otherwise}")
+
+
 def printable(text: str) -> str:
     """`text` with every character that could move a terminal's cursor or turn its direction as an escape."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, cannot_read
 
 _PACKED = (".gz", ".bz2", ".xz", ".zst", "")  # the last two are known to be volumes, and refused by content
 NIFTI = tuple(f"{ending}{packed}" for packed in _PACKED for ending in (".nii", ".hdr"))
@@ -21,7 +21,7 @@ def entries_of(folder: Path) -> list[Path]:
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
-        raise InputError(f"{folder}: cannot be listed ({error.strerror or error})") from error
+        raise cannot_read(folder, error, f"cannot be listed ({error})") from error
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -90,7 +90,7 @@ def require_file(path: Path) -> None:
         if path.is_file():
             return
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise cannot_read(path, error, f"cannot be read ({error})") from error
     raise absent(path)
 
 

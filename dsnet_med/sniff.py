@@ -1,6 +1,9 @@
 """What a file is, by its first bytes: a name says little, and a wrong cause sends its reader the wrong way."""
 
 import bz2
+import errno
+import hashlib
+import io
 import re
 import zlib
 from collections.abc import Callable
@@ -11,12 +14,13 @@ from typing import IO, Any, Literal, cast
 import nibabel as nib
 from isal import igzip, isal_zlib
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, cannot_read, one_line
 from dsnet_med.find import require_file
 
 Kind = Literal["nifti", "nrrd", "metaimage", "dicom", "zip", "other"]
 Packing = Literal["gzip", "bzip2"]
 DECODING_ERRORS = (EOFError, OSError, zlib.error, cast(type[Exception], isal_zlib.error))
+_CHUNK = 1 << 20
 LONGEST_START = int(nib.Nifti2Header.sizeof_hdr)
 GZIP_AT_MOST = 1100  # times smaller: DEFLATE cannot compress better
 _MAGIC: dict[Packing, bytes] = {"gzip": b"\x1f\x8b", "bzip2": b"BZh"}
@@ -25,6 +29,7 @@ _SUFFIXES: dict[Packing, str] = {"gzip": ".gz", "bzip2": ".bz2"}
 _METAIMAGE = re.compile(rb"\s*(ObjectType|ObjectSubType|Comment|NDims)\s*=")
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
+_WANTING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE)
 _DICOM_START = 512  # bytes that tell a DICOM object
 _DICOM_PREFIX = b"DICM"  # behind a preamble of 128 bytes, which may hold anything
 _DICOMDIR = b"1.2.840.10008.1.3.10"  # the class of the index of a medium, beside the images on most of them
@@ -88,17 +93,15 @@ def content_of(path: Path) -> Content:
         with path.open("rb") as plain:
             start = plain.read(LONGEST_START)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise cannot_read(path, error, str(error)) from error
     packing = next((name for name, magic in _MAGIC.items() if start.startswith(magic)), None)
     if packing:
         try:
             with opened(path, packing) as stream:
                 start = stream.read(LONGEST_START)
         except DECODING_ERRORS as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(
-                f"{path}: not a readable NIfTI file (damaged {packing} compression: {reason}); export it again"
-            ) from error
+            reason = f"damaged {packing} compression: {one_line(error, 160)}"
+            raise cannot_read(path, error, f"not a readable NIfTI file ({reason}); export it again") from error
     return Content(kind_of(start), packing, start)
 
 
@@ -129,6 +132,55 @@ def is_pair_header(start: bytes) -> bool:
 def opened(path: Path, packing: Packing | None) -> IO[bytes]:
     """The file's bytes, decompressed."""
     return cast(IO[bytes], _OPENERS[packing](path, "rb") if packing else path.open("rb"))
+
+
+class Once(io.RawIOBase):
+    """The bytes of a file in their order, each read a single time, and their hash: of what was read, no more.
+
+    `unpacked` is the stream of what they hold. To be closed.
+    """
+
+    def __init__(self, path: Path, packing: Packing | None, *, hashed: bool) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._hash = hashlib.sha256() if hashed else None
+        self.unpacked = cast(IO[bytes], _OPENERS[packing](self, "rb") if packing else self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer)
+        if self._hash is not None:
+            self._hash.update(memoryview(buffer)[:count])
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def digest(self) -> str | None:
+        """The SHA-256 of the whole file, read to its end, where it is wanted."""
+        if self._hash is None:
+            return None
+        while self.read(_CHUNK):
+            pass
+        return self._hash.hexdigest()
+
+
+def filled(stream: Any, into: memoryview) -> int:
+    """How many bytes of `into` the stream had for it: all, or those up to its end."""
+    done = 0
+    while done < len(into) and (count := stream.readinto(into[done : done + _CHUNK])):
+        done += count
+    return done
+
+
+def skipped(stream: Any, most: int | None = None) -> int:
+    """How many bytes were passed over: `most`, or those up to the stream's end."""
+    spare, done = memoryview(bytearray(_CHUNK)), 0
+    while count := stream.readinto(spare if most is None else spare[: min(_CHUNK, most - done)]):
+        done += count
+    return done
 
 
 def known_as(start: bytes) -> tuple[str, str] | None:
@@ -168,11 +220,16 @@ def misnamed(path: Path, packing: Packing | None) -> str | None:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the content is a DICOM object's, whatever the name; a DICOMDIR is none. Never raises."""
+    """Whether the content is a DICOM object's, whatever the name; a DICOMDIR is none.
+
+    What is no file, or may not be read, is none. Raises InputError where means are wanting to tell.
+    """
     try:
         with path.open("rb") as stream:
             start = stream.read(_DICOM_START)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in _WANTING:
+            raise cannot_read(path, error, str(error)) from error
         return False
     return starts_dicom(start) and _DICOMDIR not in start
 

@@ -5,7 +5,10 @@ DICOM series are read in dsnet_med.dicom.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,11 +18,12 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, SeveralVolumesError
-from dsnet_med.files import written_whole
+from dsnet_med.files import sha256, written_whole
 from dsnet_med.geometry import corner_distance, corner_voxels, same_grid, spacing_mm
 from dsnet_med.sniff import content_of, refusal
 from dsnet_med.volumes_nifti import (
     NiftiFile,
+    changed,
     doubts,
     header_of,
     header_on,
@@ -29,6 +33,7 @@ from dsnet_med.volumes_nifti import (
     read_voxels,
     require_millimetres,
     says_unit,
+    unstated,
     voxels_of,
 )
 
@@ -36,6 +41,7 @@ _ITK = {".nrrd": "NRRD", ".nhdr": "NRRD", ".mha": "MetaImage", ".mhd": "MetaImag
 _SMALLEST_SPACING_MM = 1e-4
 _PLAUSIBLE_MM = (0.01, 50.0)  # voxels of a header that names no unit
 _LABEL_ROUNDING = 1e-3
+_HASHERS = 4  # threads
 _LEVEL = 2  # of isal's four; higher ones take longer and gain little on label maps
 
 
@@ -62,15 +68,26 @@ class Grid:
 class Volume(Grid):
     """A volume with its voxels, in the axis order and data type of its file.
 
-    `notes` say what a reader of its masks has to know: a doubtful header, a lossy compression.
+    `notes` say what a reader of its masks has to know: a doubtful header, a lossy compression. `unstated` are
+    those on what the header does not say of where the volume lies and how large it is, and was guessed.
+    `digests` has the SHA-256 of each of its files, of the very bytes that were read, where it was asked for.
     """
 
     voxels: NDArray[Any]
     notes: tuple[str, ...] = ()
+    unstated: tuple[str, ...] = ()
+    digests: Mapping[Path, str] = field(default_factory=dict)
 
     def noted(self, note: str) -> Self:
         """The same volume with one note more."""
         return replace(self, notes=(*self.notes, note))
+
+    def require_geometry(self) -> None:
+        """Raise InputError where something of its geometry was guessed."""
+        if self.unstated:
+            raise InputError(
+                f"{self.path}: {'; '.join(self.unstated)}; correct the header, or leave out --require-geometry"
+            )
 
 
 def read_grid(path: Path) -> Grid:
@@ -84,13 +101,13 @@ def read_grid(path: Path) -> Grid:
     return Grid(path, _shape(path, file.header), _affine(path, file.header), file.header)
 
 
-def read_image(path: Path, volume_index: int | None = None) -> Volume:
-    """A three-dimensional image with finite voxels, integers kept as integers.
+def read_image(path: Path, volume_index: int | None = None, *, hashed: bool = False) -> Volume:
+    """A three-dimensional image with finite voxels, integers kept as integers; `hashed` gives it its digests.
 
     `volume_index` takes one volume of a 4-D file. Raises InputError; SeveralVolumesError, which is one, for a
     4-D file without it.
     """
-    return _finite(_read(path, volume_index))
+    return _finite(_read(path, volume_index, hashed=hashed))
 
 
 def of_image(path: Path, image: Any, volume_index: int | None = None) -> Volume:
@@ -98,7 +115,7 @@ def of_image(path: Path, image: Any, volume_index: int | None = None) -> Volume:
     affine = checked_affine(path, np.asarray(image.affine, np.float64))
     grid = Grid(path, _shape(path, image.header, volume_index), affine, image.header)
     require_millimetres(path, image.header)
-    return _finite(_volume(grid, part_of(image.dataobj, image.shape, volume_index)))
+    return _finite(_volume(grid, part_of(image.dataobj, image.shape, volume_index), {}))
 
 
 def _finite(volume: Volume) -> Volume:
@@ -110,12 +127,12 @@ def _finite(volume: Volume) -> Volume:
     return volume
 
 
-def read_labels(path: Path) -> Volume:
-    """A label map as unsigned integers (uint8 where it fits, else uint16). Raises InputError.
+def read_labels(path: Path, *, hashed: bool = False) -> Volume:
+    """A label map as unsigned integers (uint8 where it fits, else uint16), with its digests where `hashed`.
 
-    Floating-point files are accepted when every voxel is a whole number, to a thousandth.
+    Floating-point files are accepted when every voxel is a whole number, to a thousandth. Raises InputError.
     """
-    volume = _read(path)
+    volume = _read(path, hashed=hashed)
     voxels, note = _whole_numbers(path, volume.voxels)
     try:
         dtype = _label_type(voxels)
@@ -213,23 +230,43 @@ def _by_itk(path: Path) -> bool:
     return True
 
 
-def _read(path: Path, volume_index: int | None = None) -> Volume:
+def _read(path: Path, volume_index: int | None = None, *, hashed: bool) -> Volume:
     if _by_itk(path):
-        return _read_itk(path, volume_index)
+        with unchanged(files_of(path) if hashed else ()) as digests:
+            return replace(_read_itk(path, volume_index), digests=digests)
     file = _open(path)
     grid = Grid(path, _shape(path, file.header, volume_index), _affine(path, file.header), file.header)
     require_millimetres(path, file.header)
-    return _volume(grid, read_voxels(file, volume_index), file.notes)
+    return _volume(grid, *read_voxels(file, volume_index, hashed=hashed), file.notes)
 
 
-def _volume(grid: Grid, voxels: NDArray[Any], notes: tuple[str, ...] = ()) -> Volume:
+@contextmanager
+def unchanged(files: Sequence[Path]) -> Iterator[dict[Path, str]]:
+    """The SHA-256 of each file, for a reader that opens them itself: a reader of bytes hashes what it takes.
+
+    Raises InputError where one is another afterwards.
+    """
+    before = _hashes(files)
+    yield before
+    after = _hashes(files)
+    for file in files:
+        if before[file] != after[file]:
+            raise changed(file)
+
+
+def _hashes(files: Sequence[Path]) -> dict[Path, str]:
+    with ThreadPoolExecutor(_HASHERS) as pool:  # hashing lets other threads work
+        return dict(zip(files, pool.map(sha256, files), strict=True))
+
+
+def _volume(
+    grid: Grid, voxels: NDArray[Any], digests: Mapping[Path, str], notes: tuple[str, ...] = ()
+) -> Volume:
     """The volume of what a NIfTI header says and of its voxels."""
     native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False).reshape(grid.shape, order="F")
-    doubtful = (
-        *doubts(grid.header, grid.affine, grid.shape),
-        *_odd_unit(grid.affine, says_unit(grid.header)),
-    )
-    return Volume(grid.path, grid.shape, grid.affine, grid.header, native, (*notes, *doubtful))
+    guessed = (*unstated(grid.header), *_odd_unit(grid.affine, says_unit(grid.header)))
+    notes = (*notes, *guessed, *doubts(grid.header, grid.affine, grid.shape))
+    return Volume(grid.path, grid.shape, grid.affine, grid.header, native, notes, guessed, digests)
 
 
 def _odd_unit(affine: NDArray[np.float64], said: bool) -> tuple[str, ...]:
@@ -247,8 +284,8 @@ def _read_itk(path: Path, volume_index: int | None) -> Volume:
     voxels, affine = volumes_itk.read(path, volume_index)
     x, y, z = voxels.shape
     affine = checked_affine(path, affine)
-    notes = (*volumes_itk.doubts(path), *_odd_unit(affine, volumes_itk.says_unit(path)))
-    return Volume(path, (x, y, z), affine, None, voxels, notes)
+    guessed = (*volumes_itk.unstated(path), *_odd_unit(affine, volumes_itk.says_unit(path)))
+    return Volume(path, (x, y, z), affine, None, voxels, guessed, guessed)
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

@@ -1,6 +1,7 @@
 """Reading NRRD and MetaImage volumes through SimpleITK, in the axis order and world (RAS+) of NIfTI."""
 
 import locale
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from dsnet_med.errors import InputError, SeveralVolumesError, one_line
+from dsnet_med.errors import InputError, SeveralVolumesError, cannot_read, one_line
 from dsnet_med.geometry import LPS_TO_RAS
 
 _AXES = re.compile(rb"NDims[^=\n]*=([^\n]*)")
@@ -24,6 +25,11 @@ _FIELD = {
     "nrrd": re.compile(rb"^([\w ]+?)[ \t]*:(?!=)[ \t]*([^\r\n]*)", re.MULTILINE),
     "meta": re.compile(rb"^[ \t]*(\w+)[ \t]*[=:][ \t]*([^\r\n]*)", re.MULTILINE),
 }
+# What says where a volume lies, under the names that ITK knows: of MetaImage, in these letters alone.
+_SPACING = {"nrrd": ("spacings", "spacedirections"), "meta": ("ElementSpacing", "ElementSize")}
+_ORIGIN = {"nrrd": ("spaceorigin", "axismins"), "meta": ("Offset", "Position", "Origin")}
+_DIRECTIONS = ("TransformMatrix", "Orientation", "Rotation")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _SIDES = re.compile(r"(right|left)-(anterior|posterior)-superior|ras|las|lps")
 _WITH_TIME = re.compile(r"(right|left)-(anterior|posterior)-superior-time|rast|last|lpst")
 _MILLIMETRES = ("mm", "millimeter", "millimeters", "millimetre", "millimetres")
@@ -78,8 +84,8 @@ def reading(path: Path) -> Iterator[None]:
             yield
         except (RuntimeError, MemoryError) as error:
             reason = _BEFORE_REASON.sub("", str(error))
-            raise InputError(
-                f"{path}: not a readable volume ({one_line(reason, 160)}); export it again"
+            raise cannot_read(
+                path, error, f"not a readable volume ({one_line(reason, 160)}); export it again"
             ) from error
         finally:
             sitk.ProcessObject.SetGlobalWarningDisplay(warns)
@@ -117,11 +123,10 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace").strip()
 
 
-def doubts(path: Path) -> Iterator[str]:
-    """What a header leaves open about where the volume lies."""
+def unstated(path: Path) -> Iterator[str]:
+    """What a header does not say of where the volume lies, and ITK fills in without a word."""
     fields = _fields(path)
     if _is_nrrd(path):
-        spacing: tuple[str, ...] = ("spacings", "spacedirections")
         space = fields.get("space")
         if space is None and "spacedimension" not in fields:
             yield "the header names no space: left and right are a guess"
@@ -129,11 +134,23 @@ def doubts(path: Path) -> Iterator[str]:
             said = one_line(space or f"of {fields['spacedimension']} dimensions", 40)
             yield f"the header's space, {said}, names no side: left and right are a guess"
     else:
-        spacing = ("elementspacing", "elementsize")
-        if not any(name in fields for name in ("transformmatrix", "orientation", "rotation")):
+        fields = _fields(path, exact=True)
+        if not any(name in fields for name in _DIRECTIONS):
             yield "the header gives no directions of its axes: left and right are a guess"
-    if not any(name in fields for name in spacing):
-        yield "the header gives no spacing: voxels of 1 mm are a guess"
+    kind = "nrrd" if _is_nrrd(path) else "meta"
+    if not any(_numbers(fields.get(name, "")) for name in _SPACING[kind]):
+        yield "the header gives no spacing that ITK reads: voxels of 1 mm are a guess"
+    if not any(_numbers(fields.get(name, "")) for name in _ORIGIN[kind]):
+        yield "the header gives no origin that ITK reads: where the volume lies is a guess"
+
+
+def _numbers(text: str) -> bool:
+    """Whether a field has finite numbers, or vectors of them, for three axes at least."""
+    vectors = re.findall(r"\(([^)]*)\)", text)
+    if len(vectors) > 1:
+        return sum(all(_NUMBER.fullmatch(part.strip()) for part in each.split(",")) for each in vectors) >= 3
+    parts = re.split(r"[\s,()]+", text.strip())
+    return sum(_NUMBER.fullmatch(part) is not None and math.isfinite(float(part)) for part in parts) >= 3
 
 
 def says_unit(path: Path) -> bool:
@@ -192,14 +209,17 @@ def _quoted(text: str) -> Sequence[str]:
     return [part.strip().lower() for part in re.findall(r'"([^"]*)"', text)] or text.lower().split()
 
 
-def _fields(path: Path) -> dict[str, str]:
-    """The header's fields, their names in lower case and without spaces: `space units` is `spaceunits`."""
+def _fields(path: Path, *, exact: bool = False) -> dict[str, str]:
+    """The header's fields, their names in lower case and without spaces: `space units` is `spaceunits`.
+
+    `exact` leaves the names as they are.
+    """
     header = _header(path)
     if not _is_nrrd(path):
         header = header[: end.start()] if (end := _DATA_FILE["meta"].search(header)) else header
     pattern = _FIELD["nrrd" if _is_nrrd(path) else "meta"]
     found = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in pattern.findall(header))
-    return {"".join(name.lower().split()): value.strip() for name, value in found}
+    return {name if exact else "".join(name.lower().split()): value.strip() for name, value in found}
 
 
 def _is_nrrd(path: Path) -> bool:
@@ -211,7 +231,7 @@ def _header(path: Path) -> bytes:
         with path.open("rb") as stream:
             start = stream.read(_LONGEST_HEADER)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise cannot_read(path, error, str(error)) from error
     if _is_nrrd(path):  # whose header ends with an empty line
         return re.split(rb"\r?\n\r?\n", start, maxsplit=1)[0]
     return start

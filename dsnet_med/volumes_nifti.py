@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,23 +15,25 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, cannot_read, one_line
 from dsnet_med.find import case_name, require_file
 from dsnet_med.geometry import corner_distance, corner_voxels, is_sheared, right_angled, spacing_mm
 from dsnet_med.sniff import (
     DECODING_ERRORS,
     GZIP_AT_MOST,
     Content,
+    Once,
     Packing,
     content_of,
+    filled,
     looks,
     misnamed,
     opened,
     refusal,
+    skipped,
 )
 
 _DAMAGED = (*DECODING_ERRORS, OverflowError, ValueError, ImageFileError, HeaderDataError)
-_CHUNK = 1 << 20
 _NIFTI1_AT_MOST = 32767  # voxels along an axis
 _QFORM_WITHIN = 0.1  # voxels, at every corner
 _MOST_UNPACKED: dict[Packing | None, int] = {None: 1, "gzip": GZIP_AT_MOST, "bzip2": 1_200_000}
@@ -50,12 +51,16 @@ _UNHEARD.addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class NiftiFile:
-    """A NIfTI file, or a pair, whose header has been read; `voxels` is the file that holds the voxels."""
+    """A NIfTI file, or a pair, whose header has been read; `voxels` is the file that holds the voxels.
+
+    `start` are the bytes of the header as they lie in the file, `packings` those of header and voxels.
+    """
 
     path: Path
     header: Any
+    start: bytes
     voxels: Path
-    packing: Packing | None
+    packings: tuple[Packing | None, Packing | None]
     notes: tuple[str, ...]
 
     @property
@@ -105,8 +110,8 @@ def open_nifti(path: Path, content: Content) -> NiftiFile:
         notes += _with_unit_quaternion(header)
         header.get_best_affine()  # raises for what places no volume
     except _DAMAGED as error:
-        raise InputError(
-            f"{path}: not a readable NIfTI file ({one_line(error, 160)}); export it again"
+        raise cannot_read(
+            path, error, f"not a readable NIfTI file ({one_line(error, 160)}); export it again"
         ) from error
     if isinstance(header, nib.Nifti2Header) and int(header["intent_code"]) in _CIFTI:
         raise InputError(f"{path}: is Cifti2Image, wanted NIfTI; convert it first")
@@ -114,7 +119,8 @@ def open_nifti(path: Path, content: Content) -> NiftiFile:
     if not header.is_single:
         voxels, packing = _voxels_file(path)
     names = (misnamed(file, kind) for file, kind in {path: content.packing, voxels: packing}.items())
-    return NiftiFile(path, header, voxels, packing, (*filter(None, names), *notes))
+    start = content.start[: header.sizeof_hdr]
+    return NiftiFile(path, header, start, voxels, (content.packing, packing), (*filter(None, names), *notes))
 
 
 def _not_nifti(path: Path, content: Content) -> InputError:
@@ -195,12 +201,16 @@ def says_unit(header: Any) -> bool:
     return (int(header["xyzt_units"]) & 7) == 2
 
 
+def unstated(header: Any) -> Iterator[str]:
+    """What a header does not say of where the volume lies."""
+    if not header["sform_code"] and not header["qform_code"]:
+        sizes = ", and voxels of 1 mm may be one" if (header["pixdim"][1:4] == 1).all() else ""
+        yield f"the header has neither sform nor qform: left and right are a guess{sizes}"
+
+
 def doubts(header: Any, affine: NDArray[np.float64], shape: tuple[int, ...]) -> Iterator[str]:
-    """What a header leaves open about where the volume lies."""
-    codes = int(header["sform_code"]), int(header["qform_code"])
-    if codes == (0, 0):
-        yield "the header has neither sform nor qform: left and right are a guess"
-    if not all(codes):
+    """What a header contradicts itself about."""
+    if not header["sform_code"] or not header["qform_code"]:
         return
     try:
         other = header.get_qform()
@@ -212,39 +222,63 @@ def doubts(header: Any, affine: NDArray[np.float64], shape: tuple[int, ...]) -> 
         yield f"the header's sform and qform disagree by up to {apart:.2g} mm; the sform was used"
 
 
-def read_voxels(file: NiftiFile, volume_index: int | None) -> NDArray[Any]:
+def read_voxels(
+    file: NiftiFile, volume_index: int | None, *, hashed: bool = False
+) -> tuple[NDArray[Any], dict[Path, str]]:
     """The voxels of one volume as the header scales them; those of other volumes are not kept.
 
-    The file is read to its last byte, so that damage anywhere is seen. nibabel would decompress by the standard
-    library: isal takes a third of that time for a CT, a sixth for its label map. Raises InputError.
+    The second result has the SHA-256 of each file where it is `hashed`: of the bytes that the voxels are from,
+    read in one go, and whose header is still that of `file`. They are read to the last one, so that damage
+    anywhere is seen. nibabel would decompress by the standard library: isal takes a third of that time for a
+    CT, a sixth for its label map. Raises InputError.
     """
+    digests: dict[Path, str] = {}
     kind, begin = file.header.get_data_dtype(), int(file.header.get_data_offset())
     wanted = begin + math.prod(file.shape) * kind.itemsize
     shape = file.shape if volume_index is None else file.shape[:3]
     begin += (volume_index or 0) * math.prod(shape) * kind.itemsize
     try:
         size = file.voxels.stat().st_size
-        if size * _MOST_UNPACKED[file.packing] < wanted:  # before any memory is taken
+        if size * _MOST_UNPACKED[file.packings[1]] < wanted:  # before any memory is taken
             raise EOFError(f"{size} bytes cannot hold the {wanted} that its header names")
         content = np.empty(math.prod(shape) * kind.itemsize, np.uint8)
-        with opened(file.voxels, file.packing) as stream:
-            stream.seek(begin)
-            filled, into = 0, content.data
-            while count := stream.readinto(into[filled : filled + _CHUNK]):  # type: ignore[attr-defined]
-                filled += count
-            if (read := stream.seek(0, os.SEEK_END)) < wanted:  # on to the checksum at the end
+        if file.voxels != file.path:
+            with Once(file.path, file.packings[0], hashed=hashed) as header:
+                _require_start(file, header.unpacked)
+                digests[file.path] = header.digest() or ""
+        with Once(file.voxels, file.packings[1], hashed=hashed) as stream:
+            at = _require_start(file, stream.unpacked) if file.voxels == file.path else 0
+            at += skipped(stream.unpacked, begin - at)
+            at += filled(stream.unpacked, content.data)
+            if (read := at + skipped(stream.unpacked)) < wanted:  # on to the checksum at the end
                 raise EOFError(f"{read} bytes of {wanted}")
-        return _scaled(content.view(kind).reshape(shape, order="F"), file.header)
+            digests[file.voxels] = stream.digest() or ""
+        voxels = _scaled(content.view(kind).reshape(shape, order="F"), file.header)
+        return voxels, digests if hashed else {}
     except MemoryError as error:
         raise InputError(
             f"{file.path}: does not fit into memory, {wanted} bytes; close other programs"
         ) from error
+    except InputError:
+        raise
     except _DAMAGED as error:
-        if isinstance(error, OSError) and error.errno:
-            raise InputError(f"{file.path}: cannot be read ({error.strerror})") from error
-        raise InputError(
-            f"{file.path}: damaged or cut short ({one_line(error, 160)}); fetch the file again"
+        raise cannot_read(
+            file.path, error, f"damaged or cut short ({one_line(error, 160)}); fetch the file again"
         ) from error
+
+
+def _require_start(file: NiftiFile, stream: Any) -> int:
+    """The length of the header that the stream begins with. InputError where it is no longer that of `file`."""
+    start = bytearray(len(file.start))
+    filled(stream, memoryview(start))
+    if start != file.start:
+        raise changed(file.path)
+    return len(start)
+
+
+def changed(path: Path) -> InputError:
+    """The error for a file that is another one than it was when reading it began."""
+    return InputError(f"{path}: changed while it was read; run the same command again")
 
 
 def _scaled(voxels: NDArray[Any], header: Any) -> NDArray[Any]:

@@ -1,8 +1,11 @@
 """Good NIfTI files read as nibabel reads them, bad ones are refused; masks are written in the input's grid."""
 
 import bz2
+import errno
 import gzip
+import hashlib
 import lzma
+import os
 import struct
 from pathlib import Path
 
@@ -14,6 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from dsnet_med import volumes as reading
+from dsnet_med import volumes_itk
 from dsnet_med.errors import InputError
 from dsnet_med.find import case_name, is_nifti, is_volume
 from dsnet_med.geometry import corner_voxels
@@ -950,3 +955,146 @@ def test_names(tmp_path):
     assert not is_nifti(Path("a.gz"))
     assert case_name(Path("folder/img0001.nii.gz")) == "img0001"
     assert case_name(Path("a.b.nii")) == "a.b"
+
+
+# ---------------------------------------------------------------- read once, and hashed as it was read
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "name", ["a.nii", "a.nii.gz", "a.nii.bz2", "a.hdr", "a.mha", "a.mhd", "a.nrrd", "a.nhdr", "padded.nii.gz"]
+)
+def test_the_digests_of_a_volume_are_those_of_its_files(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith(("mha", "mhd", "nrrd", "nhdr")):
+        sitk.WriteImage(sitk.GetImageFromArray(ct()), str(path))
+    elif name.endswith(".bz2"):
+        plain = saved(tmp_path / "plain.nii", image_of(ct()))
+        path.write_bytes(bz2.compress(plain.read_bytes()))
+    else:
+        saved(path, image_of(ct(), kind=nib.Nifti1Pair) if name == "a.hdr" else image_of(ct()))
+    if name.startswith("padded"):
+        path.write_bytes(path.read_bytes() + bytes(512))
+    files = files_of(path)
+    assert len(files) == (2 if name in ("a.hdr", "a.mhd", "a.nhdr") else 1)
+    assert read_image(path, hashed=True).digests == {file: sha256(file) for file in files}
+    assert read_labels(saved(tmp_path / "label.nii.gz", image_of(labels())), hashed=True).digests
+    assert read_image(path).digests == {}
+
+
+@pytest.mark.parametrize("name", ["four.nii", "four.nii.gz"])
+def test_the_digest_of_one_of_several_volumes_is_that_of_the_file(tmp_path, name):
+    path = saved(tmp_path / name, image_of(np.stack([ct(), ct() + 1], axis=3)))
+    volume = read_image(path, 1, hashed=True)
+    np.testing.assert_array_equal(volume.voxels, ct() + 1)
+    assert volume.digests == {path: sha256(path)}
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_an_exchanged_file_has_the_digest_of_what_was_read(tmp_path, monkeypatch, name):
+    """Exchanged between the look at its header and its voxels, by another of the same header."""
+    path, other = saved(tmp_path / name, image_of(ct())), saved(tmp_path / f"other_{name}", image_of(ct() + 1))
+    wanted, read = sha256(other), reading.read_voxels
+    monkeypatch.setattr(reading, "read_voxels", lambda *a, **k: (other.replace(path), read(*a, **k))[1])
+    volume = read_image(path, hashed=True)
+    np.testing.assert_array_equal(volume.voxels, ct() + 1)
+    assert volume.digests == {path: wanted}
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.hdr"])
+def test_a_file_whose_header_is_exchanged_while_it_is_read_is_refused(tmp_path, monkeypatch, name):
+    kind = nib.Nifti1Pair if name == "a.hdr" else nib.Nifti1Image
+    path = saved(tmp_path / name, image_of(ct(), kind=kind))
+    other = saved(tmp_path / f"other_{name}", image_of(ct(), np.diag((2, 2, 2, 1)), kind=kind))
+    read = reading.read_voxels
+    monkeypatch.setattr(reading, "read_voxels", lambda *a, **k: (other.replace(path), read(*a, **k))[1])
+    refused(read_image, path, "changed while it was read; run the same command again")
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.nrrd", "a.mhd"])
+def test_what_itk_reads_is_the_same_before_and_after(tmp_path, monkeypatch, name):
+    path, read = tmp_path / name, reading._read_itk
+    sitk.WriteImage(sitk.GetImageFromArray(ct()), str(path))
+
+    def exchanging(*arguments):
+        volume = read(*arguments)
+        sitk.WriteImage(sitk.GetImageFromArray(ct() + 1), str(path))
+        return volume
+
+    monkeypatch.setattr(reading, "_read_itk", exchanging)
+    with pytest.raises(InputError, match="changed while it was read"):
+        read_image(path, hashed=True)
+
+
+# ---------------------------------------------------------------- want of means is no damage
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        (errno.ENOMEM, "not enough memory"),
+        (errno.EMFILE, "too many files are open"),
+        (errno.EACCES, "permission denied"),
+        (errno.EIO, "the disk or network drive reports an error"),
+        (errno.ESTALE, "the network drive has lost it"),
+    ],
+)
+@pytest.mark.parametrize("at", ["first", "voxels"])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nii.bz2"])
+def test_want_of_means_is_called_by_its_name(tmp_path, monkeypatch, number, word, at, name):
+    path = tmp_path / name
+    if name.endswith(".bz2"):
+        path.write_bytes(bz2.compress(saved(tmp_path / "plain.nii", image_of(ct())).read_bytes()))
+    else:
+        saved(path, image_of(ct()))
+    opened = Path.open
+
+    def wanting(self, mode="r", buffering=-1, *arguments, **options):
+        if self == path and (at == "first" or buffering == 0):
+            raise OSError(number, os.strerror(number))
+        return opened(self, mode, buffering, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", wanting)
+    line = refused(read_image, path, word)
+    assert "damaged" not in line
+    assert "fetch" not in line
+    assert "export" not in line
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ("Failed to allocate memory for image.", "not enough memory"),
+        ("File cannot be read: a.mha. Reason: Too many open files", "too many files are open"),
+        ("File cannot be read: a.mha. Reason: Permission denied", "permission denied"),
+    ],
+)
+def test_what_itk_says_of_want_of_means(tmp_path, said, word):
+    with (
+        pytest.raises(InputError, match=f"a.mha: cannot be read: {word}"),
+        volumes_itk.reading(tmp_path / "a.mha"),
+    ):
+        raise RuntimeError(f"ITK ERROR: MetaImageIO(0x1): {said}")
+
+
+def test_a_header_without_forms_and_sizes_says_so(tmp_path):
+    image = image_of(ct(), np.eye(4))
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    volume = read_image(saved(tmp_path / "a.nii", image))
+    assert volume.unstated == volume.notes
+    assert (
+        "neither sform nor qform: left and right are a guess, and voxels of 1 mm may be one" in volume.notes[0]
+    )
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[80:92] = struct.pack("<3f", 0.8, 0.8, 3)  # pixdim
+    (tmp_path / "a.nii").write_bytes(content)
+    assert read_image(tmp_path / "a.nii").notes == (
+        "the header has neither sform nor qform: left and right are a guess",
+    )
+    with pytest.raises(InputError, match="--require-geometry"):
+        volume.require_geometry()
+    read_image(saved(tmp_path / "c.nii", image_of(ct()))).require_geometry()

@@ -157,7 +157,9 @@ def nrrd(path: Path, *lines: str, place: tuple[str, ...] = PLACE, kinds: str = "
 TURN = "TransformMatrix = 1 0 0 0 1 0 0 0 1"
 
 
-def meta(path: Path, *lines: str, place: tuple[str, ...] = (TURN, "ElementSpacing = 2 3 4")) -> Path:
+def meta(
+    path: Path, *lines: str, place: tuple[str, ...] = (TURN, "ElementSpacing = 2 3 4", "Offset = 1 2 3")
+) -> Path:
     head = ("ObjectType = Image", "NDims = 3", "BinaryDataByteOrderMSB = False", *place, *lines)
     content = "\n".join((*head, "DimSize = 4 3 2", "ElementType = MET_SHORT", "ElementDataFile = LOCAL"))
     path.write_bytes(content.encode() + b"\n" + VOXELS.tobytes(order="F"))
@@ -238,13 +240,50 @@ def test_the_reason_that_itk_gives_is_in_the_line(tmp_path):
         read_image(nrrd(tmp_path / "a.nrrd", place=("space: LPS", "spacings: 2 3 4")))
 
 
-def test_headers_without_directions_or_spacing_are_a_guess(tmp_path):
-    notes = " ".join(read_image(meta(tmp_path / "a.mha", place=("ElementSpacing = 2 3 4",))).notes)
-    assert "no directions" in notes
-    assert "no spacing" not in notes
-    notes = " ".join(read_image(meta(tmp_path / "b.mha", place=(TURN,))).notes)
-    assert "voxels of 1 mm are a guess" in notes
-    assert "voxels of 1 mm are a guess" in " ".join(read_image(nrrd(tmp_path / "c.nrrd", place=())).notes)
+LPS, SIZES, OFFSET = PLACE[0], "ElementSpacing = 2 3 4", "Offset = 1 2 3"
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "lacks"),
+    [
+        ("mha", (TURN, SIZES, OFFSET), ()),
+        ("mha", (TURN, "ElementSize = 2 3 4", "Position = 1 2 3"), ()),
+        ("mha", (TURN, "ElementSpacing: 2 3 4", "Origin: 1 2 3"), ()),
+        ("mha", (SIZES, OFFSET), ("directions",)),
+        ("mha", (TURN, OFFSET), ("spacing",)),
+        ("mha", (TURN, SIZES), ("origin",)),
+        ("mha", (), ("directions", "spacing", "origin")),
+        ("mha", (TURN, "ElementSpacinh = 2 3 4", OFFSET), ("spacing",)),
+        ("mha", (TURN, "elementspacing = 2 3 4", OFFSET), ("spacing",)),  # which ITK does not know
+        ("mha", (TURN, SIZES, "offset = 1 2 3"), ("origin",)),
+        ("mha", ("transformmatrix = 0 1 0 1 0 0 0 0 1", SIZES, OFFSET), ("directions",)),
+        ("nrrd", PLACE, ()),
+        ("nrrd", (LPS, "SpaceDirections: (2,0,0) (0,3,0) (0,0,4)", "Space Origin: (1,2,3)"), ()),
+        ("nrrd", (LPS, ORIGIN), ("spacing",)),
+        ("nrrd", (LPS, DIRECTIONS), ("origin",)),
+        ("nrrd", (LPS, "space directions: none none none", ORIGIN), ("spacing",)),
+        ("nrrd", (LPS, "space directions := (2,0,0) (0,3,0) (0,0,4)", ORIGIN), ("spacing",)),
+        ("nrrd", (LPS, DIRECTIONS, "space origin: (nan,nan,nan)"), ("origin",)),
+        ("nrrd", ("spacings: 2 nan 4", "axis mins: 1 2 3"), ("space", "spacing")),
+        ("nrrd", ("axis mins: 0 0 0", "axis maxs: 8 9 8"), ("space", "spacing")),
+        ("nrrd", ("thicknesses: 2 3 4",), ("space", "spacing", "origin")),
+    ],
+)
+def test_what_a_header_does_not_state_is_noted_and_refused_where_it_is_required(kind, place, lacks, tmp_path):
+    """ITK fills it in without a word: names in other letters, words and NaN are no values to it either."""
+    volume = read_image((meta if kind == "mha" else nrrd)(tmp_path / f"a.{kind}", place=place))
+    assert [
+        note.split("gives no ")[-1].split("names no ")[-1].split(":")[0].split()[0] for note in volume.unstated
+    ] == list(lacks)
+    assert volume.notes == volume.unstated
+    if not lacks:
+        volume.require_geometry()
+        return
+    with pytest.raises(
+        InputError, match=r"a guess.*correct the header, or leave out --require-geometry"
+    ) as caught:
+        volume.require_geometry()
+    assert str(caught.value).startswith(str(tmp_path / f"a.{kind}"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import typer
 
 import dsnet_med
 from dsnet_med.cli import steps
-from dsnet_med.cli.options import AsJson, Out, Workers, folder
+from dsnet_med.cli.options import AsJson, Out, RequireGeometry, Workers, folder
 from dsnet_med.errors import InputError
 
 app = typer.Typer(
@@ -186,6 +186,7 @@ def infer(
             help="Write CASE.regridded.nii.gz, too: on an orthogonal grid, for ITK, which takes no other.",
         ),
     ] = False,
+    require_geometry: RequireGeometry = False,
 ) -> None:
     """Segment volumes; each mask lies in its input's own grid, and finished ones are kept."""
     from dsnet_med.cli import inferring
@@ -198,7 +199,15 @@ def infer(
             device, batch, tta, precision, compiled, trust, keep_largest, fill_holes, remove_smaller
         ),
         inferring.CaseOptions(
-            formats, probabilities, statistics, preview, overwrite, volume_index, series, regrid
+            formats,
+            probabilities,
+            statistics,
+            preview,
+            overwrite,
+            volume_index,
+            series,
+            regrid,
+            require_geometry,
         ),
     )
 

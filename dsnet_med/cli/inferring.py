@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 from tqdm import tqdm
 
-from dsnet_med.errors import CasesFailedError, InputError
+from dsnet_med.errors import CasesFailedError, InputError, StoppedError
 
 if TYPE_CHECKING:
     from dsnet_med.inference import Predictor
@@ -47,6 +47,7 @@ class CaseOptions:
     volume_index: int | None = None
     series: str | None = None
     regrid: bool = False
+    require_geometry: bool = False
 
 
 def infer(
@@ -58,7 +59,7 @@ def infer(
 ) -> None:
     """Segment volumes with a run, or with the mean of several."""
     from dsnet_med.inference.outputs import Outputs
-    from dsnet_med.inference.segment import Choice, segment_cases
+    from dsnet_med.inference.segment import Choice, Segmented, segment_cases
     from dsnet_med.inference.sources import find_sources
 
     outputs = Outputs(
@@ -71,20 +72,24 @@ def infer(
     )
     sources = find_sources(inputs, out, lambda note: typer.echo(f"note: {note}", err=True))
     predictor = make_predictor(models, model_options)
-    started, shares, results = time.monotonic(), defaultdict[str, float](float), []
-    with tqdm(total=len(sources), desc="infer", unit="case", ncols=100, bar_format=_BAR) as shown:
+    started, shares, results = time.monotonic(), defaultdict[str, float](float), dict[str, Segmented]()
+    choice = Choice(options.volume_index, options.series, options.require_geometry)
+    try:
+        with tqdm(total=len(sources), desc="infer", unit="case", ncols=100, bar_format=_BAR) as shown:
 
-        def advance(case: str, share: float) -> None:
-            shares[case] += share
-            shown.update(share)
+            def advance(case: str, share: float) -> None:
+                shares[case] += share
+                shown.update(share)
 
-        choice = Choice(options.volume_index, options.series)
-        for result in segment_cases(predictor, sources, out, outputs, choice, progress=advance):
-            advance(result.case, 1 - shares[result.case])
-            for note in result.notes:
-                tqdm.write(f"note: {result.case}: {note}", file=sys.stderr)
-            results.append(result)
-    _conclude(results, out, time.monotonic() - started)
+            for result in segment_cases(predictor, sources, out, outputs, choice, progress=advance):
+                advance(result.case, 1 - shares[result.case])
+                for note in result.notes:
+                    tqdm.write(f"note: {result.case}: {note}", file=sys.stderr)
+                results[result.case] = result  # a second one where it was lost
+    except InputError:  # what concerns all cases hides none of them
+        _list_failures(results.values())
+        raise
+    _conclude(list(results.values()), out, time.monotonic() - started)
 
 
 def make_predictor(models: Sequence[Path], options: ModelOptions) -> "Predictor":
@@ -113,16 +118,24 @@ def _conclude(results: "Sequence[Segmented]", out: Path, seconds: float) -> None
     failures = {result.case: result.error for result in results if result.error}
     kept = sum(result.kept for result in results)
     finished = kept + sum(result.written for result in results)
-    if len(failures) == 1 and not finished:
+    lost = any(result.lost for result in results)
+    if len(failures) == 1 and not finished and not lost:
         raise InputError(next(iter(failures.values())))
-    for case, reason in failures.items():
-        typer.echo(f"failed: {case}: {reason}", err=True)
-    if failures and not finished:
+    _list_failures(results)
+    if failures and not finished and not lost:
         raise InputError(f"none of {len(failures)} cases could be segmented; the reasons are above")
+    if failures and not finished:
+        raise StoppedError(f"none of {len(failures)} masks is there any more; the reasons are above")
     if failures:
         raise CasesFailedError(failures, listed=True)
     there = f" ({kept} were there already; --overwrite makes them anew)" if kept else ""
     typer.echo(f"{finished} masks in {out}{there}, {seconds:.1f} s")
+
+
+def _list_failures(results: "Iterable[Segmented]") -> None:
+    for result in results:
+        if result.error:
+            typer.echo(f"failed: {result.case}: {result.error}", err=True)
 
 
 def _listed(text: str) -> list[str]:

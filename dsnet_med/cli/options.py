@@ -25,4 +25,10 @@ def folder(path: Path) -> Path:
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to.", callback=folder)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+RequireGeometry = Annotated[
+    bool,
+    typer.Option(
+        "--require-geometry", help="Refuse volumes whose headers do not state spacing, axes and place."
+    ),
+]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes to use.")]

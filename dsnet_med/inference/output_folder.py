@@ -50,11 +50,24 @@ def name_classes(out: Path, class_names: Sequence[str]) -> None:
         write_json(out / LABELS, labels)
 
 
-def conclude(out: Path, class_names: Sequence[str], *, statistics: bool) -> None:
-    """Write what is about all masks in the folder, from their sidecars; nothing where there is none."""
-    cases = list(_cases(out))
-    if not cases:
-        return
+def conclude(out: Path, class_names: Sequence[str], *, statistics: bool) -> dict[str, set[str]]:
+    """Write what is about all masks in the folder, from their sidecars; nothing where there is none.
+
+    The result has for each case the endings of the files that are there, as they were written.
+    """
+    there = {path.name.removesuffix(SIDECAR) for path in out.glob(f"*{SIDECAR}")}
+    known = {case: sidecar for case in sorted(there) if (sidecar := read_sidecar(out, case))}
+    whole = {case: set(vouched(out, case, sidecar)) for case, sidecar in known.items()}
+    masks = {case: set(sidecar["files"]) & set(FORMATS.values()) for case, sidecar in known.items()}
+    cases = [sidecar for case, sidecar in known.items() if masks[case] and masks[case] <= whole[case]]
+    if cases:
+        _write_tables(out, cases, class_names, statistics=statistics)
+    return whole
+
+
+def _write_tables(
+    out: Path, cases: Sequence[Mapping[str, Any]], class_names: Sequence[str], *, statistics: bool
+) -> None:
     name_classes(out, class_names)
     known = [case["run"] for case in cases if isinstance(case.get("run"), dict)]
     names = dict.fromkeys(name for facts in known for name in facts)
@@ -67,16 +80,6 @@ def conclude(out: Path, class_names: Sequence[str], *, statistics: bool) -> None
             [_HEAD, *(row for case in cases for row in _rows(case))]
         )
         write_text(out / STATISTICS, stream.getvalue())
-
-
-def _cases(out: Path) -> Iterator[dict[str, Any]]:
-    """The sidecars in the folder whose masks are all there, by case."""
-    for path in sorted(out.glob(f"*{SIDECAR}")):
-        case = path.name.removesuffix(SIDECAR)
-        if sidecar := read_sidecar(out, case):
-            masks = set(sidecar["files"]) & set(FORMATS.values())
-            if masks and masks <= vouched(out, case, sidecar).keys():
-                yield sidecar
 
 
 def _rows(sidecar: Mapping[str, Any]) -> Iterator[list[Any]]:

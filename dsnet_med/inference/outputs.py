@@ -147,6 +147,7 @@ def _facts(mask: Mask, outputs: Outputs, predictor: Predictor) -> dict[str, Any]
             "orientation": "".join(nib.aff2axcodes(mask.affine)),
         },
         "notes": list(mask.notes),
+        "unstated": list(mask.source.unstated),
         "run": run_facts(predictor.title, predictor.facts),
         "version": dsnet_med.__version__,
     }

@@ -18,6 +18,7 @@ from dsnet_med.inference.batches import first_guess, in_batches
 from dsnet_med.inference.bundle_reader import Model, load_model
 from dsnet_med.inference.hardware import choose_device, choose_precision
 from dsnet_med.inference.images import as_volume
+from dsnet_med.inference.intensities import implausible
 from dsnet_med.inference.mask import Mask
 from dsnet_med.inference.postprocess import PostProcess, postprocessed
 from dsnet_med.inference.slice_model import SliceModel, mean_probabilities
@@ -125,7 +126,8 @@ class Predictor:
         across = cut_across(volume.affine, self.slice_axis)
         thick = () if across is None else (across,)
         sheared = (_sheared_note(volume),) if is_sheared(volume.shape, volume.affine) else ()
-        notes = (*volume.notes, *sheared, *thick, *contradictions(ids, volume.affine, self.class_names))
+        odd = implausible(volume.voxels, [model.intensity for model in self.models])
+        notes = (*odd, *volume.notes, *sheared, *thick, *contradictions(ids, volume.affine, self.class_names))
         return Mask(ids, self.class_names, volume, notes, tuple(notices), probabilities)
 
     def _class_ids(

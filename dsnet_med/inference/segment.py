@@ -3,23 +3,32 @@
 One bad case never stops the others, and finished cases are kept.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, one_line, want_of_means
 from dsnet_med.files import output_error, remove_partial, require_writable
 from dsnet_med.inference.mask import labels_of
 from dsnet_med.inference.output_folder import claim, conclude, name_classes
 from dsnet_med.inference.outputs import NEEDS_DICOM, Outputs, write_case
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.probabilities import on_disk
-from dsnet_med.inference.sidecar import Identity, digests_of, is_finished, read_sidecar, require_free
+from dsnet_med.inference.sidecar import (
+    FORMATS,
+    SIDECAR,
+    Identity,
+    Sidecar,
+    input_of,
+    is_finished,
+    read_sidecar,
+    require_free,
+)
 from dsnet_med.inference.sources import Source, load
+from dsnet_med.volumes import unchanged
 
 Progress = Callable[[str, float], None]
 
@@ -28,7 +37,8 @@ Progress = Callable[[str, float], None]
 class Segmented:
     """What became of one case: an `error`, or a mask with `notes` on it; `kept` when it was there already.
 
-    `written` is true beside an error that concerns one format alone: the mask is there in another.
+    `written` is true beside an error that concerns one format alone: the mask is there in another. `lost` is
+    true where the files of a case that had ended well are not there any more at the end.
     """
 
     case: str
@@ -36,14 +46,19 @@ class Segmented:
     notes: tuple[str, ...] = ()
     kept: bool = False
     written: bool = False
+    lost: bool = False
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which volume of an input: one of a 4-D file or series, one of several DICOM series."""
+    """Which volume of an input: one of a 4-D file or series, one of several DICOM series.
+
+    `require_geometry` refuses those whose headers do not say where they lie and how large they are.
+    """
 
     volume_index: int | None = None
     series: str | None = None
+    require_geometry: bool = False
 
 
 def segment_cases(
@@ -55,7 +70,7 @@ def segment_cases(
     *,
     progress: Progress = lambda _case, _share: None,
 ) -> Iterator[Segmented]:
-    """Write the files of every source into `out`; one result per case.
+    """Write the files of every source into `out`; one result per case, and another where it is lost afterwards.
 
     `progress` is told the case and each share of it that the network has done. labels.json says what the
     classes are called, run.json which run made the masks, statistics.csv what is in them. Raises InputError
@@ -68,12 +83,29 @@ def segment_cases(
         _require_apart(sources, out)
         if not outputs.overwrite:
             claim(out, predictor.class_names, statistics=outputs.statistics)
-        yield from _overlapped(_Work(predictor, out, outputs, choice, progress), sources)
-        conclude(out, predictor.class_names, statistics=outputs.statistics)
+        ended = []
+        for result in _overlapped(_Work(predictor, out, outputs, choice, progress), sources):
+            ended.append(result)
+            yield result
+        there = conclude(out, predictor.class_names, statistics=outputs.statistics)
+        yield from _lost(out, ended, there, outputs.endings)
     finally:
         if not was_there:
             with suppress(OSError):  # which says that it holds something
                 out.rmdir()
+
+
+def _lost(
+    out: Path, ended: Sequence[Segmented], there: Mapping[str, set[str]], endings: Sequence[str]
+) -> Iterator[Segmented]:
+    """The cases that had ended well and whose files are not all there, as they were written."""
+    for result in ended:
+        wanted = [ending for ending in endings if result.error is None or ending != FORMATS["dicom-seg"]]
+        gone = [ending for ending in wanted if ending not in there.get(result.case, ())]
+        if (result.written or result.kept) and gone:
+            name = f"{result.case}{gone[0] if result.case in there else SIDECAR}"
+            why = f"{out / name} was removed or changed while infer worked; run the same command again"
+            yield Segmented(result.case, why, lost=True)
 
 
 def _require_apart(sources: Sequence[Source], out: Path) -> None:
@@ -136,13 +168,13 @@ class _Work:
         try:
             if source.refused is not None:
                 raise InputError(source.refused)
-            with ThreadPoolExecutor(1) as hasher:
-                digests = hasher.submit(digests_of, source.files)  # while the volume is read
-                if self._is_finished(source, digests):
-                    return Segmented(source.case, kept=True)
-                if source.kind != "dicom" and not self.outputs.more_than_dicom:
-                    raise InputError(f"{source.where}: {NEEDS_DICOM}")
-                volume = load(source, self.choice.volume_index, self.choice.series)
+            if self._is_finished(source):
+                return Segmented(source.case, kept=True)
+            if source.kind != "dicom" and not self.outputs.more_than_dicom:
+                raise InputError(f"{source.where}: {NEEDS_DICOM}")
+            volume = load(source, self.choice.volume_index, self.choice.series, hashed=True)
+            if self.choice.require_geometry:
+                volume.require_geometry()
             yield
             probabilities = None
             if self.outputs.probabilities:
@@ -150,9 +182,8 @@ class _Work:
             mask = self.predictor.segment(volume, probabilities, partial(self.progress, source.case))
             yield
             try:
-                failed = write_case(
-                    self.out, self._identity(source, digests.result()), mask, self.predictor, self.outputs
-                )
+                identity = self._identity(source, volume.digests)
+                failed = write_case(self.out, identity, mask, self.predictor, self.outputs)
                 name_classes(self.out, self.predictor.class_names)
             except OSError as error:
                 raise output_error(self.out / source.case, error) from error
@@ -160,7 +191,7 @@ class _Work:
         except Exception as error:
             return Segmented(source.case, _reason(source, error))
 
-    def _is_finished(self, source: Source, digests: "Future[dict[str, Any]]") -> bool:
+    def _is_finished(self, source: Source) -> bool:
         """Whether nothing is left to do. Raises InputError for files that must not be replaced."""
         sidecar, endings = read_sidecar(self.out, source.case), self.outputs.endings
         if self.outputs.overwrite:
@@ -168,10 +199,16 @@ class _Work:
         if sidecar is None:
             require_free(self.out, source.case, endings)
             return False
-        counted = not self.outputs.statistics or "statistics" in sidecar
-        return is_finished(self.out, self._identity(source, digests.result()), endings, sidecar) and counted
+        with unchanged(source.files) as digests:
+            finished = is_finished(self.out, self._identity(source, digests), endings, sidecar)
+        return finished and self._says_enough(sidecar)
 
-    def _identity(self, source: Source, digests: dict[str, Any]) -> Identity:
+    def _says_enough(self, sidecar: Sidecar) -> bool:
+        """Whether the sidecar has what is asked for now: earlier runs, and earlier versions, wrote less."""
+        stated = not self.choice.require_geometry or sidecar.get("unstated") == []
+        return stated and (not self.outputs.statistics or "statistics" in sidecar)
+
+    def _identity(self, source: Source, digests: Mapping[Path, str]) -> Identity:
         clean = self.predictor.postprocess
         settings = {
             "mirror": self.predictor.mirror,
@@ -185,7 +222,7 @@ class _Work:
         return {
             "case": source.case,
             "labels": labels_of(self.predictor.class_names),
-            "input": digests,
+            "input": input_of(digests),
             "model": list(self.predictor.fingerprints),
             "settings": settings,
         }
@@ -195,10 +232,12 @@ def _reason(source: Source, error: Exception) -> str:
     match error:
         case InputError():
             reason = str(error)
-        case OSError():  # a file that went away or cannot be read
-            reason = f"cannot be read ({error.strerror or error})"
         case MemoryError():
             reason = "does not fit into memory; close other programs, or use a machine with more"
+        case _ if means := want_of_means(error):
+            reason = f"cannot be segmented: {means}"
+        case OSError():  # a file that went away or cannot be read
+            reason = f"cannot be read ({error.strerror or error})"
         case _:
             reason = f"{type(error).__name__}: {one_line(error)}"
     where = str(source.where)

@@ -7,11 +7,12 @@ no sidecar vouches for is somebody's work and never replaced unasked.
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, cannot_read, want_of_means
 from dsnet_med.evaluate.pairing import REGRIDDED
 from dsnet_med.files import sha256
 
@@ -33,12 +34,17 @@ Sidecar = dict[str, Any]
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds, None where there is none, Ellipsis for what cannot be read as one."""
+    """What a JSON file holds, None where there is none, Ellipsis for what is none.
+
+    Raises InputError where it is there and means are wanting to read it.
+    """
     try:
         if not path.is_file():
             return ... if path.exists() else None
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError) as error:
+        if want_of_means(error):
+            raise cannot_read(path, error, str(error)) from error
         return ...
 
 
@@ -55,10 +61,19 @@ def read_sidecar(out: Path, case: str) -> Sidecar | None:
     return sidecar if all(ending in ENDINGS and isinstance(digest, str) for ending, digest in files) else None
 
 
-def digests_of(files: Sequence[Path]) -> dict[str, Any]:
-    """The input in an identity: the hash of a file, as `sha256sum` prints it; of several each by name."""
-    digests = {file.name: sha256(file) for file in files}
-    return {"files": len(files), "sha256": digests if len(files) > 1 else digests[files[0].name]}
+def input_of(digests: Mapping[Path, str]) -> dict[str, Any]:
+    """The input in an identity: the hash of a file, as `sha256sum` prints it; of several each by name.
+
+    Those of one name in several folders have their folder's before it.
+    """
+    if len(digests) == 1:
+        return {"files": 1, "sha256": next(iter(digests.values()))}
+    alike = Counter(file.name for file in digests)
+    named = {
+        file.name if alike[file.name] == 1 else f"{file.parent.name}/{file.name}": digest
+        for file, digest in digests.items()
+    }
+    return {"files": len(digests), "sha256": named}
 
 
 def differences(sidecar: Sidecar, wanted: Identity) -> list[str]:

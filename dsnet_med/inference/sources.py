@@ -24,7 +24,7 @@ from dsnet_med.find import (
 )
 from dsnet_med.inference.output_folder import masks_among
 from dsnet_med.sniff import is_dicom
-from dsnet_med.volumes import Volume, files_of, read_image
+from dsnet_med.volumes import Volume, files_of, read_image, unchanged
 from dsnet_med.volumes_nifti import header_of
 
 _OF_DICOM = (".dcm", ".ima")
@@ -78,8 +78,10 @@ def find_sources(
     return _named_apart(_reunited(_grouped(sources)))
 
 
-def load(source: Source, volume_index: int | None = None, series: str | None = None) -> Volume:
-    """The volume of a source. Raises InputError."""
+def load(
+    source: Source, volume_index: int | None = None, series: str | None = None, *, hashed: bool = False
+) -> Volume:
+    """The volume of a source, with the digests of its files where `hashed`. Raises InputError."""
     if source.refused is not None:
         raise InputError(source.refused)
     if source.kind == "file":
@@ -87,14 +89,15 @@ def load(source: Source, volume_index: int | None = None, series: str | None = N
             raise InputError(f"{source.where}: got --series {series} for a file; it picks among DICOM series")
         files_of(source.where)  # what it refuses could change unseen: only its header would be looked at
         try:
-            return read_image(source.where, volume_index)
+            return read_image(source.where, volume_index, hashed=hashed)
         except SeveralVolumesError as error:
             hint = f"take one with --volume-index 0 to {error.count - 1}"
             raise InputError(f"{str(error).rpartition(';')[0]}; {hint}") from error
     from dsnet_med.dicom.read import read_series  # noqa: PLC0415 -- its decoders take time to load
 
-    chosen, notice = choose(find_series(source.files), series, source.where)
-    volume = read_series(chosen, volume_index)
+    with unchanged(source.files if hashed else ()) as digests:
+        chosen, notice = choose(find_series(source.files), series, source.where)
+        volume = replace(read_series(chosen, volume_index), digests=digests)
     return volume if notice is None else volume.noted(notice)
 
 

@@ -42,7 +42,7 @@ def _odd_intensities(voxels: NDArray[Any], modality: str) -> Iterator[tuple[Seve
         return
     if modality != "CT":
         return
-    if reason := _odd_range(low, high):
+    if reason := odd_range_of_ct(low, high):
         yield "error", f"implausible for CT: intensities run from {low:g} to {high:g}, {reason}"
     below = np.count_nonzero(voxels < _LOWEST_HU) / voxels.size
     above = np.count_nonzero(voxels > _HIGHEST_HU) / voxels.size
@@ -52,7 +52,8 @@ def _odd_intensities(voxels: NDArray[Any], modality: str) -> Iterator[tuple[Seve
         yield "warning", f"implausible for CT: {above:.1%} of the voxels lie above {_HIGHEST_HU} HU"
 
 
-def _odd_range(low: float, high: float) -> str | None:
+def odd_range_of_ct(low: float, high: float) -> str | None:
+    """What the range of a volume's intensities says against Hounsfield units, or None."""
     if low >= 0 and high <= 1:
         return "which looks normalised; wanted Hounsfield units"
     if low >= 0 and high <= 255:

@@ -17,6 +17,7 @@ from dsnet_med.errors import InputError, unknown
 _RULES = {"window": (-1e9, 1e9, "intensities"), "unit_variance": (0, 100, "percentiles from 0 to 100")}
 _OLD_NAMES = {"zscore": "unit_variance"}  # in recipes, stores and runs of before: it never took the mean away
 _CHUNK = 1 << 20
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Scaling:
 
     def apply(self, voxels: NDArray[Any]) -> NDArray[np.float32]:
         """`voxels` of any shape and real type, as float32 of the same shape; the input stays as it is."""
-        scaled = voxels.astype(np.float32)
+        with np.errstate(over="ignore"):  # what is beyond float32 is clipped
+            scaled = voxels.astype(np.float32)
         np.clip(scaled, np.float32(self.low), np.float32(self.high), out=scaled)
         scaled -= np.float32(self.low)
         scaled *= np.float32(self.slope)
@@ -59,10 +61,13 @@ class Intensity:
             return Scaling(self.low, self.high, 1.0 / (self.high - self.low))
         low = float(np.percentile(voxels, self.low, method="lower"))
         high = float(np.percentile(voxels, self.high, method="higher"))
-        if max(-low, high, high - low) > np.finfo(np.float32).max:
+        if max(-low, high, high - low) > _LARGEST:
             raise InputError(f"its values are too large: {low:.3g} to {high:.3g}; export it again")
         deviation = _clipped_deviation(voxels, low, high)
-        return Scaling(low, high, 1.0 / deviation if deviation > 0 else 0.0)
+        slope = 1.0 / deviation if deviation > 0 else 0.0
+        if slope > _LARGEST:
+            raise InputError(f"its values are too small: {low:.3g} to {high:.3g}; export it again")
+        return Scaling(low, high, slope)
 
     def as_dict(self) -> dict[str, list[float]]:
         """The form that recipes and manifests write: `{"window": [-125, 275]}`."""

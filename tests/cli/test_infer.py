@@ -8,6 +8,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import made
 import nibabel as nib
@@ -20,6 +21,8 @@ from typed import run, started
 import dsnet_med
 from dsnet_med.cli.app import app
 from dsnet_med.cli.guard import guarded
+from dsnet_med.errors import InputError
+from dsnet_med.inference.output_folder import conclude
 from dsnet_med.methods import build_network
 
 ORGANS = ["background", "aorta", "gallbladder", "left_kidney", "right_kidney", "liver"]
@@ -93,6 +96,79 @@ def test_masks_of_a_folder(run_folder: Path, images: Path, tmp_path: Path) -> No
         assert np.unique(mask.dataobj).size > 1
     labels = json.loads((tmp_path / "out" / "labels.json").read_text())
     assert labels == {str(k): name for k, name in enumerate(ORGANS)}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "removed", "lines"),
+    [
+        ("abc", "a", ["failed: a: ", "dsnet-med: 1 failed: a; the others are finished"]),
+        ("a", "a", ["failed: a: ", "dsnet-med: none of 1 masks is there any more; the reasons are above"]),
+        ("ab", "ab", ["failed: b: ", "dsnet-med: none of 2 masks is there any more; the reasons are above"]),
+    ],
+)
+def test_masks_that_are_gone_at_the_end_are_not_counted(
+    inputs: str,
+    removed: str,
+    lines: list[str],
+    run_folder: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+
+    def removing(*arguments: Any, **options: Any) -> Any:
+        for case in removed:
+            (out / f"{case}.nii.gz").unlink()
+        return conclude(*arguments, **options)
+
+    monkeypatch.setattr("dsnet_med.inference.segment.conclude", removing)
+    assert _infer("--model", run_folder, *(images / f"{case}.nii.gz" for case in inputs), "--out", out) == 1
+    said = capsys.readouterr()
+    assert "masks in" not in said.out
+    told = [line for line in said.err.splitlines() if line.startswith(("failed", "dsnet-med"))]
+    assert told[-2:] == [told[-2], lines[1]]
+    assert told[-2].startswith(lines[0])
+    assert "was removed or changed while infer worked; run the same command again" in told[-2]
+    monkeypatch.undo()
+    assert _infer("--model", run_folder, images, "--out", out) == 0
+    assert len(list(out.glob("*.nii.gz"))) == 3
+
+
+def test_what_concerns_all_cases_hides_none(
+    run_folder: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A disk that is full when run.json is written."""
+    (images / "bad.nii.gz").write_text("text")
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise InputError("cannot write run.json: no space left on the device")
+
+    monkeypatch.setattr("dsnet_med.inference.segment.conclude", full)
+    assert _infer("--model", run_folder, images, "--out", tmp_path / "out") == 2
+    *_, failed, last = capsys.readouterr().err.splitlines()
+    assert failed.startswith("failed: bad: ")
+    assert last == "dsnet-med: cannot write run.json: no space left on the device"
+
+
+def test_headers_have_to_state_their_geometry(
+    run_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = nib.load(images / "a.nii.gz")
+    bare = nib.Nifti1Image(np.asanyarray(image.dataobj), None)
+    bare.set_sform(None, 0)
+    bare.set_qform(None, 0)
+    nib.save(bare, images / "a.nii.gz")
+    assert _infer("--model", run_folder, images, "--out", tmp_path / "out") == 0
+    assert "note: a: the header has neither sform nor qform" in capsys.readouterr().err
+    assert _infer("--model", run_folder, images, "--out", tmp_path / "new", "--require-geometry") == 1
+    assert "failed: a: " in capsys.readouterr().err
+    assert sorted(file.name for file in (tmp_path / "new").glob("*.nii.gz")) == ["b.nii.gz", "c.nii.gz"]
 
 
 def test_some_fail_and_the_others_are_finished(

@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import made
 import nibabel as nib
@@ -18,11 +19,13 @@ import tiny
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from dsnet_med.dicom.read import read_series
 from dsnet_med.errors import InputError
 from dsnet_med.inference import Predictor
 from dsnet_med.inference.outputs import Outputs
 from dsnet_med.inference.segment import Choice, Segmented, segment_cases
-from dsnet_med.inference.sources import find_sources
+from dsnet_med.inference.sidecar import input_of
+from dsnet_med.inference.sources import find_sources, load
 from dsnet_med.methods import build_network
 
 ALL = Outputs(("nifti",), probabilities=True, statistics=True, preview=True)
@@ -623,3 +626,122 @@ def test_a_refused_run_leaves_nothing(tmp_path: Path) -> None:
             assert not done.written
         assert list((tmp_path / "there").iterdir()) == []
         assert not (tmp_path / "new").exists()
+
+
+# ---------------------------------------------------------------- what is reported is what is there
+
+
+def _removing(out: Path, names: Sequence[str]) -> Callable[[str, float], None]:
+    """Removes files of finished cases when the last case is being segmented."""
+
+    def progress(case: str, _share: float) -> None:
+        if case == "c":
+            for name in names:
+                (out / name).unlink(missing_ok=True)
+
+    return progress
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.json", "a.png"])
+def test_a_case_that_is_lost_while_others_are_done_is_told(name: str, tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "abc")
+    out = tmp_path / "out"
+    results = segment_cases(
+        tiny.predictor(),
+        find_sources([tmp_path / "in"]),
+        out,
+        Outputs(preview=True),
+        progress=_removing(out, [name]),
+    )
+    *ended, last = results
+    assert [result.error for result in ended] == [None] * 3
+    assert last.lost
+    assert last.error == f"{out / name} was removed or changed while infer worked; run the same command again"
+    again = _run(tmp_path / "in", out, Outputs(preview=True))
+    assert [(result.case, result.kept) for result in again.values()] == [("a", False), ("b", True), ("c", True)]
+
+
+def test_a_mask_that_is_changed_while_others_are_done_is_lost(tmp_path: Path) -> None:
+    tiny.write_images(tmp_path / "in", "abc")
+    out = tmp_path / "out"
+
+    def progress(case: str, _share: float) -> None:
+        if case == "c":
+            (out / "a.nii.gz").write_bytes(b"another")
+
+    *_, last = segment_cases(
+        tiny.predictor(), find_sources([tmp_path / "in"]), out, Outputs(), progress=progress
+    )
+    assert (last.case, last.lost) == ("a", True)
+
+
+def test_an_input_that_is_exchanged_has_the_hash_of_what_was_segmented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exchanged after everything that looks at it before it is read."""
+    (path,) = tiny.write_images(tmp_path / "in", "a")
+    nib.save(nib.Nifti1Image(*tiny.volume(7)), tmp_path / "other.nii.gz")
+    new = (tmp_path / "other.nii.gz").read_bytes()
+
+    def exchanging(*arguments: Any, **options: Any) -> Any:
+        path.write_bytes(new)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr("dsnet_med.inference.segment.load", exchanging)
+    assert _run(tmp_path / "in", tmp_path / "out")["a"].error is None
+    sidecar = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert sidecar["input"]["sha256"] == hashlib.sha256(new).hexdigest()
+    mask = nib.load(tmp_path / "out" / "a.nii.gz")
+    np.testing.assert_array_equal(mask.dataobj, tiny.predictor().predict(path))
+
+
+def test_a_series_that_is_exchanged_while_it_is_read_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.write(tmp_path / "in" / "ct", made.images())
+
+    def exchanging(*arguments: Any) -> Any:
+        volume = read_series(*arguments)
+        file = next((tmp_path / "in" / "ct").iterdir())
+        file.write_bytes(file.read_bytes() + bytes(2))
+        return volume
+
+    monkeypatch.setattr("dsnet_med.dicom.read.read_series", exchanging)
+    assert "changed while it was read" in str(_run(tmp_path / "in", tmp_path / "out")["ct"].error)
+    assert not (tmp_path / "out" / "ct.nii.gz").exists()
+
+
+def test_files_of_one_name_in_several_folders_are_told_apart() -> None:
+    files = {Path("s/1/IM0"): "x", Path("s/2/IM0"): "y", Path("s/2/IM1"): "z"}
+    assert input_of(files) == {"files": 3, "sha256": {"1/IM0": "x", "2/IM0": "y", "IM1": "z"}}
+
+
+# ---------------------------------------------------------------- geometry that no header states
+
+
+def test_geometry_that_is_a_guess(tmp_path: Path) -> None:
+    voxels, _ = tiny.volume()
+    (tmp_path / "in").mkdir()
+    image = sitk.GetImageFromArray(voxels.T)
+    image.SetSpacing((0.8, 0.8, 3))
+    sitk.WriteImage(image, str(tmp_path / "in" / "a.mha"))
+    content = (tmp_path / "in" / "a.mha").read_bytes()
+    (tmp_path / "in" / "b.mha").write_bytes(content.replace(b"ElementSpacing", b"ElementSpacinh"))
+    results = _run(tmp_path / "in", tmp_path / "out")
+    assert results["a"].notes == ()
+    assert "no spacing that ITK reads: voxels of 1 mm are a guess" in results["b"].notes[0]
+    sidecars = [json.loads((tmp_path / "out" / f"{case}.json").read_text()) for case in "ab"]
+    assert [len(sidecar["unstated"]) for sidecar in sidecars] == [0, 1]
+    assert sidecars[1]["unstated"][0] in sidecars[1]["notes"]
+
+    def required(out: Path) -> dict[str, Segmented]:
+        sources, choice = find_sources([tmp_path / "in"]), Choice(require_geometry=True)
+        return {each.case: each for each in segment_cases(tiny.predictor(), sources, out, choice=choice)}
+
+    for out in (tmp_path / "out", tmp_path / "new"):  # masks that were made without asking, too
+        results = required(out)
+        assert results["a"].error is None
+        assert results["a"].kept == (out.name == "out")
+        assert "no spacing that ITK reads" in str(results["b"].error)
+        assert "leave out --require-geometry" in str(results["b"].error)
+    assert not (tmp_path / "new" / "b.nii.gz").exists()

@@ -343,7 +343,9 @@ def test_a_folder_that_may_not_be_listed_is_a_case_that_fails(
     monkeypatch.setattr(Path, "iterdir", closed)
     a, other = find_sources([tmp_path])
     assert a.refused is None
-    assert str(other.refused).endswith("closed: cannot be listed (Permission denied)")
+    assert str(other.refused).endswith(
+        "closed: cannot be read: permission denied; ask its owner for the right to read it"
+    )
 
 
 def _sidecar(folder: Path, case: str, *endings: str) -> None:
