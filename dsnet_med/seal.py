@@ -13,7 +13,7 @@ SEAL = "seal"
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     """`value` with a last key `seal`: a hash of all the other keys and values, however they are laid out."""
-    content = {name: each for name, each in value.items() if name != SEAL}
+    content = {name: each for name, each in json.loads(json.dumps(value)).items() if name != SEAL}
     return content | {SEAL: _hash(content)}
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from math import isnan
 from pathlib import Path
 from types import FrameType
@@ -21,7 +22,8 @@ from dsnet_med.engine.stepping import steps
 from dsnet_med.engine.stopping import diverged, on_failure
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import remove_partial, written_whole
-from dsnet_med.networks.checkpoint import read_pickle
+from dsnet_med.inference.record import recorded
+from dsnet_med.networks.checkpoint import read_pickle, write_pickle
 
 UNMEASURED = -1.0  # worse than any score
 _AT_REST = (Events.STARTED, Events.EPOCH_COMPLETED, Events.TERMINATE)  # outside of steps
@@ -53,7 +55,8 @@ class Checkpoints:
     NaN or negative where it is not defined), at the end, and when this process is interrupted or terminated,
     which then goes on as without this. The last of several accumulated batches counts as a step.
 
-    `writes` is False in all but one of several processes. `sampler` is told where a resumed run begins. Attach
+    `trained_on` is recorded with the best weights, see inference/record.py; None: nothing is. `writes` is False
+    in all but one of several processes. `sampler` is told where a resumed run begins. Attach
     this after handlers that open what a validation writes to.
     """
 
@@ -69,11 +72,13 @@ class Checkpoints:
         every: int,
         writes: bool = True,
         sampler: Any = None,
+        trained_on: Mapping[str, Any] | None = None,
     ) -> None:
         self.last, self.model = Path(checkpoint_dir) / "last.pt", Path(model_dir) / "model.pt"
         self.parts = {name: part for name, part in parts.items() if part is not None}
         self.validator, self.score = validator, score
         self.iterations, self.every, self.writes, self.sampler = iterations, every, writes, sampler
+        self.trained_on = trained_on
         self.best = {score: UNMEASURED, "iteration": 0}
         self._saved, self._pending, self._done = _Moment(), False, False
         self._scaler: Any = None
@@ -194,7 +199,13 @@ class Checkpoints:
         if score > best or max(score, best) < 0:
             self.best = {self.score: score, "iteration": self._trainer.state.iteration}
             if self.writes:
-                save_state(self.model, self.parts.get("ema", self.parts["network"]).state_dict())
+                self._write_best()
+
+    def _write_best(self) -> None:
+        weights = self.parts.get("ema", self.parts["network"]).state_dict()
+        facts = self.trained_on
+        with nullcontext() if facts is None else recorded(self.model.parents[1], weights, facts):
+            save_state(self.model, weights)
 
     def _end(self, trainer: Any) -> None:
         self._save(trainer, finished=True)
@@ -260,7 +271,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state dict, whole or not at all; equal states give equal bytes. InputError for a full disk."""
     with written_whole(path) as temporary, temporary.open("wb") as stream:
         try:
-            torch.save(state, stream)  # into a file it would write that file's name
+            write_pickle(state, stream)
         except RuntimeError as error:  # from closing the archive of which a part could not be written
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         stream.flush()

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Protocol
 
 from ignite.engine import Engine, Events
+from torch import nn
 
 from dsnet_med.engine.distributed import on_main
 from dsnet_med.engine.loggers import finite
 from dsnet_med.files import write_json
+from dsnet_med.inference.record import load_recorded
 
 
 class Handler(Protocol):
@@ -59,6 +61,17 @@ class Validation:
     def _at_the_end(self, trainer: Engine) -> None:
         if self.due:  # and not ended for another reason, such as early stopping
             self.validator.run(trainer.state.epoch)
+
+
+class BestWeights:
+    """Load a run's model.pt into `network` before an engine begins; InputError where it is not as trained."""
+
+    def __init__(self, path: str, network: nn.Module) -> None:
+        self.path, self.network = Path(path), network
+
+    def attach(self, engine: Engine) -> None:
+        """Load when `engine` starts."""
+        engine.add_event_handler(Events.STARTED, lambda: load_recorded(self.network, self.path))
 
 
 class ScoreFile:

@@ -26,6 +26,7 @@ from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.session import BEGUN
 from dsnet_med.errors import InputError, StoppedError, root_cause
 from dsnet_med.files import require_writable, write_json, write_text
+from dsnet_med.inference.record import RECORD
 from dsnet_med.inference.trust import remember
 from dsnet_med.methods import method_row
 from dsnet_med.networks.definition import literal
@@ -34,6 +35,7 @@ from dsnet_med.yaml_core import yaml_text
 _CONFIG = Path("configs") / "train.yaml"
 _WRITTEN = (
     "summary.json",
+    RECORD,
     *(f"configs/{name}" for name in ("train.yaml", "inference.yaml", "evaluate.yaml", "metadata.json")),
 )
 _MAY_CHANGE = (

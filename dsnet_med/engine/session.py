@@ -18,6 +18,7 @@ from dsnet_med.engine.checkpoints import Checkpoints
 from dsnet_med.engine.loggers import finite
 from dsnet_med.errors import InputError
 from dsnet_med.files import locked, write_json
+from dsnet_med.seal import sealed
 
 BEGUN = ("summary.json", "metrics.jsonl", "models/model.pt", "checkpoints/last.pt")
 
@@ -79,7 +80,7 @@ class Session:
             "device": str(next(network.parameters()).device),
             "versions": versions(),
         }
-        distributed.on_main(write_json, self.folder / "summary.json", summary)
+        distributed.on_main(write_json, self.folder / "summary.json", sealed(summary))
 
     def end(self) -> None:
         """Give the folder back and leave the other processes."""

@@ -21,10 +21,11 @@ from dsnet_med.archives import is_zip, only_folder, unpack
 from dsnet_med.errors import InputError, one_line, root_cause, unknown
 from dsnet_med.files import sha256
 from dsnet_med.geometry import SliceAxis
+from dsnet_med.inference.record import require_recorded, require_sealed
 from dsnet_med.inference.safe_config import code_in
 from dsnet_med.inference.sidecar import read_json
 from dsnet_med.inference.trust import executed_files, is_own
-from dsnet_med.networks.checkpoint import read_checkpoint
+from dsnet_med.networks.checkpoint import checkpoint_bytes, weights_of
 from dsnet_med.networks.definition import build, literal
 from dsnet_med.prepare.intensity import Intensity
 
@@ -81,12 +82,14 @@ def load_model(path: Path, *, trust: bool = False) -> Model:
             raise InputError(
                 f"{path}: no such checkpoint, {wanted}; train first, or wait for the first validation"
             )
-        _load(network, weights)
-        hashes = "".join(sha256(each) for each in (weights, *executed_files(folder)))
+        content = _load(network, weights)
+        facts = require_sealed(folder, read_json(folder / "summary.json"), path)  # a bundle may come without
+        record = require_recorded(folder, network.state_dict(), facts, path)
+        hashes = hashlib.sha256(content).hexdigest() + "".join(map(sha256, executed_files(folder)))
         return Model(
             network=network.eval(),
             fingerprint=hashlib.sha256(hashes.encode()).hexdigest(),
-            facts=_facts(folder),
+            facts=facts | ({"weights": record} if facts else {}),
             **settings,
         )
 
@@ -199,17 +202,15 @@ def _built_by_monai(file: Path) -> Any:
     return parser.get_parsed_content("slice_network")
 
 
-def _load(network: nn.Module, file: Path) -> None:
+def _load(network: nn.Module, file: Path) -> bytes:
+    """Load a file of weights into `network`; its bytes."""
     try:
-        weights = read_checkpoint(file)
+        content = checkpoint_bytes(file)
+        weights = weights_of(content, file)
         own = network.state_dict().keys()
         if weights.keys() == {f"network.{name}" for name in own}:  # of a bundle's slice-wise wrapper
             weights = {name.removeprefix("network."): value for name, value in weights.items()}
         network.load_state_dict(weights)
+        return content
     except (InputError, RuntimeError, KeyError) as error:
         raise InputError(f"{file}: not the weights of this network ({one_line(error, 300)})") from error
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    facts = read_json(folder / "summary.json")  # a bundle may come without
-    return facts if isinstance(facts, dict) else {}

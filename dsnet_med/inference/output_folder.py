@@ -19,7 +19,7 @@ from dsnet_med.inference.sidecar import ENDINGS, FORMATS, HELP, SIDECAR, read_js
 
 LABELS, STATISTICS = "labels.json", "statistics.csv"
 _HEAD = ["case", "label", "name", "voxels", "volume_ml", "mean_intensity"]
-_NAMES = ("recipe", "seed", "iterations", "width", "parameters", "select_on", "device")
+_NAMES = ("recipe", "seed", "iterations", "width", "parameters", "select_on", "device", "weights")
 _TITLE, _SELECTED = "method", "selected at iteration"
 _FACTS = {_TITLE, *_NAMES, _SELECTED}
 

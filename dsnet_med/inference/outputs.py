@@ -37,6 +37,7 @@ from dsnet_med.inference.sidecar import (
     vouched,
 )
 from dsnet_med.inference.sidecar import FORMATS as FORMATS  # noqa: PLC0414 -- for those who offer them
+from dsnet_med.seal import sealed
 from dsnet_med.volumes import Grid, Volume, write_labels
 
 NEEDS_DICOM = "is no DICOM series, and a DICOM segmentation has to point at one; use --format nifti"
@@ -92,7 +93,7 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
             if "statistics" in earlier:
                 sidecar.setdefault("statistics", earlier["statistics"])
         sidecar["files"] = {ending: files[ending] for ending in ENDINGS if ending in files}
-        write_json(made / f"{case}{SIDECAR}", sidecar)
+        write_json(made / f"{case}{SIDECAR}", sealed(sidecar))
         try:
             for ending in () if same else old:  # first, so that no old file lies beside a new sidecar
                 (out / f"{case}{ending}").unlink(missing_ok=True)

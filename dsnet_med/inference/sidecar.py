@@ -15,6 +15,7 @@ from typing import Any
 from dsnet_med.errors import InputError, cannot_read, want_of_means
 from dsnet_med.evaluate.pairing import REGRIDDED
 from dsnet_med.files import sha256
+from dsnet_med.seal import holds
 
 SIDECAR = ".json"
 FORMATS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
@@ -49,9 +50,9 @@ def read_json(path: Path) -> Any:
 
 
 def read_sidecar(out: Path, case: str) -> Sidecar | None:
-    """A case's sidecar, or None where there is none that `write_case` wrote for it."""
+    """A case's sidecar, or None where there is none that `write_case` wrote, or it was changed since."""
     sidecar = read_json(out / f"{case}{SIDECAR}")
-    if not isinstance(sidecar, dict) or sidecar.get("case") != case:
+    if not isinstance(sidecar, dict) or sidecar.get("case") != case or holds(sidecar) is False:
         return None
     known = all(isinstance(sidecar.get(name), kind) for name, kind in _FORM.items())
     if not known or not isinstance(sidecar.get("statistics", {}), dict):

@@ -10,7 +10,7 @@ from torch import nn
 from dsnet_med.engine.distributed import is_main
 from dsnet_med.errors import InputError
 from dsnet_med.files import read_json, write_json
-from dsnet_med.networks.checkpoint import read_checkpoint
+from dsnet_med.inference.record import load_recorded
 
 _NAMES = TypeAdapter(Annotated[list[str], Field(min_length=1)])
 _FILE = "classes.json"
@@ -47,9 +47,4 @@ def load_weights(network: nn.Module, run: str) -> None:
     for file in (best, names):
         if not file.is_file():
             raise InputError(f"no {file}: {_WANTED}")
-    try:
-        network.load_state_dict(read_checkpoint(best))
-    except RuntimeError as error:  # names or shapes
-        raise InputError(
-            f"{best} holds the weights of another network: give the --method and --width of the training"
-        ) from error
+    load_recorded(network, best)

@@ -54,7 +54,8 @@ def test_every_method_comes_back_as_it_was(method: str, tmp_path: Path) -> None:
     for name, value in network.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
     with safe_open(out, "pt") as file:
-        assert file.metadata() == {"format": "pt", "method": method, "num_classes": "9", "in_channels": "3"}
+        facts = {name: text for name, text in file.metadata().items() if name != "crc32"}
+        assert facts == {"format": "pt", "method": method, "num_classes": "9", "in_channels": "3"}
     assert [path.name for path in out.parent.iterdir()] == ["ours.safetensors"]  # nothing half-written
 
 
