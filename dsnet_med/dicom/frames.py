@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from dsnet_med.dicom.decoding import get_ready
 from dsnet_med.dicom.header import header, identity, number, numbers, reading, text, values, whole
 from dsnet_med.errors import InputError, one_line
 
@@ -87,7 +88,12 @@ class _Fields:
     def words(self, group: str, *keywords: str) -> str:
         """The first of these attributes that is there."""
         return next(
-            (", ".join(map(str, found)) for word in keywords if (found := self.values(group, word))), ""
+            (
+                one_line(", ".join(map(str, found)), 80)
+                for word in keywords
+                if (found := self.values(group, word))
+            ),
+            "",
         )
 
 
@@ -97,6 +103,7 @@ def frames_of(file: Path) -> list[Frame]:
         head = header(file)
         each, shared = head.get("PerFrameFunctionalGroupsSequence"), head.get("SharedFunctionalGroupsSequence")
         count = whole(head, "NumberOfFrames") or 1
+        get_ready(str(head.file_meta.get("TransferSyntaxUID", "")))
         if not each:
             if count > 1:
                 raise InputError(f"{file}: holds {count} frames without positions; split it first")

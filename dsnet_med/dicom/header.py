@@ -7,8 +7,10 @@ setting of the process is touched, for another thread would see it.
 
 import math
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ from pydicom import DataElement, Dataset, FileDataset, dcmread
 from pydicom.charset import python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, one_line, want_of_means
 
 _BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_LONGEST_VALUE = 1 << 16  # bytes of one attribute that are looked at
+_DEFLATED_HEADER = 64 << 20  # bytes that may stand around the pixels of a deflated file
 _ESCAPE = re.compile(r"\x1b[^A-Za-z]*[A-Za-z]")  # of character sets that change within a text
 
 
@@ -32,6 +36,10 @@ def reading(file: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # pydicom has no one type for what it cannot read
+        if means := want_of_means(error):
+            raise InputError(f"{file}: cannot be read: {means}") from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"{file}: cannot be read ({error.strerror})") from error
         raise InputError(
             f"{file}: not a readable DICOM file ({one_line(error, 160)}); export it again"
         ) from error
@@ -39,7 +47,59 @@ def reading(file: Path) -> Iterator[None]:
 
 def header(file: Path) -> FileDataset:
     """All that stands before the pixels. To be called, and looked into, within `reading`."""
-    return dcmread(file, stop_before_pixels=True, force=True)  # force: without preamble, too
+    with _File(FileIO(file)) as stream:
+        try:
+            return dcmread(stream, stop_before_pixels=True, force=True)  # force: without preamble, too
+        except _Deflated as found:
+            return _inflated(file.read_bytes(), found.start, 0)
+
+
+def whole_file(file: Path) -> FileDataset:
+    """The file with its pixels, opened once. To be called, and looked into, within `reading`."""
+    content = file.read_bytes()
+    try:
+        return dcmread(_Memory(content), force=True)
+    except _Deflated as found:
+        head = _inflated(content, found.start, 0)
+        sizes = [max(0, whole(head, name) or 0) for name in ("Rows", "Columns", "BitsAllocated")]
+        pixels = math.prod(sizes) // 8 * max(1, whole(head, "NumberOfFrames") or 1)
+        return _inflated(content, found.start, pixels)
+
+
+class _Deflated(Exception):
+    """Everything from `start` on is packed, and could unpack to a thousand times as much."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__(start)
+        self.start = start
+
+
+class _Bounded:
+    """A stream for pydicom, which reads one to its end for no other reason than to unpack it."""
+
+    def read(self: Any, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            raise _Deflated(self.tell())
+        return bytes(super().read(size))  # type: ignore[misc]
+
+
+class _File(_Bounded, BufferedReader):
+    pass
+
+
+class _Memory(_Bounded, BytesIO):
+    pass
+
+
+def _inflated(content: bytes, start: int, pixels: int) -> FileDataset:
+    """A deflated file, without its pixels where they have no bytes. Raises ValueError for more of them."""
+    unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
+    unpacked = unpacking.decompress(content[start:], pixels + _DEFLATED_HEADER)
+    if pixels and unpacking.unconsumed_tail:
+        raise ValueError(f"it unpacks to more than the {pixels} bytes of pixels that its header names")
+    found = dcmread(BytesIO(unpacked), stop_before_pixels=not pixels, force=True)
+    found.file_meta = dcmread(BytesIO(content[:start]), force=True).file_meta
+    return found
 
 
 def values(holder: Dataset, keyword: str) -> list[Any]:
@@ -49,6 +109,8 @@ def values(holder: Dataset, keyword: str) -> list[Any]:
         return []
     element: Any = holder.get_item(tag)
     content = element.value
+    if isinstance(content, bytes):
+        content = content[:_LONGEST_VALUE]
     if isinstance(element, DataElement) or not isinstance(content, bytes):  # converted already
         several = [content] if isinstance(content, str) or not hasattr(content, "__iter__") else list(content)
         return [one for one in several if one is not None and one != ""]

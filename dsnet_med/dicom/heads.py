@@ -6,7 +6,7 @@ from pathlib import Path
 from pydicom import Dataset, FileDataset
 from pydicom.uid import UID
 
-from dsnet_med.dicom.header import header, identity, numbers, phrase, reading, text, values, whole
+from dsnet_med.dicom.header import header, identity, number, numbers, phrase, reading, text, values, whole
 from dsnet_med.errors import InputError, one_line
 
 Grid = tuple[object, ...]
@@ -25,6 +25,14 @@ _NO_IMAGE = {  # objects that hold nothing to be segmented, by their modality
     "RWV": "a table of values",
     "M3D": "a surface model",
     "ANN": "a set of annotations",
+}
+_BOUNDS = {  # what a number must lie within, where there is one
+    "Rows": (1, 65535),
+    "Columns": (1, 65535),
+    "NumberOfFrames": (1, 2**31 - 1),
+    "SamplesPerPixel": (1, 4),
+    "BitsAllocated": (1, 64),
+    "PixelRepresentation": (0, 1),
 }
 _PLACE = {
     "ImagePositionPatient": "does not say where in the patient it lies",
@@ -85,8 +93,8 @@ def _reason_against(file: Path, head: FileDataset) -> str | None:
     if not values(head, "Rows") or not values(head, "Columns"):
         if "Image Storage" in kind or "SOPClassUID" not in head:
             raise InputError(f"{file}: its header has no Rows or Columns; fetch the file again")
-        return f"holds no image ({kind or 'of no SOPClassUID'}), wanted an image series"
-    return _against_values(head) or _against_place(head)
+        return f"holds no image ({one_line(kind, 60) or 'of no SOPClassUID'}), wanted an image series"
+    return _against_numbers(head) or _against_values(head) or _against_place(head)
 
 
 def _class_of(head: FileDataset) -> str:
@@ -96,12 +104,25 @@ def _class_of(head: FileDataset) -> str:
     return next((kind for kind in kinds if kind not in named), kinds[0] if kinds else "")
 
 
+def _against_numbers(head: Dataset) -> str | None:
+    for keyword, (least, most) in _BOUNDS.items():
+        found = number(head, keyword)
+        if found is not None and not least <= found <= most:
+            return (
+                f"has {keyword} {one_line(text(head, keyword), 40)}, wanted {least} to {most}; export it again"
+            )
+    allocated, stored = number(head, "BitsAllocated"), number(head, "BitsStored")
+    if allocated and stored is not None and not 1 <= stored <= allocated:
+        return f"has BitsStored {stored:.12g}, wanted 1 to BitsAllocated {allocated:.12g}; export it again"
+    return None
+
+
 def _against_values(head: Dataset) -> str | None:
     if "MOSAIC" in values(head, "ImageType"):
         return "packs all slices into each picture (Siemens MOSAIC); convert it with dcm2niix first"
     colours = text(head, "PhotometricInterpretation")
     if (whole(head, "SamplesPerPixel") or 1) != 1 or colours == "PALETTE COLOR":
-        return f"is in colour ({colours}), wanted grey values; export the original series"
+        return f"is in colour ({one_line(colours, 60)}), wanted grey values; export the original series"
     if colours == "MONOCHROME1":
         return "has inverted grey values (MONOCHROME1), wanted MONOCHROME2; export it as that"
     if head.get("ModalityLUTSequence"):

@@ -1,9 +1,9 @@
 """One DICOM series as a volume, in the axis order of its images and the world (RAS+) of NIfTI.
 
-pydicom decodes the pixels. SimpleITK (GDCM) gives the same volume for every whole, straight series in the tests
-and reads others without a word: a missing slice, a lean, several volumes in one. highdicom refuses a missing
-slice, several volumes and series without a FrameOfReferenceUID, which anonymising leaves. So which images are a
-volume is told here.
+Another process decodes compressed pixels (decoding.py). SimpleITK (GDCM) gives the same volume for every whole,
+straight series in the tests and reads others without a word: a missing slice, a lean, several volumes in one.
+highdicom refuses a missing slice, several volumes and series without a FrameOfReferenceUID, which anonymising
+leaves. So which images are a volume is told here.
 """
 
 from collections import defaultdict
@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pydicom
 from numpy.typing import NDArray
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from dsnet_med.dicom.codestream import Image
+from dsnet_med.dicom.decoding import UnsupportedError, images_of
 from dsnet_med.dicom.frames import Frame, frames_of
-from dsnet_med.dicom.header import reading, text, values, whole
+from dsnet_med.dicom.header import reading, text, values, whole, whole_file
 from dsnet_med.dicom.series import Series, require_usable
 from dsnet_med.dicom.slice_stack import stack_of
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, one_line, want_of_means
 from dsnet_med.volumes import Volume
 
 _UNDEFINED = 0xFFFFFFFF  # the length of pixels in pieces, that is compressed
@@ -60,6 +63,7 @@ def read_series(series: Series, volume_index: int | None = None) -> DicomVolume:
     every = [frame for file in series.files for frame in frames_of(file)]
     frames = _without_copies(every)
     stack = stack_of(frames, f"{folder}: series {series.label}", volume_index)
+    _require_memory(stack.frames, folder)
     voxels = _rescaled(_images(stack.frames), stack.frames).transpose(2, 1, 0)
     x, y, z = voxels.shape
     return DicomVolume(
@@ -87,6 +91,19 @@ def _without_copies(frames: Sequence[Frame]) -> list[Frame]:
                 f"{frame.file}: has the SOPInstanceUID of {other.file} and other voxels; remove one of them"
             )
     return list(kept.values())
+
+
+def _require_memory(frames: Sequence[Frame], folder: Path) -> None:
+    """Some bytes of compressed pixels can name any number of them."""
+    pixels = sum(frame.shape[0] * frame.shape[1] for frame in frames)
+    wanted = 4 * pixels  # of 16 bits, as stored and as rescaled
+    free = psutil.virtual_memory().available
+    if wanted > free:
+        rows, columns = frames[0].shape
+        raise InputError(
+            f"{folder}: {len(frames)} images of {rows} x {columns} need {wanted / 1e9:.1f} GB of memory and "
+            f"{free / 1e9:.1f} GB are free; close other programs, or use a machine with more"
+        )
 
 
 def _images(frames: Sequence[Frame]) -> list[NDArray[Any]]:
@@ -126,15 +143,26 @@ def _stored(file: Path, frames: Sequence[Frame]) -> list[NDArray[Any]]:
     syntax that nothing installed decodes.
     """
     with reading(file):
-        content = pydicom.dcmread(file, force=True)
+        content = whole_file(file)
         _require_pixels(file, content)
         syntax = _syntax(file, content)
         _require_decoder(file, syntax)
         _set_length(file, content, frames, compressed=syntax.is_encapsulated)
-        indices = [frame.number - 1 for frame in frames if frame.number is not None]
+        indices = [0 if frame.number is None else frame.number - 1 for frame in frames]
         try:
-            images = list(iter_pixels(content, indices=indices or None, raw=True))
+            if not syntax.is_encapsulated:
+                images = list(iter_pixels(content, indices=indices, raw=True))
+            else:
+                count = whole(content, "NumberOfFrames") or 1
+                images = images_of(content, _image(content, syntax, frames[0].shape), count, indices)
+        except UnsupportedError as error:
+            raise InputError(
+                f"{file}: is compressed as {syntax.name}, of a kind that nothing installed decodes "
+                f"({one_line(error, 160)}); decompress it first"
+            ) from error
         except Exception as error:
+            if means := want_of_means(error):
+                raise InputError(f"{file}: its pixels cannot be decoded: {means}") from error
             raise InputError(
                 f"{file}: its pixels ({syntax.name}) are damaged or cut short "
                 f"({one_line(error, 160)}); {_ENCODED if syntax.is_compressed else _NATIVE}"
@@ -145,6 +173,19 @@ def _stored(file: Path, frames: Sequence[Frame]) -> list[NDArray[Any]]:
                 f"{file}: holds pixels of shape {image.shape}, its header says {frame.shape}; export it again"
             )
     return images
+
+
+def _image(content: pydicom.Dataset, syntax: UID, shape: tuple[int, int]) -> Image:
+    """What the header says of every frame. Raises ValueError for what it lacks."""
+    allocated, stored = whole(content, "BitsAllocated") or 0, whole(content, "BitsStored") or 0
+    signed = whole(content, "PixelRepresentation")
+    size = whole(content, "Rows"), whole(content, "Columns")
+    if size != shape or allocated not in (8, 16, 32) or not 1 <= stored <= allocated or signed not in (0, 1):
+        raise ValueError(
+            f"Rows, Columns, BitsAllocated, BitsStored and PixelRepresentation are {size[0]}, {size[1]}, "
+            f"{allocated}, {stored} and {signed}"
+        )
+    return Image(str(syntax), *shape, allocated, stored, signed, text(content, "PhotometricInterpretation"))
 
 
 def _rescaled(images: Sequence[NDArray[Any]], frames: Sequence[Frame]) -> NDArray[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dsnet_med.dicom.heads import Head, head_of
 from dsnet_med.dicom.joining import A_FEW, is_torn, series_of
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, one_line
 
 _LISTED = 5  # series that a line names
 
@@ -34,9 +34,9 @@ class Series:
     @property
     def label(self) -> str:
         """How messages name it: "number 4 'ABD 5mm' (60 images)"."""
-        name = f"UID {self.uid}" if self.uid else "without UID"
+        name = f"UID {one_line(self.uid, 80)}" if self.uid else "without UID"
         if self.number is not None:
-            name = f"number {self.number}"
+            name = f"number {self.number:.12g}"
         described = f" '{self.description}'" if self.description else ""
         return f"{name}{described} ({self.images} image{'' if self.images == 1 else 's'})"
 
@@ -110,7 +110,7 @@ def _named(series: Sequence[Series], wanted: str, where: Path) -> Series:
     if len(fits) == 1:
         return fits[0]
     if fits:
-        known = _listed([f"{one.label}, UID {one.uid}" for one in fits])
+        known = _listed([f"{one.label}, UID {one_line(one.uid, 80)}" for one in fits])
         raise InputError(
             f"{where}: {len(fits)} series have the number {wanted}; give one of their UIDs: {known}"
         )

@@ -24,6 +24,8 @@ _STEP_TOLERANCE = 0.05  # of the distance between slices
 _SAME_PLACE = 0.01  # of a pixel
 _NOTABLE_TILT_DEGREES = 0.1
 _LARGEST_TILT_DEGREES = 60.0
+_SMALLEST_MM, _LARGEST_MM = 1e-5, 1e4  # between pixels, and between slices
+_FARTHEST_MM = 1e7  # from the origin
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,7 @@ def stack_of(frames: Sequence[Frame], label: str, volume_index: int | None = Non
     if len(volumes) > 1:
         _require_one_kind(volume, label)
     step = _step(volume, label)
+    _require_possible([float(np.linalg.norm(step))], "slices", label)
     tilt = _tilt_degrees(step, _normal(volume[0]))
     if tilt > _LARGEST_TILT_DEGREES:
         raise InputError(
@@ -77,12 +80,27 @@ def _require_one_plane(frames: Sequence[Frame], label: str) -> None:
         )
     if min(first.spacing) <= 0:
         raise InputError(f"{label} has PixelSpacing {list(first.spacing)} mm, wanted above 0; export it again")
+    _require_possible(first.spacing, "pixels", label)
+    farthest = max(float(np.abs(frame.position).max()) for frame in frames)
+    if farthest > _FARTHEST_MM:
+        raise InputError(
+            f"{label} has images {farthest:.3g} mm from the origin, wanted at most {_FARTHEST_MM:.0e}; "
+            "export it again"
+        )
     for frame in frames[1:]:
         what = _difference(first, frame)
         if what is not None:
             raise InputError(
                 f"{label} mixes {what} ({first.name}, {frame.name}), wanted one grid; split the series first"
             )
+
+
+def _require_possible(distances: Sequence[float], of: str, label: str) -> None:
+    if not all(_SMALLEST_MM <= one <= _LARGEST_MM for one in distances):
+        said = " and ".join(f"{one:.3g}" for one in distances)
+        raise InputError(
+            f"{label} has {of} {said} mm apart, wanted {_SMALLEST_MM:.0e} to {_LARGEST_MM:.0e}; export it again"
+        )
 
 
 def _difference(a: Frame, b: Frame) -> str | None:

@@ -1,0 +1,201 @@
+"""Compressed frames to pixels. Decoders of JPEG and its kin are native code that a damaged file can bring down:
+GDCM's exceptions end the process, and no `except` sees them. So they work in a process of their own.
+
+It is started when the first compressed file is seen, serves every file after it, and is replaced when it dies.
+"""
+
+import atexit
+import json
+import multiprocessing.spawn
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, RLELossless
+
+from dsnet_med.dicom.codestream import Claim, Image, checked, unpacked
+from dsnet_med.dicom.decoder_process import HEAD
+
+_PROGRAM = Path(__file__).with_name("decoder_process.py")
+_SECONDS, _SECONDS_PER_MB = 30, 1  # for one frame, of which a usual one takes some hundredths
+_LONGEST_TEXT = 10_000
+
+
+class UnsupportedError(ValueError):
+    """Nothing that is installed decodes this kind of codestream."""
+
+
+class _DiedError(RuntimeError):
+    """The process ended within a frame."""
+
+
+def get_ready(syntax: str) -> None:
+    """The pixels of a file in this transfer syntax will be asked for: let the process begin now."""
+    uid = UID(syntax)
+    if uid.is_transfer_syntax and not uid.is_private and uid.is_encapsulated and uid != RLELossless:
+        with suppress(OSError):  # which decoding will say
+            _DECODER.start()
+
+
+def images_of(content: Dataset, image: Image, count: int, wanted: Sequence[int]) -> list[NDArray[Any]]:
+    """The frames of these indices, from 0, of `count` in a compressed file, each (rows, columns).
+
+    As pydicom has them: bits that are not stored do not count. Raises ValueError for what is damaged,
+    UnsupportedError, OSError and MemoryError.
+    """
+    offsets = content.get("ExtendedOffsetTable"), content.get("ExtendedOffsetTableLengths")
+    codes = generate_frames(
+        content.PixelData, number_of_frames=count, extended_offsets=offsets if all(offsets) else None
+    )
+    needed = set(wanted)
+    found = {index: _pixels(code, image) for index, code in enumerate(islice(codes, count)) if index in needed}
+    if len(found) < len(needed):
+        raise ValueError(f"it holds fewer than the {count} frames that it names")
+    if count == 1 and next(codes, None) is not None:
+        raise ValueError("it holds more frames than the one that it names")
+    return [found[index] for index in wanted]
+
+
+def _pixels(code: bytes, image: Image) -> NDArray[Any]:
+    claim = None if image.syntax == RLELossless else checked(code, image)
+    raw = unpacked(code, image) if claim is None else _DECODER.decode(code, image, claim)
+    size, rest = divmod(len(raw), image.pixels)
+    if rest or size not in (1, 2, 4) or size > image.allocated // 8:
+        raise ValueError(f"it decodes to {len(raw)} bytes for {image.pixels} pixels")
+    pixels = np.frombuffer(raw, f"<{'ui'[image.signed]}{size}").reshape(image.rows, image.columns)
+    shift = _unused_bits(8 * size, image, claim)
+    return np.right_shift(np.left_shift(pixels, shift), shift) if shift else pixels
+
+
+def _unused_bits(bits: int, image: Image, claim: Claim | None) -> int:
+    """How many of the highest bits of a value say nothing; shifting there and back extends the sign."""
+    if claim is not None and image.syntax in JPEG2000TransferSyntaxes:
+        return bits - claim.precision if claim.signed != bool(image.signed) else 0
+    if claim is not None and image.syntax in JPEGLSTransferSyntaxes:  # which knows no signs
+        return bits - claim.precision if image.signed else 0
+    return max(0, bits - image.stored)
+
+
+class _Decoder:
+    """The process, or none yet."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._parents: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Raises OSError."""
+        with self._lock:
+            self._started()
+
+    def close(self) -> None:
+        """End the process; another is started when it is needed."""
+        with self._lock:
+            self._end()
+
+    def forget(self) -> None:
+        """In a forked process: it is the parent's. Kept, since closing its pipe could write into it."""
+        self._parents, self._process, self._lock = self._process, None, threading.Lock()
+        if self._parents is not None:
+            self._parents.returncode = 0  # not to be waited for here
+
+    def decode(self, code: bytes, image: Image, claim: Claim) -> bytes:
+        """The pixels of one frame, little endian. Raises as `images_of`."""
+        seconds = _SECONDS + _SECONDS_PER_MB * (len(code) + 4 * image.pixels) / 1e6
+        asked = asdict(image) | {"precision": claim.precision, "seconds": seconds}
+        with self._lock:
+            for last in (False, True):  # something else may have ended it
+                try:
+                    answer, pixels = self._answer(json.dumps(asked).encode(), code, 4 * image.pixels, seconds)
+                    break
+                except _DiedError as error:
+                    if last:
+                        raise ValueError("its decoder crashed") from error
+        if answer:
+            kind = UnsupportedError if answer.get("unsupported") else ValueError
+            raise kind(str(answer.get("error")))
+        return pixels
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            python = os.fsdecode(multiprocessing.spawn.get_executable() or sys.executable)
+            self._process = subprocess.Popen(
+                [python, "-P", str(_PROGRAM)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        return self._process
+
+    def _answer(self, text: bytes, code: bytes, most: int, seconds: float) -> tuple[dict[str, Any], bytes]:
+        process, late = self._started(), threading.Event()
+
+        def stop() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(seconds, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            return _exchanged(process, text, code, most)
+        except (OSError, ValueError, _DiedError) as error:
+            self._end()
+            if late.is_set():
+                raise ValueError(f"its decoder came to no end in {seconds:.0f} seconds") from error
+            raise _DiedError from error
+        except BaseException:  # interrupted: what comes next would be the rest of this answer
+            self._end()
+            raise
+        finally:
+            timer.cancel()
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in filter(None, (process.stdin, process.stdout)):
+                with suppress(OSError):  # what it did not read
+                    pipe.close()
+
+
+def _exchanged(
+    process: subprocess.Popen[bytes], text: bytes, code: bytes, most: int
+) -> tuple[dict[str, Any], bytes]:
+    """What the process answers, of so many bytes of pixels or fewer. Raises OSError, ValueError, _DiedError."""
+    if process.stdin is None or process.stdout is None:
+        raise _DiedError
+    process.stdin.write(HEAD.pack(len(text), len(code)) + text)
+    process.stdin.write(code)
+    process.stdin.flush()
+    head = process.stdout.read(HEAD.size)
+    if len(head) < HEAD.size:
+        raise _DiedError
+    sizes = HEAD.unpack(head)
+    if sizes[0] > _LONGEST_TEXT or sizes[1] > most:
+        raise _DiedError
+    said, pixels = process.stdout.read(sizes[0]), process.stdout.read(sizes[1])
+    if (len(said), len(pixels)) != sizes:
+        raise _DiedError
+    return json.loads(said), pixels
+
+
+_DECODER = _Decoder()
+atexit.register(_DECODER.close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_DECODER.forget)
