@@ -94,7 +94,7 @@ def _reason_against(file: Path, head: FileDataset) -> str | None:
         if "Image Storage" in kind or "SOPClassUID" not in head:
             raise InputError(f"{file}: its header has no Rows or Columns; fetch the file again")
         return f"holds no image ({one_line(kind, 60) or 'of no SOPClassUID'}), wanted an image series"
-    return _against_numbers(head) or _against_values(head) or _against_place(head)
+    return _against_values(head) or _against_numbers(head) or _against_place(head)
 
 
 def _class_of(head: FileDataset) -> str:
