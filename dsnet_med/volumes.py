@@ -246,15 +246,16 @@ def unchanged(files: Sequence[Path]) -> Iterator[dict[Path, str]]:
 
     Raises InputError where one is another afterwards.
     """
-    before = _hashes(files)
+    before = digests_of(files)
     yield before
-    after = _hashes(files)
+    after = digests_of(files)
     for file in files:
         if before[file] != after[file]:
             raise changed(file)
 
 
-def _hashes(files: Sequence[Path]) -> dict[Path, str]:
+def digests_of(files: Sequence[Path]) -> dict[Path, str]:
+    """The SHA-256 of each file. Raises InputError for what is not there, OSError for what cannot be read."""
     with ThreadPoolExecutor(_HASHERS) as pool:  # hashing lets other threads work
         return dict(zip(files, pool.map(sha256, files), strict=True))
 

@@ -5,6 +5,7 @@ import errno
 import gzip
 import hashlib
 import lzma
+import mmap
 import os
 import struct
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from dsnet_med import volumes as reading
-from dsnet_med import volumes_itk
+from dsnet_med import volumes_itk, volumes_nifti
 from dsnet_med.errors import InputError
 from dsnet_med.find import case_name, is_nifti, is_volume
 from dsnet_med.geometry import corner_voxels
@@ -1098,3 +1099,20 @@ def test_a_header_without_forms_and_sizes_says_so(tmp_path):
     with pytest.raises(InputError, match="--require-geometry"):
         volume.require_geometry()
     read_image(saved(tmp_path / "c.nii", image_of(ct()))).require_geometry()
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_file_that_shrinks_while_it_is_read_is_cut_short(tmp_path, monkeypatch, name):
+    """No file is mapped into memory, where reading what is gone would end the process."""
+    path, fill = saved(tmp_path / name, image_of(ct((256, 256, 40)))), volumes_nifti.filled
+
+    def shrinking(stream, into):
+        if len(into) > HEADER_BYTES:
+            os.truncate(path, 400)
+        return fill(stream, into)
+
+    monkeypatch.setattr(volumes_nifti, "filled", shrinking)
+    refused(read_image, path, "damaged or cut short")
+    whole = read_image(saved(tmp_path / "b.nii", image_of(ct()))).voxels
+    assert not isinstance(whole, np.memmap)
+    assert not isinstance(whole.base, mmap.mmap)

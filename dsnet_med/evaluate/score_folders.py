@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dsnet_med.errors import InputError, first_of, unknown
+from dsnet_med.errors import InputError, first_of, one_line, unknown
 from dsnet_med.evaluate import arrays
 from dsnet_med.evaluate.arrays import LabelMap
 from dsnet_med.evaluate.labels import label_names
@@ -23,8 +23,8 @@ from dsnet_med.evaluate.pooled_volumes import CaseBorders, borders_of_case
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
 from dsnet_med.evaluate.resample import onto_grid
 from dsnet_med.evaluate.worst_slice import SlicePair, worst_slice
-from dsnet_med.files import sha256
-from dsnet_med.find import NRRD
+from dsnet_med.files import read_json, sha256
+from dsnet_med.find import NRRD, case_name
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.processes import in_parallel, on_cluster, peak_memory_bytes, workers_that_fit
 from dsnet_med.sniff import GZIP_AT_MOST
@@ -189,21 +189,24 @@ def _score(task: _Task) -> CaseScore:
     if task.rules.missing == "zero" and pair.prediction is not None:
         empty = _score(replace(task, pair=replace(pair, prediction=None)))
         if empty.error is None:
-            found = _digest(pair.prediction) if pair.prediction.is_file() else ""
+            files = files_of(pair.prediction) if pair.prediction.is_file() else ()
+            found = _joined([sha256(file) for file in files]) if files else ""
             return replace(empty, prediction=pair.prediction, prediction_sha256=found, unpredicted=reason)
     return CaseScore(pair.case, pair.prediction, pair.reference, error=reason)
 
 
 def _measured(task: _Task) -> CaseScore:
     pair, rules = task.pair, task.rules
-    reference = read_labels(pair.reference)
+    reference = read_labels(pair.reference, hashed=True)
     notes = _notes(pair.reference, reference, rules.labels)
     if pair.prediction is None:
         raw: LabelMap = np.zeros(reference.shape, np.uint8, order="F")
-        resampled = ""
+        resampled = digest = ""
     else:
-        prediction, resampled = _on_one_grid(reference, read_labels(pair.prediction), rules)
-        notes += _notes(pair.prediction, prediction, rules.labels)
+        given = read_labels(pair.prediction, hashed=True)
+        digest = _joined(list(given.digests.values()))
+        prediction, resampled = _on_one_grid(reference, given, rules)
+        notes += (*_notes(pair.prediction, prediction, rules.labels), *_guessed(pair.prediction))
         raw = mapped(prediction, task.prediction_map)
     classes = mapped(reference, task.reference_map)
     if task.reference_map is not None and task.prediction_map is None:
@@ -236,8 +239,8 @@ def _measured(task: _Task) -> CaseScore:
         shape=reference.shape,
         affine=reference.affine,
         spacing_mm=reference.spacing_mm,
-        prediction_sha256=_digest(pair.prediction) if pair.prediction else "",
-        reference_sha256=_digest(pair.reference),
+        prediction_sha256=digest,
+        reference_sha256=_joined(list(reference.digests.values())),
         reference_map=task.reference_map,
         prediction_map=task.prediction_map,
         resampled=resampled,
@@ -245,9 +248,8 @@ def _measured(task: _Task) -> CaseScore:
     )
 
 
-def _digest(path: Path) -> str:
+def _joined(digests: Sequence[str]) -> str:
     """The SHA-256 of a volume's file; of a header and its voxels, that of theirs one after the other."""
-    digests = [sha256(file) for file in files_of(path)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -314,6 +316,17 @@ def _notes(path: Path, volume: Volume, labels: Mapping[int, str]) -> tuple[str, 
             )
         notes.append(f"calls its value {value} '{name}', scored as '{labels[value]}'")
     return tuple(f"{path.name}: {note}" for note in notes)
+
+
+def _guessed(prediction: Path) -> tuple[str, ...]:
+    """What `infer` had to guess of the geometry of the image that a mask was made of: its CASE.json has it."""
+    try:
+        guessed = read_json(prediction.with_name(f"{case_name(prediction)}.json"))["unstated"]
+    except (OSError, ValueError, LookupError, TypeError):  # none, or somebody's
+        return ()
+    if not isinstance(guessed, list):
+        return ()
+    return tuple(f"{prediction.name}: made of an image of which {one_line(str(line))}" for line in guessed[:4])
 
 
 def _answered(results: Iterator[tuple[_Task, CaseScore | None]]) -> Iterator[CaseScore]:

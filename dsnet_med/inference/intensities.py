@@ -21,7 +21,7 @@ _ENDS = (0.1, 99.9)
 
 def implausible(voxels: NDArray[Any], rules: Iterable[Intensity]) -> tuple[str, ...]:
     """One line for each thing that makes a volume (X, Y, Z) no image that networks of these rules can know."""
-    steps = (slice(None, None, max(1, length // _ENOUGH_PER_AXIS)) for length in voxels.shape)
+    steps = (slice(None, None, -(-length // _ENOUGH_PER_AXIS)) for length in voxels.shape)
     sample = voxels[tuple(steps)]
     low, high = float(sample.min()), float(sample.max())
     if low == high:  # most likely all of it

@@ -28,7 +28,7 @@ from dsnet_med.inference.sidecar import (
     require_free,
 )
 from dsnet_med.inference.sources import Source, load
-from dsnet_med.volumes import unchanged
+from dsnet_med.volumes import digests_of
 
 Progress = Callable[[str, float], None]
 
@@ -199,8 +199,8 @@ class _Work:
         if sidecar is None:
             require_free(self.out, source.case, endings)
             return False
-        with unchanged(source.files) as digests:
-            finished = is_finished(self.out, self._identity(source, digests), endings, sidecar)
+        identity = self._identity(source, digests_of(source.files))
+        finished = is_finished(self.out, identity, endings, sidecar)
         return finished and self._says_enough(sidecar)
 
     def _says_enough(self, sidecar: Sidecar) -> bool:

@@ -31,6 +31,8 @@ def volume_findings(recipe: Recipe, case: str, image: Volume | None, label: Volu
         if across := cut_across(image.affine, recipe.slice_axis):
             yield Finding("warning", case, "slices", across)
     if label is not None:
+        for note in label.unstated:
+            yield Finding("warning", case, "geometry", f"{label.path}: {note}")
         yield from _odd_classes(recipe, case, label)
 
 

@@ -1,6 +1,7 @@
 """Folders of label maps: pairing, reading, checking and scoring, with bad files among good ones."""
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -127,7 +128,7 @@ def test_bad_cases_never_stop_the_others(folders, workers):
 
 
 def test_an_unforeseen_error_fails_its_case_alone(folders, monkeypatch):
-    def read(path):
+    def read(path, **_):
         if path == folders[0] / "a.nii.gz":
             raise RuntimeError("a surprise")
         return read_labels(path)
@@ -410,3 +411,41 @@ def test_a_cluster_that_goes_away_loses_its_cases_alone(monkeypatch):
     outcomes = [1, CancelledError("scheduler-connection-lost"), OSError("closed"), 4]
     found = [result for _, result in on_cluster(lambda place: outcomes[place], range(4), "tcp://far")]
     assert found == [1, None, None, 4]
+
+
+def test_the_hash_in_a_score_is_that_of_what_was_read(tmp_path, monkeypatch):
+    """The prediction is exchanged as soon as it has been read."""
+    prediction, reference = tmp_path / "prediction" / "a.nii.gz", tmp_path / "reference" / "a.nii.gz"
+    write(prediction, ball(shift=1))
+    write(reference, ball())
+    then = hashlib.sha256(prediction.read_bytes()).hexdigest()
+
+    def exchanging(path, **options):
+        volume = read_labels(path, **options)
+        write(path, ball(shift=2))
+        return volume
+
+    monkeypatch.setattr("dsnet_med.evaluate.score_folders.read_labels", exchanging)
+    (score,) = evaluate_pairs([Pair("a", prediction, reference)], NAMES)
+    assert score.error is None
+    assert score.prediction_sha256 == then
+
+
+def test_geometry_that_was_guessed_for_a_mask_is_noted(tmp_path):
+    prediction, reference = tmp_path / "prediction" / "a.nii.gz", tmp_path / "reference" / "a.nii.gz"
+    write(prediction, ball(shift=1))
+    write(reference, ball())
+    for held, notes in (
+        ({"unstated": ["the header gives no spacing: a guess"]}, 1),
+        ({"unstated": []}, 0),
+        ({"unstated": "text"}, 0),
+        ({}, 0),
+        ([], 0),
+    ):
+        prediction.with_name("a.json").write_text(json.dumps(held))
+        (score,) = evaluate_pairs([Pair("a", prediction, reference)], NAMES)
+        assert score.error is None
+        assert len(score.notes) == notes
+    prediction.with_name("a.json").write_text(json.dumps({"unstated": ["no spacing"]}))
+    (score,) = evaluate_pairs([Pair("a", prediction, reference)], NAMES)
+    assert score.notes == ("a.nii.gz: made of an image of which no spacing",)
