@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from tqdm import tqdm
 
-from dsnet_med.cli.options import AsJson, Out, Workers
+from dsnet_med.cli.options import AsJson, Out, RequireGeometry, Workers
 from dsnet_med.errors import CasesFailedError, InputError, first_of, unknown
 from dsnet_med.files import require_writable, write_text
 
 if TYPE_CHECKING:
+    from dsnet_med.prepare.convert import CaseResult
     from dsnet_med.prepare.findings import Finding
 
 T = TypeVar("T")
@@ -97,6 +98,7 @@ def preprocess(
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler to use instead of local processes.")
     ] = None,
+    require_geometry: RequireGeometry = False,
 ) -> None:
     """Turn raw volumes into a training store; finished cases are kept when run again."""
     from dsnet_med.prepare.cases import find_cases
@@ -106,9 +108,23 @@ def preprocess(
 
     described = for_source(load_recipe(recipe), source)
     total = len(find_cases(described, source)) - len(set(exclude or ()))
-    converted = convert(described, source, out, workers=workers, exclude=exclude or (), scheduler=scheduler)
-    results = list(bar(converted, total, "preprocess"))
-    failures = {result.case: result.error for result in results if result.error}
+    converted = convert(
+        described,
+        source,
+        out,
+        workers=workers,
+        exclude=exclude or (),
+        scheduler=scheduler,
+        require_geometry=require_geometry,
+    )
+    results: dict[str, CaseResult] = {}
+    try:
+        for result in bar(converted, total, "preprocess"):
+            results[result.case] = result
+    except InputError:  # a full disk, say, for the manifest, which would have named them
+        _told_failures(results)
+        raise
+    failures = {case: result.error for case, result in results.items() if result.error}
     store = Store.described(out)
     of_cases = (finding for case in store.cases.values() for finding in case.findings)
     warnings = _grouped((*store.findings, *of_cases))
@@ -118,17 +134,22 @@ def preprocess(
         typer.echo(f"and {len(warnings) - _SHOWN_WARNINGS} warnings more: dsnet-med check {out}", err=True)
     if len(results) == len(failures) == 1:
         raise InputError(next(iter(failures.values())))
-    for case, reason in failures.items():
-        typer.echo(f"failed: {case}: {reason}", err=True)
+    _told_failures(results)
     advice = "mend these and run the same command again, or leave them out with --exclude"
     if failures and len(failures) == len(results):
         raise InputError(f"none of {len(results)} cases could be converted; the reasons are above: {advice}")
     if failures:
         typer.echo(f"{len(failures)} of {len(results)} cases failed: {advice}", err=True)
         raise CasesFailedError(failures, listed=True)
-    reused = sum(result.reused for result in results)
+    reused = sum(result.reused for result in results.values())
     slices = sum(case.shape[0] for case in store.cases.values())
     typer.echo(f"{len(results)} cases ({reused} already done), {slices} slices in {out}")
+
+
+def _told_failures(results: Mapping[str, "CaseResult"]) -> None:
+    for case, result in results.items():
+        if result.error:
+            typer.echo(f"failed: {case}: {result.error}", err=True)
 
 
 def _grouped(findings: Iterable["Finding"], as_warnings: bool = True) -> list[str]:

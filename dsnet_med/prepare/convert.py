@@ -1,29 +1,42 @@
 """From raw volumes to a store, case by case, in parallel.
 
 Each case is written whole or not at all and its entry last, so a killed run loses only the cases it was working
-on. A finished case is reused when its source files (by SHA-256) and the recipe are still the same. One bad case
-does not stop the others: it is listed in the manifest with its reason.
+on. A finished case is reused when its source files (by SHA-256) and the recipe are still the same and its
+slices are as they were stored; else it is made anew. One bad case does not stop the others: it is listed in the
+manifest with its reason.
 """
 
-import json
+import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from dsnet_med import __version__
-from dsnet_med.errors import InputError, one_line, unknown
-from dsnet_med.files import remove_partial, require_writable, sha256, write_json, written_whole
+from dsnet_med.errors import InputError, one_line, shown, unknown, want_of_means
+from dsnet_med.files import (
+    locked,
+    output_error,
+    read_json,
+    remove_partial,
+    require_writable,
+    sha256,
+    synchronise,
+    written_whole,
+)
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.prepare.cases import RawCase, find_cases
 from dsnet_med.prepare.doctor import source_findings, wanted_label
 from dsnet_med.prepare.doctor_case import volume_findings
 from dsnet_med.prepare.doctor_set import examine_set
 from dsnet_med.prepare.doctor_store import stored_fingerprint
+from dsnet_med.prepare.findings import Finding
 from dsnet_med.prepare.fingerprint import CaseFingerprint
 from dsnet_med.prepare.labels import class_counts, class_table, value_counts
 from dsnet_med.prepare.recipe import Recipe, for_source
@@ -32,16 +45,20 @@ from dsnet_med.prepare.store import MANIFEST, TOOL, Store
 from dsnet_med.prepare.stored_case import (
     CASES,
     FORMAT,
+    Slices,
     StoredCase,
     data_file,
     encode,
     encoding,
     entry_file,
+    read_entry,
     read_slices,
     require_whole,
+    write_entry,
 )
 from dsnet_med.processes import in_parallel, on_cluster
-from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
+from dsnet_med.seal import holds
+from dsnet_med.volumes import Volume, files_of, read_image, read_labels, require_same_grid
 
 
 @dataclass(frozen=True)
@@ -66,14 +83,18 @@ def convert(
     workers: int,
     exclude: Collection[str] = (),
     scheduler: str | None = None,
+    require_geometry: bool = False,
 ) -> Iterator[CaseResult]:
     """Convert every case of `source` but those in `exclude` into the store `out`; yields as cases end.
 
     With more than one worker, cases run in processes of their own and end in any order; with the address of a
-    Dask `scheduler` they run on its cluster, whose workers must see the same files. The manifest is written
-    after the last case; until then `out` is no store. Raises InputError when the source, the recipe or `out`
-    cannot be used at all, or a split list names something that is most likely misspelt; what is wrong with a
-    single case is in its result.
+    Dask `scheduler` they run on its cluster, whose workers must see the same files. With `require_geometry` a
+    case fails whose headers leave out where it lies or how large it is. The manifest is written after the last
+    case; until then `out` is no store. What it lists is what lies in `out` by then, on the disk and not in a
+    cache of the system; a case that something else has changed meanwhile is converted, and comes, once more.
+    Raises InputError when the source, the recipe or `out` cannot be used at all, another process works in
+    `out`, or a split list names something that is most likely misspelt; what is wrong with a single case is in
+    its result.
     """
     recipe = for_source(recipe, source)
     every = find_cases(recipe, source)
@@ -84,16 +105,63 @@ def convert(
     cases = _chosen(every, exclude)
     if workers < 1:
         raise InputError(f"{workers} workers, wanted at least 1")
-    _claim(recipe, out)
-    work = partial(convert_case, recipe, source, out)
-    results = []
-    for result in _results(work, cases, workers, scheduler):
-        results.append(result)
-        yield result
-    results.sort(key=lambda result: result.case)
+    with locked(out, "preprocesses into"), ThreadPoolExecutor(1) as disk:  # waits for the disk beside the work
+        _claim(recipe, out)
+        work = partial(convert_case, recipe, source, out, require_geometry=require_geometry)
+        done: dict[str, CaseResult] = {}
+        written = []
+        try:
+            for _ in range(2):  # once more what something else has changed meanwhile
+                todo = [case for case in cases if case.id not in done or not _lies(out, done[case.id])]
+                for result in _results(work, todo, workers, scheduler):
+                    done[result.case] = result
+                    written.append(disk.submit(_to_disk, out, result))
+                    yield result
+            for each in written:
+                each.result()
+        finally:
+            disk.shutdown(cancel_futures=True)
+        results = [done[case.id] for case in cases]
+        _described(recipe, source, out, results, noted=noted, excluded=sorted(exclude)).write()
+
+
+def _lies(out: Path, result: CaseResult) -> bool:
+    """Whether `out` holds what a result says."""
+    try:
+        if result.stored:
+            require_whole(out, result.stored)
+            return read_entry(out, result.case) == result.stored
+    except InputError:
+        return False
+    return True
+
+
+def _to_disk(out: Path, result: CaseResult) -> None:
+    """Have the system write the files of a case that has been converted to the disk. Raises InputError."""
+    if result.reused or result.error:
+        return
+    for file in (data_file(out, result.case), entry_file(out, result.case), out / CASES):
+        try:
+            synchronise(file)
+        except FileNotFoundError:  # which `_lies` notices
+            return
+        except OSError as error:
+            raise output_error(file, error) from error
+
+
+def _described(
+    recipe: Recipe,
+    source: Path,
+    out: Path,
+    results: list[CaseResult],
+    *,
+    noted: list[Finding],
+    excluded: list[str],
+) -> Store:
+    """The store that the results make."""
     stored = {result.case: result.stored for result in results if result.stored}
-    in_set = examine_set(result.fingerprint for result in results if result.fingerprint)
-    store = Store(
+    fingerprints = [result.fingerprint for result in results if result.fingerprint]
+    return Store(
         path=out,
         tool_version=__version__,
         recipe=recipe.as_dict(),
@@ -104,10 +172,9 @@ def convert(
         splits={split: [case.id for case in stored.values() if case.split == split] for split in SPLITS},
         cases=stored,
         failed={result.case: _within(source, out, result.error) for result in results if result.error},
-        excluded=sorted(exclude),
-        findings=(*noted, *in_set),
+        excluded=excluded,
+        findings=(*noted, *examine_set(fingerprints)),
     )
-    write_json(out / MANIFEST, store.model_dump(mode="json"))
 
 
 def _within(source: Path, out: Path, reason: str) -> str:
@@ -115,25 +182,25 @@ def _within(source: Path, out: Path, reason: str) -> str:
     return reason.replace(f"{source}{os.sep}", "").replace(f"{out}{os.sep}", "")
 
 
-def convert_case(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> CaseResult:
+def convert_case(
+    recipe: Recipe, source: Path, out: Path, raw: RawCase, *, require_geometry: bool = False
+) -> CaseResult:
     """Convert one case into the store folder `out`, or find it finished there. Raises nothing."""
     try:
-        reused, stored = _convert(recipe, source, out, raw)
-        with data_file(out, raw.id).open("rb") as stream:
-            fingerprint = stored_fingerprint(stored, read_slices(stream, stored))
-        return CaseResult(raw.id, None, reused, stored, fingerprint)
+        reused, stored, slices = _stored(recipe, source, out, raw, require_geometry=require_geometry)
+        return CaseResult(raw.id, None, reused, stored, stored_fingerprint(stored, slices))
     except InputError as error:
         reason = str(error)
-    except MemoryError:
-        reason = "not enough memory; use fewer workers"
     except Exception as error:  # the others must go on, whatever this case met
-        reason = f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
+        reason = want_of_means(error) or f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
     return CaseResult(raw.id, reason)
 
 
 def _results(
     work: Callable[[RawCase], CaseResult], cases: list[RawCase], workers: int, scheduler: str | None
 ) -> Iterator[CaseResult]:
+    if not cases:
+        return
     if scheduler is None and workers == 1:
         yield from map(work, cases)
         return
@@ -160,19 +227,16 @@ def _claim(recipe: Recipe, out: Path) -> None:
     require_writable(out / CASES)
     manifest = out / MANIFEST
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        foreign = not isinstance(content, dict) or content.get("tool") != TOOL
-        owner = recipe.id if foreign else content["recipe"]["id"]
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RecursionError,
-    ):  # none, or a damaged one: to be made anew
+        content = read_json(manifest)
+        damaged = isinstance(content, dict) and holds(content) is False
+        foreign = not damaged and (not isinstance(content, dict) or content.get("tool") != TOOL)
+        owner = recipe.id if foreign or damaged else content["recipe"]["id"]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged one: to be made anew
         foreign, owner = False, recipe.id
     if owner != recipe.id:
-        raise InputError(f"{out}: holds a store of recipe '{owner}', not '{recipe.id}'; choose another folder")
+        raise InputError(
+            f"{out}: holds a store of recipe {shown(owner)}, not '{recipe.id}'; choose another folder"
+        )
     if foreign:
         raise InputError(
             f"{manifest} is there already, and was not written by preprocess; choose another --out"
@@ -182,8 +246,10 @@ def _claim(recipe: Recipe, out: Path) -> None:
         remove_partial(folder)
 
 
-def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> tuple[bool, StoredCase]:
-    """Bring one case into the store; whether it was there already, and its entry. Raises InputError."""
+def _stored(
+    recipe: Recipe, source: Path, out: Path, raw: RawCase, *, require_geometry: bool
+) -> tuple[bool, StoredCase, Slices]:
+    """Bring a case into the store; whether it was there already, its entry, its slices. Raises InputError."""
     if raw.problem:
         raise InputError(raw.problem)
     if raw.label is None and raw.split != "extra":
@@ -191,58 +257,74 @@ def _convert(recipe: Recipe, source: Path, out: Path, raw: RawCase) -> tuple[boo
             f"{raw.image}: case '{raw.id}' has no label file{wanted_label(raw)}; "
             "add it, exclude the case or make it 'extra'"
         )
-    digests = _digest(raw.image), _digest(raw.label) if raw.label else ""
     origin: dict[str, Any] = {
         "id": raw.id,
         "subject": raw.subject,
         "split": raw.split,
         "image_file": raw.image.relative_to(source).as_posix(),
-        "image_sha256": digests[0],
         "label_file": raw.label.relative_to(source).as_posix() if raw.label else "",
-        "label_sha256": digests[1],
         "recipe_hash": recipe.hash,
     }
-    finished = _finished(out, raw.id)
-    if finished and (finished.image_sha256, finished.label_sha256, finished.recipe_hash) == (
-        *digests,
-        recipe.hash,
-    ):
-        # Its split and the names of its files may have changed around it.
-        entry = finished.model_copy(update=origin)
-        if entry != finished:
-            write_json(entry_file(out, raw.id), entry.model_dump(mode="json"))
-        return True, entry
+    entry, slices = _kept(out, origin, raw) or (None, None)
+    reused = entry is not None
+    if entry is None:
+        entry = _converted(recipe, source, out, raw, origin)
+    if require_geometry and entry.unstated:
+        entry_file(out, raw.id).unlink(missing_ok=True)
+        said = "; ".join(entry.unstated)
+        raise InputError(f"{raw.image}: {said}; correct the header, or leave out --require-geometry")
+    # Of a kept one, the split and the names of its files may have changed around it.
+    written, entry = entry, entry.model_copy(update=origin)
+    if not reused or entry != written:
+        write_entry(out, entry)
+    return reused, entry, slices or _read_back(out, entry)
+
+
+def _converted(recipe: Recipe, source: Path, out: Path, raw: RawCase, origin: dict[str, Any]) -> StoredCase:
+    """Read a case, write its data file, and give its entry. Raises InputError."""
     entry_file(out, raw.id).unlink(missing_ok=True)
-    image = read_image(raw.image)
-    label = read_labels(raw.label) if raw.label else None
+    image = read_image(raw.image, hashed=True)
+    label = read_labels(raw.label, hashed=True) if raw.label else None
     if label is not None:
         require_same_grid(image, label)
     findings = list(volume_findings(recipe, raw.id, image, label))
     if unusable := [finding for finding in findings if finding.kind in ("label values", "empty label")]:
         raise InputError(f"{raw.label}: {unusable[0].message}")
-    origin["findings"] = tuple(finding.within(source) for finding in findings)
-    entry = _entry(recipe, image, label, origin)
-    _write_slices(data_file(out, raw.id), entry, recipe, image, label)
-    write_json(entry_file(out, raw.id), entry.model_dump(mode="json"))
-    return False, entry
+    facts = {
+        "image_sha256": _joined(image.digests.values()),
+        "label_sha256": _joined(label.digests.values()) if label else "",
+        "unstated": tuple(dict.fromkeys((*image.unstated, *(label.unstated if label else ())))),
+        "findings": tuple(finding.within(source) for finding in findings),
+    }
+    entry = _entry(recipe, image, label, origin | facts)
+    return _write_slices(data_file(out, raw.id), entry, recipe, image, label)
 
 
-def _digest(path: Path) -> str:
+def _joined(digests: Iterable[str]) -> str:
+    """The SHA-256 of a volume's file; of several files, that of theirs."""
+    every = list(digests)
+    return every[0] if len(every) == 1 else hashlib.sha256("".join(every).encode()).hexdigest()
+
+
+def _kept(out: Path, origin: dict[str, Any], raw: RawCase) -> tuple[StoredCase, Slices] | None:
+    """The entry and the slices of a case that an earlier run made of the same, as it stored them, else None."""
     try:
-        return sha256(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _finished(out: Path, case: str) -> StoredCase | None:
-    """The entry of a case that an earlier run finished and whose data file is whole."""
-    try:
-        stored = StoredCase.model_validate_json(entry_file(out, case).read_bytes())
-        require_whole(out, stored)
-    except (OSError, ValueError):  # of pydantic and InputError, too
+        entry = read_entry(out, raw.id)
+        if (entry.format, entry.recipe_hash) != (FORMAT, origin["recipe_hash"]):
+            return None
+        require_whole(out, entry)
+        digests = [_joined(map(sha256, files_of(path))) if path else "" for path in (raw.image, raw.label)]
+        return (entry, _read_back(out, entry)) if digests == [entry.image_sha256, entry.label_sha256] else None
+    except (
+        InputError,
+        OSError,
+    ):  # damaged, or not there; why a source cannot be read is told when converted
         return None
-    known = stored.format == FORMAT and "findings" in stored.model_fields_set
-    return stored if known else None
+
+
+def _read_back(out: Path, entry: StoredCase) -> Slices:
+    with data_file(out, entry.id).open("rb", buffering=0) as stream:
+        return read_slices(stream, entry)
 
 
 def _entry(recipe: Recipe, image: Volume, label: Volume | None, origin: dict[str, Any]) -> StoredCase:
@@ -262,17 +344,26 @@ def _entry(recipe: Recipe, image: Volume, label: Volume | None, origin: dict[str
         base=base,
         slope=scaling.slope,
         clip=(scaling.low, scaling.high),
+        image_crc32="",
+        label_crc32="",
     )
 
 
-def _write_slices(path: Path, entry: StoredCase, recipe: Recipe, image: Volume, label: Volume | None) -> None:
+def _write_slices(
+    path: Path, entry: StoredCase, recipe: Recipe, image: Volume, label: Volume | None
+) -> StoredCase:
+    """Write a case's data file; `entry` with the check sums of its slices."""
+    sums = []
     images = entry.order.to_slices(image.voxels)
     blank = np.zeros(entry.shape[1:], np.uint8)
     labels = entry.order.to_slices(label.voxels) if label else np.broadcast_to(blank, entry.shape)
     table = class_table(recipe, labels.dtype)
     with written_whole(path) as temporary, temporary.open("wb") as stream:
         for picture, classes in zip(images, labels, strict=True):
-            stream.write(np.ascontiguousarray(encode(picture, entry)).data)
             # Most slices of a scan hold no organ, and looking is far cheaper than mapping.
             mapped = table[classes] if classes.any() else np.full_like(blank, table[0])
-            stream.write(np.ascontiguousarray(mapped).data)
+            parts = [np.ascontiguousarray(part) for part in (encode(picture, entry), mapped)]
+            stream.writelines(part.data for part in parts)
+            sums.append([f"{crc32(part):08x}" for part in parts])
+    image_sums, label_sums = ("".join(each) for each in zip(*sums, strict=True))
+    return entry.model_copy(update={"image_crc32": image_sums, "label_crc32": label_sums})

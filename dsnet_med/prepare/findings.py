@@ -14,7 +14,7 @@ class Finding:
 
     `kind` is one of: pair, unreadable, geometry, slices, label values, empty label, missing class, intensity,
     sides, fit, exchanged, specks, duplicate, overlap, split; source, for what only the source's names and lists
-    show; and for stores: failed, damaged, label counts, leftover.
+    show; and for stores: failed, damaged, leftover.
     """
 
     severity: Severity

@@ -5,7 +5,6 @@ STORE/manifest.json holds the recipe, the split, and for every case where it cam
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
-from dsnet_med.errors import InputError, first_mistake, unknown
+from dsnet_med.errors import InputError, first_mistake, one_line, shown, unknown, want_of_means
+from dsnet_med.files import read_json, write_json
 from dsnet_med.geometry import SliceAxis
 from dsnet_med.prepare.findings import Finding
 from dsnet_med.prepare.intensity import IntensityRule
@@ -25,11 +25,13 @@ from dsnet_med.prepare.stored_case import (
     FORMAT,
     Slices,
     StoredCase,
+    checked_labels,
+    checked_slices,
     data_file,
-    next_slice,
     read_slices,
     require_whole,
 )
+from dsnet_med.seal import holds, sealed
 
 MANIFEST = "manifest.json"
 TOOL = "dsnet-med"
@@ -67,7 +69,6 @@ class Store(BaseModel):
     failed: dict[str, str]
     excluded: list[str]
     findings: tuple[Finding, ...] = ()
-    seen: dict[str, tuple[int, int]] = Field(default={}, exclude=True)  # size and time of data files
 
     @classmethod
     def open(cls, path: Path) -> "Store":
@@ -86,15 +87,26 @@ class Store(BaseModel):
             todo = "its preprocess run has not ended; run it again" if begun else "make one with preprocess"
             raise InputError(f"{path}: not a store, it holds no {MANIFEST}; {todo}")
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if content["format"] == FORMAT:
-                return cls.model_validate(content | {"path": path, "seen": {}})
+            content = read_json(file)
+            got, whole = content["format"], holds(content)
+            if whole and got == FORMAT:
+                return cls.model_validate(content | {"path": path})
         except ValidationError as error:
             raise InputError(f"{file}: damaged ({first_mistake(error)}); run preprocess again") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file}: not the manifest of a store ({error}); run preprocess again") from error
-        got = content["format"]
-        raise InputError(f"{path}: a store of format {got}, wanted {FORMAT}; run preprocess again")
+            reason = (
+                want_of_means(error) or f"not the manifest of a store ({one_line(error)}); run preprocess again"
+            )
+            raise InputError(f"{file}: {reason}") from error
+        if whole is False or got == FORMAT:
+            raise InputError(f"{file}: damaged, it has changed since preprocess wrote it; run preprocess again")
+        raise InputError(
+            f"{path}: a store of format {shown(got)}, wanted {FORMAT} (with check sums); run preprocess again"
+        )
+
+    def write(self) -> None:
+        """Write the manifest, to the disk itself: from now on `path` is a store. Raises InputError."""
+        write_json(self.path / MANIFEST, sealed(self.model_dump(mode="json")), durable=True)
 
     @property
     def recipe_id(self) -> str:
@@ -103,9 +115,10 @@ class Store(BaseModel):
 
     @cached_property
     def id(self) -> str:
-        """A hash of what is trained on: the recipe, the classes, and every case's split and source files."""
-        names = ("id", "subject", "split", "shape", "image_sha256", "label_sha256", "recipe_hash")
-        cases = [[getattr(self.cases[case], name) for name in names] for case in sorted(self.cases)]
+        """A hash of what is trained on: the recipe, the classes, every case's split, sources and slices."""
+        names = {"id", "subject", "split", "shape", "dtype", "base", "slope", "image_sha256", "label_sha256"}
+        names |= {"image_crc32", "label_crc32", "recipe_hash"}
+        cases = [self.cases[case].model_dump(mode="json", include=names) for case in sorted(self.cases)]
         told = json.dumps([self.recipe_hash, self.classes, self.slice_axis, cases])
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
@@ -118,38 +131,30 @@ class Store(BaseModel):
     def read_slice(self, case: str, index: int) -> Slices:
         """Slice `index` of a case: the normalised image (H, W) and its labels (H, W), both fresh arrays."""
         with self._opened(case, index) as stream:
-            return next_slice(stream, self.cases[case])
+            return next(checked_slices(stream, self.cases[case], range(index, index + 1)))
 
     def read_label(self, case: str, index: int) -> NDArray[np.uint8]:
         """The labels (H, W) of slice `index` of a case, without its image."""
         with self._opened(case, index) as stream:
-            height, width = self.cases[case].shape[1:]
-            stream.seek(self.cases[case].record.itemsize - height * width, os.SEEK_CUR)
-            return np.fromfile(stream, np.uint8, height * width).reshape(height, width)
+            return checked_labels(stream, self.cases[case], index)
 
     def read_case(self, case: str) -> Slices:
-        """A whole case: the normalised image (D, H, W) and its labels (D, H, W)."""
+        """A whole case: the normalised image (D, H, W) and its labels (D, H, W).
+
+        What is read is compared with its check sums, as by the other two. Raises InputError.
+        """
         with self._opened(case) as stream:
             return read_slices(stream, self.cases[case])
 
     def _opened(self, case: str, index: int = 0) -> IO[bytes]:
-        """The data file of a case, open where slice `index` begins.
-
-        Raises InputError where it is another than the one that was read before.
-        """
+        """The data file of a case that has a slice `index`. Raises InputError where it cannot be opened."""
         if case not in self.cases:
             raise unknown("case", case, self.cases)
-        entry = self.cases[case]
-        if not 0 <= index < entry.shape[0]:
-            raise IndexError(f"slice {index} of case '{case}', which has {entry.shape[0]}")
+        if not 0 <= index < self.cases[case].shape[0]:
+            raise IndexError(f"slice {index} of case '{case}', which has {self.cases[case].shape[0]}")
         file = data_file(self.path, case)
-        stream = file.open("rb", buffering=0)
-        status = os.fstat(stream.fileno())
-        now = (status.st_size, status.st_mtime_ns)
-        if status.st_size != entry.nbytes or self.seen.setdefault(case, now) != now:
-            stream.close()
-            raise InputError(
-                f"{file} has changed since the store was opened, or is cut short; run preprocess, then this"
-            )
-        stream.seek(index * entry.record.itemsize)
-        return stream
+        try:
+            return file.open("rb", buffering=0)
+        except OSError as error:
+            gone = f"{one_line(error.strerror or error)}; run preprocess, then this"
+            raise InputError(f"{file}: cannot be read: {want_of_means(error) or gone}") from error

@@ -5,22 +5,30 @@ STORE/cases/<case>.json    the case's entry of the manifest; written last, so it
 
 Images keep the clipped raw intensity: uint16 offsets from the lower clipping value where the source holds
 integers, else float32. Normalisation happens on reading, and gives bit for bit what Scaling.apply gives.
+
+The entry has a check sum of every slice, with which whatever is read is compared: damage, an exchanged file and
+a store that changed since it was opened are noticed by the reader, and cost no pass of their own.
 """
 
+import struct
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, first_mistake, one_line, want_of_means
+from dsnet_med.files import read_json, write_json
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.prepare.findings import Finding
 from dsnet_med.prepare.intensity import Scaling
+from dsnet_med.seal import holds, sealed
 
-FORMAT = 1
+FORMAT = 2  # 1 had no check sums
 CASES = "cases"
 Slices = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
@@ -30,8 +38,9 @@ class StoredCase(BaseModel):
 
     `shape` (D, H, W) and `spacing_mm` (slice, row, column) are those of the slices; `native_shape` and `affine`
     (4 x 4, voxels to RAS+ millimetres) those of the source volume. File names are relative to the source.
-    `base` and `slope` turn stored values into network input: (stored - base) * slope. `findings` are what the
-    data doctor saw in the source volume.
+    `base` and `slope` turn stored values into network input: (stored - base) * slope. `image_crc32` and
+    `label_crc32` are the CRC-32 of every slice as it is stored, eight hexadecimal digits each. `findings` are
+    what the data doctor saw in the source volume, `unstated` what was guessed of its geometry.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,7 +63,10 @@ class StoredCase(BaseModel):
     base: float
     slope: float
     clip: tuple[float, float]
+    image_crc32: str
+    label_crc32: str
     recipe_hash: str
+    unstated: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
 
     @cached_property
@@ -62,6 +74,17 @@ class StoredCase(BaseModel):
         """How one slice lies on disk."""
         size = self.shape[1:]
         return np.dtype([("image", np.dtype(self.dtype).newbyteorder("<"), size), ("label", np.uint8, size)])
+
+    @cached_property
+    def sums(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The CRC-32 of the image and of the label of every slice, D of each. Raises InputError."""
+        form = f">{self.shape[0]}I"
+        try:
+            return struct.unpack(form, bytes.fromhex(self.image_crc32)), struct.unpack(
+                form, bytes.fromhex(self.label_crc32)
+            )
+        except (ValueError, struct.error) as error:
+            raise InputError(f"case '{self.id}': its check sums are damaged; run preprocess again") from error
 
     @property
     def nbytes(self) -> int:
@@ -77,6 +100,28 @@ def data_file(path: Path, case: str) -> Path:
 def entry_file(path: Path, case: str) -> Path:
     """Where the manifest entry of a finished case lies in the store `path`."""
     return path / CASES / f"{case}.json"
+
+
+def write_entry(path: Path, case: StoredCase) -> None:
+    """Write a case's entry beside its data file: from now on it is finished. Raises InputError."""
+    write_json(entry_file(path, case.id), sealed(case.model_dump(mode="json")))
+
+
+def read_entry(path: Path, case: str) -> StoredCase:
+    """The entry of a finished case of the store `path`. Raises InputError where it is absent or damaged."""
+    file = entry_file(path, case)
+    try:
+        content = read_json(file)
+        if not holds(content):
+            raise InputError(f"{file}: damaged, or of an earlier version; run preprocess again")
+        return StoredCase.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{file}: damaged ({first_mistake(error)}); run preprocess again") from error
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        reason = want_of_means(error) or f"{one_line(error, 80)}; run preprocess again"
+        raise InputError(f"{file}: cannot be read: {reason}") from error
 
 
 def require_whole(path: Path, case: StoredCase) -> None:
@@ -109,21 +154,47 @@ def encode(picture: NDArray[Any], entry: StoredCase) -> NDArray[np.uint16] | NDA
     return offsets
 
 
-def next_slice(stream: IO[bytes], entry: StoredCase) -> Slices:
-    """The next slice of an open data file: the normalised image (H, W) and its labels (H, W)."""
-    records = np.fromfile(stream, entry.record, count=1)
-    if not len(records):
-        raise InputError(f"case '{entry.id}': its data file is cut short; run preprocess again")
-    image = records["image"][0].astype(np.float32)
-    if entry.base:
-        image -= np.float32(entry.base)
-    image *= np.float32(entry.slope)
-    return image, records["label"][0]
+def checked_slices(stream: IO[bytes], entry: StoredCase, wanted: range) -> Iterator[Slices]:
+    """Slices of an open data file: each normalised image (H, W) and its labels (H, W), fresh arrays.
+
+    Raises InputError for one that is not what was stored.
+    """
+    image_sums, label_sums = entry.sums
+    stream.seek(wanted.start * entry.record.itemsize)
+    for index in wanted:
+        records = np.fromfile(stream, entry.record, count=1)
+        if not len(records) or crc32(records["image"][0]) != image_sums[index]:
+            raise changed(stream, index)
+        image, labels = records["image"][0].astype(np.float32), records["label"][0]
+        if crc32(labels) != label_sums[index]:
+            raise changed(stream, index)
+        if entry.base:
+            image -= np.float32(entry.base)
+        image *= np.float32(entry.slope)
+        yield image, labels
+
+
+def checked_labels(stream: IO[bytes], entry: StoredCase, index: int) -> NDArray[np.uint8]:
+    """The labels (H, W) of a slice of an open data file, without its image. Raises as `checked_slices`."""
+    size = entry.shape[1] * entry.shape[2]
+    stream.seek((index + 1) * entry.record.itemsize - size)
+    labels = np.fromfile(stream, np.uint8, size)
+    if crc32(labels) != entry.sums[1][index]:
+        raise changed(stream, index)
+    return labels.reshape(entry.shape[1:])
+
+
+def changed(stream: IO[bytes], index: int) -> InputError:
+    """What to say of a slice that is not what its check sum was made of."""
+    return InputError(
+        f"{stream.name}: slice {index} is not what was stored: damaged, cut short, or changed since the store "
+        "was opened; run preprocess, then this"
+    )
 
 
 def read_slices(stream: IO[bytes], entry: StoredCase) -> Slices:
-    """All slices of an open data file, (D, H, W)."""
+    """All slices of an open data file, (D, H, W). Raises as `checked_slices`."""
     images, labels = np.empty(entry.shape, np.float32), np.empty(entry.shape, np.uint8)
-    for index in range(entry.shape[0]):
-        images[index], labels[index] = next_slice(stream, entry)
+    for index, (image, label) in enumerate(checked_slices(stream, entry, range(entry.shape[0]))):
+        images[index], labels[index] = image, label
     return images, labels

@@ -16,6 +16,7 @@ from dsnet_med.engine.overrides import parse_settings
 from dsnet_med.errors import InputError
 from dsnet_med.methods import method_ids
 from dsnet_med.networks import definition
+from dsnet_med.seal import sealed
 
 
 @pytest.mark.parametrize("method", method_ids())
@@ -57,7 +58,7 @@ def test_cases_set_by_hand_are_what_is_looked_at_whatever_the_splits(store: Path
     manifest = json.loads((whole / "manifest.json").read_text())
     for case in manifest["cases"]:
         case["split"] = "test"
-    (whole / "manifest.json").write_text(json.dumps(manifest))
+    (whole / "manifest.json").write_text(json.dumps(sealed(manifest)))
     first, second, *_ = (case["id"] for case in manifest["cases"])
     cases = {"train": [first], "val": [second]}
     weighed = {"class_weights": "inverse_frequency", "oversample": 0.3}

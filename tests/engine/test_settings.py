@@ -1,6 +1,6 @@
 """What values settings may have, for every task; and which data a run goes on with."""
 
-import os
+import json
 import shutil
 from functools import partial
 
@@ -17,6 +17,7 @@ from dsnet_med.inference.trust import is_own
 from dsnet_med.methods import natural_method_ids
 from dsnet_med.prepare.store import Store
 from dsnet_med.prepare.stored_case import data_file
+from dsnet_med.seal import sealed
 
 WRONG = {  # the rule that finds it is of the same id
     "iterations": [0, -1, 2.5, True],
@@ -118,13 +119,17 @@ def test_a_store_is_known_by_what_is_in_it(store, tmp_path):
     require_store(str(store), None)  # a run of before
     with pytest.raises(InputError, match=r"no store at .*gone, .* --resume --data STORE"):
         require_store(str(tmp_path / "gone"), written)
-    manifest = moved / "manifest.json"
-    entry = open_store(str(moved)).cases.popitem()[1]
-    manifest.write_text(manifest.read_text().replace(entry.label_sha256, "0" * 64))
+    _with_other_data(moved, "label_sha256")
     open_store.cache_clear()
     with pytest.raises(InputError, match="moved holds other data than the run began with"):
         require_store(str(moved), written)
     open_store.cache_clear()
+
+
+def _with_other_data(store, name):
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["cases"][-1][name] = "0" * len(manifest["cases"][-1][name])
+    (store / "manifest.json").write_text(json.dumps(sealed(manifest)))
 
 
 def test_a_store_that_moved_is_taken_and_another_is_not(store, tmp_path):
@@ -133,9 +138,7 @@ def test_a_store_that_moved_is_taken_and_another_is_not(store, tmp_path):
     reopen(tmp_path / "run", {}, data=moved)
     config = load(tmp_path / "run" / "configs" / "train.yaml")
     assert config["dataset_dir"] == str(moved)
-    entry = open_store(str(moved)).cases.popitem()[1]
-    manifest = moved / "manifest.json"
-    manifest.write_text(manifest.read_text().replace(f'"{entry.image_sha256}"', '"other"'))
+    _with_other_data(moved, "image_crc32")
     open_store.cache_clear()
     for data in (moved, None):
         with pytest.raises(InputError, match="holds other data than the run began with"):
@@ -149,11 +152,10 @@ def test_a_data_file_that_changes_under_an_open_store_is_noticed(store, tmp_path
     file = data_file(opened.path, case)
     opened.read_slice(case, 0)
     content = file.read_bytes()
-    for changed in (content, content[:-1]):  # written again, and cut
+    for changed in (b"", b"\1" * len(content), b"\1" + content[:-1]):
         file.write_bytes(changed)
-        os.utime(file, (0, 0))
         for read in (partial(opened.read_slice, case, 0), partial(opened.read_case, case)):
-            with pytest.raises(InputError, match=f"{case}.bin has changed since the store was opened"):
+            with pytest.raises(InputError, match=rf"{case}\.bin: slice \d+ is not what was stored"):
                 read()
 
 

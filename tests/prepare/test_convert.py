@@ -1,9 +1,11 @@
 """Conversion: what a bad case says, and that neither it nor a killed run costs the others anything."""
 
 import errno
+import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from sources import AFFINE, SHAPE, voxels_of, write_recipe, write_source, write_
 from dsnet_med import __version__, files
 from dsnet_med.errors import InputError
 from dsnet_med.prepare import convert as module
+from dsnet_med.prepare.cases import find_cases
 from dsnet_med.prepare.convert import CaseResult, convert
 from dsnet_med.prepare.doctor import examine_source
 from dsnet_med.prepare.doctor_store import examine_store
@@ -141,8 +144,8 @@ def test_bad_label_is_one_line_and_stops_no_other(recipe: Recipe, source: Path, 
     check_only_0002_failed(recipe, source, out, told)
 
 
-def check_only_0002_failed(recipe: Recipe, source: Path, out: Path, told: str) -> None:
-    results = run(recipe, source, out)
+def check_only_0002_failed(recipe: Recipe, source: Path, out: Path, told: str, **options: Any) -> None:
+    results = run(recipe, source, out, **options)
     assert [case for case, result in results.items() if result.error is None] == ["0001", "0003"]
     store = Store.open(out)
     assert set(store.cases) == {"0001", "0003"}
@@ -275,6 +278,173 @@ def test_only_what_changed_is_done_again(recipe: Recipe, source: Path, out: Path
     assert Store.open(out).cases["0002"].image_sha256 == files.sha256(source / "img/img0002.nii.gz")
 
 
+def _exchange(first: Path, second: Path) -> None:
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+
+
+def _flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 4
+    file.write_bytes(content)
+
+
+DAMAGES: dict[str, tuple[set[str], Callable[[Path], None]]] = {
+    "image": ({"0002"}, lambda cases: _flip(cases / "0002.bin", 5)),
+    "label": ({"0002"}, lambda cases: _flip(cases / "0002.bin", -1)),
+    "exchanged": ({"0001", "0003"}, lambda cases: _exchange(cases / "0001.bin", cases / "0003.bin")),
+    "entry": ({"0002"}, lambda cases: _flip(cases / "0002.json", 400)),
+    "entries": ({"0001", "0003"}, lambda cases: _exchange(cases / "0001.json", cases / "0003.json")),
+    "both": (
+        {"0001", "0003"},
+        lambda cases: [_exchange(cases / f"0001{e}", cases / f"0003{e}") for e in (".bin", ".json")],
+    ),
+    "manifest": (set(), lambda cases: _flip(cases.parent / MANIFEST, 60)),
+    "its recipe": (
+        set(),
+        lambda cases: _flip(cases.parent / MANIFEST, (cases.parent / MANIFEST).read_bytes().index(b"tiny")),
+    ),
+    "appended": ({"0002"}, lambda cases: (cases / "0002.bin").open("ab").write(b"0")),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_what_is_damaged_is_made_anew(recipe: Recipe, source: Path, out: Path, name: str) -> None:
+    run(recipe, source, out)
+    before, (cases, damage) = contents(out), DAMAGES[name]
+    damage(out / "cases")
+    assert contents(out) != before
+    results = run(recipe, source, out)
+    assert {case for case, result in results.items() if not result.reused} == cases
+    assert contents(out) == before
+
+
+def test_a_data_file_of_another_recipe_is_made_anew(
+    recipe: Recipe, source: Path, out: Path, tmp_path: Path
+) -> None:
+    run(recipe, source, out)
+    before = contents(out)
+    other = load_recipe(str(write_recipe(tmp_path / "other", id="other", intensity={"window": [0, 400]})))
+    run(other, source, tmp_path / "others")
+    for names in (["0002.bin"], ["0002.bin", "0002.json"]):
+        for file in names:
+            shutil.copy(tmp_path / "others" / "cases" / file, out / "cases" / file)
+        assert not run(recipe, source, out)["0002"].reused
+        assert contents(out) == before
+
+
+def test_what_is_hashed_is_what_was_read(
+    recipe: Recipe, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not what lay there before, or lies there after."""
+    read, read_of = module.read_image, {}
+
+    def exchanged(path: Path, **options: Any) -> Any:
+        write_volume(path, voxels_of(77)[0])
+        read_of[path.name] = files.sha256(path)
+        volume = read(path, **options)
+        write_volume(path, voxels_of(78)[0])
+        return volume
+
+    monkeypatch.setattr(module, "read_image", exchanged)
+    stored = run(recipe, source, out)["0002"].stored
+    assert stored is not None and stored.image_sha256 == read_of["img0002.nii.gz"]
+    monkeypatch.undo()
+    assert not run(recipe, source, out)["0002"].reused
+
+
+def test_volumes_without_geometry_are_noted_and_refused_on_demand(
+    recipe: Recipe, source: Path, out: Path
+) -> None:
+    for kind in ("img", "label"):
+        path = source / f"{kind}/{kind}0002.nii.gz"
+        image = nib.load(path)
+        image.header["sform_code"] = image.header["qform_code"] = 0
+        nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), None, image.header), path)
+    assert run(recipe, source, out)["0002"].error is None
+    for _ in range(2):
+        (note,) = Store.open(out).cases["0002"].unstated
+        assert any(note in finding.message for each in examine_store(out) for finding in each.findings)
+        assert run(recipe, source, out)["0002"].reused
+    told = run(recipe, source, out, require_geometry=True)["0002"].error
+    assert told is not None and note in told and "leave out --require-geometry" in told
+    check_only_0002_failed(recipe, source, out, note, require_geometry=True)
+
+
+def test_the_voxels_of_a_pair_of_files_are_hashed_too(tmp_path: Path, source: Path, out: Path) -> None:
+    rows = [f"{n},{n},img{n}.img,label/label{n}.nii.gz" for n in ("0001", "0002", "0003")]
+    keys = {"layout": "table", "cases": "cases.csv", "image": None, "label": None}
+    path = write_recipe(tmp_path / "recipe", **keys)
+    (path.parent / "cases.csv").write_text("\n".join(["case,subject,image,label", *rows]))
+    for case in ("0001", "0002", "0003"):
+        nib.save(nib.Nifti1Pair(voxels_of(int(case))[0], AFFINE), source / f"img{case}.img")
+    recipe = load_recipe(str(path))
+    assert not any(result.error for result in run(recipe, source, out).values())
+    _flip(source / "img0002.img", 1)
+    assert {case for case, result in run(recipe, source, out).items() if not result.reused} == {"0002"}
+
+
+def test_a_folder_that_is_written_has_one_owner(
+    recipe: Recipe, source: Path, out: Path, tmp_path: Path
+) -> None:
+    program = (
+        "import sys; from pathlib import Path; from dsnet_med.files import locked\n"
+        "with locked(Path(sys.argv[1]), 'preprocesses into'): print('mine', flush=True); sys.stdin.read()"
+    )
+    other = [sys.executable, "-c", program, str(out)]
+    with subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None and owner.stdout.readline() == "mine\n"
+        with pytest.raises(InputError, match=f"process {owner.pid} on .* preprocesses into") as refused:
+            run(recipe, source, out)
+        owner.communicate()
+    assert "\n" not in str(refused.value) and not (out / "cases").exists()
+    run(recipe, source, out)
+    assert len(Store.open(out).cases) == 3 and not (out / ".lock").exists()
+
+
+def test_a_case_that_something_else_replaces_or_removes_meanwhile_is_made_anew(
+    recipe: Recipe, source: Path, out: Path, tmp_path: Path
+) -> None:
+    run(recipe, source, tmp_path / "undisturbed")
+    other = load_recipe(str(write_recipe(tmp_path / "other", intensity={"window": [0, 400]})))
+    working = convert(recipe, source, out, workers=1)
+    for _ in range(3):
+        next(working)
+    first = next(case for case in find_cases(other, source) if case.id == "0001")
+    module.convert_case(other, source, out, first)
+    data_file(out, "0003").unlink()
+    assert {result.case: result.reused for result in working} == {"0001": False, "0003": False}
+    assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+def test_a_folder_that_is_removed_meanwhile_is_made_anew(recipe: Recipe, source: Path, out: Path) -> None:
+    run(recipe, source, out)
+    before = contents(out)
+    working = convert(recipe, source, out, workers=1)
+    next(working)
+    shutil.rmtree(out)
+    assert [result.error for result in working] == [None] * 3
+    assert contents(out) == before
+
+
+def test_all_is_on_the_disk_before_the_manifest_appears(
+    recipe: Recipe, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synchronised, sync = [], os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synchronised.append((os.fstat(descriptor).st_ino, (out / MANIFEST).exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    run(recipe, source, out)
+    before = {inode for inode, finished in synchronised if not finished}
+    wanted = [out / "cases", *(out / "cases").iterdir(), out / MANIFEST]
+    assert {file.stat().st_ino for file in wanted} <= before
+    assert synchronised[-1] == (out.stat().st_ino, True)
+
+
 def test_changed_recipe_does_everything_again(recipe: Recipe, source: Path, out: Path, tmp_path: Path) -> None:
     run(recipe, source, out)
     other = load_recipe(str(write_recipe(tmp_path / "other", intensity={"window": [-100, 240]})))
@@ -370,17 +540,23 @@ def test_really_full_disk_keeps_what_is_finished(
 def test_unreadable_file_is_one_line(
     recipe: Recipe, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(path: Path) -> str:
-        if "img0002" in path.name:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return files.sha256(path)
+    opened = io.open
 
-    monkeypatch.setattr(module, "sha256", denied)
-    check_only_0002_failed(recipe, source, out, "cannot be read (Permission denied)")
+    def denied(path: Any, *arguments: Any, **named: Any) -> Any:
+        if "img0002" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(io, "open", denied)  # by which Path.open opens
+    check_only_0002_failed(recipe, source, out, "permission denied; ask its owner")
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(MemoryError(), "not enough memory"), (KeyError("x"), "unexpected KeyError: 'x'")]
+    ("error", "told"),
+    [
+        (MemoryError(), "not enough memory; close other programs"),
+        (KeyError("x"), "unexpected KeyError: 'x'"),
+    ],
 )
 def test_whatever_one_case_meets_stays_with_it(
     recipe: Recipe, source: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
@@ -388,10 +564,10 @@ def test_whatever_one_case_meets_stays_with_it(
     out = source.parent / "store"
     read = module.read_image
 
-    def fail(path: Path) -> Any:
+    def fail(path: Path, **options: Any) -> Any:
         if "0002" in path.name:
             raise error
-        return read(path)
+        return read(path, **options)
 
     monkeypatch.setattr(module, "read_image", fail)
     results = run(recipe, source, out)

@@ -12,6 +12,8 @@ from dsnet_med.prepare.convert import convert
 from dsnet_med.prepare.doctor_store import examine_store
 from dsnet_med.prepare.findings import Finding
 from dsnet_med.prepare.recipe import load_recipe
+from dsnet_med.prepare.store import Store
+from dsnet_med.seal import sealed
 
 CASES = ["0001", "0002", "0005", "0006"]
 
@@ -41,8 +43,8 @@ def edit_manifest(store: Path, case: str, **fields: object) -> None:
     for entry in manifest["cases"]:
         if entry["id"] == case:
             entry.update(fields)
-            (store / "cases" / f"{case}.json").write_text(json.dumps(entry))
-    (store / "manifest.json").write_text(json.dumps(manifest))
+            (store / "cases" / f"{case}.json").write_text(json.dumps(sealed(entry)))
+    (store / "manifest.json").write_text(json.dumps(sealed(manifest)))
 
 
 def test_a_sound_store_has_no_findings(sound: Path) -> None:
@@ -59,22 +61,24 @@ def test_a_short_and_a_lost_data_file_are_both_reported(store: Path) -> None:
     ]
 
 
-def test_labels_that_changed_on_disk_no_longer_match(store: Path) -> None:
-    file, entry = store / "cases" / "0002.bin", json.loads((store / "cases" / "0002.json").read_text())
+@pytest.mark.parametrize("part", ["image", "label"])
+def test_a_bit_that_flipped_is_found(store: Path, part: str) -> None:
+    entry, file = Store.open(store).cases["0002"], store / "cases" / "0002.bin"
     content = bytearray(file.read_bytes())
-    # The first label byte, behind the first slice's image, is background air.
-    place = entry["shape"][1] * entry["shape"][2] * 2
-    assert content[place] == 0
-    content[place] = 5
+    place = 3 * entry.record.itemsize + entry.record.fields[part][1]  # of the fourth slice
+    content[place] ^= 1
     file.write_bytes(content)
-    found = findings(store)
-    assert [each.kind for each in found] == ["label counts", "label counts", "specks"]
-    assert found[1].message.startswith(
-        f"liver has {entry['label_voxels']['liver'] + 1} voxels, the manifest says"
-    )
-    content[place] = 77
-    file.write_bytes(content)
-    assert "77" in next(each.message for each in findings(store) if each.kind == "label values")
+    (found,) = findings(store)
+    assert (found.case, found.kind, found.severity) == ("0002", "damaged", "error")
+    assert "0002.bin: slice 3 is not what was stored" in found.message
+
+
+def test_exchanged_data_files_are_found(store: Path) -> None:
+    first, second = (store / "cases" / f"{case}.bin" for case in ("0001", "0002"))
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+    assert [(each.case, each.kind) for each in findings(store)] == [("0001", "damaged"), ("0002", "damaged")]
 
 
 def test_a_case_in_two_splits_by_subject(store: Path) -> None:
@@ -84,6 +88,8 @@ def test_a_case_in_two_splits_by_subject(store: Path) -> None:
 
 def test_duplicate_images(store: Path) -> None:
     shutil.copy(store / "cases" / "0001.bin", store / "cases" / "0002.bin")
+    sums = {name: getattr(Store.open(store).cases["0001"], name) for name in ("image_crc32", "label_crc32")}
+    edit_manifest(store, "0002", **sums)
     found = findings(store)
     assert ("duplicate", "0001") in {(each.kind, each.case) for each in found}
     assert "0001 (test), 0002 (test)" in found[-1].message
@@ -93,8 +99,9 @@ def test_an_entry_that_differs_from_the_manifest(store: Path) -> None:
     file = store / "cases" / "0006.json"
     entry = json.loads(file.read_text())
     entry["split"] = "test"
-    file.write_text(json.dumps(entry))
-    assert [(each.case, each.kind) for each in findings(store)] == [("0006", "damaged")]
+    for written in (entry, sealed(entry)):  # damaged, and another
+        file.write_text(json.dumps(written))
+        assert [(each.case, each.kind) for each in findings(store)] == [("0006", "damaged")]
 
 
 def test_a_stale_recipe(store: Path) -> None:

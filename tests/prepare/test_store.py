@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import pickle
+import shutil
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dsnet_med.prepare.intensity import Intensity, Scaling
 from dsnet_med.prepare.recipe import load_recipe
 from dsnet_med.prepare.store import MANIFEST, Store
 from dsnet_med.prepare.stored_case import StoredCase, data_file, encode, encoding
+from dsnet_med.seal import sealed
 
 ORDER = SliceOrder.of(AFFINE)
 INTEGERS = st.sampled_from([np.uint8, np.int8, np.uint16, np.int16, np.int32, np.uint32, np.int64])
@@ -146,6 +148,8 @@ def entry(dtype: str, clip: tuple[float, float]) -> StoredCase:
         base=0.0,
         slope=1.0,
         clip=clip,
+        image_crc32="00000000",
+        label_crc32="00000000",
         recipe_hash="",
     )
 
@@ -236,17 +240,18 @@ def test_broken_manifests_are_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_other_formats_are_refused(store: Store) -> None:
-    (store.path / MANIFEST).write_text(store.model_copy(update={"format": 99}).model_dump_json())
-    with pytest.raises(InputError, match="a store of format 99, wanted 1"):
+    store.model_copy(update={"format": 99}).write()
+    with pytest.raises(InputError, match="a store of format 99, wanted 2"):
         Store.open(store.path)
 
 
 def test_damaged_entries_are_refused(store: Store) -> None:
     manifest = json.loads((store.path / MANIFEST).read_text())
     del manifest["cases"][0]["shape"]
-    (store.path / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="damaged"):
-        Store.open(store.path)
+    for written in (manifest, sealed(manifest)):
+        (store.path / MANIFEST).write_text(json.dumps(written))
+        with pytest.raises(InputError, match="damaged"):
+            Store.open(store.path)
 
 
 def test_cut_and_missing_data_files_are_refused(store: Store) -> None:
@@ -261,14 +266,88 @@ def test_cut_and_missing_data_files_are_refused(store: Store) -> None:
         Store.open(store.path)
 
 
-def test_a_store_of_before_is_read(tmp_path: Path) -> None:
-    """Its rule was called `zscore`, and nobody had looked at its cases."""
+def test_a_store_without_check_sums_is_refused_and_brought_up_by_preprocess(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    manifest = json.loads((store.path / MANIFEST).read_text()) | {"format": 1}
+    del manifest["seal"]
+    for entry in manifest["cases"]:
+        del entry["image_crc32"], entry["label_crc32"]
+        (store.path / "cases" / f"{entry['id']}.json").write_text(json.dumps(entry | {"format": 1}))
+    (store.path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(
+        InputError, match=r"a store of format 1, wanted 2 \(with check sums\); run preprocess again"
+    ):
+        Store.open(store.path)
+    assert make_store(tmp_path) == store
+
+
+def test_every_flipped_bit_of_a_data_file_is_noticed_by_who_reads_its_slice(store: Store) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        case = f"000{random.integers(1, 4)}"
+        file, entry = data_file(store.path, case), store.cases[case]
+        content = bytearray(file.read_bytes())
+        place = int(random.integers(len(content)))
+        content[place] ^= 1 << int(random.integers(8))
+        good = file.read_bytes()
+        file.write_bytes(content)
+        wrong, inside = divmod(place, entry.record.itemsize)
+        in_label = inside >= entry.record.fields["label"][1]
+        for index in range(entry.shape[0]):
+            for read, touched in ((store.read_slice, True), (store.read_label, in_label)):
+                if index == wrong and touched:
+                    with pytest.raises(InputError, match=rf"{case}\.bin: slice {index} is not what was stored"):
+                        read(case, index)
+                else:
+                    read(case, index)
+        file.write_bytes(good)
+
+
+def test_every_flipped_bit_of_the_manifest_that_changes_it_is_noticed(store: Store) -> None:
+    random, file = np.random.default_rng(1), store.path / MANIFEST
+    good, noticed = file.read_bytes(), 0
+    for _ in range(200):
+        content = bytearray(good)
+        content[random.integers(len(content))] ^= 1 << int(random.integers(8))
+        file.write_bytes(content)
+        try:
+            assert Store.open(store.path) == store, content  # as 1e-05 is 1E-05
+        except InputError as error:
+            noticed += "\n" not in str(error)
+    assert noticed >= 195
+
+
+def test_a_store_made_anew_of_other_volumes_while_it_is_open_is_noticed(tmp_path: Path) -> None:
+    opened = make_store(tmp_path)
+    image, label = voxels_of(77, (9, 8, 5))
+    write_volume(tmp_path / "source/img/img0001.nii.gz", image)
+    write_volume(tmp_path / "source/label/label0001.nii.gz", label)
+    recipe = load_recipe(str(tmp_path / "recipe" / "recipe.yaml"))
+    list(convert(recipe, tmp_path / "source", tmp_path / "store", workers=1))
+    for index in range(SHAPE[2]):
+        for read in (opened.read_slice, opened.read_label):
+            with pytest.raises(
+                InputError, match="or changed since the store was opened; run preprocess, then this"
+            ):
+                read("0001", index)
+    opened.read_case("0002")  # is as it was
+    assert Store.open(opened.path).id != opened.id
+
+
+def test_a_store_that_is_removed_while_it_is_open_is_one_line(store: Store) -> None:
+    shutil.rmtree(store.path)
+    with pytest.raises(
+        InputError, match=r"0001\.bin: cannot be read: No such file or directory; run preprocess"
+    ):
+        store.read_slice("0001", 0)
+
+
+def test_a_rule_of_before_is_read(tmp_path: Path) -> None:
+    """It was called `zscore`."""
     store = make_store(tmp_path, intensity={"unit_variance": [1, 99]})
     manifest = json.loads((store.path / MANIFEST).read_text())
     manifest["intensity"] = {"zscore": manifest["intensity"]["unit_variance"]}
-    for entry in (manifest, *manifest["cases"]):
-        del entry["findings"]
-    (store.path / MANIFEST).write_text(json.dumps(manifest))
+    (store.path / MANIFEST).write_text(json.dumps(sealed(manifest)))
     again = Store.open(store.path)
     assert (again.intensity, again.id) == (Intensity("unit_variance", 1, 99), store.id)
     np.testing.assert_array_equal(again.read_case("0001")[0], store.read_case("0001")[0])
