@@ -17,7 +17,7 @@ from PIL import Image
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate.arrays import LabelMap
-from dsnet_med.evaluate.score_folders import CaseScore
+from dsnet_med.evaluate.score_folders import CaseScore, digest_of
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.organs import organ_of
 from dsnet_med.volumes import Grid, read_image, require_same_grid
@@ -45,6 +45,7 @@ class Overlay:
     prediction: str
     difference: str
     note: str
+    image_sha256: str = ""
 
 
 def draw(score: CaseScore, labels: Mapping[int, str], image: Path | None = None) -> Overlay:
@@ -53,7 +54,7 @@ def draw(score: CaseScore, labels: Mapping[int, str], image: Path | None = None)
     if worst is None:
         raise ValueError(f"{score.case} was not scored, so it has no worst slice")
     order = SliceOrder.of(score.affine, "coarsest")
-    grey, note = _grey(image, score, order, worst.index)
+    grey, note, image_sha256 = _grey(image, score, order, worst.index)
     spacing = order.spacing_mm(score.affine)[1:]
     reference, prediction = worst.reference.unpacked(), worst.prediction.unpacked()
     box = _view(reference | prediction, spacing)
@@ -66,21 +67,23 @@ def draw(score: CaseScore, labels: Mapping[int, str], image: Path | None = None)
         _address(painted(canvas, b, colours)),
         _address(painted(canvas, *_difference(a, b))),
         note,
+        image_sha256,
     )
 
 
 def _grey(
     image: Path | None, score: CaseScore, order: SliceOrder, index: int
-) -> tuple[NDArray[Any] | None, str]:
+) -> tuple[NDArray[Any] | None, str, str]:
+    """The slice of the image, why there is none, and the hash of the file."""
     if image is None:
-        return None, ""
+        return None, "", ""
     try:
-        volume = read_image(image)
+        volume = read_image(image, hashed=True)
         x, y, z = score.shape
         require_same_grid(volume, Grid(score.reference, (x, y, z), score.affine, None))
     except InputError as error:
-        return None, f"image not shown: {error}"
-    return order.to_slices(volume.voxels)[index], ""
+        return None, f"image not shown: {error}", ""
+    return order.to_slices(volume.voxels)[index], "", digest_of(volume.digests)
 
 
 def _view(labelled: LabelMap, spacing: Sequence[float]) -> tuple[slice, slice]:

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dsnet_med.csv_cells import unshielded
 from dsnet_med.errors import InputError, first_of, one_line
 from dsnet_med.files import parse_json, read_text
 from dsnet_med.find import case_name, files_in, is_volume
@@ -100,7 +101,7 @@ def read_cases(path: Path) -> list[str]:
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if lines and "case" in next(csv.reader(lines[:1])):
-        lines = [row["case"].strip() for row in csv.DictReader(lines) if row["case"]]
+        lines = [unshielded(row["case"].strip()) for row in csv.DictReader(lines) if row["case"]]
     elif broken := next((line for line in lines if "," in line), None):
         raise InputError(f"{path}: got the line '{broken}', wanted one case a line, or a CSV column 'case'")
     names = list(dict.fromkeys(lines))

@@ -35,11 +35,28 @@ def report_html(
 ) -> str:
     """The report of an evaluation. `images` maps cases to the volumes shown beneath the overlays of the
     `overlays` worst cases; `run` holds facts worth showing (method, seed, how the checkpoint was selected)."""
+    return report_and_images(scores, summary, labels, images=images, run=run, overlays=overlays)[0]
+
+
+def report_and_images(
+    scores: Iterable[CaseScore],
+    summary: Mapping[str, Any],
+    labels: Mapping[int, str],
+    *,
+    images: Mapping[str, Path] | None = None,
+    run: Mapping[str, Any] | None = None,
+    overlays: int = 4,
+) -> tuple[str, dict[str, str]]:
+    """The same, and the SHA-256 of every image that it shows, by case."""
     protocol = PROTOCOLS[summary["protocol"]]
     cases = _worst_first(scores, protocol)
+    drawn = {
+        case["name"]: overlay.draw(case["score"], labels, (images or {}).get(case["name"]))
+        for case in cases[:overlays]
+    }
     method = (run or {}).get("method")
     organs = "1 organ" if len(labels) == 1 else f"{len(labels)} organs"
-    return _page(
+    page = _page(
         "report.html",
         title=f"Segmentation scores: {method}" if method else "Segmentation scores",
         subtitle=f"{organs}, protocol {protocol.name}, counting {summary['headline']}",
@@ -48,15 +65,13 @@ def report_html(
         protocol=protocol,
         protocols=[(PROTOCOLS[name], entry) for name, entry in by_protocol(summary).items()],
         cases=cases,
-        pictures=[
-            case | {"drawn": overlay.draw(case["score"], labels, (images or {}).get(case["name"]))}
-            for case in cases[:overlays]
-        ],
+        pictures=[case | {"drawn": drawn[case["name"]]} for case in cases[:overlays]],
         strips=_strips([case["records"] for case in cases], labels, protocol),
         colours={name: organ_of(name).colour for name in labels.values()},
         differences=overlay.DIFFERENCES,
         run=run,
     )
+    return page, {name: each.image_sha256 for name, each in drawn.items() if each.image_sha256}
 
 
 def comparison_html(comparison: Mapping[str, Any], links: Mapping[str, str]) -> str:

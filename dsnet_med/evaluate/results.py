@@ -14,10 +14,11 @@ from typing import Any
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate.labels import label_names
 from dsnet_med.evaluate.protocols import PROTOCOLS
-from dsnet_med.evaluate.report import comparison_html, report_html
+from dsnet_med.evaluate.report import comparison_html, report_and_images
 from dsnet_med.evaluate.score_folders import CaseScore
 from dsnet_med.evaluate.summary import by_protocol, cases_csv
 from dsnet_med.files import output_error, read_json, sha256, staging, write_text
+from dsnet_med.seal import sealed
 
 _SUMMARY, _COMPARISON, _PAGE, _CASES = "summary.json", "comparison.json", "report.html", "cases.csv"
 _FORM = {_SUMMARY: {"protocol", "inputs", "files"}, _COMPARISON: {"predictions", "ranking", "files"}}
@@ -32,6 +33,7 @@ def write_results(
     *,
     images: Mapping[str, Path] | None = None,
     run: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
     overlays: int = 4,
 ) -> None:
     """Write cases.csv, summary.json and report.html to `out`, and remove what an earlier evaluation left there.
@@ -39,17 +41,26 @@ def write_results(
     cases.csv holds the summary's first protocol. Every other protocol, and any that measures in voxels, has
     its own cases_<protocol>.csv, with the column hd95_voxels where it does. `images` (case -> file) puts the
     scans beneath the report's pictures; `run` (method, seed, selection, ...) is shown in the report and kept in
-    summary.json. Raises InputError when `out` cannot be written.
+    summary.json, as is `beside` (what lies with the predictions, see `Claim`). Raises InputError when `out`
+    cannot be written.
     """
     first = summary["protocol"]
-    with _together(out, _SUMMARY, {**summary, **({"run": dict(run)} if run else {})}) as made:
+    content = {**summary, **({"run": dict(run)} if run else {}), "beside": dict(beside or {})}
+    with _together(out, _SUMMARY, content) as made:
         write_text(made / _CASES, cases_csv(scores, first))
         for name in by_protocol(summary):
             in_voxels = PROTOCOLS[name].unit == "voxels"
             if name != first or in_voxels:
                 write_text(made / f"cases_{name}.csv", cases_csv(scores, name, in_voxels=in_voxels))
-        page = report_html(scores, summary, label_names(labels), images=images, run=run, overlays=overlays)
+        page, shown = report_and_images(
+            scores, summary, label_names(labels), images=images, run=run, overlays=overlays
+        )
         write_text(made / _PAGE, page)
+        with_images = {
+            case: {"image": str((images or {})[case].absolute()), "image_sha256": digest}
+            for case, digest in shown.items()
+        }
+        content["inputs"] = {case: each | with_images.get(case, {}) for case, each in summary["inputs"].items()}
 
 
 def write_comparison(out: Path, comparison: Mapping[str, Any], links: Mapping[str, str]) -> None:
@@ -75,8 +86,7 @@ def _together(out: Path, name: str, content: Mapping[str, Any]) -> Iterator[Path
     with staging(out) as made:
         yield made
         files = {file.name: sha256(file) for file in sorted(made.iterdir())}
-        vouching = json.dumps(_without_nan({**content, "files": files}), indent=2, allow_nan=False)
-        write_text(made / name, vouching + "\n")
+        write_text(made / name, laid_out(sealed(_without_nan({**content, "files": files}))))
         try:
             for earlier in _vouched(out):  # first: no old file may lie beside a new summary
                 (out / earlier).unlink()
@@ -84,6 +94,11 @@ def _together(out: Path, name: str, content: Mapping[str, Any]) -> Iterator[Path
                 (made / new).replace(out / new)
         except OSError as error:
             raise output_error(out / name, error) from error
+
+
+def laid_out(content: Mapping[str, Any]) -> str:
+    """How the JSON files of results are written."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def _vouched(out: Path) -> set[str]:

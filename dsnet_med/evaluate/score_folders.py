@@ -189,8 +189,7 @@ def _score(task: _Task) -> CaseScore:
     if task.rules.missing == "zero" and pair.prediction is not None:
         empty = _score(replace(task, pair=replace(pair, prediction=None)))
         if empty.error is None:
-            files = files_of(pair.prediction) if pair.prediction.is_file() else ()
-            found = _joined([sha256(file) for file in files]) if files else ""
+            found = volume_sha256(pair.prediction) if pair.prediction.is_file() else ""
             return replace(empty, prediction=pair.prediction, prediction_sha256=found, unpredicted=reason)
     return CaseScore(pair.case, pair.prediction, pair.reference, error=reason)
 
@@ -204,7 +203,7 @@ def _measured(task: _Task) -> CaseScore:
         resampled = digest = ""
     else:
         given = read_labels(pair.prediction, hashed=True)
-        digest = _joined(list(given.digests.values()))
+        digest = digest_of(given.digests)
         prediction, resampled = _on_one_grid(reference, given, rules)
         notes += (*_notes(pair.prediction, prediction, rules.labels), *_guessed(pair.prediction))
         raw = mapped(prediction, task.prediction_map)
@@ -240,7 +239,7 @@ def _measured(task: _Task) -> CaseScore:
         affine=reference.affine,
         spacing_mm=reference.spacing_mm,
         prediction_sha256=digest,
-        reference_sha256=_joined(list(reference.digests.values())),
+        reference_sha256=digest_of(reference.digests),
         reference_map=task.reference_map,
         prediction_map=task.prediction_map,
         resampled=resampled,
@@ -248,9 +247,15 @@ def _measured(task: _Task) -> CaseScore:
     )
 
 
-def _joined(digests: Sequence[str]) -> str:
+def digest_of(digests: Mapping[Path, str]) -> str:
     """The SHA-256 of a volume's file; of a header and its voxels, that of theirs one after the other."""
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    each = list(digests.values())
+    return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
+
+
+def volume_sha256(path: Path) -> str:
+    """The same of a volume that need not be one."""
+    return digest_of({file: sha256(file) for file in files_of(path)})
 
 
 def _on_one_grid(reference: Volume, prediction: Volume, rules: _Rules) -> tuple[Volume, str]:

@@ -5,8 +5,6 @@ left out, and `n` says how many were counted. `std` is the population's (NumPy's
 tables), `ci95` the bootstrap interval of the mean (statistics.py); what does not exist is null, never NaN.
 """
 
-import csv
-import io
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import dsnet_med
+from dsnet_med.csv_cells import csv_text
 from dsnet_med.errors import InputError, first_of
 from dsnet_med.evaluate import backend
 from dsnet_med.evaluate.labels import label_names
@@ -99,14 +98,12 @@ def cases_csv(scores: Iterable[CaseScore], protocol: str, *, in_voxels: bool = F
     `in_voxels` adds the column hd95_voxels. Cases that failed have no rows (summary.json lists them).
     """
     columns = (*COLUMNS, "hd95_voxels") if in_voxels else COLUMNS
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+    rows: list[Sequence[object]] = [columns]
     for score in sorted(scores, key=lambda score: score.case):
         for row in score.records(protocol):
             counted = {key: value for key, value in vars(row).items() if str(value) != "nan" or key == "name"}
-            writer.writerow({"case": score.case} | counted)
-    return text.getvalue()
+            rows.append([({"case": score.case} | counted).get(column, "") for column in columns])
+    return csv_text(rows)
 
 
 def by_protocol(summary: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:

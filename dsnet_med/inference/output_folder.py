@@ -3,25 +3,25 @@
 labels.json names the classes, run.json says which run made the masks, statistics.csv what is in them.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsnet_med.csv_cells import csv_text
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate.score_folders import RUN_FACTS
 from dsnet_med.files import write_json, write_text
 from dsnet_med.find import case_name, is_volume
 from dsnet_med.inference.mask import labels_of
 from dsnet_med.inference.sidecar import ENDINGS, FORMATS, HELP, SIDECAR, read_json, read_sidecar, vouched
+from dsnet_med.seal import SEAL, sealed
 
 LABELS, STATISTICS = "labels.json", "statistics.csv"
 _HEAD = ["case", "label", "name", "voxels", "volume_ml", "mean_intensity"]
 _NAMES = ("recipe", "seed", "iterations", "width", "parameters", "select_on", "device", "weights")
 _TITLE, _SELECTED = "method", "selected at iteration"
-_FACTS = {_TITLE, *_NAMES, _SELECTED}
+_FACTS = {_TITLE, *_NAMES, _SELECTED, SEAL}
 
 
 def claim(out: Path, class_names: Sequence[str], *, statistics: bool) -> None:
@@ -71,15 +71,10 @@ def _write_tables(
     name_classes(out, class_names)
     known = [case["run"] for case in cases if isinstance(case.get("run"), dict)]
     names = dict.fromkeys(name for facts in known for name in facts)
-    write_json(
-        out / RUN_FACTS, {name: _agreed([facts.get(name) for facts in known if facts]) for name in names}
-    )
+    agreed = {name: _agreed([facts.get(name) for facts in known if facts]) for name in names}
+    write_json(out / RUN_FACTS, sealed(agreed))
     if statistics:
-        stream = io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerows(
-            [_HEAD, *(row for case in cases for row in _rows(case))]
-        )
-        write_text(out / STATISTICS, stream.getvalue())
+        write_text(out / STATISTICS, csv_text([_HEAD, *(row for case in cases for row in _rows(case))]))
 
 
 def _rows(sidecar: Mapping[str, Any]) -> Iterator[list[Any]]:
