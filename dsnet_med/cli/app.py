@@ -264,15 +264,16 @@ def evaluate(
 
 @app.command()
 def verify(
-    summary: Annotated[Path, typer.Argument(help="A summary.json that `evaluate` wrote.")],
+    summary: Annotated[Path, typer.Argument(help="A summary.json or comparison.json that `evaluate` wrote.")],
     prediction: Annotated[Path | None, typer.Option(help="Where the predictions lie now.")] = None,
     reference: Annotated[Path | None, typer.Option(help="Where the references lie now.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Where the images of the report lie now.")] = None,
     workers: Workers = 2,
 ) -> None:
     """Score the files of a summary again and say whether its numbers still hold."""
     from dsnet_med.cli import scoring
 
-    scoring.verify(summary, prediction=prediction, reference=reference, workers=workers)
+    scoring.verify(summary, prediction=prediction, reference=reference, images=images, workers=workers)
 
 
 @app.command("import-checkpoint")

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import typer
 
+from dsnet_med.cli.made_by import Origin, origin_of
 from dsnet_med.cli.naming import Naming, Values, naming_of, values_of
 from dsnet_med.cli.steps import bar
 from dsnet_med.errors import CasesFailedError, InputError, first_of
@@ -22,9 +23,9 @@ from dsnet_med.evaluate.pairing import (
 )
 from dsnet_med.evaluate.protocols import find_protocols
 from dsnet_med.evaluate.results import require_replaceable, write_comparison, write_results
-from dsnet_med.evaluate.score_folders import RUN_FACTS, CaseScore, Missing, evaluate_pairs
+from dsnet_med.evaluate.score_folders import CaseScore, Missing, evaluate_pairs
 from dsnet_med.evaluate.summary import by_protocol, summarise
-from dsnet_med.files import read_json, require_writable
+from dsnet_med.files import require_writable
 
 _SHOWN = 6
 _SHOWN_DIFFERENCES = 20
@@ -52,7 +53,7 @@ class _Predictions:
     pairing: Pairing
     values: Values
     notes: list[str]
-    run: Mapping[str, Any] | None
+    origin: Origin
 
 
 def evaluate(
@@ -103,13 +104,46 @@ def evaluate(
         raise CasesFailedError(failures)
 
 
-def verify(summary: Path, *, prediction: Path | None, reference: Path | None, workers: int) -> None:
-    """Score a summary's files again and say whether its numbers still hold."""
+def verify(
+    summary: Path,
+    *,
+    prediction: Path | None = None,
+    reference: Path | None = None,
+    images: Path | None = None,
+    workers: int = 1,
+) -> None:
+    """Score the files of a summary, or of a comparison's, again and say whether the numbers still hold."""
     from dsnet_med.evaluate import verify as verifying
 
-    claim = verifying.read_claim(summary, prediction=prediction, reference=reference)
-    scores = list(bar(verifying.score_again(claim, workers=workers), len(claim.pairs), "verify"))
-    found = verifying.differences(claim, scores)
+    if summary.name == "comparison.json":
+        if prediction is not None:
+            raise InputError("got --prediction with a comparison of several; verify each one's summary.json")
+        comparison = verifying.read_comparison(summary, reference=reference, images=images)
+        claims, scored = list(comparison.claims.values()), {}
+        found = []
+        for name, claim in comparison.claims.items():
+            scored[name] = list(bar(verifying.score_again(claim, workers=workers), len(claim.pairs), name))
+            found += verifying.differences(claim, scored[name])
+        if not any(score.error for own in scored.values() for score in own):
+            found += verifying.compared_otherwise(comparison, scored)
+    else:
+        claims = [verifying.read_claim(summary, prediction=prediction, reference=reference, images=images)]
+        scores = list(bar(verifying.score_again(claims[0], workers=workers), len(claims[0].pairs), "verify"))
+        found = verifying.differences(claims[0], scores)
+    _tell_differences(summary, found)
+    numbers = sum(map(verifying.count_numbers, claims))
+    typer.echo(
+        f"{summary} holds: {numbers} numbers of {len(claims[0].pairs)} cases, "
+        f"{', '.join(claims[0].protocols)}, from unchanged files"
+    )
+    for claim in claims:
+        if claim.absent:
+            say(f"not there, so not looked at: {first_of(claim.absent)}")
+        if not claim.sealed:
+            say(f"{claim.path} is of an earlier version: nothing vouches for its notes, versions and run")
+
+
+def _tell_differences(summary: Path, found: Sequence[str]) -> None:
     if found:
         for line in found[:_SHOWN_DIFFERENCES]:
             say(line, err=True)
@@ -117,10 +151,6 @@ def verify(summary: Path, *, prediction: Path | None, reference: Path | None, wo
         raise CasesFailedError(
             {str(summary): "does not hold" + (f"; {more} more differences are not shown" if more > 0 else "")}
         )
-    typer.echo(
-        f"{summary} holds: {verifying.count_numbers(claim)} numbers of {len(claim.pairs)} cases, "
-        f"{', '.join(claim.protocols)}, from unchanged files"
-    )
 
 
 def _prepared(
@@ -160,7 +190,8 @@ def _prepared(
         pairs += [Pair(case, None, file) for case, file in missing.items()]
         pairs.sort(key=lambda pair: pair.case)
     values = values_of(pairs, missing.values(), naming)
-    return _Predictions(prediction, out, found, values, [*notes, *values.notes], _run_facts(prediction))
+    origin = origin_of(prediction, [pair.prediction for pair in pairs if pair.prediction])
+    return _Predictions(prediction, out, found, values, [*origin.notes, *notes, *values.notes], origin)
 
 
 def _score_all(
@@ -212,7 +243,15 @@ def _write(
         ignored=naming.labels.ignored,
         notes=given.notes,
     )
-    write_results(given.out, scores, summary, naming.labels.names, images=images, run=given.run)
+    write_results(
+        given.out,
+        scores,
+        summary,
+        naming.labels.names,
+        images=images,
+        run=given.origin.run,
+        beside=given.origin.beside,
+    )
     _say(summary, scores, given.out)
     return {entry["case"]: entry["reason"] for entry in summary["failed"]}
 
@@ -302,15 +341,3 @@ def short_names(folders: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [f"{place}-{folder.name}" for place, folder in enumerate(resolved, start=1)]
-
-
-def _run_facts(prediction: Path) -> Mapping[str, Any] | None:
-    """What `infer` wrote beside its masks; None where they come from elsewhere."""
-    file = prediction / RUN_FACTS
-    if not file.is_file():
-        return None
-    try:
-        facts = read_json(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not readable as JSON ({error}); remove it or infer again") from error
-    return facts if isinstance(facts, dict) else None

@@ -52,6 +52,7 @@ def compare(
     summaries = {name: summarise(own, names, protocols, rule="ignore") for name, own in kept.items()}
     return {
         "predictions": list(scores),
+        "compared_labels": {name: label for label, name in names.items()},
         "cases": len(common),
         "cases_left_out": {
             name: sorted({score.case for score in own if score.error is None} - common)

@@ -17,8 +17,8 @@ from dsnet_med.evaluate.protocols import PROTOCOLS
 from dsnet_med.evaluate.report import comparison_html, report_and_images
 from dsnet_med.evaluate.score_folders import CaseScore
 from dsnet_med.evaluate.summary import by_protocol, cases_csv
-from dsnet_med.files import output_error, read_json, sha256, staging, write_text
-from dsnet_med.seal import sealed
+from dsnet_med.files import output_error, read_json, sha256, staging, synchronise, write_text
+from dsnet_med.seal import holds, sealed
 
 _SUMMARY, _COMPARISON, _PAGE, _CASES = "summary.json", "comparison.json", "report.html", "cases.csv"
 _FORM = {_SUMMARY: {"protocol", "inputs", "files"}, _COMPARISON: {"predictions", "ranking", "files"}}
@@ -41,8 +41,8 @@ def write_results(
     cases.csv holds the summary's first protocol. Every other protocol, and any that measures in voxels, has
     its own cases_<protocol>.csv, with the column hd95_voxels where it does. `images` (case -> file) puts the
     scans beneath the report's pictures; `run` (method, seed, selection, ...) is shown in the report and kept in
-    summary.json, as is `beside` (what lies with the predictions, see `Claim`). Raises InputError when `out`
-    cannot be written.
+    summary.json, as is `beside` (what lies with the predictions: a folder, and the hashes of files in it).
+    Raises InputError when `out` cannot be written.
     """
     first = summary["protocol"]
     content = {**summary, **({"run": dict(run)} if run else {}), "beside": dict(beside or {})}
@@ -86,12 +86,14 @@ def _together(out: Path, name: str, content: Mapping[str, Any]) -> Iterator[Path
     with staging(out) as made:
         yield made
         files = {file.name: sha256(file) for file in sorted(made.iterdir())}
-        write_text(made / name, laid_out(sealed(_without_nan({**content, "files": files}))))
+        write_text(made / name, laid_out(sealed(without_nan({**content, "files": files}))))
         try:
             for earlier in _vouched(out):  # first: no old file may lie beside a new summary
                 (out / earlier).unlink()
             for new in (name, *files):
+                synchronise(made / new)
                 (made / new).replace(out / new)
+            synchronise(out)
         except OSError as error:
             raise output_error(out / name, error) from error
 
@@ -110,16 +112,19 @@ def _vouched(out: Path) -> set[str]:
             files = dict(content["files"]) if keys <= content.keys() else {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
+        if holds(content) is False:
+            continue
         own = {file for file in files if file in _NAMES and (out / file).is_file()}
         found |= {file for file in own if sha256(out / file) == files[file]} | ({name} if files else set())
     return found
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """`value` as JSON can hold it."""
     if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
+        return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     if isinstance(value, float) and not isfinite(value):
         return None
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,30 +1,44 @@
-"""Does a summary.json still hold: the same files, scored again by the same rules, give the same numbers?"""
+"""Does a summary.json still hold: the same files, scored again by the same rules, give the same numbers?
+
+Its seal vouches for every key, hashes for every file that it names, scoring again for the numbers.
+"""
 
 import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isclose
 from pathlib import Path
 from typing import Any
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.csv_cells import unshielded
+from dsnet_med.errors import InputError, one_line, shown
 from dsnet_med.evaluate.arrays import tolerance
+from dsnet_med.evaluate.comparison import compare
 from dsnet_med.evaluate.labels import LARGEST_LABEL, label_names
 from dsnet_med.evaluate.pairing import Pair
-from dsnet_med.evaluate.protocols import find_protocols
-from dsnet_med.evaluate.score_folders import CaseScore, Missing, evaluate_pairs, missing_rule
+from dsnet_med.evaluate.protocols import PROTOCOLS, find_protocols
+from dsnet_med.evaluate.results import laid_out, without_nan
+from dsnet_med.evaluate.score_folders import CaseScore, Missing, evaluate_pairs, missing_rule, volume_sha256
 from dsnet_med.evaluate.summary import cases_csv, summarise
-from dsnet_med.files import parse_json
+from dsnet_med.files import parse_json, read_text
+from dsnet_med.seal import holds
 
 # Another processor or library version may add in another order; nothing else may change a number.
 _SAME = 1e-9
 _COMPARED = ("protocol", "hd95", "labels", "mean", "mean_ci95", "missed", "cases", "note", "headline")
 _INPUTS = ("shape", "spacing_mm")
+_SINCE_SEALS = {"beside", "compared_labels"}  # a key of every summary and comparison that has a seal
 
 
 @dataclass
 class Claim:
-    """What a summary says of how it was made."""
+    """What a summary says of how it was made.
+
+    `broken` says why it is itself not as it was written, `sealed` whether that can be told. `absent` are files
+    that it names and that are not there, as far as they have been looked for; `predictions` and `images` the
+    folders that they lie in now.
+    """
 
     path: Path
     content: dict[str, Any]
@@ -38,15 +52,26 @@ class Claim:
     ignored: tuple[str, int] | None
     pairs: list[Pair] = field(default_factory=list)
     maps: dict[Path, dict[int, int]] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+    sealed: bool = True
+    absent: list[str] = field(default_factory=list)
+    predictions: Path | None = None
+    images: Path | None = None
 
 
-def read_claim(path: Path, *, prediction: Path | None = None, reference: Path | None = None) -> Claim:
-    """The claim of a summary.json. `prediction` and `reference`: the folders of the files, where they moved.
+def read_claim(
+    path: Path, *, prediction: Path | None = None, reference: Path | None = None, images: Path | None = None
+) -> Claim:
+    """The claim of a summary.json. `prediction`, `reference` and `images`: where the files moved to.
 
     Raises InputError when it is not a summary of this program, or says too little to be scored again.
     """
     try:
-        claim = _claim(path, parse_json(path.read_text(encoding="utf-8")))
+        text = read_text(path)
+        claim = _claim(path, parse_json(text))
+        claim.broken, claim.sealed = broken(path, text, claim.content), holds(claim.content) is not None
+        claim.predictions = prediction if prediction is None or prediction.is_dir() else prediction.parent
+        claim.images = images
         for case, entry in claim.content["inputs"].items():
             predicted = None if entry["prediction"] is None else _moved(entry["prediction"], prediction)
             pair = Pair(case, predicted, _moved(entry["reference"], reference))
@@ -54,6 +79,7 @@ def read_claim(path: Path, *, prediction: Path | None = None, reference: Path | 
             for role, file in (("reference", pair.reference), ("prediction", predicted)):
                 if file is not None and f"{role}_map" in entry:
                     claim.maps[file] = _label_map(entry[f"{role}_map"])
+        _named(claim)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -63,6 +89,62 @@ def read_claim(path: Path, *, prediction: Path | None = None, reference: Path | 
     if not claim.pairs:
         raise InputError(f"{path}: names no scored case; there is nothing to verify")
     return claim
+
+
+def broken(path: Path, text: str, content: Mapping[str, Any]) -> list[str]:
+    """Why a summary.json or comparison.json is not as it was written: a line, or none."""
+    if holds(content) is False or (holds(content) is None and _SINCE_SEALS & content.keys()):
+        return [f"{path}: was changed since it was written; its seal does not hold"]
+    if holds(content) and text != laid_out(content):
+        return [f"{path}: was laid out otherwise, or changed, since it was written"]
+    return []
+
+
+@dataclass
+class Comparison:
+    """What a comparison.json says, and the claims of the summaries that it rests on, by name."""
+
+    path: Path
+    content: dict[str, Any]
+    claims: dict[str, Claim]
+    broken: list[str]
+
+
+def read_comparison(path: Path, *, reference: Path | None = None, images: Path | None = None) -> Comparison:
+    """The claims of a comparison.json and of the summaries in the folders beside it. Raises InputError."""
+    try:
+        text = read_text(path)
+        content = parse_json(text)
+        names = {name: path.parent / _plain(name) / "summary.json" for name in content["predictions"]}
+        dict(content["left_out"]), dict(content["files"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: not a comparison.json of `dsnet-med evaluate` ({type(error).__name__}: {one_line(error)})"
+        ) from error
+    claims = {name: read_claim(file, reference=reference, images=images) for name, file in names.items()}
+    return Comparison(path, content, claims, broken(path, text, content))
+
+
+def compared_otherwise(comparison: Comparison, scores: Mapping[str, Sequence[CaseScore]]) -> list[str]:
+    """What comparing scores again gives otherwise, and the files beside it that were changed."""
+    content, path = comparison.content, comparison.path
+    found = list(comparison.broken)
+    for name, digest in content["files"].items():
+        file = path.parent / _plain(name)
+        if file.is_file() and volume_sha256(file) != digest:
+            found.append(f"{file}: is not as it was (another SHA-256)")
+    first = next(iter(comparison.claims.values()))
+    again = compare(scores, first.labels, first.protocols, left_out=content["left_out"])
+    before, after = (
+        _leaves({key: each[key] for key in again if key in each}) for each in (content, without_nan(again))
+    )
+    return found + [
+        f"{path}: {place[1:]}: {shown(before.get(place))}, {shown(after.get(place))} when compared again"
+        for place in sorted(after | before)
+        if not _same(before.get(place), after.get(place))
+    ]
 
 
 def _claim(path: Path, content: Any) -> Claim:
@@ -107,10 +189,11 @@ def score_again(claim: Claim, *, workers: int = 1) -> Iterator[CaseScore]:
 
 def differences(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
     """Everything that no longer holds, a line each: changed files, cases that fail, numbers."""
-    found = [f"{score.case}: {score.error}" for score in scores if score.error]
+    found = [*claim.broken, *(f"{score.case}: {score.error}" for score in scores if score.error)]
     found += [line for score in scores if not score.error for line in _changed_files(claim, score)]
     if any(score.error for score in scores):
         return found
+    found += _changed_beside(claim, scores)
     again = summarise(
         scores,
         claim.labels,
@@ -139,7 +222,7 @@ def differences(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
                 a, b = before.get(place), after.get(place)
                 if not _same(a, b):
                     found.append(f"{name}: {key}{place}: {a!r} in the summary, {b!r} when scored again")
-    return found + _unequal_rows(claim, scores)
+    return found
 
 
 def count_numbers(claim: Claim) -> int:
@@ -174,32 +257,76 @@ def _changed_files(claim: Claim, score: CaseScore) -> list[str]:
     ]
 
 
-def _unequal_rows(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
-    """cases.csv beside the summary, where it is there, holds the same rows."""
-    table = claim.path.with_name("cases.csv")
-    if not table.is_file():
-        return []
+def _changed_beside(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
+    """Of the files that the summary names and nothing is scored from, those that are not as they were."""
+    found = []
+    for file, digest in _named(claim).items():
+        if not file.is_file():
+            claim.absent.append(str(file))
+            continue
+        rows = _unequal_rows(claim, file, scores) if file in _tables(claim) else []
+        if not rows and digest and volume_sha256(file) != digest:
+            rows = [f"{file}: is not as it was (another SHA-256)"]
+        found += rows
+    return found
+
+
+def _named(claim: Claim) -> dict[Path, str]:
+    """Every such file, and its SHA-256; of tables of earlier versions, nothing."""
+    content, folder = claim.content, claim.path.parent
+    named = {file: "" for file in _tables(claim) if file.is_file()}
+    named |= {folder / _plain(name): str(digest) for name, digest in content.get("files", {}).items()}
+    beside = content.get("beside") or {"folder": "", "files": {}}
+    place = claim.predictions or Path(beside["folder"])
+    named |= {place / _plain(name): str(digest) for name, digest in beside["files"].items()}
+    for entry in content["inputs"].values():
+        if "image" in entry:
+            file = _moved(entry["image"], claim.images)
+            named[file] = str(entry["image_sha256"])
+    return named
+
+
+def _plain(name: str) -> str:
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise InputError(f"{shown(name)} is no name of a file beside it")
+    return name
+
+
+def _tables(claim: Claim) -> dict[Path, str]:
+    """The tables of scores, and the protocol of each."""
+    first, folder = claim.protocols[0], claim.path.parent
+    return {folder / f"cases_{name}.csv": name for name in claim.protocols} | {folder / "cases.csv": first}
+
+
+def _unequal_rows(claim: Claim, table: Path, scores: Sequence[CaseScore]) -> list[str]:
+    """What a table holds otherwise than scoring again gives."""
+    protocol = _tables(claim)[table]
+    in_voxels = table.name != "cases.csv" and PROTOCOLS[protocol].unit == "voxels"
     try:
-        then = list(csv.reader(table.read_text(encoding="utf-8").splitlines()))
+        then = list(_rows(table.read_bytes()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         return [f"{table}: cannot be read ({one_line(error)})"]
-    written = cases_csv(scores, claim.protocols[0]).encode("utf-8", errors="backslashreplace").decode("utf-8")
-    now = list(csv.reader(written.splitlines()))
+    written = cases_csv(scores, protocol, in_voxels=in_voxels).encode("utf-8", errors="backslashreplace")
+    now = list(_rows(written))
     if len(then) != len(now):
         return [f"{table}: {len(then) - 1} rows, {len(now) - 1} when scored again"]
     return [
-        f"{table}: the row {','.join(row)} is not what scoring again gives"
+        f"{table}: the row {one_line(','.join(row))} is not what scoring again gives"
         for row, other in zip(then, now, strict=True)
         if len(row) != len(other)
         or not all(a == b or _same(_cell(a), _cell(b)) for a, b in zip(row, other, strict=True))
     ]
 
 
+def _rows(content: bytes) -> Iterator[list[str]]:
+    return csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
+
+
 def _cell(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
-        return text
+        return unshielded(text)
 
 
 def _leaves(value: Any, place: str = "") -> dict[str, Any]:

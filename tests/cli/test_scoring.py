@@ -11,6 +11,8 @@ from typed import refused, run
 from dsnet_med.cli.guard import INTERRUPTED, guarded
 from dsnet_med.cli.scoring import short_names
 from dsnet_med.errors import InputError
+from dsnet_med.files import sha256, write_json
+from dsnet_med.seal import sealed
 
 AFFINE = np.diag((0.8, 0.8, 3.0, 1.0))
 CASES = 7
@@ -97,6 +99,20 @@ def test_two_folders_are_compared(scans: Path) -> None:
     assert "right-masks is significantly better" in done.stdout
     assert "by Dice: right-masks > near-masks under strict" in done.stdout
     assert run("verify", out / "near-masks" / "summary.json").returncode == 0
+    done = run("verify", out / "comparison.json")
+    assert done.returncode == 0 and "of 7 cases" in done.stdout, done.stderr
+    assert "--prediction" in refused(run("verify", out / "comparison.json", "--prediction", scans))
+    text = (out / "comparison.json").read_text()
+    (out / "comparison.json").write_text(text.replace('"cases": 7', '"cases": 8', 1))
+    done = run("verify", out / "comparison.json")
+    assert done.returncode == 1 and "its seal does not hold" in done.stderr
+    (out / "comparison.json").write_text(text.replace('"near-masks",', '"nearer-masks",', 1))
+    assert "nearer-masks" in refused(run("verify", out / "comparison.json"))
+    content = json.loads(text)
+    content["protocols"]["strict"]["metrics"]["dice"]["mean"]["winner"] = "near-masks"
+    (out / "comparison.json").write_text(json.dumps(sealed(content), indent=2) + "\n")  # by who knows of seals
+    done = run("verify", out / "comparison.json")
+    assert done.returncode == 1 and "winner: 'near-masks', 'right-masks' when compared again" in done.stderr
 
 
 def test_resample_has_to_be_asked_for(scans: Path) -> None:
@@ -143,6 +159,50 @@ def test_nothing_that_can_be_scored(scans: Path) -> None:
         file.write_bytes(b"no volume")
     done = evaluate(scans, *near(scans))
     assert "no case could be scored" in refused(done)
+
+
+def test_what_made_the_masks_is_told_from_what_changed_since(scans: Path) -> None:
+    masks = scans / "near" / "masks"
+    for number in range(CASES - 1):
+        case = {"case": f"c{number}", "model": [f"{number > 3:064x}"]}
+        case |= {"labels": {}, "input": {}, "settings": {}}
+        files = {".nii.gz": sha256(masks / f"c{number}.nii.gz")}
+        write_json(masks / f"c{number}.json", sealed({**case, "files": files}))
+    write_json(masks / "run.json", sealed({"method": "FCN", "weights": "as trained"}))
+    done = evaluate(scans, *near(scans))
+    assert done.returncode == 0, done.stderr
+    notes = json.loads((scans / "out" / "summary.json").read_text())["notes"]
+    assert notes[0] == "of some masks nothing says what made them: c6.nii.gz"
+    assert "the masks are of 2 models" in notes[1] and "c5.nii.gz by 00000000" in notes[1]
+    assert "weights" in (scans / "out" / "report.html").read_text()
+    assert run("verify", scans / "out" / "summary.json").returncode == 0
+    for name in ("c1.json", "run.json"):
+        file = masks / name
+        whole = file.read_text()
+        file.write_text(whole.replace("0", "1", 1).replace("FCN", "FCM"))
+        done = run("verify", scans / "out" / "summary.json")
+        assert done.returncode == 1 and f"{file}: is not as it was" in done.stderr
+        evaluate(scans, *near(scans))
+        notes = json.loads((scans / "out" / "summary.json").read_text())["notes"]
+        assert any(note.startswith(f"{name} was changed since `infer` wrote it") for note in notes)
+        file.write_text(whole)
+        evaluate(scans, *near(scans))
+    write(masks / "c2.nii.gz", np.zeros((24, 20, 6)))
+    evaluate(scans, *near(scans))
+    notes = json.loads((scans / "out" / "summary.json").read_text())["notes"]
+    assert notes[0] == "not as `infer` wrote them, but changed since: c2.nii.gz"
+
+
+def test_names_like_formulas_are_none_and_read_back(scans: Path) -> None:
+    for folder in (scans / "near" / "masks", scans / "reference"):
+        (folder / "c0.nii.gz").rename(folder / "=c0.nii.gz")
+    (scans / "labels.json").write_text('{"1": "-liver", "2": "@spleen"}')
+    assert evaluate(scans, *near(scans)).returncode == 0
+    text = (scans / "out" / "cases.csv").read_text()
+    assert "'=c0,1,'-liver,0." in text and ",'@spleen," in text
+    assert run("verify", scans / "out" / "summary.json").returncode == 0
+    done = evaluate(scans, *near(scans), "--cases", scans / "out" / "cases.csv")
+    assert done.returncode == 0 and "7 cases" in done.stdout
 
 
 @pytest.mark.parametrize("content", ["{", "[" * 100_000])

@@ -1,5 +1,6 @@
 """verify: a summary holds until a file, a number or a rule changes."""
 
+import json
 import re
 
 import nibabel as nib
@@ -12,6 +13,7 @@ from dsnet_med.evaluate.results import write_results
 from dsnet_med.evaluate.score_folders import evaluate_pairs
 from dsnet_med.evaluate.summary import summarise
 from dsnet_med.evaluate.verify import count_numbers, differences, read_claim, score_again
+from dsnet_med.files import sha256
 
 NAMES = {1: "liver, left", 2: "spleen"}
 
@@ -148,6 +150,64 @@ def test_a_changed_voxel_changes_numbers(tmp_path):
     assert any("cases.csv: the row b,1," in line for line in found)
 
 
+def test_every_file_and_every_key_counts(tmp_path):
+    """Also those that nothing is scored from: notes, versions, tables of other protocols, images, CASE.json."""
+    evaluated(tmp_path, protocols=("strict", "transunet"))
+    image = tmp_path / "i" / "a.nii.gz"
+    save(image, np.arange(480).reshape(12, 10, 4) % 200)
+    (tmp_path / "p" / "a.json").write_text("{0}")
+    pairs, _, failures, *_ = pair_folders(tmp_path / "p", tmp_path / "r")
+    scores = list(evaluate_pairs(pairs, NAMES, protocols=("strict", "transunet")))
+    summary = summarise(scores, NAMES, ("strict", "transunet"), failures=failures, rule="ignore")
+    beside = {"folder": str(tmp_path / "p"), "files": {"a.json": sha256(tmp_path / "p" / "a.json")}}
+    write_results(tmp_path / "all", scores, summary, NAMES, images={"a": image}, run={"seed": 1}, beside=beside)
+    path = tmp_path / "all" / "summary.json"
+    assert verified(path) == []
+    beside_it = [path.with_name(name) for name in ("cases.csv", "cases_transunet.csv", "report.html")]
+    for file in (*beside_it, tmp_path / "p" / "a.json", image):
+        whole = file.read_bytes()
+        file.write_bytes(whole.replace(b"0", b"1", 1) if b"0" in whole else whole + b" ")
+        assert any(str(file) in line for line in verified(path))
+        file.write_bytes(whole)
+    text = path.read_text()
+    for old, new in {
+        '"seed": 1': '"seed": 2',
+        '"python": "3': '"python": "4',
+        '"missing": {': '"missinh": {',
+        '"image": ': '"imagf": ',
+        '"seal": "': '"seal": "0',
+        '"seal"': '"sebl"',
+        "\n": "\n ",
+    }.items():
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        assert verified(path)[0].startswith(f"{path}: was")
+    path.write_text(text)
+    (tmp_path / "i").rename(tmp_path / "j")
+    claim = read_claim(path)
+    assert differences(claim, list(score_again(claim))) == []
+    assert claim.absent == [str(image)]
+    assert verified(path, images=tmp_path / "j") == []
+
+
+def test_a_summary_of_an_earlier_version_has_no_seal(tmp_path):
+    path = evaluated(tmp_path)
+    content = {
+        key: value for key, value in json.loads(path.read_text()).items() if key not in ("seal", "beside")
+    }
+    path.write_text(json.dumps(content))
+    assert verified(path) == [] and read_claim(path).sealed is False
+
+
+@pytest.mark.parametrize("name", ["../r/a.nii.gz", "/etc/passwd", "", ".."])
+def test_a_summary_names_no_files_elsewhere(tmp_path, name):
+    path = evaluated(tmp_path)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"files": {name: ""}}))
+    with pytest.raises(InputError, match="is no name of a file beside it"):
+        read_claim(path)
+
+
 def test_a_file_that_is_gone(tmp_path):
     path = evaluated(tmp_path)
     (tmp_path / "p" / "a.nii.gz").unlink()
@@ -170,8 +230,12 @@ def test_rows_of_the_csv(tmp_path):
     assert len(verified(path)) == 1
     table.write_text("\n".join(text.splitlines()[:-1]) + "\n")
     assert "5 rows, 6 when scored again" in verified(path)[0]
+    table.write_text(text.replace("\n", "\r\n"), newline="")
+    assert verified(path) == [f"{table}: is not as it was (another SHA-256)"]
     table.unlink()
-    assert verified(path) == []
+    claim = read_claim(path)
+    assert differences(claim, list(score_again(claim))) == []
+    assert claim.absent == [str(table)]
 
 
 @pytest.mark.parametrize(
