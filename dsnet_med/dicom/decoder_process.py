@@ -32,11 +32,8 @@ def main() -> None:
         import gdcm  # noqa: PLC0415 -- the others can do without
     except ImportError:
         gdcm = None
-    mapped = _mapped_bytes()
     while asked := _received(sys.stdin.buffer):
         image, code = asked
-        needed = _EACH_PIXEL * image["rows"] * image["columns"] + _EACH_BYTE * len(code)
-        _limit(mapped + _ALLOWANCE + needed, image["seconds"])
         try:
             answer, pixels = {}, _decoded(gdcm, code, image)
         except Exception as error:
@@ -59,17 +56,21 @@ def _received(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
 
 def _decoded(gdcm: Any, code: bytes, image: dict[str, Any]) -> bytes:
     """The pixels of a frame, little endian. Raises NotImplementedError where nothing decodes its kind."""
+    needed = _ALLOWANCE + _EACH_PIXEL * image["rows"] * image["columns"] + _EACH_BYTE * len(code)
     failures: list[Exception] = []
     if gdcm is not None and image["syntax"] in _GDCM:
+        _limit(needed, image["seconds"])
         try:
             return _by_gdcm(gdcm, code, image)
         except Exception as failure:
             failures.append(failure)
+    _limit(None, image["seconds"])  # an import that runs out of memory leaves ruins
     from pydicom.pixels.decoders.base import get_decoder  # noqa: PLC0415 -- takes long, and is seldom needed
     from pydicom.uid import UID  # noqa: PLC0415
 
     decoder = get_decoder(UID(image["syntax"]))
     others = set(decoder.available_plugins) - {"gdcm"}
+    _limit(needed, image["seconds"])
     for plugin in sorted(others, reverse=True):  # pylibjpeg before pyjpegls and pillow, as pydicom asks them
         try:
             return _by_pydicom(decoder, plugin, code, image)
@@ -106,8 +107,10 @@ def _by_gdcm(gdcm: Any, code: bytes, image: dict[str, Any]) -> bytes:
     picture.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
     picture.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
     picture.SetPixelFormat(gdcm.PixelFormat(1, allocated, stored, stored - 1, image["signed"]))
-    pixels: bytes = picture.GetBuffer().encode("utf-8", "surrogateescape")
-    return pixels
+    pixels: str | None = picture.GetBuffer()
+    if pixels is None:
+        raise ValueError("GDCM finds no whole picture in it")
+    return pixels.encode("utf-8", "surrogateescape")
 
 
 def _by_pydicom(decoder: Any, plugin: str, code: bytes, image: dict[str, Any]) -> bytes:
@@ -128,8 +131,10 @@ def _by_pydicom(decoder: Any, plugin: str, code: bytes, image: dict[str, Any]) -
             pixel_representation=image["signed"],
             pixel_keyword="PixelData",
         )
-    except RuntimeError as error:  # pydicom's own, after the one that the plug-in raised
-        raise error.__context__ if isinstance(error.__context__, Exception) else error from None
+    except RuntimeError as error:  # pydicom's own, with what the plug-in said
+        if "does not support" in str(error):
+            raise NotImplementedError(str(error)) from error
+        raise
     return bytes(pixels)
 
 
@@ -139,16 +144,21 @@ def _mapped_bytes() -> int:
     return 1 << 30
 
 
-def _limit(memory: int, seconds: float) -> None:
-    """So many bytes for the process, and so much more of the processor's time, should its parent be gone."""
+def _limit(memory: int | None, seconds: float) -> None:
+    """So many more bytes for the process, and so much more processor time, should its parent be gone."""
     with suppress(ImportError, ValueError, OSError):  # not every system has limits
         import resource
 
-        until = int(sum(os.times()[:2]) + seconds + 2)
-        bounds = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: until, resource.RLIMIT_CORE: 0}
+        bounds = {
+            resource.RLIMIT_AS: resource.RLIM_INFINITY if memory is None else _mapped_bytes() + memory,
+            resource.RLIMIT_CPU: int(sum(os.times()[:2]) + seconds + 2),
+            resource.RLIMIT_CORE: 0,
+        }
         for kind, most in bounds.items():
             _, hard = resource.getrlimit(kind)
-            resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
+            unlimited = hard == resource.RLIM_INFINITY
+            soft = most if unlimited else hard if most == resource.RLIM_INFINITY else min(most, hard)
+            resource.setrlimit(kind, (soft, hard))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from dsnet_med.dicom.codestream import Claim, Image, checked, unpacked
 from dsnet_med.dicom.decoder_process import HEAD
 
 _PROGRAM = Path(__file__).with_name("decoder_process.py")
-_SECONDS, _SECONDS_PER_MB = 30, 1  # for one frame, of which a usual one takes some hundredths
+_SECONDS, _SECONDS_PER_MB = 20, 5  # for one frame, of which a usual one takes some hundredths
 _LONGEST_TEXT = 10_000
 
 
@@ -40,10 +40,10 @@ class _DiedError(RuntimeError):
     """The process ended within a frame."""
 
 
-def get_ready(syntax: str) -> None:
+def get_ready(syntax: object) -> None:
     """The pixels of a file in this transfer syntax will be asked for: let the process begin now."""
-    uid = UID(syntax)
-    if uid.is_transfer_syntax and not uid.is_private and uid.is_encapsulated and uid != RLELossless:
+    known = isinstance(syntax, UID) and syntax.is_transfer_syntax and not syntax.is_private
+    if isinstance(syntax, UID) and known and syntax.is_encapsulated and syntax != RLELossless:
         with suppress(OSError):  # which decoding will say
             _DECODER.start()
 

@@ -103,7 +103,7 @@ def frames_of(file: Path) -> list[Frame]:
         head = header(file)
         each, shared = head.get("PerFrameFunctionalGroupsSequence"), head.get("SharedFunctionalGroupsSequence")
         count = whole(head, "NumberOfFrames") or 1
-        get_ready(str(head.file_meta.get("TransferSyntaxUID", "")))
+        get_ready(head.file_meta.get("TransferSyntaxUID"))
         if not each:
             if count > 1:
                 raise InputError(f"{file}: holds {count} frames without positions; split it first")

@@ -97,6 +97,8 @@ def _inflated(content: bytes, start: int, pixels: int) -> FileDataset:
     unpacked = unpacking.decompress(content[start:], pixels + _DEFLATED_HEADER)
     if pixels and unpacking.unconsumed_tail:
         raise ValueError(f"it unpacks to more than the {pixels} bytes of pixels that its header names")
+    if pixels and (not unpacking.eof or len(unpacking.unused_data) > 1):
+        raise ValueError("what is packed ends too early")
     found = dcmread(BytesIO(unpacked), stop_before_pixels=not pixels, force=True)
     found.file_meta = dcmread(BytesIO(content[:start]), force=True).file_meta
     return found

@@ -146,6 +146,7 @@ def _stored(file: Path, frames: Sequence[Frame]) -> list[NDArray[Any]]:
         content = whole_file(file)
         _require_pixels(file, content)
         syntax = _syntax(file, content)
+        kind = one_line(syntax.name, 80)
         _require_decoder(file, syntax)
         _set_length(file, content, frames, compressed=syntax.is_encapsulated)
         indices = [0 if frame.number is None else frame.number - 1 for frame in frames]
@@ -157,14 +158,14 @@ def _stored(file: Path, frames: Sequence[Frame]) -> list[NDArray[Any]]:
                 images = images_of(content, _image(content, syntax, frames[0].shape), count, indices)
         except UnsupportedError as error:
             raise InputError(
-                f"{file}: is compressed as {syntax.name}, of a kind that nothing installed decodes "
+                f"{file}: is compressed as {kind}, of a kind that nothing installed decodes "
                 f"({one_line(error, 160)}); decompress it first"
             ) from error
         except Exception as error:
             if means := want_of_means(error):
                 raise InputError(f"{file}: its pixels cannot be decoded: {means}") from error
             raise InputError(
-                f"{file}: its pixels ({syntax.name}) are damaged or cut short "
+                f"{file}: its pixels ({kind}) are damaged or cut short "
                 f"({one_line(error, 160)}); {_ENCODED if syntax.is_compressed else _NATIVE}"
             ) from error
     for image, frame in zip(images, frames, strict=True):
@@ -252,7 +253,8 @@ def _require_decoder(file: Path, syntax: UID) -> None:
         available = False
     if not available:
         raise InputError(
-            f"{file}: is compressed as {syntax.name}, which nothing installed decodes; decompress it first"
+            f"{file}: is compressed as {one_line(syntax.name, 80)}, which nothing installed decodes; "
+            "decompress it first"
         )
 
 
