@@ -13,12 +13,15 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "faults"))
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+sys.path[:0] = [str(TESTS / "faults"), str(TESTS / "dicom")]
 
 from crowds import crowd
+from dicom_damage import SYNTAXES, fuzz_dicom
 from flips import flip_results, flip_store, flip_weights
 from kills import kill_commands
 from scene import Scene, make_scene
@@ -29,31 +32,29 @@ from tally import Tally, table
 def main() -> int:
     """Attack, print, and write JSON if asked."""
     options = _options()
-    kinds: dict[str, Callable[[Scene, Path], list[Tally]]] = {
-        "flips": lambda scene, work: [
-            *flip_store(scene, work, options.store, options.seed),
-            *flip_weights(scene, work, options.weights, options.seed),
-            *flip_results(scene, work, options.results, options.seed),
-        ],
+    kinds: dict[str, Callable[[Scene, Path], Iterable[Tally]]] = {
+        "flips": lambda scene, work: chain(
+            flip_store(scene, work, options.store, options.seed),
+            flip_weights(scene, work, options.weights, options.seed),
+            flip_results(scene, work, options.results, options.seed),
+        ),
         "kills": lambda scene, work: kill_commands(scene, work, options.kills, options.seed),
         "crowds": lambda scene, work: crowd(scene, work, options.crowds),
         "starved": starve,
-        "dicom": lambda _scene, _work: _damaged_dicom(options.dicom, options.seed),
+        "dicom": lambda scene, _work: _damaged_dicom(scene, options.dicom, options.seed),
     }
     every: list[Tally] = []
     with tempfile.TemporaryDirectory(prefix="dsnet_med_faults_") as temporary:
         scene = make_scene(options.work or Path(temporary) / "scene")
         for kind in options.only or kinds:
-            begin = time.monotonic()
-            work = Path(temporary) / kind
+            begin, work = time.monotonic(), Path(temporary) / kind
             work.mkdir()
-            tallies = kinds[kind](scene, work)
-            every += tallies
-            print(f"{kind}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
+            for tally in kinds[kind](scene, work):
+                every.append(tally)
+                print(f"{tally.kind}: {dict(tally.ended)}, {time.monotonic() - begin:.0f} s", file=sys.stderr)
+                print("".join(f"- {example}\n" for example in tally.examples[:8]), file=sys.stderr, end="")
+                begin = time.monotonic()
     print(table(every))
-    for tally in every:
-        for example in tally.examples[:5]:
-            print(f"- {tally.kind}: {example}")
     if options.json:
         told = [{"kind": tally.kind, "ended": tally.ended, "examples": tally.examples} for tally in every]
         options.json.write_text(json.dumps(told, indent=2) + "\n")
@@ -71,8 +72,16 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _damaged_dicom(count: int, seed: int) -> list[Tally]:
-    raise NotImplementedError
+def _damaged_dicom(scene: Scene, count: int, seed: int) -> Iterator[Tally]:
+    """DICOM has no check sums: pixels that decode to others count as harmless, being what the file says."""
+    for syntax in SYNTAXES:
+        found, tally = (
+            fuzz_dicom(syntax, count, seed, scene),
+            Tally(f"damaged DICOM, {syntax}, through all commands"),
+        )
+        tally.ended.update(harmless=found["silent"], raw=found["raw"], lost=found["lost"] + found["died"])
+        tally.ended["noticed"] = max(0, found["tried"] - tally.tried)
+        yield tally
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scene import COMMAND, Ended, Scene, contents, dsnet, surroundings
 from tally import Tally
 
 
-def crowd(scene: Scene, work: Path, count: int) -> list[Tally]:
+def crowd(scene: Scene, work: Path, count: int) -> Iterator[Tally]:
     """Start two at once, `count` times for each command: the folder is one's, and the other says so."""
     more = ("--seed", "5")
     pairs = {
@@ -18,7 +18,6 @@ def crowd(scene: Scene, work: Path, count: int) -> list[Tally]:
         "infer": (scene.infer, ("--keep-largest", "liver")),
         "evaluate": (scene.evaluate, ("--protocol", "transunet")),
     }
-    tallies = []
     for name, (arguments, other) in pairs.items():
         tally = Tally(f"two `{name}` at once, other settings, one folder")
         alone = []
@@ -35,8 +34,7 @@ def crowd(scene: Scene, work: Path, count: int) -> list[Tally]:
             commands = [_second(name, arguments(out), extra) for extra in ((), other)]
             tally.add(*_judged(together(*commands), contents(out), wanted))
             shutil.rmtree(out)
-        tallies.append(tally)
-    return tallies
+        yield tally
 
 
 def _second(name: str, arguments: list[str], extra: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from dsnet_med.prepare.store import Store
 EVERY = 20  # of so many flips one goes through the command line as well
 
 
-def flip_store(scene: Scene, work: Path, count: int, seed: int = 0) -> list[Tally]:
+def flip_store(scene: Scene, work: Path, count: int, seed: int = 0) -> Iterator[Tally]:
     """Flip a bit of a random file of the store: do train, check and preprocess notice?"""
     read, commands = (
         Tally("bit flip in a store, read as `train` does"),
@@ -41,7 +41,7 @@ def flip_store(scene: Scene, work: Path, count: int, seed: int = 0) -> list[Tall
         if number % EVERY == 0:
             _check_and_mend(commands, scene, store, file, kept, where)
         file.write_bytes(kept)
-    return [read, commands]
+    yield from (read, commands)
 
 
 def _check_and_mend(tally: Tally, scene: Scene, store: Path, file: Path, kept: bytes, where: str) -> None:
@@ -67,11 +67,11 @@ def _all_slices(path: Path) -> Any:
     return told, [store.read_slice(name, k) for name, case in store.cases.items() for k in range(case.shape[0])]
 
 
-def flip_weights(scene: Scene, work: Path, count: int, seed: int = 0) -> list[Tally]:
+def flip_weights(scene: Scene, work: Path, count: int, seed: int = 0) -> Iterator[Tally]:
     """Flip a bit of the weights or the state of a run: does loading it notice?"""
     run = work / "run"
     shutil.copytree(scene.run, run)
-    chance, tallies = random.Random(seed), []
+    chance = random.Random(seed)
     kinds: list[tuple[str, Callable[[], Any]]] = [
         ("models/model.pt", lambda: _weights(run)),
         ("models/model.safetensors", lambda: _weights(run)),
@@ -90,15 +90,14 @@ def flip_weights(scene: Scene, work: Path, count: int, seed: int = 0) -> list[Ta
                 ended = dsnet("infer", "--model", run, scene.images, "--out", work / "masks")
                 tally.add("raw" if ended.raw else "noticed" if ended.code else "silent", f"infer: {where}")
                 file.write_bytes(kept)
-        tallies.append(tally)
-    return [tally for tally in tallies if tally.tried]
+            yield tally
 
 
 def _weights(run: Path) -> Any:
     return load_model(run, trust=True).network.state_dict()
 
 
-def flip_results(scene: Scene, work: Path, count: int, seed: int = 0) -> list[Tally]:
+def flip_results(scene: Scene, work: Path, count: int, seed: int = 0) -> Iterator[Tally]:
     """Flip a bit of a file of scores: does `verify` notice?"""
     tally, chance, scores = Tally("bit flip in scores, `verify`"), random.Random(seed), work / "scores"
     shutil.copytree(scene.scores, scores)
@@ -109,7 +108,7 @@ def flip_results(scene: Scene, work: Path, count: int, seed: int = 0) -> list[Ta
         where = flip_bit(file, chance)
         tally.add(*_verified(scores, where, file, kept))
         file.write_bytes(kept)
-    return [tally]
+    yield tally
 
 
 def _verified(scores: Path, where: str, file: Path, kept: bytes) -> tuple[str, str]:

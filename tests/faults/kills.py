@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from scene import COMMAND, Scene, contents, dsnet, surroundings
@@ -14,7 +14,7 @@ from tally import Tally
 Arguments = Callable[[Path], list[str]]
 
 
-def kill_commands(scene: Scene, work: Path, count: int, seed: int = 0) -> list[Tally]:
+def kill_commands(scene: Scene, work: Path, count: int, seed: int = 0) -> Iterator[Tally]:
     """Kill preprocess, train, infer and evaluate at `count` random moments each."""
     kinds: dict[str, Arguments] = {
         "preprocess": scene.preprocess,
@@ -22,7 +22,8 @@ def kill_commands(scene: Scene, work: Path, count: int, seed: int = 0) -> list[T
         "infer": scene.infer,
         "evaluate": scene.evaluate,
     }
-    return [_killed(name, arguments, work / name, count, seed) for name, arguments in kinds.items()]
+    for name, arguments in kinds.items():
+        yield _killed(name, arguments, work / name, count, seed)
 
 
 def _killed(name: str, arguments: Arguments, work: Path, count: int, seed: int) -> Tally:

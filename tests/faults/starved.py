@@ -23,7 +23,7 @@ _NO_START = (
 )
 
 
-def starve(scene: Scene, work: Path) -> list[Tally]:
+def starve(scene: Scene, work: Path) -> Iterator[Tally]:
     """Every command in want of every means."""
     commands = {
         "preprocess": scene.preprocess,
@@ -36,7 +36,6 @@ def starve(scene: Scene, work: Path) -> list[Tally]:
         "little memory": [_limited(resource.RLIMIT_AS, number * MB) for number in (300, 900, 2000)],
         "small files alone": [_limited(resource.RLIMIT_FSIZE, number) for number in (0, 4096, 100_000)],
     }
-    tallies = []
     for name, arguments in commands.items():
         tally = Tally(f"want of files, memory, disk, output: `{name}`")
         dsnet(*arguments(work / name / "alone"))
@@ -53,8 +52,7 @@ def starve(scene: Scene, work: Path) -> list[Tally]:
                     )
         out = work / name / "full-output"
         _judge(tally, "stdout is full", arguments, out, wanted, _to_full)
-        tallies.append(tally)
-    return tallies
+        yield tally
 
 
 def _with(options: dict[str, Any], arguments: list[str]) -> Ended:
