@@ -4,8 +4,8 @@
         [--results 100] [--kills 20] [--crowds 5] [--dicom 500] [--seed 0] [--work DIR] [--json FILE]
 
 Small data and a narrow network, made first; every command is the real one, as a process of its own. All of it
-takes about an hour on two cores. tests/faults has the attacks, and CI makes them in small numbers. It exits with
-1 where one of them ended silently, raw or with something lost.
+takes about an hour on two cores. tests/faults has the attacks, and CI makes them in small numbers. It exits
+with 1 where one of them ended silently, raw or with something lost.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path[:0] = [str(TESTS / "faults"), str(TESTS / "dicom")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "faults"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "dicom"))
 
 from crowds import crowd
 from dicom_damage import SYNTAXES, fuzz_dicom
