@@ -11,6 +11,7 @@ from dsnet_med.errors import InputError, one_line
 from dsnet_med.files import output_error
 
 _CHUNK = 1 << 20
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _ENCRYPTED = 1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA takes as much memory as it says
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
@@ -18,8 +19,11 @@ Name = Callable[[int, PurePosixPath], Path]
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file is a zip archive, by its content."""
-    return path.is_file() and zipfile.is_zipfile(path)
+    """Whether a file begins as a zip archive; others may hold one, as a tar of a run does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(4) in _ZIP
 
 
 def own_names(_number: int, member: PurePosixPath) -> Path:
@@ -48,6 +52,8 @@ def unpack(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with opened.open(member) as source, target.open("xb") as sink:
                     left -= _copy(source, sink, left, archive)
+    except InputError:  # which is a ValueError
+        raise
     except FileExistsError as error:
         raise InputError(f"{archive}: holds two files of one name, {Path(error.filename).name}") from error
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+import re
 import reprlib
 import traceback
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,25 @@ if TYPE_CHECKING:
 
 
 class InputError(ValueError):
-    """The input or the arguments are wrong. The message is one line that the user can act on (exit code 2)."""
+    """The input or the arguments are wrong. The message is one line that the user can act on (exit code 2).
+
+    Whatever of strangers' values is in it, it has no escape sequence and at most 4,000 characters.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_bounded(message))
+
+
+_LONGEST, _LONGEST_NAME = 4000, 200
+_BREAKS = re.compile(r"\s*[\n\r\t\v\f]\s*")
+
+
+def _bounded(message: str) -> str:
+    """`message` in one line of printable characters; of a longer one the beginning and the end."""
+    text = str(message)
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - 500]} ... {text[-400:]}"
+    return printable(_BREAKS.sub(" ", text))
 
 
 class SeveralVolumesError(InputError):
@@ -48,9 +67,10 @@ class StoppedError(RuntimeError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An error for a `name` that is none of the `known` ones, with the nearest as a suggestion."""
     options = sorted(known)
-    near = get_close_matches(name, options, n=1, cutoff=0.5)
+    near = get_close_matches(name[:_LONGEST_NAME], options, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    return InputError(f"unknown {kind} '{name}': {hint}known: {', '.join(options)}")
+    told = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    return InputError(f"unknown {kind} '{told}': {hint}known: {', '.join(options)}")
 
 
 _MEANS = {
@@ -112,6 +132,8 @@ def cannot_read(path: object, error: BaseException, otherwise: str) -> InputErro
 
 def printable(text: str) -> str:
     """`text` with every character that could move a terminal's cursor or turn its direction as an escape."""
+    if text.isprintable():
+        return text
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 

@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import threading
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from dsnet_med.find import require_file
 _PARTIAL = re.compile(r"\.(\d{1,10})\.partial\..+")
 _STAGING = re.compile(r"\.\d+\.partial\.[0-9a-f]{8}")
 _STARTED = time.time()
+_LARGEST_TEXT = 256 << 20
 _LOG = logging.getLogger(__name__)
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -259,12 +261,26 @@ def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n", durable=durable)
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a file that somebody else may have put there.
+
+    Raises OSError, and ValueError for a pipe, which might never end, a device, and more than can be meant.
+    """
+    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+        raise ValueError("it is a pipe, a socket or a device, wanted a file")
+    with path.open("rb") as stream:
+        content = stream.read(_LARGEST_TEXT)
+    if len(content) == _LARGEST_TEXT:
+        raise ValueError(f"it is larger than {_LARGEST_TEXT >> 20} MB, wanted a short text")
+    return content
+
+
 def read_text(path: Path) -> str:
     """The text of a file that people or other programs wrote: UTF-8, or what its byte order mark says.
 
-    Raises OSError, and UnicodeDecodeError, which is a ValueError, for other encodings.
+    Raises OSError, and ValueError for other encodings and for what is no file, or one of 256 MB and more.
     """
-    content = path.read_bytes()
+    content = read_bytes(path)
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
     return content.decode(encoding)
 
@@ -278,11 +294,15 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text says. Raises ValueError, also for a key given twice, which Python drops."""
+    """What a JSON text says. Raises ValueError, of one line, also for a key given twice, which Python drops."""
     try:
         return json.loads(text, object_pairs_hook=_each_key_once)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        if "integer string conversion" in str(error):
+            raise ValueError("a number of thousands of digits") from error
+        raise
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -81,6 +81,8 @@ def absent(path: Path) -> InputError:
             f"{path}: no such file, it is a link to {target}, which is not there; "
             "fetch the data (git annex get, dvc pull) or mend the link"
         )
+    if path.exists() and not path.is_dir():
+        return InputError(f"{path}: is a pipe, a socket or a device, wanted a file")
     return InputError(f"{path}: no such file")
 
 

@@ -225,6 +225,8 @@ def is_dicom(path: Path) -> bool:
     What is no file, or may not be read, is none. Raises InputError where means are wanting to tell.
     """
     try:
+        if not path.is_file():  # a pipe might never end
+            return False
         with path.open("rb") as stream:
             start = stream.read(_DICOM_START)
     except (OSError, ValueError) as error:

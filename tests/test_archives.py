@@ -105,6 +105,17 @@ def test_encrypted(tmp_path: Path) -> None:
         unpack(tmp_path / "b.zip", tmp_path / "into")
 
 
+def test_a_refusal_is_told_as_it_is(tmp_path: Path) -> None:
+    archive = _zip(tmp_path / "a.zip", {"../a": b""})
+    with pytest.raises(InputError) as caught:
+        unpack(archive, tmp_path / "into")
+    assert str(caught.value) == f"{archive}: holds ../a, which would lie outside of it"
+    hostile = _zip(tmp_path / "b.zip", {"/\x1b]0;renamed\x07": b""})
+    with pytest.raises(InputError, match=r"holds /\\x1b\]0;renamed\\x07, which") as caught:
+        unpack(hostile, tmp_path / "into")
+    assert str(caught.value).isprintable()
+
+
 def test_methods_that_take_memory(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("a", b"1")

@@ -102,7 +102,10 @@ def train(
     out: Annotated[
         Path, typer.Option("--out", help="Folder of the run; afterwards a MONAI bundle.", callback=folder)
     ],
-    method: Annotated[str | None, typer.Option(help="A method (see `methods`), or a row's own file.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="A method (see `methods`), or a row's own file, which may run code."),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="A store, or a data set of natural images.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of weights, order and augmentation; 0 unless given.")
@@ -117,6 +120,10 @@ def train(
     ] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Write where the time goes: profile/.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Go on with a run that you did not make yourself: its configs are code."),
+    ] = False,
     logger: Annotated[
         str | None, typer.Option(help="none, tensorboard, wandb, mlflow, or several with commas.")
     ] = None,
@@ -141,8 +148,10 @@ def train(
     flags = {"pretrained": pretrained, "compile": compiled, "deterministic": deterministic, "profile": profile}
     given |= {name: True for name, value in flags.items() if value}
     request = training.Request(method, data, given, settings or [], overlay or [], plugin, at)
-    go = training.resume if resume else training.train
-    go(out, request, device=device, devices=devices)
+    if resume:
+        training.resume(out, request, device=device, devices=devices, trust=trust)
+    else:
+        training.train(out, request, device=device, devices=devices)
 
 
 @app.command()
@@ -308,11 +317,11 @@ def quickstart(
     add_help_option=False,
 )
 def bundle(context: typer.Context) -> None:
-    """What `python -m monai.bundle` does: `bundle run training --config_file ...`."""
-    from dsnet_med.cli.bundle import bundle_command
+    """What `python -m monai.bundle` does: `bundle run training --config_file ... [--trust]`."""
+    from dsnet_med.cli.bundle import bundle_command, usage
 
     if not context.args or context.args[0] in ("-h", "--help"):
-        sys.stdout.write("usage: dsnet-med bundle COMMAND ..., for example: dsnet-med bundle run training\n")
+        sys.stdout.write(usage("dsnet-med"))
         return
     bundle_command(context.args)
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dsnet_med import resources
 from dsnet_med.errors import InputError, root_cause, unknown
 from dsnet_med.resources import PACKAGE
 
@@ -24,10 +25,20 @@ _RUN_OPTIONS = (  # in the order in which MONAI takes them without a name
 )
 
 
+_EVALUATE = ("run", "run_workflow", "verify_net_in_out", "ckpt_export", "onnx_export", "trt_export")
+_CONFIGURATIONS = (".json", ".yaml", ".yml", ".conf")
+_ONCE = "Runs a bundle's code: of one that is not your own read configs and scripts, then say --trust.\n"
+
+
+def usage(command: str) -> str:
+    """What `COMMAND bundle --help` says."""
+    return f"usage: {command} bundle COMMAND ... [--trust], for example: {command} bundle run training\n{_ONCE}"
+
+
 def monai_command(arguments: list[str]) -> None:
     """`monai bundle ...`: the same as `python -m monai.bundle ...`, see `bundle_command`."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write("usage: monai bundle COMMAND ..., for example: monai bundle run training\n")
+        sys.stdout.write(usage("monai"))
         return
     if arguments[0] != "bundle":
         raise unknown("command", arguments[0], ["bundle"])
@@ -35,10 +46,20 @@ def monai_command(arguments: list[str]) -> None:
 
 
 def bundle_command(arguments: list[str]) -> None:
-    """Do what `python -m monai.bundle` does with `arguments`; `run` is `run_bundle`."""
-    if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments):
+    """Do what `python -m monai.bundle` does with `arguments`; `run` is `run_bundle`.
+
+    A bundle that would run code, and is not the user's own, asks for `--trust`. Raises InputError.
+    """
+    if {"-h", "--help"} & set(arguments):
+        arguments = [*(each for each in arguments[:1] if each[0] != "-"), "--help"]
+    elif arguments[:1] == ["run"]:
         run_bundle(_options(arguments[1:]))
         return
+    trust, arguments = "--trust" in arguments, [each for each in arguments if each != "--trust"]
+    if not trust and arguments[:1] and arguments[0] in _EVALUATE and arguments[1:] != ["--help"]:
+        named = [Path(each.rpartition("=")[2]) for each in arguments[1:]]
+        files = [each for each in named if each.is_file() and each.suffix in _CONFIGURATIONS]
+        _require_own(files or [Path("configs") / "inference.json"])
     sys.argv = ["monai.bundle", *arguments]
     runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
@@ -52,11 +73,18 @@ def run_bundle(options: dict[str, Any]) -> None:
     """
     from dsnet_med.cli.noise import quiet
     from dsnet_med.engine.overrides import as_written, lay_over, load, run_ids
+    from dsnet_med.inference.trust import require_own
 
     quiet()
+    trust = bool(options.pop("trust", False))
     given = {name: options.pop(name) for name in _RUN_OPTIONS if name in options}
     run_id = given.setdefault("run_id", "run")
     files = _named(given.pop("config_file")) if "config_file" in given else _found(run_id)
+    if not trust:
+        said = [given.get(name) for name in ("meta_file", "logging_file", "tracking", "args_file")]
+        _require_own([*files, *(Path(each) for each in said if isinstance(each, str) and Path(each).is_file())])
+        require_own(Path(str(options.get("bundle_root", "."))), (), "this")  # whose scripts a plug-in is
+    given.pop("args_file", None)
     config = load(*files)
     if run_id not in run_ids(config):
         raise unknown("run id", run_id, run_ids(config))
@@ -66,10 +94,20 @@ def run_bundle(options: dict[str, Any]) -> None:
     if config.get("bundle_root") == ".":
         lay_over(config, as_written({"bundle_root": _root(files[0])}))
     lay_over(config, as_written(options))
-    _run(config, files[0].parent, given)
+    _run(config, files[0].parent, given, modules=trust)
 
 
-def _run(config: dict[str, Any], folder: Path, given: dict[str, Any]) -> None:
+def _require_own(files: list[Path]) -> None:
+    """Raise InputError unless the files, those beside them and scripts/ are this user's, or dsnet-med's own."""
+    from dsnet_med.inference.trust import configured, require_own
+
+    for folder in dict.fromkeys(file.absolute().parent for file in files):
+        root = folder.parent if folder.name == "configs" else folder
+        beside = configured(root) if folder.name == "configs" else []
+        require_own(root, [*files, *beside], "this")
+
+
+def _run(config: dict[str, Any], folder: Path, given: dict[str, Any], *, modules: bool) -> None:
     from monai.bundle import ConfigWorkflow
 
     from dsnet_med.engine.overrides import references
@@ -77,7 +115,8 @@ def _run(config: dict[str, Any], folder: Path, given: dict[str, Any]) -> None:
     beside = {"meta_file": folder / "metadata.json", "logging_file": folder / "logging.conf"}
     defaults = {name: str(file) if file.is_file() else False for name, file in beside.items()}
     workflow = ConfigWorkflow(None, **{**defaults, **given}, **config)
-    workflow.config_root_path = folder  # whose parent Python is to find modules in
+    # Whose parent Python is to find modules in: what lies there takes the place of any library.
+    workflow.config_root_path = folder if modules else resources.configs()
     try:
         workflow.initialize()
         _build(workflow, references({"run": workflow.parser[given["run_id"]]}))
@@ -130,7 +169,7 @@ def _options(arguments: list[str]) -> dict[str, Any]:
         name: text if name in _RUN_OPTIONS and text[:1] not in ("[", "{") else parse_value(name, text)
         for name, text in {**dict(zip(_RUN_OPTIONS, bare, strict=False)), **named}.items()
     }
-    defaults = read_yaml(Path(options.pop("args_file"))) if "args_file" in options else {}
+    defaults = read_yaml(Path(options["args_file"])) if "args_file" in options else {}
     return {**defaults, **options}
 
 

@@ -1,12 +1,14 @@
 """Standard streams that never stop the work, whatever becomes of those who read them.
 
-A character that their encoding lacks is escaped. One that was closed (`2>&-`, cron, pythonw), whose reader has
-gone (`| head`) or whose disk is full takes what is printed and drops it.
+A character that their encoding lacks is escaped, and so is one by which a file's name or a header's text could
+move a terminal's cursor, change its title or turn its direction. A stream that was closed (`2>&-`, cron,
+pythonw), whose reader has gone (`| head`) or whose disk is full takes what is printed and drops it.
 """
 
 import errno
 import io
 import os
+import re
 import select
 import sys
 from typing import Any
@@ -28,6 +30,20 @@ class _Lasting(io.FileIO):
                 return written
             select.select([], [self], [])  # a pipe that does not block by itself, and is full
         return memoryview(content).nbytes
+
+
+_MOVES = re.compile(r"\r|\n*(?:\x1b\[A)+")  # of tqdm, which begins with it or writes nothing else
+_STYLES = re.compile(r"\x1b\[[0-9;]*m")  # colours of libraries
+_CONTROLS = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+class _Harmless(io.TextIOWrapper):
+    """Text for a terminal: without styles, other control characters as their escapes; a bar may move."""
+
+    def write(self, text: str) -> int:
+        moves = match[0] if (match := _MOVES.match(text)) else ""
+        rest = _STYLES.sub("", text[len(moves) :])
+        return super().write(moves + _CONTROLS.sub(lambda each: ascii(each[0])[1:-1], rest))
 
 
 def make_streams_last() -> None:
@@ -58,7 +74,7 @@ def _lasting(stream: Any, descriptor: int) -> Any:
             stream.reconfigure(errors="backslashreplace")
         return stream
     unbuffered = getattr(stream, "write_through", False)  # PYTHONUNBUFFERED
-    return io.TextIOWrapper(
+    return _Harmless(
         io.BufferedWriter(_Lasting(descriptor, "w", closefd=False)),
         encoding=getattr(stream, "encoding", "utf-8"),
         errors="backslashreplace",

@@ -59,13 +59,15 @@ def _refuse_what_it_has_not(request: Request, task: str) -> None:
         raise InputError(f"got {names[0]} for {request.method}, which has none: leave it out")
 
 
-def resume(out: Path, request: Request, *, device: str = "auto", devices: int = 1) -> dict[str, Any]:
-    """Go on with the run in a folder."""
+def resume(
+    out: Path, request: Request, *, device: str = "auto", devices: int = 1, trust: bool = False
+) -> dict[str, Any]:
+    """Go on with the run in a folder, which may be a stranger's where `trust` is given."""
     if request.plugin is not None or request.at is not None:
         raise InputError("got --plugin or --at with --resume: a run goes on with the network that it has")
     from dsnet_med.engine.run import reopen
 
-    reopened = partial(reopen, out, request.settings(), method=request.method, data=request.data)
+    reopened = partial(reopen, out, request.settings(), method=request.method, data=request.data, trust=trust)
     return _trained(partial(reopened, overlays=request.overlays), out, device, devices, resume=True)
 
 

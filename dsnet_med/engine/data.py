@@ -11,7 +11,7 @@ import torch
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor
 
-from dsnet_med.errors import InputError, first_of, unknown
+from dsnet_med.errors import InputError, first_of, shown, unknown
 from dsnet_med.networks.layers import with_channels
 from dsnet_med.prepare.store import Store
 from dsnet_med.prepare.stored_case import StoredCase
@@ -108,7 +108,7 @@ def check_cases(cases: Mapping[str, Sequence[str]], store: str) -> None:
         raise InputError(f"got cases={cases}, wanted {{train: [...], val: [...]}} with the names of cases")
     for side, names in cases.items():
         if isinstance(names, str) or not isinstance(names, Sequence) or not names:
-            raise InputError(f"cases#{side}: got {names!r}, wanted a list of at least one case")
+            raise InputError(f"cases#{side}: got {shown(names)}, wanted a list of at least one case")
         if strange := next((str(name) for name in names if name not in known), None):
             raise unknown(f"case of {store}", strange, known)
     if both := [name for name in cases["train"] if name in set(cases["val"])]:

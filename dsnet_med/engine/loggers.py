@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch import Tensor
 from dsnet_med.engine.curves import draw_curves
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.files import output_error, write_text
+from dsnet_med.yaml_core import read_yaml
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 
@@ -120,7 +120,7 @@ class Loggers:
             self.run = self.run or f"{self.folder.resolve().name}-{secrets.token_hex(4)}"
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "configs" / "train.yaml"
-        written = _flat(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        written = _flat(read_yaml(file)) if file.is_file() else {}
         settings = {**written, **_flat(self.settings)}
         self.others = [LOGGERS[name](self.folder, self.run, trainer, settings) for name in self.names]
 
@@ -154,9 +154,11 @@ def _tensorboard(folder: Path, _run: str, trainer: Engine, settings: Mapping[str
 
 def _wandb(folder: Path, run: str, _trainer: Engine, settings: Mapping[str, Any]) -> Logger:
     """A Weights & Biases run; without an API key or WANDB_MODE it stays offline, below `folder`."""
+    mode: Any = os.environ.get("WANDB_MODE", "online" if os.environ.get("WANDB_API_KEY") else "offline")
+    if mode != "online":  # not even for reports of errors, whose host it asks for at once
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
     import wandb  # noqa: PLC0415 -- takes seconds to import
 
-    mode: Any = os.environ.get("WANDB_MODE", "online" if os.environ.get("WANDB_API_KEY") else "offline")
     resume: Any = "allow" if mode == "online" else None
     options = {"project": "dsnet-med", "name": run, "id": run, "resume": resume, "mode": mode}
     try:

@@ -74,6 +74,10 @@ class PluginChoice:
             with written_whole(run / self._script()) as temporary:
                 shutil.copyfile(file_of(self.plugin), temporary)
 
+    def copies_in(self, run: Path) -> list[Path]:
+        """The files that `copy_into` makes."""
+        return [run / self._script()] if is_file(self.plugin) else []
+
     def _script(self) -> str:
         """The file's place in the run folder; MONAI reads meaning into @, % and the like."""
         return f"scripts/{re.sub(r'[^a-zA-Z0-9]', '_', file_of(self.plugin).stem)}.py"

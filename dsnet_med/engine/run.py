@@ -9,6 +9,7 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
+from dsnet_med import resources
 from dsnet_med.engine import distributed
 from dsnet_med.engine.card import titled
 from dsnet_med.engine.compose import (
@@ -27,7 +28,7 @@ from dsnet_med.engine.session import BEGUN
 from dsnet_med.errors import InputError, StoppedError, root_cause
 from dsnet_med.files import require_writable, write_json, write_text
 from dsnet_med.inference.record import RECORD
-from dsnet_med.inference.trust import remember
+from dsnet_med.inference.trust import configured, remember, require_own
 from dsnet_med.methods import method_row
 from dsnet_med.networks.definition import literal
 from dsnet_med.yaml_core import yaml_text
@@ -78,12 +79,15 @@ def prepare(
         shutil.copyfile(source / name, run / "configs" / name)
     metadata = describe(source / "metadata.json", train)
     write_json(run / "configs" / "metadata.json", metadata)
-    remember(run)
-    _write(run, train)  # last: its presence says that the run is prepared
+    written = yaml_text({**train, "method_card": literals(train["method_card"])})
+    remember(_own_files(run, plugin), written)
+    write_text(run / _CONFIG, written)  # last: its presence says that the run is prepared
 
 
-def _write(run: Path, train: Mapping[str, Any]) -> None:
-    write_yaml(run / _CONFIG, {**train, "method_card": literals(train["method_card"])})
+def _own_files(run: Path, plugin: PluginChoice | None) -> list[Path]:
+    """What `prepare` has written so far and will be executed; not what else may lie in the folder."""
+    names = ("inference.yaml", "evaluate.yaml", "metadata.json", "logging.conf")
+    return [*(run / "configs" / name for name in names), *(plugin.copies_in(run) if plugin else ())]
 
 
 def require_unused(run: Path) -> None:
@@ -104,13 +108,17 @@ def reopen(
     method: str | None = None,
     data: Path | None = None,
     overlays: Sequence[Path] = (),
+    trust: bool = False,
 ) -> None:
     """Check that a run can go on as told, and write into it what may change: more iterations, a store's place.
 
-    What is said again and is as the run has it is taken as said. Raises InputError for what cannot be honoured.
+    What is said again and is as the run has it is taken as said. Raises InputError for what cannot be honoured,
+    and for a run that this user's `train` did not make, unless `trust` is given.
     """
     if not (run / _CONFIG).is_file():
         raise InputError(f"{run}: nothing to resume, it holds no {_CONFIG}; train without --resume")
+    if not trust:
+        require_own(run, configured(run), "going on with it")
     config = load(run / _CONFIG)
     if method is not None:
         has, wanted = plain(config["method_card"]["id"]), method_row(method)["method_card"]["id"]
@@ -130,6 +138,8 @@ def reopen(
         raise _cannot(run, f"--iterations {after}", f"it was to make {before}; more are possible, not fewer")
     require_store(plain(changed["dataset_dir"]), changed.get("store_id"))
     if changed != config:
+        if not trust:
+            remember((), yaml_text(changed))
         write_yaml(run / _CONFIG, changed)
 
 
@@ -147,6 +157,7 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if not config.is_file():
         raise InputError(f"{run}: nothing to resume, it holds no {_CONFIG}; train without --resume")
     workflow = ConfigWorkflow(str(config), workflow_type="train", bundle_root=literal(str(run)), **settings)
+    workflow.config_root_path = resources.configs()  # whose parent Python looks for modules in; not in a run
     with kept_generators():
         try:
             _build(workflow)

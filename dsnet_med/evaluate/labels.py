@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, one_line, shown
 from dsnet_med.files import parse_json, read_text
 
 LARGEST_LABEL = int(np.iinfo(np.uint16).max)
@@ -26,9 +26,9 @@ def label_names(labels: Mapping[Any, Any]) -> dict[int, str]:
     pairs = [_value_and_name(key, value) for key, value in labels.items()]
     names = {value: name for value, name in pairs if value != 0}
     if not names:
-        raise InputError(f"labels {dict(labels)!r} name nothing but background; give {{1: 'liver', ...}}")
+        raise InputError(f"labels {shown(dict(labels))} name nothing but background; give {{1: 'liver', ...}}")
     if len({value for value, _ in pairs}) < len(pairs) or len(set(names.values())) < len(names):
-        raise InputError(f"labels {dict(labels)!r} use one value or one name twice; give each its own")
+        raise InputError(f"labels {shown(dict(labels))} use one value or one name twice; give each its own")
     return dict(sorted(names.items()))
 
 
@@ -50,7 +50,7 @@ def labels_of(table: Mapping[Any, Any]) -> Labels:
     pairs = dict(_value_and_name(key, value) for key, value in table.items())
     ignored = [(name, value) for value, name in pairs.items() if name.strip().lower() == "ignore" and value]
     if len(ignored) > 1:
-        raise InputError(f"labels {dict(table)!r} name two values 'ignore'; keep one")
+        raise InputError(f"labels {shown(dict(table))} name two values 'ignore'; keep one")
     background = [value for value, name in pairs.items() if name.strip().lower() == "background" and value]
     if background:
         raise InputError(f"labels call the value {background[0]} 'background', which is always 0; correct them")
@@ -114,11 +114,13 @@ def _value_and_name(key: Any, value: Any) -> tuple[int, str]:
         if whole is not None and isinstance(name, str) and 0 <= whole <= LARGEST_LABEL:
             return whole, name
     raise InputError(
-        f"label {key!r}: {value!r} is not a value of 0 to {LARGEST_LABEL} and a name; write 1: 'liver'"
+        f"label {shown(key)}: {shown(value)} is not a value of 0 to {LARGEST_LABEL} and a name; "
+        "write 1: 'liver'"
     )
 
 
 def _whole(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, (int, str, np.integer)):
         return None
-    return int(value) if not isinstance(value, str) or value.strip().isdecimal() else None
+    whole = not isinstance(value, str) or (value.strip().isdecimal() and len(value) < 20)
+    return int(value) if whole else None

@@ -221,7 +221,9 @@ def differences(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
             for place in after | before:
                 a, b = before.get(place), after.get(place)
                 if not _same(a, b):
-                    found.append(f"{name}: {key}{place}: {a!r} in the summary, {b!r} when scored again")
+                    found.append(
+                        f"{name}: {key}{place}: {shown(a)} in the summary, {shown(b)} when scored again"
+                    )
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, shown
 from dsnet_med.evaluate import backend
 from dsnet_med.evaluate.arrays import Distances, Spacing, VoxelIndices
 
@@ -42,7 +42,7 @@ class VoxelSpacing:
         try:
             given = np.array(spacing_mm, np.float64)
         except (TypeError, ValueError) as error:
-            raise InputError(f"spacing_mm is {spacing_mm!r}, {wanted}") from error
+            raise InputError(f"spacing_mm is {shown(spacing_mm)}, {wanted}") from error
         if given.shape not in ((ndim,), (ndim, ndim)):
             raise InputError(f"spacing_mm has shape {given.shape} for {ndim}-D arrays; {wanted}")
         steps = np.diag(given) if given.ndim == 1 else given

@@ -5,7 +5,6 @@ to be the user's own, or trusted. Weights are read as safetensors, or by torch's
 """
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from dsnet_med.archives import is_zip, only_folder, unpack
-from dsnet_med.errors import InputError, one_line, root_cause, unknown
-from dsnet_med.files import sha256
+from dsnet_med.errors import InputError, one_line, root_cause, shown, unknown
+from dsnet_med.files import parse_json, read_text, sha256
 from dsnet_med.geometry import SliceAxis
 from dsnet_med.inference.record import require_recorded, require_sealed
 from dsnet_med.inference.safe_config import code_in
@@ -28,6 +26,8 @@ from dsnet_med.inference.trust import executed_files, is_own
 from dsnet_med.networks.checkpoint import checkpoint_bytes, weights_of
 from dsnet_med.networks.definition import build, literal
 from dsnet_med.prepare.intensity import Intensity
+from dsnet_med.sniff import content_of, known_as
+from dsnet_med.yaml_core import parse_yaml
 
 FITS = ("resize", "window")
 _SLICE_AXES: tuple[SliceAxis, ...] = ("superior", "coarsest")
@@ -100,7 +100,9 @@ def _opened(path: Path) -> Iterator[Path]:
         yield path
         return
     if not is_zip(path):
-        missing = "no such file or folder" if not path.exists() else "neither a folder nor a zip archive"
+        known = known_as(content_of(path).start) if path.exists() else None
+        other = f"it is {known[0]}; {known[1]}" if known else "neither a folder nor a zip archive"
+        missing = other if path.exists() else "no such file or folder"
         raise InputError(f"{path}: {missing}; wanted a run folder, an exported bundle, or a zip of one")
     with tempfile.TemporaryDirectory(prefix="dsnet-med-") as temporary:
         unpack(path, Path(temporary))
@@ -113,9 +115,9 @@ def _first_of(folder: Path, names: Sequence[str]) -> Path | None:
 
 def _config(path: Path, file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
-        config = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        text = read_text(file)
+        config = parse_json(text) if file.suffix == ".json" else parse_yaml(text, old=True)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: {file.name} cannot be read ({one_line(error)})") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: {file.name} holds no settings")
@@ -126,14 +128,14 @@ def _settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """The plain values that say how slices are handed over, checked."""
     names, size, channels = config.get("class_names"), config.get("size"), config.get("in_channels", 1)
     if not isinstance(names, list) or len(names) < 2 or not all(_is_name(name) for name in names):
-        raise InputError(f"{path}: class_names is {names!r}, wanted a list of names, background first")
+        raise InputError(f"{path}: class_names is {shown(names)}, wanted a list of names, background first")
     if len(set(names)) < len(names):
-        raise InputError(f"{path}: class_names has one name twice: {names!r}")
+        raise InputError(f"{path}: class_names has one name twice: {shown(names)}")
     lengths = size if isinstance(size, list) else []
     if len(lengths) != 2 or not all(type(length) is int and 0 < length <= _LARGEST for length in lengths):
-        raise InputError(f"{path}: size is {size!r}, wanted [rows, columns], at most {_LARGEST}")
+        raise InputError(f"{path}: size is {shown(size)}, wanted [rows, columns], at most {_LARGEST}")
     if type(channels) is not int or channels not in (1, 3):
-        raise InputError(f"{path}: in_channels is {channels!r}, wanted 1, or 3 for equal channels")
+        raise InputError(f"{path}: in_channels is {shown(channels)}, wanted 1, or 3 for equal channels")
     settings = {"fit": config.get("fit", FITS[0]), "slice_axis": config.get("slice_axis", _SLICE_AXES[0])}
     for name, known in (("fit", FITS), ("slice_axis", _SLICE_AXES)):
         if settings[name] not in known:

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, shown
 from dsnet_med.inference.sources import find_sources, load
 from dsnet_med.volumes import Volume, checked_affine, of_image, one_of
 from dsnet_med.volumes_nifti import part_of
@@ -27,7 +27,7 @@ def as_volume(
         kind = "path" if from_file else type(image).__name__
         raise InputError(f"got an affine for an image that has its own ({kind}); leave it out")
     if series is not None and not from_file:
-        raise InputError(f"got series {series!r}, which picks among DICOM series; give a path")
+        raise InputError(f"got series {shown(series)}, which picks among DICOM series; give a path")
     if from_file:
         sources = find_sources([Path(image)])
         if len(sources) != 1:

@@ -5,7 +5,6 @@ no sidecar vouches for is somebody's work and never replaced unasked.
 """
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from dsnet_med.errors import InputError, cannot_read, want_of_means
 from dsnet_med.evaluate.pairing import REGRIDDED
-from dsnet_med.files import sha256
+from dsnet_med.files import parse_json, read_text, sha256
 from dsnet_med.seal import holds
 
 SIDECAR = ".json"
@@ -42,8 +41,8 @@ def read_json(path: Path) -> Any:
     try:
         if not path.is_file():
             return ... if path.exists() else None
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(read_text(path))
+    except (OSError, ValueError) as error:
         if want_of_means(error):
             raise cannot_read(path, error, str(error)) from error
         return ...

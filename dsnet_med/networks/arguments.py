@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from numbers import Integral, Real
 from typing import Any
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import InputError, shown, unknown
 
 
 def whole_numbers(owner: str, *, at_least: int = 1, at_most: int = 2**31 - 1, **values: Any) -> None:
@@ -76,4 +76,4 @@ def _is_whole(value: Any) -> bool:
 
 
 def _wrong(owner: str, name: str, value: Any, wanted: str) -> InputError:
-    return InputError(f"{owner} got {name}={value!r} and wants {wanted}")
+    return InputError(f"{owner} got {name}={shown(value)} and wants {wanted}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
-from dsnet_med.errors import InputError, first_mistake, one_line
+from dsnet_med.errors import InputError, first_mistake, one_line, shown
 from dsnet_med.files import read_json
 from dsnet_med.find import case_name, is_volume, volumes_in
 
@@ -77,13 +77,14 @@ def described_classes(
         )
     by_value = all(key.isdecimal() for key in labels)
     pairs = [(str(key), name) if by_value else (str(name), key) for key, name in labels.items()]
-    names = {int(value): "_".join(str(name).lower().split()) for value, name in pairs if value.isdecimal()}
+    numbered = [(int(value), name) for value, name in pairs if value.isdecimal() and len(value) < 20]
+    names = {value: "_".join(str(name).lower().split()) for value, name in numbered}
     raw = sorted(value for value, name in names.items() if name != IGNORE)
     once = len(names) == len(pairs) == len(set(names.values()))
     if names.get(0) != "background" or len(raw) < 2 or not once:
         raise InputError(
             f'{path}: wanted labels {{"0": "background", "1": name, ...}} or {{name: value}}, background 0, '
-            f"each name once, got {labels!r}"
+            f"each name once, got {shown(labels)}"
         )
     ignored = sorted(names.keys() - set(raw))
     label_map = {value: class_id for class_id, value in enumerate(raw)} | dict.fromkeys(ignored, 0)
@@ -112,7 +113,7 @@ def listed_cases(source: Path) -> Iterator[Listed]:
     ending = description.file_ending
     if not is_volume(Path(f"case{ending}")):
         raise InputError(
-            f"{path}: file_ending is {ending!r}, wanted that of 3-D volumes: .nii.gz, .nii, .nrrd or .mha"
+            f"{path}: file_ending is {shown(ending)}, wanted that of 3-D volumes: .nii.gz, .nii, .nrrd or .mha"
         )
     if description.dataset:
         yield from _named_cases(source, description.dataset)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, PlainSerializer
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import InputError, shown, unknown
 
 _RULES = {"window": (-1e9, 1e9, "intensities"), "unit_variance": (0, 100, "percentiles from 0 to 100")}
 _OLD_NAMES = {"zscore": "unit_variance"}  # in recipes, stores and runs of before: it never took the mean away
@@ -78,7 +78,7 @@ class Intensity:
         """The inverse of `as_dict`. Raises InputError."""
         if not isinstance(rule, Mapping) or len(rule) != 1:
             wanted = " or ".join(f"{{{kind}: [low, high]}}" for kind in _RULES)
-            raise InputError(f"intensity: got {rule!r}, wanted {wanted}")
+            raise InputError(f"intensity: got {shown(rule)}, wanted {wanted}")
         ((written, bounds),) = rule.items()
         kind = _OLD_NAMES.get(written, written)
         if kind not in _RULES:
@@ -87,7 +87,9 @@ class Intensity:
         pair = bounds if isinstance(bounds, list | tuple) else ()
         numbers = [float(b) for b in pair if isinstance(b, int | float) and not isinstance(b, bool)]
         if not len(pair) == len(numbers) == 2 or not lowest <= numbers[0] < numbers[1] <= highest:
-            raise InputError(f"intensity: {kind} got {bounds!r}, wanted two rising numbers [low, high], {unit}")
+            raise InputError(
+                f"intensity: {kind} got {shown(bounds)}, wanted two rising numbers [low, high], {unit}"
+            )
         return cls(kind, *numbers)
 
 

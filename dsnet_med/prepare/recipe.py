@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from dsnet_med import resources
-from dsnet_med.errors import InputError, first_mistake, one_line, unknown
+from dsnet_med.errors import InputError, first_mistake, one_line, shown, unknown
 from dsnet_med.files import read_text
 from dsnet_med.geometry import SliceAxis
 from dsnet_med.prepare import decathlon
@@ -112,7 +112,7 @@ class Recipe(BaseModel):
         if written is None:
             return {class_id: class_id for class_id in range(len(classes))}
         if not isinstance(written, Mapping):
-            raise InputError(f"label_map: got {written!r}, wanted lines 'class name: raw label values'")
+            raise InputError(f"label_map: got {shown(written)}, wanted lines 'class name: raw label values'")
         label_map: dict[int, int] = {}
         for name, values in written.items():
             if name not in classes:
@@ -146,7 +146,7 @@ class Recipe(BaseModel):
             if numbers and min(val, test) >= 0 and val + test < 1:
                 return SeededSplit(seed, float(val), float(test))
         raise InputError(
-            f"splits: got {splits!r}, wanted a CSV file beside the recipe, or seed, val and test "
+            f"splits: got {shown(splits)}, wanted a CSV file beside the recipe, or seed, val and test "
             "(fractions that leave some for training)"
         )
 
@@ -253,7 +253,7 @@ def _parse(path: Path, content: dict[str, Any]) -> Recipe:
             raise InputError("the recipe lacks classes; only layout 'decathlon' takes them from dataset.json")
         rules = content.get("intensity")
         if not isinstance(rules, Mapping) or set(rules) != set(_MODALITIES):
-            raise InputError(f"intensity: got {rules!r}, wanted one rule for CT and one for MR")
+            raise InputError(f"intensity: got {shown(rules)}, wanted one rule for CT and one for MR")
         given |= {"intensity": rules["CT"], "intensity_of": rules}
     return Recipe.model_validate(given)
 
@@ -277,12 +277,12 @@ def _raw_values(name: str, values: Any) -> list[int]:
     """`8`, `"9-13"` or a list of such, as integers."""
     if isinstance(values, list):
         return [raw for value in values for raw in _raw_values(name, value)]
-    match = re.fullmatch(r"([0-9]+)(?:\s*-\s*([0-9]+))?", str(values).strip())
+    match = re.fullmatch(r"([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?", str(values).strip())
     if not match:
         raise InputError(
-            f"label_map: {name} got {values!r}, wanted a number, a range '9-13' or a list of these"
+            f"label_map: {name} got {shown(values)}, wanted a number, a range '9-13' or a list of these"
         )
     low, high = int(match[1]), int(match[2] or match[1])
     if not low <= high <= _LARGEST_LABEL:
-        raise InputError(f"label_map: {name} got {values!r}, wanted rising values up to {_LARGEST_LABEL}")
+        raise InputError(f"label_map: {name} got {shown(values)}, wanted rising values up to {_LARGEST_LABEL}")
     return list(range(low, high + 1))

@@ -5,9 +5,11 @@ import secrets
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,12 +29,16 @@ class Admission:
 
     def refusal(self, request: Request) -> Response | None:
         """What a request is told that is not taken."""
+        host = request.headers.get("host", "").lower()
+        if self.hosts and _name(host) not in self.hosts:  # a page elsewhere that DNS has led here
+            return told(400, "its Host is not this server's address")
+        if _is_foreign(request.headers, host):
+            return told(403, "its Origin is a page of another site; send it from this server's own page")
+        return self._refused_upload(request) if request.method == "POST" else None
+
+    def _refused_upload(self, request: Request) -> Response | None:
         sent = request.headers.get("authorization", "").removeprefix("Bearer ")
         length = request.headers.get("content-length", "")
-        if self.hosts and request.url.hostname not in self.hosts:  # a page elsewhere that DNS has led here
-            return told(400, "its Host is not this server's address")
-        if request.method != "POST":
-            return None
         if self.token and not secrets.compare_digest(sent.encode(), self.token.encode()):
             return told(401, "wanted the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
         if length.isdecimal() and int(length) > self.max_bytes + ENVELOPE:
@@ -44,6 +50,23 @@ class Admission:
     @property
     def too_large(self) -> str:
         return f"larger than the {self.max_bytes / (1 << 20):g} MB that this server takes"
+
+
+def _name(host: str) -> str | None:
+    """The name in a Host, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _is_foreign(headers: Headers, host: str) -> bool:
+    """Whether a browser sends this for another site's page, which it does unasked, though it hides the answer.
+
+    Behind a proxy, `host` is not what the browser knows; a browser that has come by https says itself who asks.
+    """
+    origin, asks = headers.get("origin"), headers.get("sec-fetch-site")
+    return origin is not None and asks != "same-origin" and origin.lower().partition("://")[2] != host
 
 
 def told(status: int, line: str, headers: dict[str, str] | None = None) -> Response:

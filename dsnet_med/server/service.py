@@ -1,6 +1,7 @@
 """What all requests share: a predictor that works on one volume at a time, a process that reads, a folder."""
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -55,8 +56,17 @@ class Service:
         self._end.close()
 
 
+def _is_mine(folder: Path) -> bool:
+    try:
+        return folder.lstat().st_uid == (os.getuid() if hasattr(os, "getuid") else 0)
+    except OSError:
+        return False
+
+
 def remove_leftovers() -> None:
     """Remove the folders of servers that were killed; those of other processes that live are locked."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        if folder.is_symlink() or not _is_mine(folder):  # planted by another user of the machine
+            continue
         with suppress(InputError), locked(folder, "tidies"):
             shutil.rmtree(folder, ignore_errors=True)

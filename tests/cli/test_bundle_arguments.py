@@ -72,7 +72,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ran(*arguments: str) -> dict[str, Any]:
-    bundle_command(["run", *arguments])
+    bundle_command(["run", *arguments, "--trust"])
     return dict(SEEN)
 
 

@@ -123,3 +123,56 @@ def test_a_comparison_is_written_whatever_its_cases_are_called(tmp_path: Path) -
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "マスク" / "comparison.json").is_file()
     assert b"\\u30de\\u30b9\\u30af" in done.stdout
+
+
+_HOSTILE = "scan\x1b]0;renamed\x07\x1b[2J\x1b[8mhidden\r\x9b1A\u202egnp.\u2066\x08.nii"
+
+
+def _printed(work: str, folder: Path, *arguments: str) -> bytes:
+    """What a terminal is sent."""
+    leader, follower = os.openpty()
+    command = [sys.executable, "-c", f"from dsnet_med.cli import _prepare\n_prepare()\n{work}", *arguments]
+    with subprocess.Popen(command, cwd=folder, stdout=follower, stderr=follower) as process:
+        os.close(follower)
+        sent = bytearray()
+        try:
+            while part := os.read(leader, 65536):
+                sent += part
+        except OSError:  # Linux's end of file
+            pass
+        os.close(leader)
+        assert process.wait() == 0, sent
+    return bytes(sent)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "print(name)",
+        "import typer; typer.echo(f'failed: {name}', err=True)",
+        "import warnings; warnings.warn(name)",
+        "import logging; logging.getLogger('x').error(name)",
+        "from tqdm import tqdm\nimport sys\ntqdm.write(f'note: {name}', file=sys.stderr)",
+        "sys.stderr.write(f'a: {name}')",
+    ],
+)
+def test_no_escape_sequence_reaches_a_terminal(said: str, tmp_path: Path) -> None:
+    sent = _printed(f"import sys\nname = {_HOSTILE!r}\n{said}", tmp_path)
+    assert b"renamed" in sent
+    assert b"hidden" in sent
+    text = sent.decode().replace("\r\n", "\n")
+    assert not [each for each in text if not each.isprintable() and each not in "\n"], sent
+    assert "\\x1b]0;renamed\\x07" in text
+
+
+def test_bars_still_move(tmp_path: Path) -> None:
+    work = """
+from tqdm import tqdm
+for _ in tqdm(range(3), mininterval=0, ncols=40):
+    for _ in tqdm(range(2), position=1, leave=False, mininterval=0, ncols=40):
+        pass
+"""
+    sent = _printed(work, tmp_path)
+    assert b"\r" in sent
+    assert b"\x1b[A" in sent
+    assert b"\\x" not in sent

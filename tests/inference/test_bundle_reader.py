@@ -1,7 +1,9 @@
 """Models from folders, bundles and archives; strangers' code only on request."""
 
 import json
+import os
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from dsnet_med.errors import InputError
 from dsnet_med.inference import Predictor
 from dsnet_med.inference.bundle_reader import load_model
 from dsnet_med.inference.safe_config import code_in
-from dsnet_med.inference.trust import is_own, remember
+from dsnet_med.inference.trust import executed_files, is_own, remember
 from dsnet_med.methods import build_network, method_ids, method_row
 
 SMALL = {"backbone": {"layers": [1, 1, 1, 1]}}
@@ -188,15 +190,14 @@ def test_ones_own_runs_need_no_word_until_they_change(tmp_path: Path, home: Path
     run = _plugged(tmp_path / "run")
     assert not is_own(run)
     for _ in range(2):
-        remember(run)
-    assert len((home / "dsnet-med" / "own-runs.txt").read_text().splitlines()) == 1
+        remember(executed_files(run))
+    assert len((home / "dsnet-med" / "own-runs.txt").read_text().splitlines()) == 2
     load_model(run)
     (run / "scripts" / "executed").unlink(missing_ok=True)  # which the plug-in made
     moved = Path(shutil.copytree(run, tmp_path / "moved"))
     assert is_own(moved)
     for change in (
         lambda folder: (folder / "scripts" / "mine.py").write_text(PLUGIN + "#"),
-        lambda folder: (folder / "scripts" / "mine.py").rename(folder / "scripts" / "other.py"),
         lambda folder: (folder / "scripts" / "more.py").write_text(""),
         lambda folder: (folder / "scripts" / "more").symlink_to(tmp_path),
         lambda folder: (folder / "configs" / "inference.yaml").write_text("a: 1"),
@@ -217,8 +218,46 @@ def test_a_home_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     run = _plugged(tmp_path / "run")
-    remember(run)
+    remember(executed_files(run))
     assert not is_own(run)
+
+
+@pytest.mark.parametrize("name", ["size", "class_names", "fit", "slice_network", "other"])
+def test_a_few_kilobytes_of_aliases_are_one_line(name: str, tmp_path: Path) -> None:
+    run = _folder(tmp_path / "run")
+    parts = ["&a0 [" + ", ".join("x" * 10) + "]"]
+    parts += [f"&a{level} [" + ", ".join([f"*a{level - 1}"] * 10) + "]" for level in range(1, 9)]
+    config = {key: value for key, value in _config().items() if key != name}
+    (run / "configs" / "inference.yaml").write_text(f"{yaml.safe_dump(config)}{name}: [{', '.join(parts)}]\n")
+    with pytest.raises(InputError, match="more than 100000 values") as caught:
+        load_model(run)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["class_names", "size", "fit", "in_channels", "slice_axis"])
+def test_a_large_value_is_printed_in_short(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load_model(_folder(tmp_path / "run", **{name: ["x" * 1000] * 300}))
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("place", ["configs/inference.json", "summary.json", "models/model.safetensors"])
+def test_pipes_and_devices_are_not_opened(place: str, tmp_path: Path) -> None:
+    for number, make in enumerate((os.mkfifo, lambda path: path.symlink_to("/dev/zero"))):
+        run = _folder(tmp_path / str(number))
+        make(run / place)
+        load_model(run)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_other_archives_are_named(mode: str, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "run.tar", mode) as archive:
+        archive.add(_folder(tmp_path / "run"), "run")
+    with pytest.raises(InputError, match=r"run\.tar: it is .*; unpack it first"):
+        load_model(tmp_path / "run.tar")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="a pipe"):
+        load_model(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize(

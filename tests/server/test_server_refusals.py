@@ -275,5 +275,22 @@ def test_a_token_and_a_host(predictor: Predictor) -> None:
         for wrong in ("Bearer another", "Bearer", "Basic a-word", "Bearer a-wörd".encode()):
             error_of(post("/segment", files=form, headers={"authorization": wrong}), 401)
         mask_of(post("/segment", files=form, headers={"authorization": "Bearer a-word"}))
-        error_of(server.client.get("/health", headers={"host": "evil.example"}), 400)
+        for host in ("evil.example", "[::1", "127.0.0.1.evil.example", ""):
+            error_of(server.client.get("/health", headers={"host": host}), 400)
         assert server.client.get("/health", headers={"host": "localhost:9"}).json()["token"] is True
+
+
+@pytest.mark.parametrize("hosts", [(), ("127.0.0.1", "localhost")])
+def test_another_site_s_page_may_not_send(predictor: Predictor, hosts: tuple[str, ...]) -> None:
+    """A browser lets it post a form to any address, and says whose page it is."""
+    form = {"file": nifti()}
+    with serving(predictor, hosts=hosts) as server:
+        here = server.url.rstrip("/")
+        for origin in ("http://evil.example", "null", "http://127.0.0.1:1", f"{here}.evil.example", "file://"):
+            for site in ({}, {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}):
+                said = server.client.post("/segment", files=form, headers={"origin": origin, **site})
+                assert "Origin" in error_of(said, 403)
+        error_of(server.client.get("/health", headers={"origin": "http://evil.example"}), 403)
+        mask_of(server.client.post("/segment", files=form, headers={"origin": here}))
+        by_proxy = {"origin": "https://segment.example.org", "sec-fetch-site": "same-origin"}
+        mask_of(server.client.post("/segment", files=form, headers=by_proxy))
