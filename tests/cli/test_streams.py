@@ -5,6 +5,7 @@ import os
 import select
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import nibabel as nib
@@ -131,6 +132,7 @@ _HOSTILE = "scan\x1b]0;renamed\x07\x1b[2J\x1b[8mhidden\r\x9b1A\u202egnp.\u2066\x
 def _printed(work: str, folder: Path, *arguments: str) -> bytes:
     """What a terminal is sent."""
     leader, follower = os.openpty()
+    termios.tcsetwinsize(follower, (24, 80))
     command = [sys.executable, "-c", f"from dsnet_med.cli import _prepare\n_prepare()\n{work}", *arguments]
     with subprocess.Popen(command, cwd=folder, stdout=follower, stderr=follower) as process:
         os.close(follower)
