@@ -5,6 +5,7 @@ trained and scored; the others are ignored (255). torchvision knows the ids. Cro
 those of MMSegmentation.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -20,10 +21,19 @@ from torchvision import datasets, tv_tensors
 from torchvision.transforms import v2
 
 from dsnet_med.engine.losses import PRESENCE_WEIGHT, cross_entropy, presence
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError
 from dsnet_med.files import written_whole
 from dsnet_med.find import folders_in
-from dsnet_med.natural.images import Transform, read_image, require_files, required, required_folder
+from dsnet_med.natural.images import (
+    Transform,
+    read_bytes,
+    read_image,
+    require_files,
+    required,
+    required_folder,
+    unreadable,
+)
+from dsnet_med.natural.sums import Sums
 
 IGNORED = 255
 _TRAINED = [each for each in datasets.Cityscapes.classes if 0 <= each.train_id < IGNORED]  # in their order
@@ -37,11 +47,12 @@ COLOURS = np.array([each.color for each in _TRAINED], dtype=np.uint8)
 class Cityscapes(Dataset[dict[str, Tensor]]):
     """Items {"image", "label"} of a split: what `transform` makes of the image and its train ids (H, W).
 
-    Raises InputError for another layout, an image without its labels, files that are empty, labels that look
-    like train ids, and, when reached, for files that cannot be read.
+    `run` is the folder of the run that keeps sums of what is read. Raises InputError for another layout, an
+    image without its labels, files that are empty, labels that look like train ids, and, when reached, for
+    files that cannot be read or that the run read otherwise before.
     """
 
-    def __init__(self, dataset_dir: str, split: str, transform: Transform) -> None:
+    def __init__(self, dataset_dir: str, split: str, transform: Transform, run: str | None = None) -> None:
         layout = "wanted leftImg8bit/ and gtFine/, as Cityscapes has them"
         images = required_folder(Path(dataset_dir) / "leftImg8bit" / split, layout)
         labels = required_folder(Path(dataset_dir) / "gtFine" / split, layout)
@@ -49,7 +60,7 @@ class Cityscapes(Dataset[dict[str, Tensor]]):
         if not found:
             raise InputError(f"{images} holds no images: wanted <city>/<name>_leftImg8bit.png")
         self.samples = [(str(file), str(_label_file(file, labels))) for file in found]
-        self.transform = transform
+        self.transform, self.sums = transform, Sums(run, [file for file, _ in self.samples])
         require_files(chain(*self.samples), "fetch them again")
         _refuse_train_ids([target for _, target in self.samples])
 
@@ -58,7 +69,9 @@ class Cityscapes(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         file, target = self.samples[index]
-        image, ids = read_image(file), read_train_ids(target)
+        contents = read_bytes(file), read_bytes(target, "label ids")
+        self.sums.compare(index, file, *contents)
+        image, ids = read_image(file, contents[0]), read_train_ids(target, contents[1])
         if image.size != (ids.shape[1], ids.shape[0]):
             raise InputError(
                 f"{target} has other sizes than {file}: wanted a label for every pixel of the image"
@@ -72,19 +85,21 @@ def _label_file(image: Path, labels: Path) -> Path:
     return required(labels / image.parent.name / name, f"wanted the label ids of {image.name}")
 
 
-def read_train_ids(file: str) -> Tensor:
+def read_train_ids(file: str, content: bytes | None = None) -> Tensor:
     """The train ids (H, W) of a file of label ids, 0 to 33: 0 to 18, or 255. Raises InputError."""
     table = np.full(256, IGNORED, dtype=np.uint8)
     table[IDS] = np.arange(len(IDS))
-    return torch.from_numpy(table[_label_ids(file)])
+    return torch.from_numpy(table[_label_ids(file, content)])
 
 
-def _label_ids(file: str) -> NDArray[np.uint8]:
+def _label_ids(file: str, content: bytes | None = None) -> NDArray[np.uint8]:
     try:
-        with Image.open(file) as labels:
+        with Image.open(io.BytesIO(read_bytes(file, "label ids") if content is None else content)) as labels:
             ids = np.asarray(labels)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{file} cannot be read as label ids: {one_line(error)}") from error
+    except InputError:
+        raise
+    except (OSError, ValueError, SyntaxError, MemoryError) as error:
+        raise unreadable(file, "label ids", error) from error
     if ids.ndim != 2 or ids.dtype != np.uint8:
         raise InputError(f"{file} holds no label ids: wanted one channel of 8 bits, _gtFine_labelIds.png")
     if (highest := int(ids.max())) > LARGEST_ID:

@@ -7,6 +7,7 @@ categories in the order of their ids.
 """
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from operator import itemgetter
@@ -28,7 +29,8 @@ from torchvision.utils import draw_bounding_boxes
 from dsnet_med.errors import InputError
 from dsnet_med.files import written_whole
 from dsnet_med.natural.coco_annotations import check_categories
-from dsnet_med.natural.images import Transform, read_image, require_files, required_folder
+from dsnet_med.natural.images import Transform, read_bytes, read_image, require_files, required_folder
+from dsnet_med.natural.sums import Sums
 
 SCORES = ("AP", "AP50", "AP75", "APS", "APM", "APL")  # the first of the evaluation's statistics
 _SMALLEST = 32  # pixels of the short side of an image to train on
@@ -40,15 +42,22 @@ class Coco(Dataset[Item]):
 
     The target of training holds `boxes` (N, 4), x1 y1 x2 y2, and `labels` (N,); that of evaluation the
     `image_id`. An image is taken as viewers show it, on which boxes are drawn, unless the annotations give it
-    the size that it is stored in.
+    the size that it is stored in. `run` is the folder of the run that keeps sums of what is read.
 
     Raises InputError for missing folders and files, for training without a single box, and, when reached, for
-    files that cannot be read.
+    files that cannot be read or that the run read otherwise before.
     """
 
     def __init__(
-        self, dataset_dir: str, split: str, annotations: COCO, transform: Transform, *, training: bool
-    ):
+        self,
+        dataset_dir: str,
+        split: str,
+        annotations: COCO,
+        transform: Transform,
+        *,
+        training: bool,
+        run: str | None = None,
+    ) -> None:
         folder = Path(dataset_dir) / f"{split}2017"
         self.folder = required_folder(folder, "wanted the images there, as COCO has them")
         self.annotations, self.transform, self.training = annotations, transform, training
@@ -59,7 +68,8 @@ class Coco(Dataset[Item]):
             self.ids = [number for number in large if len(self._target(number)["labels"])]
         if not self.ids:
             raise InputError(f"the annotations of {folder} hold no box to train on: all are crowds or none")
-        files = (self._file(number) for number in self.ids)
+        files = [str(self._file(number)) for number in self.ids]
+        self.sums = Sums(run, files)
         require_files(files, "fetch them, or take them out of the annotations")
 
     def __len__(self) -> int:
@@ -68,14 +78,23 @@ class Coco(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         number = self.ids[index]
         target = self._target(number) if self.training else {"image_id": number}
-        transformed, target = self.transform(self._image(number), target)
+        file = self._file(number)
+        content = read_bytes(file)
+        self.sums.compare(index, file, content, self._told(number))
+        transformed, target = self.transform(self._image(number, content), target)
         return {"image": transformed, "target": target}
 
-    def _image(self, number: int) -> Image:
+    def _told(self, number: int) -> bytes:
+        """What the annotations say of an image; COCO's evaluation writes more into them."""
+        objects = self.annotations.imgToAnns[number]
+        told = [[each[key] for key in ("bbox", "area", "category_id", "iscrowd")] for each in objects]
+        return json.dumps([*self._size(number), told]).encode()
+
+    def _image(self, number: int, content: bytes) -> Image:
         file, size = self._file(number), self._size(number)
-        image = read_image(file)
+        image = read_image(file, content)
         if image.size == size[::-1] != size:
-            image = read_image(file, upright=False)
+            image = read_image(file, content, upright=False)
         if image.size != size:
             raise InputError(
                 f"{file} has {image.size[0]}x{image.size[1]} pixels, by its annotations {size[0]}x{size[1]}: "

@@ -1,17 +1,19 @@
 """Image files as items for MONAI's engines, with torchvision's transforms."""
 
+import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, one_line, want_of_means
 from dsnet_med.find import files_in, folders_below
+from dsnet_med.natural.sums import Sums
 
 _SMALLEST = 32  # pixels of a side, the largest reduction of a backbone
 _LONGEST = 50  # times the short side: a network that shrinks images would leave nothing of that
@@ -23,19 +25,25 @@ Transform = Callable[..., Any]
 class LabelledImages(Dataset[dict[str, Any]]):
     """Items {"image", "label"}: what `transform` makes of the image in each file; the label as it is.
 
-    Raises InputError for files that are missing or empty, and, when reached, for one that cannot be read.
+    `run` is the folder of the run that keeps sums of what is read. Raises InputError for files that are missing
+    or empty, and, when reached, for one that cannot be read or that the run read otherwise before.
     """
 
-    def __init__(self, samples: Sequence[tuple[str, int]], transform: Transform) -> None:
+    def __init__(
+        self, samples: Sequence[tuple[str, int]], transform: Transform, run: str | None = None
+    ) -> None:
         require_files((file for file, _ in samples), "fetch them again, or take them out of the folder")
         self.samples, self.transform = samples, transform
+        self.sums = Sums(run, [file for file, _ in samples])
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         file, label = self.samples[index]
-        return {"image": self.transform(read_image(file)), "label": label}
+        content = read_bytes(file)
+        self.sums.compare(index, file, content, str(label).encode())
+        return {"image": self.transform(read_image(file, content)), "label": label}
 
 
 class UnlabelledImages(Dataset[dict[str, Any]]):
@@ -63,13 +71,28 @@ class UnlabelledImages(Dataset[dict[str, Any]]):
         return {"image": self.transform(image), "path": self.files[index], "error": error}
 
 
-def read_image(file: str | Path, *, upright: bool = True) -> Image.Image:
+def read_bytes(file: str | Path, what: str = "an image") -> bytes:
+    """What a file holds, to be read as `what`. Raises InputError."""
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise unreadable(file, what, error) from error
+
+
+def unreadable(file: str | Path, what: str, error: BaseException) -> InputError:
+    """The error for a file that cannot be read as `what`, by its cause."""
+    cause = "its bytes are none" if isinstance(error, UnidentifiedImageError) else one_line(error)
+    return InputError(f"{file} cannot be read as {what}: {want_of_means(error) or cause}")
+
+
+def read_image(file: str | Path, content: bytes | None = None, *, upright: bool = True) -> Image.Image:
     """The image in a file, in RGB, as viewers show it, or else as it is stored, whatever its EXIF orientation.
 
-    Raises InputError where there is none, or one of other values than 8 bits.
+    `content` is what the file holds, where it has been read already. Raises InputError where there is none, or
+    one of other values than 8 bits.
     """
     try:
-        with Image.open(file) as image:
+        with Image.open(io.BytesIO(read_bytes(file) if content is None else content)) as image:
             if image.mode in _EIGHT_BITS:
                 colours = image.convert("RGB")
                 # Whatever Pillow raises for damaged EXIF, the image can be read without.
@@ -78,8 +101,10 @@ def read_image(file: str | Path, *, upright: bool = True) -> Image.Image:
                         ImageOps.exif_transpose(colours, in_place=True)
                 return colours
             mode = image.mode
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file} cannot be read as an image: {one_line(error)}") from error
+    except InputError:
+        raise
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
+        raise unreadable(file, "an image", error) from error
     raise InputError(f"{file} holds pixels of the kind {mode}: wanted 8 bits for each colour")
 
 

@@ -115,7 +115,10 @@ def convert(
                 todo = [case for case in cases if case.id not in done or not _lies(out, done[case.id])]
                 for result in _results(work, todo, workers, scheduler):
                     done[result.case] = result
-                    written.append(disk.submit(_to_disk, out, result))
+                    try:
+                        written.append(disk.submit(_to_disk, out, result))
+                    except RuntimeError:  # no more threads may be started
+                        _to_disk(out, result)
                     yield result
             for each in written:
                 each.result()

@@ -1,5 +1,6 @@
 """Commands that write folders replace what they wrote themselves, and nothing of anybody else's."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from safetensors.torch import save_file
 from dsnet_med.cli import steps
 from dsnet_med.cli.importing import import_checkpoint
 from dsnet_med.engine.run import require_unused
-from dsnet_med.errors import InputError
+from dsnet_med.errors import CasesFailedError, InputError
+from dsnet_med.files import output_error
+from dsnet_med.prepare import store
 
 
 def test_phantoms_never_lie_among_real_files(tmp_path: Path) -> None:
@@ -37,6 +40,25 @@ def test_a_store_never_replaces_another_manifest(tmp_path: Path) -> None:
     assert json.loads(manifest.read_text()) == {"files": ["mine"]}
     manifest.unlink()
     for _ in range(2):
+        steps.preprocess("synapse", tmp_path / "raw", tmp_path / "out", workers=1)
+
+
+def test_a_disk_too_full_for_the_manifest_does_not_hide_which_cases_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps.phantom("synapse", tmp_path / "raw", cases=3, seed=0, size="32x32x8", oblique=False)
+    first = min((tmp_path / "raw").rglob("img*.nii.gz"))
+    first.write_bytes(b"no volume")
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise output_error(path, OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(store, "write_json", full)
+    with pytest.raises(InputError, match=r"manifest\.json: no space left on the device"):
+        steps.preprocess("synapse", tmp_path / "raw", tmp_path / "out", workers=1)
+    assert f"failed: {first.name[3:7]}: " in capsys.readouterr().err
+    monkeypatch.undo()
+    with pytest.raises(CasesFailedError):
         steps.preprocess("synapse", tmp_path / "raw", tmp_path / "out", workers=1)
 
 

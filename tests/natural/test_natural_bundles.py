@@ -234,6 +234,7 @@ def test_evaluating_takes_the_file_of_weights(finished, tmp_path):
         if value.is_floating_point() and not name.endswith("running_var"):
             value.zero_()
     torch.save(weights, run / "models" / "model.pt")
+    (run / "weights.json").unlink()  # by which it would be noticed
     finish(workflow_of(run, ["train", "evaluate"], "train"))
     scores = json.loads((run / "scores.json").read_text())
     assert scores[KEY[finished.task]] < finished.summary["best"][KEY[finished.task]]
