@@ -23,8 +23,10 @@ from typing import IO, Any
 from dsnet_med.errors import InputError, printable
 from dsnet_med.find import require_file
 
-_PARTIAL = re.compile(r"\.(\d{1,10})\.partial\..+")
-_STAGING = re.compile(r"\.\d+\.partial\.[0-9a-f]{8}")
+_PARTIAL = re.compile(r"\.(\d{1,10})\.partial\.(?:([0-9a-f]{4})[0-9a-f]{12}(?![0-9a-f])|.).*")
+_STAGING = re.compile(r"\.\d+\.partial\.(?:[0-9a-f]{8}){1,2}")
+_HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
+_DAY_S = 86400
 _STARTED = time.time()
 _LARGEST_TEXT = 256 << 20
 _LOG = logging.getLogger(__name__)
@@ -56,6 +58,11 @@ def output_error(path: Path, error: OSError) -> InputError:
     return InputError(f"cannot write {path}: {reason}")
 
 
+def _mark() -> str:
+    """16 digits for a temporary name: of this host, where alone a process's number is one, and random."""
+    return f"{_HOST}{secrets.token_hex(6)}"
+
+
 @contextmanager
 def written_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary file beside `path`; rename it to `path` at the end, or remove it after an error.
@@ -66,7 +73,7 @@ def written_whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
     the system, when this ends. Raises InputError when the disk is full or the folder cannot be written.
     """
     suffixes = "".join(path.suffixes[-2:])[-40:]  # the name itself may be as long as names go
-    temporary = path.with_name(f".{os.getpid()}.partial.{secrets.token_hex(8)}{suffixes}")
+    temporary = path.with_name(f".{os.getpid()}.partial.{_mark()}{suffixes}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -103,7 +110,7 @@ def synchronise(path: Path) -> None:
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
     """A folder in `folder` for files that are to appear there together; gone at the end. Raises InputError."""
-    place = folder / f".{os.getpid()}.partial.{secrets.token_hex(4)}"
+    place = folder / f".{os.getpid()}.partial.{_mark()}"
     try:
         place.mkdir(parents=True)
         yield place
@@ -113,9 +120,11 @@ def staging(folder: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-_LOCK = ".lock"
+LOCK = ".lock"
+_TRIES, _PAUSE_S = 20, 0.05
+_WITHOUT_LOCKS: set[str] = set()
 _TAKEN = (errno.EAGAIN, errno.EACCES)
-_OWNER_BYTES = 1000
+_OWNER_BYTES = 10_000
 
 
 @dataclass
@@ -131,19 +140,19 @@ _HELD_LOCK = threading.RLock()
 
 
 @contextmanager
-def locked(folder: Path, doing: str) -> Iterator[None]:
-    """Have `folder` for this process alone, which may do so again; InputError while another one has it.
+def locked(folder: Path, doing: str, *, shared: str = "") -> Iterator[None]:
+    """Have `folder` for this process, which may do so again; InputError while another one has it.
 
-    `doing` is what the other one is told, as "trains in": who owns the folder, on which host. A process that
-    this one starts may have the folder, too. The lock ends with the process, however that ends. It is the
-    system's (POSIX), which network file systems know as well where their servers have a lock manager; where
-    locks cannot be had (some network drives, Windows) a line says so and nobody is kept out. Raises InputError
-    where the folder cannot be written.
+    `doing` is what the other one is told, as "trains in": who owns the folder, on which host. Processes that
+    name the same work in `shared` have it together, and a process that this one starts may have it, too. The
+    lock ends with the process, however that ends. It is the system's (POSIX), which network file systems know
+    as well where their servers have a lock manager; where locks cannot be had (some network drives, Windows) a
+    line says so and nobody is kept out. Raises InputError where the folder cannot be written.
     """
     key = (os.getpid(), os.path.realpath(folder))  # a forked process has none of its parent's locks
     made = not folder.exists()
     with _HELD_LOCK:  # a second stream, when closed, would give the first one's lock back
-        held = _HELD.get(key) or _HELD.setdefault(key, _Held(_taken(folder, doing)))
+        held = _HELD.get(key) or _HELD.setdefault(key, _Held(_taken(folder, doing, shared)))
         held.times += 1
     try:
         yield
@@ -153,56 +162,82 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
             if not held.times:
                 del _HELD[key]
                 if held.stream is not None:
-                    with suppress(OSError):  # the folder has gone
-                        (folder / _LOCK).unlink()
+                    with suppress(OSError):  # another one shares it, or the folder has gone
+                        _lock(held.stream, folder)
+                        (folder / LOCK).unlink()
                     held.stream.close()
         if made:
             with suppress(OSError):  # which says that something came of it
                 folder.rmdir()
 
 
-def _taken(folder: Path, doing: str) -> IO[bytes] | None:
+def _taken(folder: Path, doing: str, shared: str) -> IO[bytes] | None:
     """The open file that holds the lock, None where this process's parent does."""
+    tries = 0
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-            stream = os.fdopen(os.open(folder / _LOCK, flags, 0o666), "r+b", buffering=0)
+            stream = os.fdopen(os.open(folder / LOCK, flags, 0o666), "r+b", buffering=0)
         except FileNotFoundError:  # somebody who has just ended has removed it
             continue
         except OSError as error:
             raise output_error(folder, error) from error
         try:
-            _lock(stream, folder)
-            if _is(stream, folder / _LOCK):
-                _sign(stream, doing)
+            _lock_as(stream, folder, doing, shared)
+            if _is(stream, folder / LOCK):
                 return stream
+            stream.close()  # its owner has removed it between the two
         except BlockingIOError as error:
             owner = _owner(stream)
             stream.close()
             if owner[:2] == (os.getppid(), socket.gethostname()):
                 return None
+            tries += 1
+            if shared and owner[3:] in ((), (shared,)) and tries < _TRIES:  # it begins or ends in this moment
+                time.sleep(_PAUSE_S)
+                continue
             who = "process {} on {}".format(*owner) if owner else "another process"
             does = printable(owner[2])[:60] if owner else "writes into"
             raise InputError(
                 f"{printable(who)[:120]} {does} {folder}: wait until it has ended, or choose another folder"
             ) from error
-        stream.close()  # its owner has removed it between the two
 
 
-def _lock(stream: IO[bytes], folder: Path) -> None:
+def _lock_as(stream: IO[bytes], folder: Path, doing: str, shared: str) -> None:
+    """Take the lock, alone or with those of the same work. Raises BlockingIOError."""
+    try:
+        _lock(stream, folder)
+    except BlockingIOError:
+        if not shared:
+            raise
+        _lock(stream, folder, alone=False)
+        if _owner(stream)[3:] != (shared,):
+            raise
+        return
+    with suppress(OSError):  # a full disk: what is written is to be told to others, and no more than that
+        stream.truncate(0)
+        stream.write(json.dumps([os.getpid(), socket.gethostname(), doing, shared]).encode())
+    if shared:
+        _lock(stream, folder, alone=False)
+
+
+def _lock(stream: IO[bytes], folder: Path, *, alone: bool = True) -> None:
     """Take the system's lock. Raises BlockingIOError while another process has it."""
     try:
         import fcntl
 
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which a killed run's workers keep
+        # not flock, which a killed run's workers keep
+        fcntl.lockf(stream, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         return
     except ImportError:
         pass
     except OSError as error:
         if error.errno in _TAKEN:
             raise BlockingIOError(error.errno, "taken") from error
-    _LOG.warning("%s: locks cannot be had there: see to it that nothing else writes into it", folder)
+    if str(folder) not in _WITHOUT_LOCKS:
+        _WITHOUT_LOCKS.add(str(folder))
+        _LOG.warning("%s: locks cannot be had there: see to it that nothing else writes into it", folder)
 
 
 def _is(stream: IO[bytes], path: Path) -> bool:
@@ -211,18 +246,11 @@ def _is(stream: IO[bytes], path: Path) -> bool:
     return False
 
 
-def _sign(stream: IO[bytes], doing: str) -> None:
-    """Write who has the lock, and what for: to be told to others, and no more than that."""
-    with suppress(OSError):  # a full disk
-        stream.truncate(0)
-        stream.write(json.dumps([os.getpid(), socket.gethostname(), doing]).encode())
-
-
 def _owner(stream: IO[bytes]) -> tuple[Any, ...]:
-    """(process, host, doing) as the owner has signed; empty for what nobody has."""
+    """(process, host, doing, shared) as the owner has signed; empty for what nobody has."""
     with suppress(OSError, ValueError, RecursionError):
-        signed = json.loads(stream.read(_OWNER_BYTES))
-        if isinstance(signed, list) and [type(each) for each in signed] == [int, str, str]:
+        signed = json.loads(os.pread(stream.fileno(), _OWNER_BYTES, 0))
+        if isinstance(signed, list) and [type(each) for each in signed] == [int, str, str, str]:
             return tuple(signed)
     return ()
 
@@ -231,7 +259,7 @@ def remove_partial(folder: Path) -> None:
     """Remove what killed runs left half-written in `folder`; what a live one is writing stays."""
     for leftover in folder.glob(".*.partial.*"):
         written_by = _PARTIAL.fullmatch(leftover.name)
-        if written_by is None or _lives(int(written_by[1]), leftover):
+        if written_by is None or _lives(int(written_by[1]), written_by[2], leftover):
             continue
         if leftover.is_symlink() or not leftover.is_dir():
             leftover.unlink(missing_ok=True)
@@ -239,10 +267,14 @@ def remove_partial(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _lives(process: int, leftover: Path) -> bool:
-    """Whether who wrote `leftover` still runs: this process, or one with this number."""
+def _lives(process: int, host: str | None, leftover: Path) -> bool:
+    """Whether who wrote `leftover` still runs: this process, or one with this number, if it is of this host."""
     from dsnet_med.processes import lives  # noqa: PLC0415 -- psutil takes time to load
 
+    if host not in (None, _HOST):  # of which nobody knows here
+        with suppress(OSError):
+            return time.time() - leftover.lstat().st_mtime < _DAY_S
+        return False
     if process == os.getpid():  # or an earlier one of this number: a container's processes start anew at 1
         with suppress(OSError):
             return leftover.lstat().st_mtime >= _STARTED

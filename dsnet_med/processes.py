@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,19 +30,25 @@ def in_parallel(
     pool of processes, so every item that was lost is tried once more, alone.
     """
     lost: list[Item] = []
+    others = set(multiprocessing.active_children())
     pool = _pool(min(workers, len(items)))
     try:
         futures = {}
-        for item in items:
-            try:
-                futures[pool.submit(work, item)] = item
-            except BrokenProcessPool:  # a worker died before the last item was handed in
-                lost.append(item)
+        with ctrl_c_later():
+            for item in items:
+                try:
+                    futures[pool.submit(work, item)] = item
+                except BrokenProcessPool:  # a worker died before the last item was handed in
+                    lost.append(item)
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()
             except BrokenProcessPool:
                 lost.append(futures[future])
+    except (KeyboardInterrupt, SystemExit):  # nobody waits for what is under way, and what is written is whole
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+        raise
     finally:  # also when the caller stops asking: only what is under way is waited for
         pool.shutdown(wait=True, cancel_futures=True)
     for item in lost:
@@ -110,9 +117,26 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, multiprocessing.get_context(method), prepare_worker)
 
 
+@contextmanager
+def ctrl_c_later() -> Iterator[None]:
+    """Answer Ctrl-C after this, where that can be had; processes that are started meanwhile do not hear it.
+
+    Until a new process ignores it by itself, it would end with a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def prepare_worker() -> None:
     """Leave Ctrl-C to the parent, and do not outlive it when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked one has its parent's handler
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

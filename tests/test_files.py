@@ -159,12 +159,15 @@ def test_only_what_nobody_writes_any_more_is_removed(tmp_path):
         gone = [
             f".{number}.partial.0123abcd{end}" for number, end in zip(numbers, ("", ".gz", ""), strict=True)
         ]
-        stays = [f".{os.getppid()}.partial.0123abcd.gz", ".x.partial.y", "1.partial.0123abcd"]
+        elsewhere = [f".{dead.pid}.partial.{'0' * 16}{end}" for end in (".gz", "")]
+        gone.append(elsewhere[1])
+        stays = [f".{os.getppid()}.partial.0123abcd.gz", ".x.partial.y", "1.partial.0123abcd", elsewhere[0]]
         for name in gone + stays:
             (tmp_path / name).write_text("x")
         (tmp_path / f".{dead.pid}.partial.data").mkdir()  # not one that is made here
         stays.append(f".{dead.pid}.partial.data")
         os.utime(tmp_path / gone[2], (0, 0))  # of an earlier process with this one's number
+        os.utime(tmp_path / gone[3], (0, 0))  # of another host, long ago
         remove_partial(tmp_path)
         assert (place / "a").read_text() == "being made"
         assert {path.name for path in tmp_path.iterdir()} == {*stays, place.name}
@@ -300,6 +303,28 @@ def test_a_lock_that_cannot_be_had_keeps_nobody_out_and_one_that_cannot_be_writt
         pass
 
 
+def test_those_that_do_the_same_work_share_a_folder_and_no_others(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from dsnet_med.files import locked\n"
+    code += "with locked(Path(sys.argv[1]), 'segments into', shared=sys.argv[2]): print(flush=True); input()"
+
+    def begun(work: str) -> subprocess.Popen[str]:
+        command = [*_STRANGER, sys.executable, "-c", code, str(tmp_path / "out"), work]
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    several = [begun("a") for _ in range(3)]
+    for each in several:
+        assert each.stdout is not None
+        assert each.stdout.readline() == "\n"
+    for other in ("b", ""):
+        assert "segments into" in begun(other).communicate()[1].splitlines()[-1]
+    for each in several:
+        assert [each.communicate("\n")[1], each.returncode] == ["", 0]
+    assert begun("b").communicate("\n")[1] == ""
+    assert [each.name for each in tmp_path.rglob("*")] in ([], ["out"])  # and no lock
+
+
 _COUNT = """
 import sys
 from pathlib import Path
@@ -325,7 +350,7 @@ def test_of_several_processes_one_at_a_time_has_a_folder_though_it_comes_and_goe
     assert {each.name for each in tmp_path.rglob("*")} <= {"count", "out"}  # and no lock
 
 
-@pytest.mark.parametrize("signed", [b"", b"{", b'["x"]', b"[" * 100_000, b'[1, "a\\u001b[2J", "is\\nin"]'])
+@pytest.mark.parametrize("signed", [b"", b"{", b'["x"]', b"[" * 100_000, b'[1, "a\\u001b[2J", "is\\nin", ""]'])
 def test_a_lock_that_says_something_else_of_its_owner_is_one(tmp_path: Path, signed: bytes) -> None:
     with subprocess.Popen([sys.executable, "-c", _HOLD, tmp_path], stdout=subprocess.PIPE) as holder:
         worker = int(holder.stdout.readline())
@@ -352,8 +377,8 @@ def test_a_temporary_name_follows_no_link_and_is_new_each_time(
         with written_whole(tmp_path / "run.json") as temporary:
             names.add(temporary.name)
     assert len(names) == 2
-    monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
     (tmp_path / "victim").write_text("precious")
+    monkeypatch.setattr("dsnet_med.files._mark", lambda: "guessed")
     (tmp_path / f".{os.getpid()}.partial.guessed.json").symlink_to("victim")
     with pytest.raises(InputError, match="cannot write"):
         write_text(tmp_path / "run.json", "other")

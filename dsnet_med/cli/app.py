@@ -11,6 +11,7 @@ import dsnet_med
 from dsnet_med.cli import steps
 from dsnet_med.cli.options import AsJson, Out, RequireGeometry, Workers, folder
 from dsnet_med.errors import InputError
+from dsnet_med.files import locked
 
 app = typer.Typer(
     help="Do attention plug-ins help organ segmentation? Prepare volumes, train, segment, score.",
@@ -266,9 +267,10 @@ def evaluate(
         nsd_tolerance_mm=nsd_tolerance,
         missing=missing_rule(missing),
     )
-    scoring.evaluate(
-        prediction, reference, labels, out, images=images, options=options, cases=cases, overwrite=overwrite
-    )
+    with locked(out, "evaluates into"):
+        scoring.evaluate(
+            prediction, reference, labels, out, images=images, options=options, cases=cases, overwrite=overwrite
+        )
 
 
 @app.command()

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dsnet_med.cli.ending import TERMINATED_LINE, end_at_once, end_with_sigterm
 from dsnet_med.cli.environment import require_libraries
-from dsnet_med.cli.exit_codes import BAD_INPUT, INTERRUPTED, SOME_FAILED
+from dsnet_med.cli.exit_codes import BAD_INPUT, INTERRUPTED, SOME_FAILED, TERMINATED
 from dsnet_med.cli.noise import quiet
 from dsnet_med.cli.streams import output_lost
-from dsnet_med.errors import CasesFailedError, InputError, StoppedError, root_cause
+from dsnet_med.errors import CasesFailedError, InputError, StoppedError, one_line, root_cause, want_of_means
 
 _INTERRUPTED = "interrupted; whatever was written is whole"
 
@@ -44,6 +45,8 @@ def run_monai(arguments: Sequence[str]) -> int:
 def _told(code: int) -> int:
     """The exit code of a command that ended with `code`: 1 where it was 0 and what it printed is lost."""
     lost = output_lost()
+    if code == TERMINATED:
+        end_at_once()
     if lost is None:
         return code
     sys.stderr.write(f"dsnet-med: what was printed could not be written ({lost}); files are not concerned\n")
@@ -52,6 +55,7 @@ def _told(code: int) -> int:
 
 def guarded(command: Callable[[], Any]) -> int:
     """Run a command; say what went wrong in one line on stderr and return the exit code."""
+    end_with_sigterm()
     if os.environ.get("DSNET_MED_DEBUG") == "1":
         return int(command() or 0)
     try:
@@ -59,6 +63,10 @@ def guarded(command: Callable[[], Any]) -> int:
         if code == INTERRUPTED:  # typer has caught Ctrl-C itself
             sys.stderr.write(f"\ndsnet-med: {_INTERRUPTED}\n")
         return code
+    except SystemExit as ended:
+        if ended.code != TERMINATED:
+            raise
+        message, code = TERMINATED_LINE, TERMINATED
     except (Exception, KeyboardInterrupt) as error:
         message, code = _explained(root_cause(error))
     if message:
@@ -68,6 +76,9 @@ def guarded(command: Callable[[], Any]) -> int:
 
 def _explained(error: BaseException) -> tuple[str, int]:
     where = "(DSNET_MED_DEBUG=1 shows where)"
+    means = None if isinstance(error, InputError | StoppedError) else want_of_means(error)
+    if means is not None:
+        return f"{means} ({type(error).__name__}: {one_line(error)}) {where}", SOME_FAILED
     if _is_installation(error):
         advice = "install what is missing or damaged anew, torch and torchvision together"
         return f"a library cannot be loaded: {error}; {advice} {where}", BAD_INPUT

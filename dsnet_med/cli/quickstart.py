@@ -9,7 +9,7 @@ import typer
 
 from dsnet_med.cli import inferring, scoring, steps, training
 from dsnet_med.errors import InputError
-from dsnet_med.files import require_writable, write_text
+from dsnet_med.files import LOCK, locked, require_writable, write_text
 
 CASES, SIZE, ITERATIONS = 14, "112x112x24", 850
 
@@ -28,6 +28,11 @@ SETTINGS = [
 
 def quickstart(out: Path, iterations: int = ITERATIONS) -> None:
     """Make phantoms, prepare them, train, segment the test cases and score them. Raises InputError."""
+    with locked(out, "makes a quickstart in"):
+        _quickstart(out, iterations)
+
+
+def _quickstart(out: Path, iterations: int) -> None:
     started = time.monotonic()
     raw, store, run, masks = folders = [out / name for name in ("raw", "store", "run", "predictions")]
     _clear(out, folders)
@@ -56,7 +61,7 @@ def quickstart(out: Path, iterations: int = ITERATIONS) -> None:
 def _clear(out: Path, folders: list[Path]) -> None:
     """Remove what an earlier quickstart left in `out`, and nothing else."""
     marker = out / "quickstart.txt"
-    if out.is_dir() and any(out.iterdir()) and not marker.is_file():
+    if any(file.name != LOCK for file in out.iterdir()) and not marker.is_file():
         raise InputError(f"{out} holds other files; choose an empty folder with --out")
     require_writable(out)
     write_text(

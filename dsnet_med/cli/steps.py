@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from dsnet_med.cli.options import AsJson, Out, RequireGeometry, Workers
 from dsnet_med.errors import CasesFailedError, InputError, first_of, unknown
-from dsnet_med.files import require_writable, write_text
+from dsnet_med.files import locked, require_writable, write_text
 
 if TYPE_CHECKING:
     from dsnet_med.prepare.convert import CaseResult
@@ -54,8 +54,13 @@ def phantom(
     shape: Mapping[str, Any] = {} if size is None else {"size": _size(size, 3 if volumes else 2)}
     if oblique and not volumes:
         raise InputError(f"got --oblique for {dataset}, which holds images: leave it out")
-    _mark_phantom(dataset, out)
-    if not volumes:
+    with locked(out, "makes phantoms in"):
+        _mark_phantom(dataset, out)
+        _draw(dataset, out, cases, seed, shape, oblique)
+
+
+def _draw(dataset: str, out: Path, cases: int, seed: int, shape: Mapping[str, Any], oblique: bool) -> None:
+    if dataset not in ("synapse", "acdc"):
         from dsnet_med.phantoms import make_cityscapes, make_coco, make_imagenet
 
         images = {"imagenet": make_imagenet, "cityscapes": make_cityscapes, "coco": make_coco}[dataset]

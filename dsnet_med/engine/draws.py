@@ -25,7 +25,8 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from dsnet_med.engine.stopping import explained
-from dsnet_med.errors import InputError, portable
+from dsnet_med.errors import InputError, StoppedError, one_line, portable, want_of_means
+from dsnet_med.processes import ctrl_c_later
 
 
 def seed_of(seed: int, *what: str | int) -> int:
@@ -181,18 +182,41 @@ class Loader(DataLoader[Any]):
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        try:
-            for batch in super().__iter__():
-                if isinstance(batch, _Failure):
-                    try:
-                        raise batch.error
-                    finally:
-                        del batch  # a name for the error in its own traceback would keep the processes alive
-                yield batch
-        except (RuntimeError, OSError) as error:
-            if explained(error) is error:
-                raise
-            raise explained(error) from error
+        batches = None
+        while True:
+            try:
+                if batches is None:
+                    with ctrl_c_later():
+                        batches = super().__iter__()
+                batch = next(batches, None)
+            except (RuntimeError, OSError, EOFError) as error:
+                told = _explained(error, self.num_workers)
+                if told is error:
+                    raise
+                raise told from error
+            if batch is None:
+                return
+            if isinstance(batch, _Failure):
+                try:
+                    raise batch.error
+                finally:
+                    del (
+                        batch,
+                        batches,
+                    )  # names for the error in its own traceback would keep the processes alive
+            yield batch
+
+
+def _explained(error: Exception, processes: int) -> BaseException:
+    """What an error of a loader itself means: with processes, that one of them could not begin or has ended."""
+    told = explained(error)
+    if told is error and processes and isinstance(error, OSError | EOFError):
+        why = want_of_means(error) or one_line(error)
+        return StoppedError(
+            f"the processes that read data could not be started, or one was killed ({why}): go on with "
+            "--resume, with fewer of them or without (--set workers=0)"
+        )
+    return told
 
 
 def _leave_signals(trainer: int, _: int) -> None:
@@ -206,7 +230,7 @@ def _leave_signals(trainer: int, _: int) -> None:
 def _end_with(trainer: int) -> None:
     """End this process when the one that trains says so or is gone, which PyTorch sees only if it was there."""
     while os.getppid() == trainer:
-        told = signal.sigtimedwait([signal.SIGTERM], 2)
+        told = signal.sigtimedwait([signal.SIGTERM], 0.2)
         if told is not None and told.si_pid == trainer:
             break
     os._exit(0)

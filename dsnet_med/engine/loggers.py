@@ -4,7 +4,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from math import isfinite
 from numbers import Real
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from dsnet_med.engine.curves import draw_curves
 from dsnet_med.errors import InputError, unknown
-from dsnet_med.files import output_error, write_text
+from dsnet_med.files import output_error, synchronise, write_text
 from dsnet_med.yaml_core import read_yaml
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
@@ -90,18 +91,30 @@ class Loggers:
             raise output_error(self.file, error) from error
         self.lines += 1
         flat = {name: float(value) for name, value in _flat(plain).items() if value is not None}
-        for logger in self.others:
-            logger.numbers(iteration, flat)
+        with self._writing():
+            for logger in self.others:
+                logger.numbers(iteration, flat)
         if any(name.startswith("val_") for name in values):
             draw_curves(self.file, self.folder / "curves.png")
 
     def picture(self, iteration: int, name: str, pixels: Picture) -> None:
         """Send a picture (H, W, 3)."""
-        for logger in self.others:
-            logger.picture(iteration, name, pixels)
+        with self._writing():
+            for logger in self.others:
+                logger.picture(iteration, name, pixels)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise output_error(self.folder, error) from error
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on with."""
+        """What a resumed run goes on with; the lines that it counts are on the disk."""
+        if self.writes and self.lines:
+            with self._writing():
+                synchronise(self.file)
         return {"lines": self.lines, "run": self.run}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -122,21 +135,30 @@ class Loggers:
         file = self.folder / "configs" / "train.yaml"
         written = _flat(read_yaml(file)) if file.is_file() else {}
         settings = {**written, **_flat(self.settings)}
-        self.others = [LOGGERS[name](self.folder, self.run, trainer, settings) for name in self.names]
+        with self._writing():
+            self.others = [LOGGERS[name](self.folder, self.run, trainer, settings) for name in self.names]
 
     def _close(self, _: Engine) -> None:
         draw_curves(self.file, self.folder / "curves.png")
-        for logger in self.others:
-            logger.close()
+        with self._writing():
+            for logger in self.others:
+                logger.close()
 
 
 def _tensorboard(folder: Path, _run: str, trainer: Engine, settings: Mapping[str, Any]) -> Logger:
-    """Event files in `folder`/tensorboard; what an interrupted run wrote beyond its checkpoint is hidden."""
+    """Event files in `folder`/tensorboard; what an interrupted run wrote beyond its checkpoint is hidden.
+
+    That is what comes after its step; at its step, too, where the validation is still to come, but for what
+    metrics.jsonl has of it already.
+    """
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- takes a second to import
     from torch.utils.tensorboard.summary import hparams  # noqa: PLC0415
 
-    purged = trainer.state.iteration + 1 if trainer.state.iteration else None
-    writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purged)
+    step, log = trainer.state.iteration, folder / "metrics.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if step and log.is_file() else []
+    there = [line for line in map(json.loads, lines) if line["iteration"] == step]
+    validated = any(name.startswith("val_") for line in there for name in line)
+    writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=step + validated)
     # Not add_hparams, which opens a second file, after which TensorBoard no longer reads the first.
     writer._get_file_writer().add_summary(hparams(dict(settings), {})[1])
 
@@ -145,11 +167,14 @@ def _tensorboard(folder: Path, _run: str, trainer: Engine, settings: Mapping[str
             writer.add_scalar(name, value, iteration)
         writer.flush()
 
-    return Logger(
-        numbers,
-        lambda iteration, name, pixels: writer.add_image(name, pixels, iteration, dataformats="HWC"),
-        writer.close,
-    )
+    def picture(iteration: int, name: str, pixels: Picture) -> None:
+        writer.add_image(name, pixels, iteration, dataformats="HWC")
+        writer.flush()
+
+    for line in [] if validated else there:
+        values = {name: value for name, value in line.items() if name != "iteration"}
+        numbers(step, {name: float(value) for name, value in _flat(values).items() if value is not None})
+    return Logger(numbers, picture, writer.close)
 
 
 def _wandb(folder: Path, run: str, _trainer: Engine, settings: Mapping[str, Any]) -> Logger:

@@ -25,7 +25,7 @@ from dsnet_med.engine.draws import kept_generators
 from dsnet_med.engine.overrides import as_written, load, override
 from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.session import BEGUN
-from dsnet_med.errors import InputError, StoppedError, root_cause
+from dsnet_med.errors import InputError, StoppedError, first_of, root_cause
 from dsnet_med.files import require_writable, write_json, write_text
 from dsnet_med.inference.record import RECORD
 from dsnet_med.inference.trust import configured, remember, require_own
@@ -163,6 +163,8 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             _build(workflow)
             workflow.run()
             main = distributed.is_main()
+            if main:
+                _require_whole(run, workflow)
         except Exception as error:
             if isinstance(
                 cause := root_cause(error), InputError | StoppedError
@@ -175,6 +177,18 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if main:
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     return summary
+
+
+def _require_whole(run: Path, workflow: ConfigWorkflow) -> None:
+    """Raise StoppedError where a file that belongs to a finished run has gone meanwhile."""
+    checkpoints = workflow.parser.get_parsed_content("checkpoints")
+    files = [run / name for name in ("configs/train.yaml", "configs/inference.yaml", *BEGUN[:2])]
+    gone = [file.name for file in (*files, checkpoints.model, checkpoints.last) if not file.is_file()]
+    if gone:
+        raise StoppedError(
+            f"{run}: {first_of(gone)} went while it trained, and what is left is no run: train again, into a "
+            "folder that nothing removes"
+        )
 
 
 def _build(workflow: ConfigWorkflow) -> None:
@@ -210,4 +224,4 @@ def describe(template: Path, train: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_yaml(path: Path, config: Mapping[str, Any]) -> None:
     """Write a configuration to `path`, whole or not at all."""
-    write_text(path, yaml_text(config))
+    write_text(path, yaml_text(config), durable=True)

@@ -10,7 +10,7 @@ from ignite.handlers import EarlyStopping
 from torch import Tensor
 
 from dsnet_med.engine import distributed
-from dsnet_med.errors import InputError, StoppedError, one_line
+from dsnet_med.errors import InputError, StoppedError, one_line, want_of_means
 
 _LOOK_EVERY = 10  # steps: to look at a loss, one waits for the device
 _ADVICE = {  # words of an error, and what a user is told
@@ -22,7 +22,7 @@ _ADVICE = {  # words of an error, and what a user is told
         "out of memory ({}): lower batch_size (and accumulate more batches for the same steps), width or size, "
         "or take --precision bfloat16"
     ),
-    r"DataLoader worker .*(killed by signal|exited unexpectedly)": (
+    r"DataLoader worker .*(killed by signal|exited unexpectedly)|Connection(Reset|Refused)Error|EOFError": (
         "a process that reads data was killed ({}), as the system does where memory is short: go on with "
         "--resume and fewer --set workers"
     ),
@@ -60,12 +60,15 @@ def _fail(trainer: Engine, error: BaseException) -> None:
 
 def explained(error: BaseException) -> BaseException:
     """`error`, or an InputError that says what the user can do about it, or that another process is lost."""
-    if isinstance(error, InputError | StoppedError | KeyboardInterrupt):
+    if isinstance(error, InputError | StoppedError | KeyboardInterrupt | SystemExit):
         return error
     text = f"{type(error).__name__}: {error}"
     for words, advice in _ADVICE.items():
         if found := re.search(words, text, re.IGNORECASE):
             return InputError(advice.format(one_line(text[found.start() :], 100)))
+    if isinstance(error, OSError) and error.filename is not None:  # writing is explained where it is done
+        why = want_of_means(error) or f"{error.strerror}; put back what the run needs"
+        return StoppedError(f"cannot read {error.filename}: {why}, and go on with --resume")
     return distributed.lost(error) or error
 
 

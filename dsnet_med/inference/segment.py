@@ -3,15 +3,15 @@
 One bad case never stops the others, and finished cases are kept.
 """
 
+import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from dsnet_med.errors import InputError, one_line, want_of_means
-from dsnet_med.files import output_error, remove_partial, require_writable
+from dsnet_med.files import locked, output_error, remove_partial
 from dsnet_med.inference.mask import labels_of
 from dsnet_med.inference.output_folder import claim, conclude, name_classes
 from dsnet_med.inference.outputs import NEEDS_DICOM, Outputs, write_case
@@ -76,23 +76,19 @@ def segment_cases(
     classes are called, run.json which run made the masks, statistics.csv what is in them. Raises InputError
     when the folder cannot be written, holds masks with other labels, or an input lies in it.
     """
-    was_there = out.exists()
-    try:
-        require_writable(out)
+    work = _Work(predictor, out, outputs, choice, progress)
+    # Several processes may share the work on many inputs, if their masks are of one kind.
+    with locked(out, "segments into", shared="" if outputs.overwrite else json.dumps(work.kind())):
         remove_partial(out)
         _require_apart(sources, out)
         if not outputs.overwrite:
             claim(out, predictor.class_names, statistics=outputs.statistics)
         ended = []
-        for result in _overlapped(_Work(predictor, out, outputs, choice, progress), sources):
+        for result in _overlapped(work, sources):
             ended.append(result)
             yield result
         there = conclude(out, predictor.class_names, statistics=outputs.statistics)
         yield from _lost(out, ended, there, outputs.endings)
-    finally:
-        if not was_there:
-            with suppress(OSError):  # which says that it holds something
-                out.rmdir()
 
 
 def _lost(
@@ -208,7 +204,8 @@ class _Work:
         stated = not self.choice.require_geometry or sidecar.get("unstated") == []
         return stated and (not self.outputs.statistics or "statistics" in sidecar)
 
-    def _identity(self, source: Source, digests: Mapping[Path, str]) -> Identity:
+    def kind(self) -> Identity:
+        """What all masks of this work have in common: labels, model, settings."""
         clean = self.predictor.postprocess
         settings = {
             "mirror": self.predictor.mirror,
@@ -220,12 +217,14 @@ class _Work:
             "series": self.choice.series,
         }
         return {
-            "case": source.case,
             "labels": labels_of(self.predictor.class_names),
-            "input": input_of(digests),
             "model": list(self.predictor.fingerprints),
             "settings": settings,
         }
+
+    def _identity(self, source: Source, digests: Mapping[Path, str]) -> Identity:
+        kind = self.kind()
+        return {"case": source.case, "labels": kind.pop("labels"), "input": input_of(digests), **kind}
 
 
 def _reason(source: Source, error: Exception) -> str:
