@@ -77,7 +77,7 @@ _MEANS = {
     errno.ENOMEM: "not enough memory; close other programs, or use fewer workers",
     errno.EMFILE: "too many files are open in this process; raise the limit (ulimit -n), or use fewer workers",
     errno.ENFILE: "too many files are open on this machine; close other programs",
-    errno.EAGAIN: "no more processes may be started; raise the limit (ulimit -u), or use fewer workers",
+    errno.EAGAIN: "no more processes may be started (ulimit -u, or want of memory); use fewer workers",
     errno.EACCES: "permission denied; ask its owner for the right to read it",
     errno.EPERM: "permission denied; ask its owner for the right to read it",
     errno.EIO: "the disk or network drive reports an error (input/output error); look at the drive",

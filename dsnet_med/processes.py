@@ -5,18 +5,20 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, StoppedError, one_line, want_of_means
 
 _CONNECT_SECONDS = 10
+_LOOK_EVERY_S = 5
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -31,23 +33,26 @@ def in_parallel(
     """
     lost: list[Item] = []
     others = set(multiprocessing.active_children())
-    pool = _pool(min(workers, len(items)))
+    pool = _started_pool(min(workers, len(items)))
     try:
         futures = {}
-        with ctrl_c_later():
-            for item in items:
-                try:
-                    futures[pool.submit(work, item)] = item
-                except BrokenProcessPool:  # a worker died before the last item was handed in
-                    lost.append(item)
-        for future in as_completed(futures):
+        for item in items:
             try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                lost.append(futures[future])
-    except (KeyboardInterrupt, SystemExit):  # nobody waits for what is under way, and what is written is whole
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.kill()
+                futures[pool.submit(work, item)] = item
+            except BrokenProcessPool:  # a worker died before the last item was handed in
+                lost.append(item)
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, _LOOK_EVERY_S, FIRST_COMPLETED)
+            for future in done:
+                try:
+                    yield futures[future], future.result()
+                except BrokenProcessPool:
+                    lost.append(futures[future])
+            if not done and not _is_led(pool):
+                raise _cannot_start(RuntimeError("can't start new thread"))
+    except (KeyboardInterrupt, SystemExit, StoppedError):  # nobody waits for what is under way
+        _end_all_but(others)  # what is written is whole
         raise
     finally:  # also when the caller stops asking: only what is under way is waited for
         pool.shutdown(wait=True, cancel_futures=True)
@@ -101,6 +106,41 @@ def lives(process: int) -> bool:
         return True
     except (psutil.NoSuchProcess, ValueError, OverflowError):
         return False
+
+
+def _started_pool(workers: int) -> ProcessPoolExecutor:
+    """A pool whose processes have begun. Raises StoppedError where they cannot."""
+    others = set(multiprocessing.active_children())
+    pool = None
+    try:
+        with ctrl_c_later():
+            pool = _pool(workers)
+            pool.submit(int)
+    except (OSError, RuntimeError, MemoryError) as error:
+        _end_all_but(others)
+        if pool is not None:
+            pool.shutdown(wait=False)
+        raise _cannot_start(error) from error
+    return pool
+
+
+def _end_all_but(others: Collection[BaseProcess]) -> None:
+    workers = [each for each in multiprocessing.active_children() if each not in others]
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join()
+
+
+def _cannot_start(error: Exception) -> StoppedError:
+    why = want_of_means(error) or one_line(error)
+    return StoppedError(f"the processes that work cannot be started: {why}")
+
+
+def _is_led(pool: ProcessPoolExecutor) -> bool:
+    """Whether the thread that hands out the work lives; where memory is short it ends, and nothing says so."""
+    thread = getattr(pool, "_executor_manager_thread", None)
+    return not isinstance(thread, threading.Thread) or thread.is_alive()
 
 
 def _alone(work: Callable[[Item], Result], item: Item) -> Result | None:

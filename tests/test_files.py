@@ -210,7 +210,7 @@ def test_links_that_lead_nowhere_are_among_the_files(tmp_path):
 
 
 def test_a_folder_that_cannot_be_listed(tmp_path):
-    with pytest.raises(InputError, match=r"x: cannot be listed \(No such file"):
+    with pytest.raises(InputError, match=r"x: cannot be read \(No such file"):
         files_in(tmp_path / "x")
 
 

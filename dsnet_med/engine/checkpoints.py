@@ -21,9 +21,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from dsnet_med.engine.stepping import steps
 from dsnet_med.engine.stopping import diverged, on_failure
 from dsnet_med.errors import InputError, one_line
-from dsnet_med.files import remove_partial, written_whole
+from dsnet_med.files import read_json, remove_partial, written_whole
 from dsnet_med.inference.record import recorded
 from dsnet_med.networks.checkpoint import read_pickle, write_pickle
+from dsnet_med.seal import holds
 
 UNMEASURED = -1.0  # worse than any score
 _AT_REST = (Events.STARTED, Events.EPOCH_COMPLETED, Events.TERMINATE)  # outside of steps
@@ -117,6 +118,7 @@ class Checkpoints:
             raise InputError(f"nothing to resume: {self.last}: {one_line(error)}") from error
         self._require_left(state)
         self._load(state)
+        self._require_best()
         iteration, length = self._saved.iteration, trainer.state.epoch_length
         # ignite begins anew where no epoch is left; one more, which is not begun, lets the run end as others do
         epochs = trainer.state.max_epochs + (iteration >= self.iterations)
@@ -139,9 +141,25 @@ class Checkpoints:
             raise InputError(
                 f"nothing to resume: {done} iterations are done, which is more than {self.iterations}"
             )
-        if finished and self._done and (self.last.parents[1] / "summary.json").exists():
+        if (
+            finished
+            and self._done
+            and self.model.is_file()
+            and _is_whole(self.last.parents[1] / "summary.json")
+        ):
             what = "stopped early, at iteration" if early else "has done all"
             raise InputError(f"nothing to resume: {self.last.parents[1]} {what} {done} iterations")
+
+    def _require_best(self) -> None:
+        """Write model.pt again where it has gone; InputError where its weights have gone with it."""
+        if not self.writes or not self.best["iteration"] or self.model.is_file():
+            return
+        if self._pending or self.best["iteration"] != self._saved.iteration:
+            raise InputError(
+                f"cannot resume: {self.model} has gone, with the weights of iteration "
+                f"{self.best['iteration']}, and {self.last} has later ones: put it back, or train anew"
+            )
+        self._write_best()
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self.best, self._pending, self._scaler = state["best"], self._saved.pending, state["scaler"]
@@ -269,13 +287,19 @@ class Checkpoints:
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state dict, whole or not at all; equal states give equal bytes. InputError for a full disk."""
-    with written_whole(path) as temporary, temporary.open("wb") as stream:
+    with written_whole(path, durable=True) as temporary, temporary.open("wb") as stream:
         try:
             write_pickle(state, stream)
         except RuntimeError as error:  # from closing the archive of which a part could not be written
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
-        stream.flush()
-        os.fsync(stream.fileno())  # or after a power cut the renamed file may be empty
+
+
+def _is_whole(summary: Path) -> bool:
+    try:
+        value = read_json(summary)
+    except (OSError, ValueError):
+        return False
+    return isinstance(value, dict) and holds(value) is not False
 
 
 def _rates_after(iterations: int, scheduler: Any) -> list[float]:

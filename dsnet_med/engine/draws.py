@@ -9,10 +9,12 @@ import hashlib
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from traceback import walk_tb
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from monai.data import MetaTensor
 from monai.transforms import Randomizable
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from dsnet_med.engine.stopping import explained
 from dsnet_med.errors import InputError, StoppedError, one_line, portable, want_of_means
@@ -190,6 +193,8 @@ class Loader(DataLoader[Any]):
                         batches = super().__iter__()
                 batch = next(batches, None)
             except (RuntimeError, OSError, EOFError) as error:
+                if batches is None:
+                    _abandon(error)
                 told = _explained(error, self.num_workers)
                 if told is error:
                     raise
@@ -207,6 +212,17 @@ class Loader(DataLoader[Any]):
             yield batch
 
 
+def _abandon(error: Exception) -> None:
+    """End the processes of an iterator that could not be made, which would print a traceback when it goes."""
+    for frame, _ in walk_tb(error.__traceback__):
+        half = frame.f_locals.get("self")
+        if isinstance(half, _MultiProcessingDataLoaderIter):
+            half._shutdown = True
+            for worker in getattr(half, "_workers", ()):
+                if worker.is_alive():
+                    worker.kill()
+
+
 def _explained(error: Exception, processes: int) -> BaseException:
     """What an error of a loader itself means: with processes, that one of them could not begin or has ended."""
     told = explained(error)
@@ -222,6 +238,7 @@ def _explained(error: Exception, processes: int) -> BaseException:
 def _leave_signals(trainer: int, _: int) -> None:
     """Let signals to all processes of a run (Ctrl-C, a scheduler's) be answered by the one that trains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = lambda *_: None  # of a thread that hands out what nobody takes any more; else see _Failure
     if hasattr(signal, "sigtimedwait"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()

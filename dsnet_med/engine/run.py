@@ -25,6 +25,7 @@ from dsnet_med.engine.draws import kept_generators
 from dsnet_med.engine.overrides import as_written, load, override
 from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.session import BEGUN
+from dsnet_med.engine.stopping import in_words
 from dsnet_med.errors import InputError, StoppedError, first_of, root_cause
 from dsnet_med.files import require_writable, write_json, write_text
 from dsnet_med.inference.record import RECORD
@@ -158,7 +159,7 @@ def train(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"{run}: nothing to resume, it holds no {_CONFIG}; train without --resume")
     workflow = ConfigWorkflow(str(config), workflow_type="train", bundle_root=literal(str(run)), **settings)
     workflow.config_root_path = resources.configs()  # whose parent Python looks for modules in; not in a run
-    with kept_generators():
+    with in_words(), kept_generators():
         try:
             _build(workflow)
             workflow.run()

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ class Session:
             "device": str(next(network.parameters()).device),
             "versions": versions(),
         }
-        distributed.on_main(write_json, self.folder / "summary.json", sealed(summary))
+        write = partial(write_json, durable=True)
+        distributed.on_main(write, self.folder / "summary.json", sealed(summary))
 
     def end(self) -> None:
         """Give the folder back and leave the other processes."""

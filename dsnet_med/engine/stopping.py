@@ -1,7 +1,8 @@
 """Why a training ends before its last step: it fails, its loss is not finite, or it gets no better."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -70,6 +71,18 @@ def explained(error: BaseException) -> BaseException:
         why = want_of_means(error) or f"{error.strerror}; put back what the run needs"
         return StoppedError(f"cannot read {error.filename}: {why}, and go on with --resume")
     return distributed.lost(error) or error
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Have what is raised within this `explained`: torch tells of a dead worker wherever Python just is."""
+    try:
+        yield
+    except Exception as error:
+        told = explained(error)
+        if told is error:
+            raise
+        raise told from error
 
 
 def diverged(step: int, kept: str) -> InputError:

@@ -19,7 +19,7 @@ import dsnet_med
 from dsnet_med.dicom.read import DicomVolume
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.evaluate.pairing import REGRIDDED
-from dsnet_med.files import output_error, sha256, staging, write_json
+from dsnet_med.files import output_error, sha256, staging, synchronise, write_json
 from dsnet_med.inference.mask import Mask
 from dsnet_med.inference.output_folder import run_facts
 from dsnet_med.inference.predictor import Predictor
@@ -95,10 +95,13 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
         sidecar["files"] = {ending: files[ending] for ending in ENDINGS if ending in files}
         write_json(made / f"{case}{SIDECAR}", sealed(sidecar))
         try:
+            for ending in (SIDECAR, *endings):
+                synchronise(made / f"{case}{ending}")
             for ending in () if same else old:  # first, so that no old file lies beside a new sidecar
                 (out / f"{case}{ending}").unlink(missing_ok=True)
             for ending in (SIDECAR, *endings):
                 (made / f"{case}{ending}").replace(out / f"{case}{ending}")
+            synchronise(out)
         except OSError as error:
             raise output_error(out / case, error) from error
     return failed

@@ -402,6 +402,35 @@ def test_resume_refuses_what_it_cannot_go_on_from(tmp_path: Path) -> None:
     assert "last.pt does not exist" in refused()
 
 
+def test_a_model_that_has_gone_is_written_again_or_asked_for(tmp_path: Path) -> None:
+    run = _new(tmp_path, iterations=LENGTH)
+    run.go()
+    (tmp_path / "summary.json").write_text("{}")
+    model = tmp_path / "models" / "model.pt"
+    before = model.read_bytes()
+    model.unlink()
+    _new(tmp_path, iterations=LENGTH).go(resume=True)
+    assert model.read_bytes() == before
+    _new(tmp_path).go(resume=True)  # to more iterations
+    state = _state(run)
+    if state["best"]["iteration"] == ITERATIONS:
+        pytest.skip("the last weights are the best")
+    model.unlink()
+    with pytest.raises(InputError, match=r"model\.pt has gone, with the weights of iteration \d+, "):
+        _new(tmp_path).go(resume=True)
+
+
+@pytest.mark.parametrize("summary", [None, "", "{", "[]", json.dumps({"iterations": 7, "seal": "0"})])
+def test_a_run_whose_summary_is_not_whole_is_finished(summary: str | None, tmp_path: Path) -> None:
+    _new(tmp_path, iterations=LENGTH).go()
+    if summary is not None:
+        (tmp_path / "summary.json").write_text(summary)
+    _new(tmp_path, iterations=LENGTH).go(resume=True)
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(InputError, match="has done all"):
+        _new(tmp_path, iterations=LENGTH).go(resume=True)
+
+
 @pytest.mark.parametrize("schedule", [poly, _milestones])
 def test_more_iterations_go_on_by_the_longer_schedule(schedule: Any, tmp_path: Path) -> None:
     _new(tmp_path / "run", schedule=schedule, iterations=14).go()
