@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dsnet_med.errors import InputError, first_of
+from dsnet_med.errors import cannot_read, first_of, one_line
 from dsnet_med.evaluate.score_folders import RUN_FACTS
 from dsnet_med.files import read_json, sha256
 from dsnet_med.find import case_name
@@ -81,7 +81,8 @@ def _run_facts(file: Path) -> tuple[Mapping[str, Any] | None, list[str]]:
     try:
         facts = read_json(file)
     except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not readable as JSON ({error}); remove it or infer again") from error
+        reason = f"not readable as JSON ({one_line(error)}); remove it or infer again"
+        raise cannot_read(file, error, reason) from error
     if not isinstance(facts, dict):
         return None, []
     notes = [f"{file.name} was changed since `infer` wrote it"] if holds(facts) is False else []

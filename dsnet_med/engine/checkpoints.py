@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dsnet_med.engine.stepping import steps
 from dsnet_med.engine.stopping import diverged, on_failure
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, one_line, shown
 from dsnet_med.files import read_json, remove_partial, written_whole
 from dsnet_med.inference.record import recorded
 from dsnet_med.networks.checkpoint import read_pickle, write_pickle
@@ -116,6 +116,11 @@ class Checkpoints:
             self._saved = _Moment(*state["moment"])
         except (InputError, KeyError, TypeError) as error:
             raise InputError(f"nothing to resume: {self.last}: {one_line(error)}") from error
+        if state.get("trained_on", self.trained_on) != self.trained_on:
+            raise InputError(
+                f"nothing to resume: {self.last} is of another training, {shown(state['trained_on'])} and not "
+                f"{shown(self.trained_on)}; put back this run's own, or train into another folder"
+            )
         self._require_left(state)
         self._load(state)
         self._require_best()
@@ -247,6 +252,7 @@ class Checkpoints:
                     "moment": tuple(moment),
                     "iterations": self.iterations,
                     "best": _plain(self.best),
+                    "trained_on": _plain(self.trained_on),
                     "metrics": _plain(self.validator.state.metrics),
                 },
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dsnet_med.csv_cells import unshielded
-from dsnet_med.errors import InputError, one_line, shown
+from dsnet_med.errors import InputError, one_line, shown, want_of_means
 from dsnet_med.evaluate.arrays import tolerance
 from dsnet_med.evaluate.comparison import compare
 from dsnet_med.evaluate.labels import LARGEST_LABEL, label_names
@@ -83,12 +83,17 @@ def read_claim(
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not a summary.json of `dsnet-med evaluate` ({type(error).__name__}: {one_line(error)})"
-        ) from error
+        raise _no("summary", path, error) from error
     if not claim.pairs:
         raise InputError(f"{path}: names no scored case; there is nothing to verify")
     return claim
+
+
+def _no(kind: str, path: Path, error: Exception) -> InputError:
+    if means := want_of_means(error):
+        return InputError(f"{path}: cannot be read: {means}")
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    return InputError(f"{path}: not a {kind}.json of `dsnet-med evaluate` ({reason})")
 
 
 def broken(path: Path, text: str, content: Mapping[str, Any]) -> list[str]:
@@ -120,9 +125,7 @@ def read_comparison(path: Path, *, reference: Path | None = None, images: Path |
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not a comparison.json of `dsnet-med evaluate` ({type(error).__name__}: {one_line(error)})"
-        ) from error
+        raise _no("comparison", path, error) from error
     claims = {name: read_claim(file, reference=reference, images=images) for name, file in names.items()}
     return Comparison(path, content, claims, broken(path, text, content))
 

@@ -16,12 +16,11 @@ import torch
 from torch import nn
 
 from dsnet_med.archives import is_zip, only_folder, unpack
-from dsnet_med.errors import InputError, one_line, root_cause, shown, unknown
+from dsnet_med.errors import InputError, cannot_read, one_line, root_cause, shown, unknown
 from dsnet_med.files import parse_json, read_text, sha256
 from dsnet_med.geometry import SliceAxis
-from dsnet_med.inference.record import require_recorded, require_sealed
+from dsnet_med.inference.record import require_recorded, summary_of
 from dsnet_med.inference.safe_config import code_in
-from dsnet_med.inference.sidecar import read_json
 from dsnet_med.inference.trust import executed_files, is_own
 from dsnet_med.networks.checkpoint import checkpoint_bytes, weights_of
 from dsnet_med.networks.definition import build, literal
@@ -83,7 +82,7 @@ def load_model(path: Path, *, trust: bool = False) -> Model:
                 f"{path}: no such checkpoint, {wanted}; train first, or wait for the first validation"
             )
         content = _load(network, weights)
-        facts = require_sealed(folder, read_json(folder / "summary.json"), path)  # a bundle may come without
+        facts = summary_of(folder, path)
         record = require_recorded(folder, network.state_dict(), facts, path)
         hashes = hashlib.sha256(content).hexdigest() + "".join(map(sha256, executed_files(folder)))
         return Model(
@@ -117,8 +116,8 @@ def _config(path: Path, file: Path) -> dict[str, Any]:
     try:
         text = read_text(file)
         config = parse_json(text) if file.suffix == ".json" else parse_yaml(text, old=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {file.name} cannot be read ({one_line(error)})") from error
+    except (OSError, ValueError, MemoryError) as error:
+        raise cannot_read(path, error, f"{file.name} cannot be read ({one_line(error)})") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: {file.name} holds no settings")
     return config
@@ -206,13 +205,13 @@ def _built_by_monai(file: Path) -> Any:
 
 def _load(network: nn.Module, file: Path) -> bytes:
     """Load a file of weights into `network`; its bytes."""
+    content = checkpoint_bytes(file)
+    weights = weights_of(content, file)
     try:
-        content = checkpoint_bytes(file)
-        weights = weights_of(content, file)
         own = network.state_dict().keys()
         if weights.keys() == {f"network.{name}" for name in own}:  # of a bundle's slice-wise wrapper
             weights = {name.removeprefix("network."): value for name, value in weights.items()}
         network.load_state_dict(weights)
         return content
-    except (InputError, RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError) as error:
         raise InputError(f"{file}: not the weights of this network ({one_line(error, 300)})") from error

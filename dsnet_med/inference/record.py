@@ -12,9 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 import dsnet_med
-from dsnet_med.errors import InputError, one_line
-from dsnet_med.files import sha256, write_json
-from dsnet_med.inference.sidecar import read_json
+from dsnet_med.errors import InputError, cannot_read, one_line
+from dsnet_med.files import read_json, sha256, write_json
 from dsnet_med.inference.trust import executed_files
 from dsnet_med.networks.checkpoint import digest, read_checkpoint
 from dsnet_med.seal import holds, sealed
@@ -29,7 +28,7 @@ def recorded(run: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any])
 
     Until they are written, the earlier ones are the run's, too: a run killed between the two is whole.
     """
-    earlier, new = read_json(run / RECORD), digest(weights)
+    earlier, new = _read(run, RECORD), digest(weights)
     kept = earlier.get("weights_sha256") if isinstance(earlier, dict) else None
     _write(run, [new, *(kept if isinstance(kept, list) else ())], facts)
     yield
@@ -51,7 +50,7 @@ def require_recorded(
     `summary` is what its summary.json says, `where` what the user calls it. Raises InputError where they, or
     the files that say how they are used, are not those that the training left there.
     """
-    record, where = read_json(run / RECORD), where or run
+    record, where = _read(run, RECORD), where or run
     if record is None:
         return "without a record"
     if not isinstance(record, dict) or holds(record) is not True:
@@ -68,12 +67,12 @@ def require_recorded(
     return "as trained"
 
 
-def require_sealed(run: Path, summary: Any, where: Path | None = None) -> dict[str, Any]:
+def summary_of(run: Path, where: Path | None = None) -> dict[str, Any]:
     """What a run's summary.json says, nothing where there is none; InputError where it was changed since.
 
     A folder with a record has one that is sealed; of others' any content will do.
     """
-    recorded = (run / RECORD).is_file()
+    summary, recorded = _read(run, "summary.json"), (run / RECORD).is_file()
     if not isinstance(summary, dict):
         if summary is None or not recorded:
             return {}
@@ -89,7 +88,7 @@ def load_recorded(network: nn.Module, file: Path) -> None:
     Raises InputError where it is absent, damaged, exchanged, or of another network.
     """
     run, weights = file.parents[1], read_checkpoint(file)
-    require_recorded(run, weights, require_sealed(run, read_json(run / "summary.json")))
+    require_recorded(run, weights, summary_of(run))
     try:
         getattr(network, "module", network).load_state_dict(weights)
     except RuntimeError as error:  # names or shapes
@@ -97,6 +96,22 @@ def load_recorded(network: nn.Module, file: Path) -> None:
             f"{file} holds the weights of another network ({one_line(error)}): give the --method and --width "
             "of the training"
         ) from error
+
+
+def _read(run: Path, name: str) -> Any:
+    """What a JSON file of the run holds, None where there is none, Ellipsis for what is no JSON.
+
+    Raises InputError where it is there and means are wanting to read it.
+    """
+    file = run / name
+    try:
+        if not file.is_file():
+            return ... if file.exists() else None
+        return read_json(file)
+    except ValueError:
+        return ...
+    except (OSError, MemoryError) as error:
+        raise cannot_read(file, error, one_line(error)) from error
 
 
 def _id(value: Any) -> Any:

@@ -15,6 +15,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,12 +81,16 @@ def weights_of(content: bytes, file: Path) -> dict[str, Tensor]:
 
 def digest(weights: Mapping[str, Tensor]) -> str:
     """A SHA-256 of tensors with their names and types: the same however they are stored."""
-    found = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode(errors="backslashreplace"))
-        plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-        found.update(plain.view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads work
+        each = list(pool.map(_digest_of_one, sorted(weights.items())))
+    return hashlib.sha256("".join(each).encode(errors="backslashreplace")).hexdigest()
+
+
+def _digest_of_one(named: tuple[str, Tensor]) -> str:
+    name, value = named
+    plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    found = hashlib.sha256(plain.view(torch.uint8).numpy().data).hexdigest()
+    return f"{name} {value.dtype} {tuple(value.shape)} {found}\n"
 
 
 def weights_in(content: Any, where: str) -> dict[str, Tensor]:

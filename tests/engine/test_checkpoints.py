@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from itertools import count
@@ -108,6 +108,7 @@ class Run:
         rate: float = 0.05,
         adam: bool = False,
         writes: bool = True,
+        trained_on: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         draw = torch.random.get_rng_state()
@@ -144,6 +145,7 @@ class Run:
             every=every,
             writes=writes,
             sampler=batches,
+            trained_on=trained_on,
         )
         handlers = [
             _Validation(self.validator, iterations),
@@ -219,8 +221,9 @@ def _state(run: Run) -> dict[str, Any]:
 
 
 def _hashes(folder: Path) -> list[str]:
-    files = (folder / "models" / "model.pt", folder / "checkpoints" / "last.pt", folder / "log")
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    files = [folder / "models" / "model.pt", folder / "checkpoints" / "last.pt", folder / "log"]
+    record = folder / "weights.json"
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in (*files, record) if file.is_file()]
 
 
 def _new(folder: Path, **options: Any) -> Run:
@@ -235,7 +238,7 @@ def _milestones(optimizer: torch.optim.Optimizer, iterations: int) -> ChainedSch
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"accumulate": 3, "adam": True, "schedule": _milestones}],
+    [{"trained_on": {"seed": 1}}, {"accumulate": 3, "adam": True, "schedule": _milestones}],
     ids=["momentum", "accumulated Adam"],
 )
 def test_a_run_killed_anywhere_twice_ends_with_the_same_bits(
@@ -379,6 +382,14 @@ def test_a_process_that_does_not_write_goes_on_until_the_one_that_does_is_gone(t
     run.go()
     assert run.trainer.state.iteration == ITERATIONS and signal.getsignal(signal.SIGTERM) is before
     assert [file.name for file in tmp_path.iterdir()] == ["log"]
+
+
+def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
+    _new(tmp_path / "run", trained_on={"seed": 1}).go()
+    assert (tmp_path / "run" / "weights.json").is_file()
+    with pytest.raises(InputError, match=r"is of another training, \{'seed': 1\} and not \{'seed': 2\}"):
+        _new(tmp_path / "run", trained_on={"seed": 2}, iterations=40).go(resume=True)
+    _new(tmp_path / "run", trained_on={"seed": 1}, iterations=40).go(resume=True)
 
 
 def test_resume_refuses_what_it_cannot_go_on_from(tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
         load_model(tmp_path / "file")
     run = _folder(tmp_path / "run")
     (run / "models" / "model.pt").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="not the weights of this network"):
+    with pytest.raises(InputError, match="it is damaged, or no PyTorch checkpoint"):
         load_model(run)
     (run / "models" / "model.pt").unlink()
     with pytest.raises(InputError, match="no such checkpoint"):

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from dsnet_med.engine.checkpoints import save_state
 from dsnet_med.engine.handlers import BestWeights
 from dsnet_med.errors import InputError
 from dsnet_med.files import write_json
-from dsnet_med.inference.record import RECORD, load_recorded, recorded, require_recorded, require_sealed
+from dsnet_med.inference.record import RECORD, load_recorded, recorded, require_recorded, summary_of
 from dsnet_med.networks.checkpoint import digest, read_checkpoint
 from dsnet_med.seal import sealed
 
@@ -119,13 +118,26 @@ def test_a_run_killed_while_its_best_are_written_is_whole(tmp_path: Path) -> Non
 
 def test_a_summary_that_was_changed(tmp_path: Path) -> None:
     run = trained(tmp_path / "run")
-    summary = json.loads((run / "summary.json").read_text())
-    assert require_sealed(run, summary)["seed"] == 1
-    changes: list[Any] = [summary | {"seed": 3}, {"seed": 1}, ..., []]
-    for changed in changes:
+    file = run / "summary.json"
+    text = file.read_text()
+    assert summary_of(run)["seed"] == 1
+    for changed in (text.replace('"seed": 1', '"seed": 3'), '{"seed": 1}', "{", "[]"):
+        file.write_text(changed)
         with pytest.raises(InputError, match="restore it, or remove it"):
-            require_sealed(run, changed)
-    assert require_sealed(run, None) == {}
+            summary_of(run)
     (run / RECORD).unlink()
-    assert require_sealed(run, {"seed": 1}) == {"seed": 1}  # of another program, or an earlier version
-    assert require_sealed(run, ...) == require_sealed(run, []) == {}
+    for changed in ('{"seed": 1}', "{", "[]"):  # of another program, or an earlier version
+        file.write_text(changed)
+        assert summary_of(run) == ({"seed": 1} if "seed" in changed else {})
+    file.unlink()
+    assert summary_of(run) == {}
+
+
+def test_want_of_means_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(24, "Too many open files")
+
+    run = trained(tmp_path / "run")
+    monkeypatch.setattr("dsnet_med.inference.record.read_json", refuse)
+    with pytest.raises(InputError, match=r"cannot be read: too many files are open"):
+        load_recorded(network(5), run / "models" / "model.pt")
