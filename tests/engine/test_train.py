@@ -297,5 +297,5 @@ def test_a_damaged_checkpoint_is_one_clear_line(run: Path, tmp_path: Path) -> No
     shutil.copytree(run, tmp_path / "run")
     weights = tmp_path / "run" / "models" / "model.pt"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(InputError, match="not the weights of this network"):
+    with pytest.raises(InputError, match="it is damaged, or no PyTorch checkpoint"):
         Predictor.from_run(tmp_path / "run")
