@@ -32,7 +32,11 @@ def crowd(scene: Scene, work: Path, count: int) -> Iterator[Tally]:
         for number in range(count):
             out = work / name / str(number)
             commands = [_second(name, arguments(out), extra) for extra in ((), other)]
-            tally.add(*_judged(together(*commands), contents(out), wanted))
+            outcome, said = _judged(together(*commands), contents(out), wanted)
+            # evaluate may replace its own report: one after the other, both are right.
+            if outcome == "replaced":
+                outcome = "harmless" if name == "evaluate" else "silent"
+            tally.add(outcome, said)
             shutil.rmtree(out)
         yield tally
 
@@ -52,7 +56,7 @@ def _judged(both: tuple[Ended, Ended], got: dict[str, str], wanted: list[dict[st
     if got not in wanted:
         return "silent", f"a mixed folder; {said}"
     if all(ended.code == 0 for ended in both):
-        return "silent", f"both exit 0; {said}"
+        return "replaced", said
     return "noticed", ""
 
 
