@@ -16,6 +16,7 @@ from dsnet_med.engine.data import (
     checked_size,
     class_weights,
     open_store,
+    reopen_store,
     slice_size,
     slice_weights,
     slices,
@@ -44,7 +45,7 @@ def compose_train(
     """
     row = method_row(method)
     task = row["method_card"].get("task", "organs")
-    store = open_store(str(data)) if task == "organs" else None
+    store = reopen_store(str(data)) if task == "organs" else None
     if not data.is_dir():
         raise InputError(f"no data set at {data}: give the folder that holds it as published")
     parts = ["train.yaml", f"tasks/{task}.yaml", f"datasets/{store.recipe_id}.yaml" if store else ""]

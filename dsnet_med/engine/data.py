@@ -32,6 +32,12 @@ def open_store(path: str) -> Store:
     return store
 
 
+def reopen_store(path: str) -> Store:
+    """As `open_store`, looked at again, for a run that begins: `preprocess` may have made it anew."""
+    open_store.cache_clear()
+    return open_store(path)
+
+
 def require_store(path: str, store_id: str | None) -> None:
     """Raise InputError unless the store of that id is in the folder; None stands for any."""
     if store_id is None:
@@ -40,7 +46,7 @@ def require_store(path: str, store_id: str | None) -> None:
         raise InputError(
             f"no store at {path}, where the run had its data: say where it is now, --resume --data STORE"
         )
-    if (found := open_store(path).id) != store_id:
+    if (found := reopen_store(path).id) != store_id:
         raise InputError(
             f"{path} holds other data than the run began with (id {found}, was {store_id}): give those as "
             "--data, or train anew in another --out"

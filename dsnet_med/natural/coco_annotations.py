@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pydantic import Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, one_line, want_of_means
 from dsnet_med.natural.images import required
 
 _MARK = b"\xef\xbb\xbf"  # that some editors put before UTF-8
@@ -59,8 +59,8 @@ def read_annotations(dataset_dir: str, split: str) -> COCO:
     refused = f"{file} is no file of COCO annotations of boxes"
     try:
         content = TypeAdapter(_Content).validate_json(file.read_bytes().removeprefix(_MARK))
-    except OSError as error:
-        raise InputError(f"{refused}: {one_line(error)}") from error
+    except (OSError, MemoryError) as error:
+        raise InputError(f"{refused}: {want_of_means(error) or one_line(error)}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = [" ".join(map(str, first["loc"]))] if first["loc"] else []

@@ -13,10 +13,10 @@ from pathlib import Path
 from torch import Tensor
 from torchvision.datasets.folder import make_dataset
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError
 from dsnet_med.files import read_text
 from dsnet_med.find import files_in, folders_in
-from dsnet_med.natural.images import is_image, required_folder
+from dsnet_med.natural.images import is_image, required_folder, unreadable
 
 _LISTS = ("val.txt", "meta/val.txt", "LOC_val_solution.csv")
 _TRAIN = "wanted a folder per class in train/, as ImageNet has it"
@@ -94,8 +94,8 @@ def _listed(file: Path, folder: Path, classes: Sequence[str]) -> list[Sample]:
 def _lines(file: Path) -> list[str]:
     try:
         return read_text(file).splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as a list of labels: {one_line(error)}") from error
+    except (OSError, ValueError, MemoryError) as error:
+        raise unreadable(file, "a list of labels", error) from error
 
 
 def top_classes(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from dsnet_med.errors import InputError, first_of
+from dsnet_med.errors import InputError, cannot_read, first_of, one_line
 from dsnet_med.files import read_text
 from dsnet_med.find import (
     absent,
@@ -234,8 +234,9 @@ def _acdc_frames(path: Path) -> list[int]:
     """The frame numbers of end-diastole and end-systole."""
     try:
         text = read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = str(absent(path)) if isinstance(error, FileNotFoundError) else f"{path}: {error}"
+    except (OSError, ValueError, MemoryError) as error:
+        gone = isinstance(error, FileNotFoundError)
+        reason = absent(path) if gone else cannot_read(path, error, one_line(error))
         raise InputError(f"{reason}; ACDC names each patient's ED and ES frame in it") from error
     frames = dict(re.findall(r"^\s*(ED|ES)\s*:\s*(\d+)\s*$", text, re.MULTILINE))
     if len(frames) < 2:
@@ -305,7 +306,7 @@ def _unusable(path: Path | None) -> str:
     except InputError as error:
         return str(error)
     except OSError as error:
-        return f"{path}: cannot be read ({error.strerror})"
+        return str(cannot_read(path, error, "cannot be read"))
 
 
 def _hint(recipe: Recipe, source: Path) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from dsnet_med import __version__
-from dsnet_med.errors import InputError, one_line, shown, unknown, want_of_means
+from dsnet_med.errors import InputError, cannot_read, one_line, shown, unknown, want_of_means
 from dsnet_med.files import (
     locked,
     output_error,
@@ -227,15 +227,19 @@ def _chosen(cases: list[RawCase], exclude: Collection[str]) -> list[RawCase]:
 
 def _claim(recipe: Recipe, out: Path) -> None:
     """Make `out` ready to be written: from here on it is unfinished until its manifest is back."""
+    manifest, begun = out / MANIFEST, (out / CASES).is_dir()
     require_writable(out / CASES)
-    manifest = out / MANIFEST
     try:
         content = read_json(manifest)
         damaged = isinstance(content, dict) and holds(content) is False
         foreign = not damaged and (not isinstance(content, dict) or content.get("tool") != TOOL)
         owner = recipe.id if foreign or damaged else content["recipe"]["id"]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or a damaged one: to be made anew
+    except FileNotFoundError:
         foreign, owner = False, recipe.id
+    except (ValueError, KeyError, TypeError):  # damaged, where there are cases: to be made anew
+        foreign, owner = not begun, recipe.id
+    except OSError as error:
+        raise cannot_read(manifest, error, "cannot be read") from error
     if owner != recipe.id:
         raise InputError(
             f"{out}: holds a store of recipe {shown(owner)}, not '{recipe.id}'; choose another folder"
@@ -244,7 +248,10 @@ def _claim(recipe: Recipe, out: Path) -> None:
         raise InputError(
             f"{manifest} is there already, and was not written by preprocess; choose another --out"
         )
-    manifest.unlink(missing_ok=True)
+    try:
+        manifest.unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(manifest, error) from error
     for folder in (out, out / CASES):
         remove_partial(folder)
 

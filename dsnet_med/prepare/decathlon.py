@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
-from dsnet_med.errors import InputError, first_mistake, one_line, shown
+from dsnet_med.errors import InputError, cannot_read, first_mistake, one_line, shown
 from dsnet_med.files import read_json
 from dsnet_med.find import case_name, is_volume, volumes_in
 
@@ -61,8 +61,8 @@ def read_dataset_json(source: Path) -> DatasetJson:
         return DatasetJson.model_validate(read_json(path))
     except ValidationError as error:
         raise InputError(f"{path}: {first_mistake(error)}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({one_line(error)})") from error
+    except (OSError, ValueError, MemoryError) as error:
+        raise cannot_read(path, error, f"cannot be read as JSON ({one_line(error)})") from error
 
 
 def described_classes(

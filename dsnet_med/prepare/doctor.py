@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from dsnet_med.errors import InputError, first_of, one_line
+from dsnet_med.errors import InputError, first_of, one_line, want_of_means
 from dsnet_med.find import case_name
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.prepare import decathlon
@@ -74,7 +74,8 @@ def _examine_case(recipe: Recipe, source: Path, case: RawCase) -> tuple[Examined
     except InputError as error:
         found.append(Finding("error", case.id, "unreadable", str(error)))
     except Exception as error:  # the others must go on, whatever this case met
-        message = f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
+        said = f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
+        message = want_of_means(error) or said
         found.append(Finding("error", case.id, "unreadable", message))
     return Examined(case.id, tuple(finding.within(source) for finding in found)), fingerprint
 

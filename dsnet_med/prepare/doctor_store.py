@@ -50,7 +50,7 @@ def _examine_case(store: Store, case: StoredCase) -> tuple[Examined, CaseFingerp
     try:
         require_whole(store.path, case)
         image, labels = store.model_copy(update={"cases": {case.id: case}}).read_case(case.id)
-    except (InputError, OSError) as error:
+    except InputError as error:
         damaged = Finding("error", case.id, "damaged", str(error))
         return Examined(case.id, (damaged, *seen)), CaseFingerprint(case.id, case.subject, case.split)
     findings = [*_entry_findings(store, case), *_label_findings(store, case), *seen]

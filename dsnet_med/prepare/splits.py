@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.errors import InputError, cannot_read, one_line, unknown
 from dsnet_med.files import read_text
 from dsnet_med.find import case_name
 
@@ -49,8 +49,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     try:
         lines = io.StringIO(read_text(path), newline="")
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a CSV file ({error})") from error
+    except (OSError, ValueError, MemoryError, csv.Error) as error:
+        raise cannot_read(path, error, f"cannot be read as a CSV file ({one_line(error)})") from error
     if not rows or tuple(rows[0]) != columns:
         got = ",".join(rows[0]) if rows else "an empty file"
         raise InputError(f"{path}: its first line is '{got}', wanted '{','.join(columns)}'")

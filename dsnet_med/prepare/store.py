@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
-from dsnet_med.errors import InputError, first_mistake, one_line, shown, unknown, want_of_means
+from dsnet_med.errors import InputError, cannot_read, first_mistake, one_line, shown, unknown
 from dsnet_med.files import read_json, write_json
 from dsnet_med.geometry import SliceAxis
 from dsnet_med.prepare.findings import Finding
@@ -93,11 +93,9 @@ class Store(BaseModel):
                 return cls.model_validate(content | {"path": path})
         except ValidationError as error:
             raise InputError(f"{file}: damaged ({first_mistake(error)}); run preprocess again") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = (
-                want_of_means(error) or f"not the manifest of a store ({one_line(error)}); run preprocess again"
-            )
-            raise InputError(f"{file}: {reason}") from error
+        except (OSError, ValueError, KeyError, TypeError, MemoryError) as error:
+            told = f"not the manifest of a store ({one_line(error)}); run preprocess again"
+            raise cannot_read(file, error, told) from error
         if whole is False or got == FORMAT:
             raise InputError(f"{file}: damaged, it has changed since preprocess wrote it; run preprocess again")
         raise InputError(
@@ -155,6 +153,7 @@ class Store(BaseModel):
         file = data_file(self.path, case)
         try:
             return file.open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise InputError(f"{file}: is no longer there; run preprocess, then this") from error
         except OSError as error:
-            gone = f"{one_line(error.strerror or error)}; run preprocess, then this"
-            raise InputError(f"{file}: cannot be read: {want_of_means(error) or gone}") from error
+            raise cannot_read(file, error, "cannot be read") from error

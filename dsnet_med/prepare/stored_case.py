@@ -21,7 +21,7 @@ from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dsnet_med.errors import InputError, first_mistake, one_line, want_of_means
+from dsnet_med.errors import InputError, cannot_read, first_mistake, one_line
 from dsnet_med.files import read_json, write_json
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.prepare.findings import Finding
@@ -119,15 +119,19 @@ def read_entry(path: Path, case: str) -> StoredCase:
         raise InputError(f"{file}: damaged ({first_mistake(error)}); run preprocess again") from error
     except InputError:
         raise
-    except (OSError, ValueError, TypeError) as error:
-        reason = want_of_means(error) or f"{one_line(error, 80)}; run preprocess again"
-        raise InputError(f"{file}: cannot be read: {reason}") from error
+    except (OSError, ValueError, TypeError, MemoryError) as error:
+        raise cannot_read(
+            file, error, f"cannot be read ({one_line(error, 80)}); run preprocess again"
+        ) from error
 
 
 def require_whole(path: Path, case: StoredCase) -> None:
     """Raise InputError unless the case's data file in the store `path` has the size that its entry tells."""
     file = data_file(path, case.id)
-    got = file.stat().st_size if file.is_file() else 0
+    try:
+        got = file.stat().st_size if file.is_file() else 0
+    except OSError as error:
+        raise cannot_read(file, error, "cannot be read") from error
     if got != case.nbytes:
         raise InputError(f"{file}: {got} bytes, wanted {case.nbytes}; run the same preprocess command again")
 

@@ -146,6 +146,13 @@ def test_a_store_that_moved_is_taken_and_another_is_not(store, tmp_path):
     open_store.cache_clear()
 
 
+def test_a_run_that_begins_sees_a_store_that_was_made_anew(store, tmp_path):
+    copy = shutil.copytree(store, tmp_path / "store")
+    before = compose_train("fcn", copy, {})["store_id"]
+    _with_other_data(copy, "image_crc32")
+    assert compose_train("fcn", copy, {})["store_id"] != before
+
+
 def test_a_data_file_that_changes_under_an_open_store_is_noticed(store, tmp_path):
     opened = Store.open(shutil.copytree(store, tmp_path / "store"))
     case = next(iter(opened.cases))

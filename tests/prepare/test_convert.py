@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -495,6 +496,32 @@ def test_store_of_another_recipe_is_left_alone(recipe: Recipe, source: Path, out
     with pytest.raises(InputError, match="holds a store of recipe 'tiny', not 'other'"):
         run(other, source, out)
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("text", ['{"files": 1}', '{"a": 1, "a": 2}', "// no JSON", "[1]"])
+def test_a_manifest_of_something_else_is_left_alone(recipe: Recipe, source: Path, out: Path, text: str) -> None:
+    out.mkdir()
+    (out / MANIFEST).write_text(text)
+    with pytest.raises(InputError, match="is there already, and was not written by preprocess"):
+        run(recipe, source, out)
+    assert (out / MANIFEST).read_text() == text
+
+
+def test_a_manifest_that_cannot_be_read_is_not_replaced(recipe: Recipe, source: Path, out: Path) -> None:
+    (out / MANIFEST).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"manifest\.json: cannot be read \(Is a directory\)"):
+        run(recipe, source, out)
+
+
+def test_cases_are_written_to_the_disk_without_a_thread_where_none_may_be_started(
+    recipe: Recipe, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    run(recipe, source, out)
+    assert len(Store.open(out).cases) == 3
 
 
 def test_wrong_source_costs_a_finished_store_nothing(
