@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from dsnet_med.errors import InputError, printable
+from dsnet_med.errors import InputError, cannot_read, printable
 from dsnet_med.find import require_file
 
 _PARTIAL = re.compile(r"\.(\d{1,10})\.partial\.(?:([0-9a-f]{4})[0-9a-f]{12}(?![0-9a-f])|.).*")
@@ -352,7 +352,10 @@ def require_writable(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal. Raises InputError where there is no such file."""
+    """The SHA-256 of a file's bytes, in hexadecimal. Raises InputError where it cannot be read."""
     require_file(path)
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise cannot_read(path, error, str(error)) from error

@@ -255,7 +255,7 @@ def unchanged(files: Sequence[Path]) -> Iterator[dict[Path, str]]:
 
 
 def digests_of(files: Sequence[Path]) -> dict[Path, str]:
-    """The SHA-256 of each file. Raises InputError for what is not there, OSError for what cannot be read."""
+    """The SHA-256 of each file. Raises InputError."""
     try:
         with ThreadPoolExecutor(_HASHERS) as pool:  # hashing lets other threads work
             return dict(zip(files, pool.map(sha256, files), strict=True))
