@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, cannot_read, one_line
 from dsnet_med.files import parse_json, read_bytes
 
 _LARGEST, _MOST_VALUES, _LONGEST_NUMBER = 1 << 20, 100_000, 400
@@ -115,7 +115,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = read_bytes(path).decode("utf-8-sig")
         values = parse_json(text) if path.suffix == ".json" else parse_yaml(text)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a configuration: {one_line(error)}") from error
+        raise cannot_read(path, error, f"cannot be read as a configuration: {one_line(error)}") from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise InputError(f"{path} holds no settings: wanted lines of id: value")
     return values

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, cannot_read, one_line, want_of_means
 from dsnet_med.evaluate.labels import Labels, label_names, read_labels_argument
 from dsnet_med.evaluate.pairing import CaseOf, Pair
 from dsnet_med.files import read_json
@@ -125,10 +125,10 @@ def _said(path: Path) -> dict[int, str] | None:
         table = content.get("labels", content)
         return label_names(table) if isinstance(table, dict) else None
     except (OSError, ValueError, AttributeError) as error:
-        if path.name != _SAYS_LABELS:
+        if path.name != _SAYS_LABELS and not want_of_means(error):
             return None  # a JSON file of somebody's
-        raise InputError(
-            f"{path}: not a table of labels ({one_line(error)}); correct it or remove it"
+        raise cannot_read(
+            path, error, f"not a table of labels ({one_line(error)}); correct it or remove it"
         ) from error
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dsnet_med.errors import InputError, one_line, shown
+from dsnet_med.errors import InputError, cannot_read, one_line, shown
 from dsnet_med.files import parse_json, read_text
 
 LARGEST_LABEL = int(np.iinfo(np.uint16).max)
@@ -76,7 +76,7 @@ def read_label_file(path: Path) -> Labels:
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); {_WANTED}") from error
+        raise cannot_read(path, error, f"cannot be read ({one_line(error)}); {_WANTED}") from error
     if path.suffix.lower() == ".json":
         return _of_json(text, str(path))
     lines = [line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"]

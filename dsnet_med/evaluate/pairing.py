@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dsnet_med.csv_cells import unshielded
-from dsnet_med.errors import InputError, first_of, one_line
+from dsnet_med.errors import InputError, cannot_read, first_of, one_line
 from dsnet_med.files import parse_json, read_text
 from dsnet_med.find import case_name, files_in, is_volume
 
@@ -95,7 +95,7 @@ def read_cases(path: Path) -> list[str]:
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); wanted one case a line") from error
+        raise cannot_read(path, error, f"cannot be read ({one_line(error)}); wanted one case a line") from error
     if path.suffix.lower() == ".json":
         return _test_cases(path, text)
     lines = [line.strip() for line in text.splitlines()]

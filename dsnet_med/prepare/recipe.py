@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from dsnet_med import resources
-from dsnet_med.errors import InputError, first_mistake, one_line, shown, unknown
+from dsnet_med.errors import InputError, cannot_read, first_mistake, one_line, shown, unknown
 from dsnet_med.files import read_text
 from dsnet_med.geometry import SliceAxis
 from dsnet_med.prepare import decathlon
@@ -224,10 +224,11 @@ def _read_keys(path: Path) -> dict[str, Any]:
         mark = getattr(error.__cause__, "problem_mark", None)
         line = mark.get_snippet(indent=0).splitlines()[0] if mark else ""
         told = one_line(f"{error}: {line}" if line else error)
-        raise InputError(
-            f"{path}: cannot be read as YAML ({told}); text that begins with a sign, such as {{case}}, "
+        otherwise = (
+            f"cannot be read as YAML ({told}); text that begins with a sign, such as {{case}}, "
             "or holds ': ' needs quotes; tabs are no blanks"
-        ) from error
+        )
+        raise cannot_read(path, error, otherwise) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no keys, wanted a recipe")
     return content
