@@ -6,6 +6,7 @@ import os
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +108,44 @@ def test_a_resumed_run_has_no_line_twice_and_a_new_one_none_of_the_old(tmp_path:
     assert [event.step for event in _events(tmp_path).Scalars("loss")] == [1, 2, 3, 4, 5]
     _trained(Loggers("none", str(tmp_path)), 1, 2)
     assert len(_lines(tmp_path)) == 2
+
+
+def test_tensorboard_goes_on_as_metrics_do_where_the_validation_was_still_to_come(tmp_path: Path) -> None:
+    def logged(logger: Loggers, step: int) -> dict[str, Any]:
+        logger.numbers(step, {"loss": step})
+        return logger.state_dict()
+
+    def opened() -> tuple[Loggers, Engine]:
+        logger, trainer = Loggers("tensorboard", str(tmp_path)), Engine(lambda *_: None)
+        logger.attach(trainer)
+        return logger, trainer
+
+    killed, trainer = opened()
+    trainer.fire_event(Events.STARTED)
+    logged(killed, 10)
+    before = logged(killed, 20)  # a checkpoint before the validation, which is not heard of in the next one
+    killed.numbers(20, {"val_score": 0.1})
+    for pending in (True, False):
+        resumed, trainer = opened()
+        trainer.state.iteration = 20
+        resumed.load_state_dict(before)
+        trainer.fire_event(Events.STARTED)
+        if pending:
+            resumed.numbers(20, {"val_score": 0.2})
+            before = resumed.state_dict()
+        resumed.numbers(30, {"loss": 30})
+    trainer.fire_event(Events.COMPLETED)
+    events = _events(tmp_path)
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(10, 10), (20, 20), (30, 30)]
+    assert [(event.step, round(event.value, 3)) for event in events.Scalars("val_score")] == [(20, 0.2)]
+
+
+def test_a_run_that_begins_anew_hides_what_was_killed_before_its_first_checkpoint(tmp_path: Path) -> None:
+    _trained(Loggers("tensorboard", str(tmp_path)), 1, 3)
+    begun = Loggers("tensorboard", str(tmp_path))
+    begun.load_state_dict({"lines": 0})
+    _trained(begun, 1, 2)
+    assert [event.step for event in _events(tmp_path).Scalars("loss")] == [1, 2]
 
 
 def test_tensorboard_has_numbers_pictures_and_hyper_parameters(tmp_path: Path) -> None:
