@@ -121,7 +121,7 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 LOCK = ".lock"
-_TRIES, _PAUSE_S = 20, 0.05
+_TRIES, _LAST_TRIES, _PAUSE_S = 20, 3, 0.05
 _WITHOUT_LOCKS: set[str] = set()
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 _OWNER_BYTES = 10_000
@@ -162,10 +162,7 @@ def locked(folder: Path, doing: str, *, shared: str = "") -> Iterator[None]:
             if not held.times:
                 del _HELD[key]
                 if held.stream is not None:
-                    with suppress(OSError):  # another one shares it, or the folder has gone
-                        _lock(held.stream, folder)
-                        (folder / LOCK).unlink()
-                    held.stream.close()
+                    _give_back(held.stream, folder)
         if made:
             with suppress(OSError):  # which says that something came of it
                 folder.rmdir()
@@ -202,6 +199,20 @@ def _taken(folder: Path, doing: str, shared: str) -> IO[bytes] | None:
             raise InputError(
                 f"{printable(who)[:120]} {does} {folder}: wait until it has ended, or choose another folder"
             ) from error
+
+
+def _give_back(stream: IO[bytes], folder: Path) -> None:
+    """Remove the lock, if nobody shares it, and close it."""
+    for _ in range(_LAST_TRIES):
+        try:
+            _lock(stream, folder)
+            (folder / LOCK).unlink()
+            break
+        except BlockingIOError:  # or somebody who may not have it just asks
+            time.sleep(_PAUSE_S)
+        except OSError:  # the folder has gone
+            break
+    stream.close()
 
 
 def _lock_as(stream: IO[bytes], folder: Path, doing: str, shared: str) -> None:

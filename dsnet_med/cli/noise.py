@@ -12,6 +12,7 @@ _WARNINGS = (  # how each begins, and when it is said
     r"`torch\.cuda\.amp\.GradScaler\(args\.\.\.\)` is deprecated",  # MONAI, with float16
     r"TensorFloat32 tensor cores for float32 matrix multiplication available",  # with --compile
     r"NvImgCodecPydicomReader: nvImageCodec decoder plugin did not register",  # MONAI
+    r".*joblib will operate in serial mode",  # where /dev/shm cannot be used
     r"Grad strides do not match bucket view strides",  # several processes with channels_last
 )
 _RECORDS = {  # by logger
