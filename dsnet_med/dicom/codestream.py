@@ -5,6 +5,7 @@ codestream whose header is damaged is refused here.
 """
 
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ _WITHOUT_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}
 _BOXES = b"\0\0\0\x0cjP  "  # a JP2 file around the codestream, which some writers leave
 _MOST_TILES = 65535
 _RLE_TABLE = 64  # bytes
+_LONGEST_RUN = 128
 
 
 @dataclass(frozen=True)
@@ -145,19 +147,20 @@ def unpacked(code: bytes, image: Image) -> bytes:
 
 
 def _segment(packed: bytes, size: int) -> bytearray:
-    """At least `size` bytes of one segment, and at most one run more."""
-    made, at, end = bytearray(), 0, len(packed)
+    """At least `size` bytes of one segment, and few more. Raises ValueError for fewer."""
+    made, at = bytearray(), 0
     extend = made.extend
-    while len(made) < size and at < end:
-        head = packed[at]
-        if head < 128:
-            following = at + 2 + head
-            extend(packed[at + 1 : following])
-            at = following
-        else:
-            if head > 128:
-                extend(packed[at + 1 : at + 2] * (257 - head))
-            at += 1 + (head > 128)
+    with suppress(IndexError):  # where it ends
+        while len(made) < size:
+            for _ in range((size - len(made)) // _LONGEST_RUN + 1):  # which cannot give many more
+                following = packed[at] + 1
+                at += 1
+                if following > _LONGEST_RUN + 1:
+                    extend(packed[at : at + 1] * (258 - following))
+                    at += 1
+                elif following <= _LONGEST_RUN:
+                    extend(packed[at : at + following])
+                    at += following
     if len(made) < size:
         raise ValueError(f"a segment holds {len(made)} of {size} bytes")
     return made

@@ -23,6 +23,7 @@ from dsnet_med.errors import InputError, one_line, want_of_means
 
 _BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_MOST_READS = 1_000_000  # of one header, as of 10,000 frames that are described one by one
 _LONGEST_VALUE = 1 << 16  # bytes of one attribute that are looked at
 _DEFLATED_HEADER = 64 << 20  # bytes that may stand around the pixels of a deflated file
 _ESCAPE = re.compile(r"\x1b[^A-Za-z]*[A-Za-z]")  # of character sets that change within a text
@@ -75,11 +76,19 @@ class _Deflated(Exception):
 
 
 class _Bounded:
-    """A stream for pydicom, which reads one to its end for no other reason than to unpack it."""
+    """A stream for pydicom, which reads one to its end for no other reason than to unpack it.
+
+    Every element and item takes a read or two, and 8 bytes of an item become 1.4 kB of objects.
+    """
+
+    reads = 0
 
     def read(self: Any, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
             raise _Deflated(self.tell())
+        self.reads += 1
+        if self.reads > _MOST_READS:
+            raise ValueError("its header has too many elements")
         return bytes(super().read(size))  # type: ignore[misc]
 
 
@@ -99,7 +108,7 @@ def _inflated(content: bytes, start: int, pixels: int) -> FileDataset:
         raise ValueError(f"it unpacks to more than the {pixels} bytes of pixels that its header names")
     if pixels and (not unpacking.eof or len(unpacking.unused_data) > 1):
         raise ValueError("what is packed ends too early")
-    found = dcmread(BytesIO(unpacked), stop_before_pixels=not pixels, force=True)
+    found = dcmread(_Memory(unpacked), stop_before_pixels=not pixels, force=True)
     found.file_meta = dcmread(BytesIO(content[:start]), force=True).file_meta
     return found
 

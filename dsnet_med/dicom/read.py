@@ -8,6 +8,7 @@ leaves. So which images are a volume is told here.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dsnet_med.dicom.codestream import Image
-from dsnet_med.dicom.decoding import UnsupportedError, images_of
+from dsnet_med.dicom.decoding import PROCESSES, UnsupportedError, images_of
 from dsnet_med.dicom.frames import Frame, frames_of
 from dsnet_med.dicom.header import reading, text, values, whole, whole_file
 from dsnet_med.dicom.series import Series, require_usable
@@ -112,8 +113,13 @@ def _images(frames: Sequence[Frame]) -> list[NDArray[Any]]:
     for index, frame in enumerate(frames):
         of_file[frame.file].append(index)
     images: dict[int, NDArray[Any]] = {}
-    for file, indices in of_file.items():
-        images.update(zip(indices, _stored(file, [frames[index] for index in indices]), strict=True))
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        try:
+            wanted = [[frames[index] for index in indices] for indices in of_file.values()]
+            for indices, stored in zip(of_file.values(), pool.map(_stored, of_file, wanted), strict=True):
+                images.update(zip(indices, stored, strict=True))
+        finally:
+            pool.shutdown(cancel_futures=True)
     return [images[index] for index in range(len(frames))]
 
 

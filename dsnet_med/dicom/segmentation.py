@@ -257,8 +257,8 @@ def _require_references(source: DicomVolume, headers: dict[Path, Dataset]) -> No
         values = sorted({str(image[keyword].value) for image in headers.values()})
         if len(values) > 1:
             raise InputError(
-                f"{source.path}: its images differ in {keyword} ({', '.join(values[:3])}), wanted "
-                "one for all; split the series first, or write NIfTI instead"
+                f"{source.path}: its images differ in {keyword} ({one_line(', '.join(values[:3]), 99)}), "
+                "wanted one for all; split the series first, or write NIfTI instead"
             )
     if len({image.SOPInstanceUID for image in headers.values()}) < len(headers):
         raise InputError(

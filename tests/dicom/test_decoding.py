@@ -5,6 +5,7 @@ import signal
 import struct
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,26 @@ def test_a_deflated_file_that_unpacks_to_a_thousand_times_as_much(tmp_path):
         tracemalloc.stop()
 
 
+def test_a_header_of_too_many_items(tmp_path, monkeypatch):
+    monkeypatch.setattr("dsnet_med.dicom.header._MOST_READS", 10_000)
+    file = write(tmp_path, images(2))[1]
+    content = file.read_bytes()
+    at = content.index(b"\x20\x00\x0e\x00UI")  # SeriesInstanceUID
+    items = b"\xfe\xff\x00\xe0\0\0\0\0" * 20_000 + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    file.write_bytes(content[:at] + b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff" + items + content[at:])
+    with pytest.raises(
+        InputError, match=r"IM002: not a readable DICOM file \(its header has too many elements"
+    ):
+        volume(tmp_path)
+
+
+def test_texts_of_a_header_move_no_cursor(tmp_path):
+    made = images(2, SeriesDescription="\x1b[2Jevil", Modality="SEG")
+    for one in made:
+        one.SeriesInstanceUID = "1.2.3"
+    assert "\x1b" not in refusal(tmp_path, made)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -220,17 +241,33 @@ def test_a_volume_larger_than_the_memory(tmp_path):
 # ---------------------------------------------------------------- the process
 
 
-def test_it_is_one_process_and_another_after_its_end(tmp_path):
+def processes():
+    return [decoder.process for decoder in decoding._DECODERS.every if decoder.process is not None]
+
+
+def test_the_processes_stay_and_others_follow_after_their_end(tmp_path):
     write(tmp_path, slices("jpeg"))
     first = volume(tmp_path)
-    process = decoding._DECODER._process
-    assert process is not None
+    before = processes()
+    assert 1 <= len(before) <= 2
     volume(tmp_path)
-    assert decoding._DECODER._process is process
-    os.kill(process.pid, signal.SIGKILL)
+    assert processes()[: len(before)] == before
+    for process in before:
+        os.kill(process.pid, signal.SIGKILL)
     assert np.array_equal(volume(tmp_path).voxels, first.voxels)
-    assert decoding._DECODER._process is not process
-    assert not lives(process.pid)
+    assert not any(lives(process.pid) for process in before if process not in processes())
+    assert any(process not in before for process in processes())
+
+
+def test_many_threads_get_their_own_pixels(tmp_path):
+    write(tmp_path / "a", slices("jpegls"))
+    write(tmp_path / "b", slices("lossless", lambda code: code))
+    wanted = {name: volume(tmp_path / name).voxels for name in "ab"}
+    with ThreadPoolExecutor(6) as pool:
+        for name, read in zip(
+            "ab" * 12, pool.map(lambda name: volume(tmp_path / name), "ab" * 12), strict=True
+        ):
+            assert np.array_equal(read.voxels, wanted[name])
 
 
 @pytest.mark.parametrize(
@@ -245,24 +282,25 @@ def test_a_decoder_that_fails_is_one_line(tmp_path, monkeypatch, program, words)
     script = tmp_path / "program.py"
     script.write_text(program)
     write(tmp_path / "series", slices("jpeg"))
-    decoding._DECODER.close()
+    decoding._DECODERS.close()
     with monkeypatch.context() as patched:
         patched.setattr(decoding, "_PROGRAM", script)
         patched.setattr(decoding, "_SECONDS", 0.3)
         with pytest.raises(InputError, match=words):
             volume(tmp_path / "series")
-    decoding._DECODER.close()
+    decoding._DECODERS.close()
     volume(tmp_path / "series")
 
 
-def test_what_a_decoder_needs_is_bounded():
-    """A codestream that names what the header names, and needs far more."""
+def test_a_refused_frame_leaves_the_decoder_as_it_was():
+    """A codestream that is cut short, then a whole one in the same process."""
     image = Image(JPEGLSLossless, *SHAPE, 16, 12, 0, "MONOCHROME2")
     code = stream("jpegls")
     claim = checked(code, image)
-    with pytest.raises(ValueError, match=r"\w"):
-        decoding._DECODER.decode(code[:60], image, claim)
-    assert len(decoding._DECODER.decode(code, image, claim)) == 2 * image.pixels
+    with decoding._DECODERS.free() as decoder:
+        with pytest.raises(ValueError, match=r"\w"):
+            decoder.decode(code[:60], image, claim)
+        assert len(decoder.decode(code, image, claim)) == 2 * image.pixels
 
 
 def test_what_nothing_decodes_is_not_called_damaged(tmp_path):
@@ -278,18 +316,18 @@ def test_what_nothing_decodes_is_not_called_damaged(tmp_path):
 def test_a_forked_process_has_its_own(tmp_path):
     write(tmp_path, slices("jpeg"))
     volume(tmp_path)
-    parents = decoding._DECODER._process
-    assert parents is not None
+    parents = processes()
+    assert parents
     child = os.fork()
     if not child:
         ended = 1
         try:
             volume(tmp_path)
-            own = decoding._DECODER._process
-            ended = int(own is None or own.pid == parents.pid)
-            decoding._DECODER.close()
+            own = {process.pid for process in processes()}
+            ended = int(not own or bool(own & {process.pid for process in parents}))
+            decoding._DECODERS.close()
         finally:
             os._exit(ended)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert parents.poll() is None
+    assert all(process.poll() is None for process in parents)
     volume(tmp_path)
