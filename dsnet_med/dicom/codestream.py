@@ -8,8 +8,6 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from pydicom.uid import JPEG2000TransferSyntaxes
 
 _NO_FRAME = {0xC4, 0xC8, 0xCC}  # among SOF0 to SOF15: tables, and one that is reserved
@@ -18,7 +16,6 @@ _WITHOUT_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}
 _BOXES = b"\0\0\0\x0cjP  "  # a JP2 file around the codestream, which some writers leave
 _MOST_TILES = 65535
 _RLE_TABLE = 64  # bytes
-_LONGEST_RUN = 128
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def _codestream_in(code: bytes) -> int:
 # ---------------------------------------------------------------- RLE
 
 
-def unpacked(code: bytes, image: Image) -> bytes:
+def unpacked(code: bytes, image: Image) -> bytearray:
     """The pixels of an RLE frame, little endian. Raises ValueError for all but whole ones.
 
     Not pydicom's own, which unpacks everything that is there before it looks at the size.
@@ -139,11 +136,10 @@ def unpacked(code: bytes, image: Image) -> bytes:
     spans = list(zip(starts[:count], [*starts[1:count], len(code)], strict=True))
     if not all(_RLE_TABLE <= start <= end <= len(code) for start, end in spans):
         raise ValueError("its table of segments points outside the frame")
-    pixels: NDArray[np.uint8] = np.empty((image.pixels, count), np.uint8)
+    pixels = bytearray(count * image.pixels)
     for index, (start, end) in enumerate(spans):  # the highest byte comes first
-        segment = _segment(code[start:end], image.pixels)
-        pixels[:, count - 1 - index] = np.frombuffer(segment, np.uint8, image.pixels)
-    return pixels.tobytes()
+        pixels[count - 1 - index :: count] = _segment(code[start:end], image.pixels)[: image.pixels]
+    return pixels
 
 
 def _segment(packed: bytes, size: int) -> bytearray:
@@ -152,15 +148,17 @@ def _segment(packed: bytes, size: int) -> bytearray:
     extend = made.extend
     with suppress(IndexError):  # where it ends
         while len(made) < size:
-            for _ in range((size - len(made)) // _LONGEST_RUN + 1):  # which cannot give many more
-                following = packed[at] + 1
-                at += 1
-                if following > _LONGEST_RUN + 1:
-                    extend(packed[at : at + 1] * (258 - following))
+            for _ in range((size - len(made)) // 128 + 1):  # runs of 128 at most cannot give many more
+                head = packed[at]
+                if head > 128:
+                    extend(packed[at + 1 : at + 2] * (257 - head))
+                    at += 2
+                elif head < 128:
+                    following = at + 2 + head
+                    extend(packed[at + 1 : following])
+                    at = following
+                else:
                     at += 1
-                elif following <= _LONGEST_RUN:
-                    extend(packed[at : at + following])
-                    at += following
     if len(made) < size:
         raise ValueError(f"a segment holds {len(made)} of {size} bytes")
     return made

@@ -1,6 +1,6 @@
 """Compressed frames to pixels. Decoders of JPEG and its kin are native code that a damaged file can bring down:
 GDCM's exceptions end the process, and no `except` sees them. So they work in processes of their own, two where
-there are two cores: started when they are needed first, there for every file after that, replaced when they die.
+there are two cores: started when they are needed first, there for every file after it, replaced when they die.
 """
 
 import atexit
@@ -43,12 +43,14 @@ class _DiedError(RuntimeError):
     """The process ended within a frame."""
 
 
-def get_ready(syntax: object) -> None:
-    """The pixels of a file in this transfer syntax will be asked for: let the process begin now."""
+def get_ready(syntax: object) -> bool:
+    """Whether pixels in this transfer syntax are decoded in another process, which begins now."""
     known = isinstance(syntax, UID) and syntax.is_transfer_syntax and not syntax.is_private
-    if isinstance(syntax, UID) and known and syntax.is_encapsulated and syntax != RLELossless:
-        with suppress(OSError):  # which decoding will say
-            _DECODERS.get_ready()
+    if not isinstance(syntax, UID) or not known or not syntax.is_encapsulated or syntax == RLELossless:
+        return False
+    with suppress(OSError):  # which decoding will say
+        _DECODERS.get_ready()
+    return True
 
 
 def images_of(content: Dataset, image: Image, count: int, wanted: Sequence[int]) -> list[NDArray[Any]]:
@@ -67,7 +69,7 @@ def images_of(content: Dataset, image: Image, count: int, wanted: Sequence[int])
         raise ValueError(f"it holds fewer than the {count} frames that it names")
     if count == 1 and next(codes, None) is not None:
         raise ValueError("it holds more frames than the one that it names")
-    if len(found) == 1:
+    if len(found) == 1 or image.syntax == RLELossless:
         return [_pixels(found[index], image) for index in wanted]
     with ThreadPoolExecutor(PROCESSES) as pool:
         try:
@@ -78,6 +80,7 @@ def images_of(content: Dataset, image: Image, count: int, wanted: Sequence[int])
 
 def _pixels(code: bytes, image: Image) -> NDArray[Any]:
     claim = None if image.syntax == RLELossless else checked(code, image)
+    raw: bytes | bytearray
     if claim is None:
         raw = unpacked(code, image)
     else:
@@ -88,7 +91,10 @@ def _pixels(code: bytes, image: Image) -> NDArray[Any]:
         raise ValueError(f"it decodes to {len(raw)} bytes for {image.pixels} pixels")
     pixels = np.frombuffer(raw, f"<{'ui'[image.signed]}{size}").reshape(image.rows, image.columns)
     shift = _unused_bits(8 * size, image, claim)
-    return np.right_shift(np.left_shift(pixels, shift), shift) if shift else pixels
+    if shift:
+        pixels = np.left_shift(pixels, shift)
+        pixels >>= shift
+    return pixels
 
 
 def _unused_bits(bits: int, image: Image, claim: Claim | None) -> int:

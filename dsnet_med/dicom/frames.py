@@ -22,7 +22,7 @@ class Frame:
     (3,) the centre of the first pixel, `orientation` (2, 3) the directions along a row and along a
     column, `spacing` the distances between rows and between columns, `thickness` that to the next
     slice where the header says it. `order` sorts the images of one place, and `kind` is what the
-    images of one volume share.
+    images of one volume share. `elsewhere`: another process decodes it.
     """
 
     file: Path
@@ -38,6 +38,7 @@ class Frame:
     order: tuple[float, ...]
     kind: dict[str, str]
     lossy: bool
+    elsewhere: bool = False
 
     @property
     def name(self) -> str:
@@ -103,19 +104,19 @@ def frames_of(file: Path) -> list[Frame]:
         head = header(file)
         each, shared = head.get("PerFrameFunctionalGroupsSequence"), head.get("SharedFunctionalGroupsSequence")
         count = whole(head, "NumberOfFrames") or 1
-        get_ready(head.file_meta.get("TransferSyntaxUID"))
+        elsewhere = get_ready(head.file_meta.get("TransferSyntaxUID"))
         if not each:
             if count > 1:
                 raise InputError(f"{file}: holds {count} frames without positions; split it first")
-            return [_frame(file, _Fields(file, head, (), None), None)]
+            return [_frame(file, _Fields(file, head, (), None), None, elsewhere)]
         if len(each) != count:
             raise InputError(f"{file}: names {count} frames and describes {len(each)}; export it again")
         numbers = range(1, count + 1)
         every = [_Fields(file, head, (own, *(shared or ())), n) for n, own in zip(numbers, each, strict=True)]
-        return [_frame(file, fields, n) for n, fields in zip(numbers, every, strict=True)]
+        return [_frame(file, fields, n, elsewhere) for n, fields in zip(numbers, every, strict=True)]
 
 
-def _frame(file: Path, fields: _Fields, number: int | None) -> Frame:
+def _frame(file: Path, fields: _Fields, number: int | None, elsewhere: bool) -> Frame:
     head = fields.head
     rows, columns = fields.needed(2, "PixelMeasuresSequence", "PixelSpacing")
     directions = fields.needed(6, "PlaneOrientationSequence", "ImageOrientationPatient")
@@ -133,6 +134,7 @@ def _frame(file: Path, fields: _Fields, number: int | None) -> Frame:
         order=_order(fields, number),
         kind=_kind(fields),
         lossy=text(head, "LossyImageCompression") == "01",
+        elsewhere=elsewhere,
     )
 
 

@@ -113,7 +113,7 @@ def _images(frames: Sequence[Frame]) -> list[NDArray[Any]]:
     for index, frame in enumerate(frames):
         of_file[frame.file].append(index)
     images: dict[int, NDArray[Any]] = {}
-    with ThreadPoolExecutor(PROCESSES) as pool:
+    with ThreadPoolExecutor(PROCESSES if frames[0].elsewhere else 1) as pool:  # Python alone gains nothing
         try:
             wanted = [[frames[index] for index in indices] for indices in of_file.values()]
             for indices, stored in zip(of_file.values(), pool.map(_stored, of_file, wanted), strict=True):
