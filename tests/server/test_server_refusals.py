@@ -16,6 +16,7 @@ import pytest
 from served import RAW, Served, error_of, gzipped, image, mask_of, nifti, serving, zipped
 
 from dsnet_med.inference import Predictor
+from dsnet_med.server.service import remove_leftovers
 
 
 def test_addresses_that_are_not_there(server: Served) -> None:
@@ -294,3 +295,15 @@ def test_another_site_s_page_may_not_send(predictor: Predictor, hosts: tuple[str
         mask_of(server.client.post("/segment", files=form, headers={"origin": here}))
         by_proxy = {"origin": "https://segment.example.org", "sec-fetch-site": "same-origin"}
         mask_of(server.client.post("/segment", files=form, headers=by_proxy))
+
+
+def test_a_planted_link_is_no_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, left = tmp_path / "mine", tmp_path / "dsnet-med-serve-left"
+    for folder in (mine, left):
+        folder.mkdir()
+        (folder / "a").touch()
+    (tmp_path / "dsnet-med-serve-link").symlink_to(mine)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    remove_leftovers()
+    assert not left.exists()
+    assert [path.name for path in mine.iterdir()] == ["a"]
