@@ -11,7 +11,7 @@ from dicom_damage import SYNTAXES, damaged_series, fuzz_dicom, judged
 def test_a_damaged_file_is_a_volume_or_one_line(
     syntax: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    outcomes = [judged(one) for one in damaged_series(syntax, 20, 1, tmp_path)]
+    outcomes = [judged(one) for one in damaged_series(syntax, 12, 1, tmp_path)]
     assert set(outcomes) <= {"noticed", "harmless", "silent"}, outcomes
     assert "noticed" in outcomes
     assert capfd.readouterr() == ("", "")
