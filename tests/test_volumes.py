@@ -1044,13 +1044,10 @@ def test_what_itk_reads_is_the_same_before_and_after(tmp_path, monkeypatch, name
     ],
 )
 @pytest.mark.parametrize("at", ["first", "voxels"])
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nii.bz2"])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_want_of_means_is_called_by_its_name(tmp_path, monkeypatch, number, word, at, name):
     path = tmp_path / name
-    if name.endswith(".bz2"):
-        path.write_bytes(bz2.compress(saved(tmp_path / "plain.nii", image_of(ct())).read_bytes()))
-    else:
-        saved(path, image_of(ct()))
+    saved(path, image_of(ct()))
     opened = Path.open
 
     def wanting(self, mode="r", buffering=-1, *arguments, **options):
@@ -1104,7 +1101,7 @@ def test_a_header_without_forms_and_sizes_says_so(tmp_path):
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_a_file_that_shrinks_while_it_is_read_is_cut_short(tmp_path, monkeypatch, name):
     """No file is mapped into memory, where reading what is gone would end the process."""
-    path, fill = saved(tmp_path / name, image_of(ct((256, 256, 40)))), volumes_nifti.filled
+    path, fill = saved(tmp_path / name, image_of(ct((256, 256, 20)))), volumes_nifti.filled
 
     def shrinking(stream, into):
         if len(into) > HEADER_BYTES:
