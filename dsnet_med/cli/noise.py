@@ -2,7 +2,12 @@
 
 import logging
 import os
+import threading
 import warnings
+
+from tqdm import tqdm
+
+from dsnet_med.errors import want_of_means
 
 _WARNINGS = (  # how each begins, and when it is said
     r"This DataLoader will create \d+ worker processes",  # on a machine of fewer cores than our default
@@ -28,6 +33,8 @@ def quiet() -> None:
     """Silence what is known to be noise; nothing with DSNET_MED_DEBUG=1."""
     if os.environ.get("DSNET_MED_DEBUG") == "1":
         return
+    tqdm.monitor_interval = 0  # a thread that our bars, which advance by themselves, do not need
+    threading.excepthook = _thread_ended
     for beginning in _WARNINGS:
         warnings.filterwarnings("ignore", message=beginning)
     warnings.filterwarnings("ignore", module=rf"({'|'.join(_DICOM)}|dsnet_med\.dicom)(\.|$)")
@@ -38,6 +45,12 @@ def quiet() -> None:
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # what torch's profiler prints of itself
+
+
+def _thread_ended(failure: threading.ExceptHookArgs) -> None:
+    """No traceback of a library's thread that could not have what it needs: the command tells the cause."""
+    if failure.exc_value is None or want_of_means(failure.exc_value) is None:
+        threading.__excepthook__(failure)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

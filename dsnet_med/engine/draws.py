@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from traceback import walk_tb
 from types import FunctionType, ModuleType
@@ -218,6 +218,8 @@ def _abandon(error: Exception) -> None:
         half = frame.f_locals.get("self")
         if isinstance(half, _MultiProcessingDataLoaderIter):
             half._shutdown = True
+            with suppress(ValueError):  # else torch tells of their end, as an error, wherever Python just is
+                torch._C._remove_worker_pids(id(half))
             for worker in getattr(half, "_workers", ()):
                 if worker.is_alive():
                     worker.kill()

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -76,24 +76,25 @@ def held(tmp_path: Path) -> Iterator[Callable[[Path], str]]:
         holder.communicate("\n")
 
 
+@pytest.mark.parametrize("heavy", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_command_that_writes_a_folder_says_who_has_it(
-    raw: Path, store: Path, tmp_path: Path, held: Callable[[Path], str]
+    heavy: bool, raw: Path, store: Path, tmp_path: Path, held: Callable[[Path], str]
 ) -> None:
     out = tmp_path / "out"
     owner = held(out)
     labels = raw / "RawData" / "Training" / "label"
-    for command in (
+    light: list[Sequence[str | Path]] = [
         ("phantom", "acdc", "--out", out, "--cases", "1"),
         ("preprocess", "synapse", "--source", raw, "--out", out),
-        ("quickstart", "--out", out),
-        _training(store, out),
-        ("train", "--resume", "--out", out),
         ("evaluate", "--prediction", labels, "--reference", labels, "--labels", "synapse", "--out", out),
-    ):
+    ]
+    with_torch = [("quickstart", "--out", out), _training(store, out), ("train", "--resume", "--out", out)]
+    for command in with_torch if heavy else light:
         assert owner in refused(run(*command)), command
     assert [file.name for file in out.iterdir()] == [".lock"]
 
 
+@pytest.mark.slow
 def test_a_terminated_training_says_so_ends_with_its_workers_and_goes_on(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = started(*_training(store, out, "--set", "workers=2"))
@@ -129,6 +130,7 @@ def test_a_terminated_preprocess_ends_with_its_workers(raw: Path, tmp_path: Path
     assert run("preprocess", "synapse", "--source", raw, "--out", out).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_one_line(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = started(*_training(store, out, "--set", "workers=2"))
@@ -156,6 +158,7 @@ def test_a_store_that_is_removed_while_it_is_trained_on_is_one_line(store: Path,
     assert str(copy) in refused(run("train", "--resume", "--out", out))
 
 
+@pytest.mark.slow
 def test_a_training_whose_folder_is_removed_says_so(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = _training(store, out, "--iterations", "60", "--set", "validate_every=30", "--set", "workers=0")
