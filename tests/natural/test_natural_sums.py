@@ -1,6 +1,7 @@
 """What a run has read of natural images is read the same ever after, or it says so."""
 
 import json
+import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -122,7 +123,11 @@ def _compare(work: tuple[Sums, int]) -> str:
         sums.compare(index, f"file {index}", bytes([index, 1]))
     except InputError as error:
         return str(error)
-    return ""
+    return "" if sums.opened[0] == os.getpid() else "a stream of its parent's, whose position they share"
+
+
+def _forked(sums: Sums) -> None:
+    raise SystemExit(_compare((sums, 5)))
 
 
 def test_processes_share_the_sums_of_a_run(tmp_path: Path) -> None:
@@ -132,6 +137,10 @@ def test_processes_share_the_sums_of_a_run(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2, get_context("fork")) as processes:
         assert not any(processes.map(_compare, work))
     assert not any(map(_compare, work))
+    child = get_context("fork").Process(target=_forked, args=(sums,))  # as a loader's: nothing is pickled
+    child.start()
+    child.join()
+    assert child.exitcode == 0
     again = pickle.loads(pickle.dumps(sums))
     for index in (0, 3, 199):
         with pytest.raises(InputError, match=f"file {index}: .*{CHANGED}"):
@@ -163,6 +172,7 @@ def test_a_run_that_cannot_be_written_compares_what_it_knows(
     assert not list((tmp_path / "none").rglob("*.crc32"))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_notices_an_exchanged_image(tmp_path: Path) -> None:
     list(make_imagenet(tmp_path / "data", images=8, seed=0, size=(48, 48), classes=2))
     small = {"width": 0.0625, "workers": 1, "size": 32, "batch_size": 4, "iterations": 2}

@@ -291,11 +291,16 @@ def _flip(file: Path, place: int) -> None:
     file.write_bytes(content)
 
 
+def _slope(entry: Path) -> int:
+    """Where an entry says by what voxels are multiplied, which no other number can contradict."""
+    return entry.read_bytes().index(b'"slope": ') + len(b'"slope": ')
+
+
 DAMAGES: dict[str, tuple[set[str], Callable[[Path], None]]] = {
     "image": ({"0002"}, lambda cases: _flip(cases / "0002.bin", 5)),
     "label": ({"0002"}, lambda cases: _flip(cases / "0002.bin", -1)),
     "exchanged": ({"0001", "0003"}, lambda cases: _exchange(cases / "0001.bin", cases / "0003.bin")),
-    "entry": ({"0002"}, lambda cases: _flip(cases / "0002.json", 400)),
+    "entry": ({"0002"}, lambda cases: _flip(cases / "0002.json", _slope(cases / "0002.json"))),
     "entries": ({"0001", "0003"}, lambda cases: _exchange(cases / "0001.json", cases / "0003.json")),
     "both": (
         {"0001", "0003"},
@@ -435,6 +440,7 @@ def test_all_is_on_the_disk_before_the_manifest_appears(
     synchronised, sync = [], os.fsync
 
     def fsync(descriptor: int) -> None:
+        time.sleep(0.02)  # as a disk takes its time
         synchronised.append((os.fstat(descriptor).st_ino, (out / MANIFEST).exists()))
         sync(descriptor)
 
