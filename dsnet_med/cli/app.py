@@ -255,19 +255,19 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that lie in --out.")] = False,
 ) -> None:
     """Score label maps: Dice and HD95 per organ, as cases.csv, summary.json and report.html."""
-    from dsnet_med.cli import scoring
-    from dsnet_med.evaluate.score_folders import missing_rule
+    with locked(out, "evaluates into"):  # first: what it imports takes longer than small folders do
+        from dsnet_med.cli import scoring
+        from dsnet_med.evaluate.score_folders import missing_rule
 
-    options = scoring.Options(
-        protocols=tuple(protocol or ["strict"]),
-        workers=workers,
-        scheduler=scheduler,
-        resample=resample,
-        drop_outside=drop_outside,
-        nsd_tolerance_mm=nsd_tolerance,
-        missing=missing_rule(missing),
-    )
-    with locked(out, "evaluates into"):
+        options = scoring.Options(
+            protocols=tuple(protocol or ["strict"]),
+            workers=workers,
+            scheduler=scheduler,
+            resample=resample,
+            drop_outside=drop_outside,
+            nsd_tolerance_mm=nsd_tolerance,
+            missing=missing_rule(missing),
+        )
         scoring.evaluate(
             prediction, reference, labels, out, images=images, options=options, cases=cases, overwrite=overwrite
         )
