@@ -120,7 +120,7 @@ def reopen(
         raise InputError(f"{run}: nothing to resume, it holds no {_CONFIG}; train without --resume")
     if not trust:
         require_own(run, configured(run), "going on with it")
-    config = load(run / _CONFIG)
+    config = _loaded(run / _CONFIG)
     if method is not None:
         has, wanted = plain(config["method_card"]["id"]), method_row(method)["method_card"]["id"]
         if has != wanted and not has.startswith(f"{wanted}+"):  # its plug-in
@@ -142,6 +142,16 @@ def reopen(
         if not trust:
             remember((), yaml_text(changed))
         write_yaml(run / _CONFIG, changed)
+
+
+def _loaded(file: Path) -> dict[str, Any]:
+    """A run's configuration. Raises InputError where it lacks what a run cannot go on without."""
+    config = load(file)
+    card = config.get("method_card")
+    texts = config.get("dataset_dir"), card.get("id") if isinstance(card, dict) else None
+    if not all(isinstance(each, str) for each in texts) or "iterations" not in config:
+        raise InputError(f"{file}: says too little to go on with; give a run that train made")
+    return config
 
 
 def _cannot(run: Path, what: str, why: str) -> InputError:

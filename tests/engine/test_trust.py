@@ -139,3 +139,10 @@ def test_only_what_train_wrote_is_remembered(strangers: Path) -> None:
     assert strangers / "scripts" / "mine.py" in executed_files(strangers)
     with pytest.raises(InputError, match="--trust"):
         reopen(strangers, {})
+
+
+@pytest.mark.parametrize("text", ["a: 1", "dataset_dir: null", "dataset_dir: [x]", "method_card: x"])
+def test_a_configuration_that_says_too_little_is_one_line(text: str, strangers: Path) -> None:
+    (strangers / "configs" / "train.yaml").write_text(text)
+    with pytest.raises(InputError, match="says too little to go on with"):
+        reopen(strangers, {"iterations": 12}, trust=True)
