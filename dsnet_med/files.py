@@ -121,7 +121,7 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 LOCK = ".lock"
-_TRIES, _LAST_TRIES, _PAUSE_S = 20, 3, 0.05
+_TRIES, _PAUSE_S = 20, 0.05
 _WITHOUT_LOCKS: set[str] = set()
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 _OWNER_BYTES = 10_000
@@ -203,16 +203,22 @@ def _taken(folder: Path, doing: str, shared: str) -> IO[bytes] | None:
 
 def _give_back(stream: IO[bytes], folder: Path) -> None:
     """Remove the lock, if nobody shares it, and close it."""
-    for _ in range(_LAST_TRIES):
+    with suppress(OSError):  # the folder has gone, or others share it
         try:
             _lock(stream, folder)
-            (folder / LOCK).unlink()
-            break
-        except BlockingIOError:  # or somebody who may not have it just asks
+        except BlockingIOError:  # two that end in one moment would keep it from each other
+            _let_go(stream)
             time.sleep(_PAUSE_S)
-        except OSError:  # the folder has gone
-            break
+            _lock(stream, folder)
+        if _is(stream, folder / LOCK):
+            (folder / LOCK).unlink()
     stream.close()
+
+
+def _let_go(stream: IO[bytes]) -> None:
+    import fcntl
+
+    fcntl.lockf(stream, fcntl.LOCK_UN)
 
 
 def _lock_as(stream: IO[bytes], folder: Path, doing: str, shared: str) -> None:
