@@ -17,7 +17,7 @@ from dsnet_med.evaluate.protocols import PROTOCOLS
 from dsnet_med.evaluate.report import comparison_html, report_and_images
 from dsnet_med.evaluate.score_folders import CaseScore
 from dsnet_med.evaluate.summary import by_protocol, cases_csv
-from dsnet_med.files import output_error, read_json, sha256, staging, synchronise, write_text
+from dsnet_med.files import output_error, read_json, remove_partial, sha256, staging, synchronise, write_text
 from dsnet_med.seal import holds, sealed
 
 _SUMMARY, _COMPARISON, _PAGE, _CASES = "summary.json", "comparison.json", "report.html", "cases.csv"
@@ -83,6 +83,7 @@ def require_replaceable(out: Path, *, overwrite: bool = False) -> None:
 @contextmanager
 def _together(out: Path, name: str, content: Mapping[str, Any]) -> Iterator[Path]:
     """A folder whose files come to lie in `out` at the end, beside the JSON file that vouches for them."""
+    remove_partial(out)
     with staging(out) as made:
         yield made
         files = {file.name: sha256(file) for file in sorted(made.iterdir())}

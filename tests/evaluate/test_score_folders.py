@@ -6,6 +6,8 @@ import io
 import json
 import math
 import pickle
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -449,3 +451,13 @@ def test_geometry_that_was_guessed_for_a_mask_is_noted(tmp_path):
     prediction.with_name("a.json").write_text(json.dumps({"unstated": ["no spacing"]}))
     (score,) = evaluate_pairs([Pair("a", prediction, reference)], NAMES)
     assert score.notes == ("a.nii.gz: made of an image of which no spacing",)
+
+
+def test_what_a_killed_evaluate_left_is_removed(folders, tmp_path):
+    scores, summary = evaluate(*folders)
+    leaving = "import os, sys; from pathlib import Path; from dsnet_med.files import staging\n"
+    leaving += "with staging(Path(sys.argv[1])) as made: (made / 'cases.csv').touch(); os._exit(0)"
+    subprocess.run([sys.executable, "-c", leaving, tmp_path / "out"], check=True)
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    write_results(tmp_path / "out", scores, summary, NAMES)
+    assert not list((tmp_path / "out").glob(".*"))
