@@ -1,6 +1,7 @@
 """Want of disk, memory, files and output: a command ends in one line with the cause, and goes on afterwards."""
 
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from scene import Ended, Scene, contents, dsnet
 from tally import Tally
 
 MB = 1 << 20
+_LISTED = re.compile(r"(failed|note|warning)[ :]|.*\|")  # one for each case, and bars
 _NO_START = (
     "error while loading shared libraries",
     "Fatal Python error",
@@ -78,7 +80,7 @@ def _judge(
 ) -> None:
     """Run it in want, then with all it needs."""
     ended = run(arguments(out))
-    lines = [line for line in ended.said.splitlines() if line.strip() and "|" not in line]
+    lines = [line for line in ended.said.splitlines() if line.strip() and not _LISTED.match(line)]
     if _died_before_us(ended):
         tally.add("harmless")
         return
