@@ -19,6 +19,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
@@ -30,6 +31,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from dsnet_med.engine.stopping import explained
 from dsnet_med.errors import InputError, StoppedError, one_line, portable, want_of_means
 from dsnet_med.processes import ctrl_c_later
+
+_FILES_EACH, _FILES_BESIDE = 12, 6  # of a loader's process: pipes, and the tensors of the batches under way
 
 
 def seed_of(seed: int, *what: str | int) -> int:
@@ -189,6 +192,7 @@ class Loader(DataLoader[Any]):
         while True:
             try:
                 if batches is None:
+                    _require_open_files(self.num_workers)
                     with ctrl_c_later():
                         batches = super().__iter__()
                 batch = next(batches, None)
@@ -210,6 +214,21 @@ class Loader(DataLoader[Any]):
                         batches,
                     )  # names for the error in its own traceback would keep the processes alive
             yield batch
+
+
+def _require_open_files(processes: int) -> None:
+    """Raise InputError where the loader's processes could not send what they read, which has no end."""
+    if not processes or sys.platform == "win32":
+        return
+    import resource
+
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = psutil.Process().num_fds() + _FILES_BESIDE + _FILES_EACH * processes
+    if 0 <= most < wanted:
+        raise InputError(
+            f"at most {most} files may be open, and {processes} processes that read data take {wanted}: raise "
+            "the limit (ulimit -n 4096) or train with --set workers=0"
+        )
 
 
 def _abandon(error: Exception) -> None:

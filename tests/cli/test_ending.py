@@ -174,7 +174,7 @@ def test_a_training_whose_folder_is_removed_says_so(store: Path, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits are POSIX's")
-@pytest.mark.parametrize("files", [12, 24])
+@pytest.mark.parametrize("files", [12, 20, 24])
 def test_few_open_files_are_named(files: int, raw: Path, store: Path, tmp_path: Path) -> None:
     for number, command in enumerate(
         (

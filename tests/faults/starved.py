@@ -93,13 +93,14 @@ def _judge(
     again = dsnet(*arguments(out))
     if again.code == 2 and "--resume" in again.said:
         again = dsnet("train", "--resume", "--out", out)
-    if again.code == 0 and (got := contents(out)) == wanted:
+    same = (got := contents(out)) == wanted
+    if again.code and not (same and "has done all" in again.said):
+        tally.add("lost", f"{where}: exit {ended.code}; again: exit {again.code}, {again.said[-200:]!r}")
+    elif same:
         tally.add("noticed" if ended.code else "harmless")
-    elif again.code == 0:
+    else:
         differing = sorted(key for key in wanted.keys() | got.keys() if wanted.get(key) != got.get(key))
         tally.add("silent", f"{where}: afterwards other files: {', '.join(differing)}")
-    else:
-        tally.add("lost", f"{where}: exit {ended.code}; again: exit {again.code}, {again.said[-200:]!r}")
     shutil.rmtree(out, ignore_errors=True)
 
 
