@@ -99,8 +99,12 @@ def run_bundle(options: dict[str, Any]) -> None:
 
 def _require_own(files: list[Path]) -> None:
     """Raise InputError unless the files, those beside them and scripts/ are this user's, or dsnet-med's own."""
+    from dsnet_med.inference.safe_config import is_plain
     from dsnet_med.inference.trust import configured, require_own
+    from dsnet_med.yaml_core import read_yaml
 
+    plain = [file for file in files if file.is_file() and file.suffix != ".conf" and is_plain(read_yaml(file))]
+    files = [file for file in files if file not in plain]
     for folder in dict.fromkeys(file.absolute().parent for file in files):
         root = folder.parent if folder.name == "configs" else folder
         beside = configured(root) if folder.name == "configs" else []

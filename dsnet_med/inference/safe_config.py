@@ -34,6 +34,20 @@ def code_in(definition: Any) -> str | None:
         raise InputError("the network's definition holds itself, or is too deep") from error
 
 
+def is_plain(settings: Any) -> bool:
+    """Whether the settings of a configuration are values alone: no expression, target, macro or other file."""
+    if isinstance(settings, Mapping):
+        return all(_names_a_value(str(key)) and is_plain(value) for key, value in settings.items())
+    if isinstance(settings, list):
+        return all(map(is_plain, settings))
+    return not (isinstance(settings, str) and settings[:1] in ("$", "%"))
+
+
+def _names_a_value(key: str) -> bool:
+    parts = key.lstrip("+~").replace("::", "#").split("#")
+    return key != "laid_over" and not any(part[:1] in ("_", "$", "%") for part in parts)
+
+
 def _found(node: Any, seen: Iterator[int], key: str = "") -> Iterator[str]:
     if next(seen) > _LARGEST:
         raise InputError(f"the network's definition has more than {_LARGEST} parts")

@@ -108,6 +108,27 @@ def test_a_bundle_asks_for_trust(strangers: Path, tmp_path: Path, monkeypatch: p
     assert canary.exists()
 
 
+def test_values_alone_need_no_trust(strangers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(strangers)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    mine = tmp_path / "mine.yaml"
+    words = ["run", "training", "--config_file", f"['configs/train.yaml', '{mine}']"]
+    mine.write_text("iterations: 2\nlr_scheduler: {power: 0.5}\n")
+    with pytest.raises(InputError) as refused:
+        bundle_command(words)
+    assert "--trust" not in str(refused.value)  # it holds a run already, or the key is another
+    for code in (
+        'seed: "$1 + 1"',
+        "x: {_target_: os.getcwd}",
+        "x#_target_: os.getcwd",
+        '"%y.yaml::z": 1',
+        "laid_over: [/x]",
+    ):
+        mine.write_text(f"{code}\n")
+        with pytest.raises(InputError, match="say --trust"):
+            bundle_command(words)
+
+
 @pytest.mark.slow
 def test_a_module_in_an_own_run_takes_no_library_s_place(strangers: Path, tmp_path: Path) -> None:
     """A run that was given away and came back: its configs are as they were."""
