@@ -24,20 +24,6 @@ _METRIC_NAMES = {"dice": "Dice", "hd95_mm": "HD95, mm", "hd95_voxels": "HD95, vo
 _DIGITS = {"dice": 3, "hd95_mm": 2, "hd95_voxels": 2, "nsd": 3}
 
 
-def report_html(
-    scores: Iterable[CaseScore],
-    summary: Mapping[str, Any],
-    labels: Mapping[int, str],
-    *,
-    images: Mapping[str, Path] | None = None,
-    run: Mapping[str, Any] | None = None,
-    overlays: int = 4,
-) -> str:
-    """The report of an evaluation. `images` maps cases to the volumes shown beneath the overlays of the
-    `overlays` worst cases; `run` holds facts worth showing (method, seed, how the checkpoint was selected)."""
-    return report_and_images(scores, summary, labels, images=images, run=run, overlays=overlays)[0]
-
-
 def report_and_images(
     scores: Iterable[CaseScore],
     summary: Mapping[str, Any],
@@ -47,7 +33,11 @@ def report_and_images(
     run: Mapping[str, Any] | None = None,
     overlays: int = 4,
 ) -> tuple[str, dict[str, str]]:
-    """The same, and the SHA-256 of every image that it shows, by case."""
+    """The report of an evaluation, and the SHA-256 of every image that it shows, by case.
+
+    `images` maps cases to the volumes shown beneath the overlays of the `overlays` worst cases; `run` holds
+    facts worth showing (method, seed, how the checkpoint was selected).
+    """
     protocol = PROTOCOLS[summary["protocol"]]
     cases = _worst_first(scores, protocol)
     drawn = {
