@@ -87,7 +87,9 @@ def analyse(
         notes.append(f"There is one arm only, {base}: nothing to compare it with.")
     if measure.most is None and others:
         notes.append(f"The margin is {margin:g} {measure.unit} of {measure.title}: does that much not matter?")
-    detectable = [d for entry in contrasts if (d := entry["smallest_detectable_difference"]) is not None]
+    detectable = [
+        d for entry in contrasts if (d := entry["smallest_detectable_difference"])
+    ]  # 0: of an equal arm
     return {
         "schema": SCHEMA,
         "tool": f"dsnet-med {dsnet_med.__version__}",
@@ -215,11 +217,8 @@ def _gaps(pairs: Sequence[Paired], scores: Scores, values: Values) -> list[str]:
     sentences = [
         f"{first_of(arms)} against {pairs[0].against}: left out {told}." for told, arms in words.items()
     ]
-    unscored = [
-        case
-        for case, known in zip(scores.cases, (~np.isnan(values)).any(axis=(0, 1)), strict=True)
-        if not known
-    ]
+    nowhere = np.asarray(np.isnan(values).all(axis=(0, 1))).tolist()
+    unscored = [case for case, nothing in zip(scores.cases, nowhere, strict=True) if nothing]
     if unscored:
         sentences.append(f"In no arm counted, since no organ of theirs is: {first_of(unscored, 5)}.")
     return sentences

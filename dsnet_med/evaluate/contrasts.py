@@ -189,7 +189,7 @@ def wrong_winner(first: Values, second: Values) -> float | None:
         return None
     one, other = first.mean(axis=1), second.mean(axis=1)
     difference, spread = abs(float(one.mean() - other.mean())), sqrt(one.var(ddof=1) + other.var(ddof=1))
-    if difference == 0 and spread == 0:
+    if difference == 0:
         return None
     return 0.0 if spread == 0 else float(NormalDist().cdf(-difference / spread))
 

@@ -127,10 +127,11 @@ def left_out_words(known: Flags, runs: Places, cases: Places, scores: Scores) ->
     gone = [place for place in np.flatnonzero(some_cases) if place not in cases]
     if gone:
         names = first_of((scores.cases[place] for place in gone), 5)
-        words.append(f"{'case' if len(gone) == 1 else f'{len(gone)} cases'} {names}")
+        words.append(f"case {names}" if len(gone) == 1 else f"{len(gone)} cases ({names})")
     if not words:
         return ""
-    return f"{' and '.join(words)}, not scored in every run; {len(runs)} seeds and {len(cases)} cases are left"
+    left = f"{len(runs)} seed{'s' * (len(runs) > 1)} and {len(cases)} case{'s' * (len(cases) > 1)}"
+    return f"{' and '.join(words)}, not scored in every run; {left} count"
 
 
 def _expected_width(runs: int, cases: int) -> float:
@@ -172,7 +173,8 @@ def _organs_of_cases(there: Flags, axes: Sequence[Sequence[str]], left_out: list
     """Which organs count in which cases (cases, organs): those with a row in every run that has the case."""
     arms, runs, cases, organs = axes
     scored = np.asarray(there.any(axis=-1))
-    everywhere = np.asarray((there | ~scored[..., None]).all(axis=(0, 1)) & scored.any(axis=(0, 1))[:, None])
+    anywhere = np.asarray(scored.any(axis=(0, 1)))
+    everywhere = np.asarray((there | ~scored[..., None]).all(axis=(0, 1)) & anywhere[:, None])
     gone = np.asarray(there.any(axis=(0, 1)) & ~everywhere)
     for place in np.flatnonzero(gone.any(axis=0)).tolist():
         own = np.flatnonzero(gone[:, place]).tolist()
