@@ -4,17 +4,14 @@ Every number of an evaluation's report is that of the summary's first protocol. 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from math import isnan, log10, nan
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-
-import dsnet_med
 from dsnet_med.evaluate import overlay
 from dsnet_med.evaluate.comparison import rankings
+from dsnet_med.evaluate.pages import rendered
 from dsnet_med.evaluate.protocols import PROTOCOLS, Protocol, Record
 from dsnet_med.evaluate.score_folders import CaseScore
 from dsnet_med.evaluate.summary import by_protocol, case_mean
@@ -46,7 +43,7 @@ def report_and_images(
     }
     method = (run or {}).get("method")
     organs = "1 organ" if len(labels) == 1 else f"{len(labels)} organs"
-    page = _page(
+    page = rendered(
         "report.html",
         title=f"Segmentation scores: {method}" if method else "Segmentation scores",
         subtitle=f"{organs}, protocol {protocol.name}, counting {summary['headline']}",
@@ -76,7 +73,7 @@ def comparison_html(comparison: Mapping[str, Any], links: Mapping[str, str]) -> 
     ]
     cases = "1 case" if comparison["cases"] == 1 else f"{comparison['cases']} cases"
     without = f"; {len({case for case, _ in gone})} left out" if gone else ""
-    return _page(
+    return rendered(
         "comparison.html",
         title="Comparison of predictions",
         subtitle=f"{', '.join(comparison['predictions'])}: {cases} that all of them have{without}",
@@ -141,26 +138,3 @@ def _strip(
         "median": x(median(counted)),
         "zero_is_bad": zero_is_bad,
     }
-
-
-def _page(template: str, **content: Any) -> str:
-    return _environment().get_template(template).render(version=dsnet_med.__version__, **content)
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(loader=PackageLoader("dsnet_med.evaluate"), autoescape=True)
-    environment.filters |= {"number": _number, "interval": _interval, "sort_key": _sort_key}
-    return environment
-
-
-def _number(value: float | None, digits: int, sign: str = "") -> str:
-    return "–" if value is None or isnan(value) else f"{value:{sign}.{digits}f}"
-
-
-def _interval(bounds: Sequence[float] | None, digits: int) -> str:
-    return "" if bounds is None else f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
-
-
-def _sort_key(value: float | None) -> str:
-    return "" if value is None or isnan(value) else f"{value:.6g}"

@@ -1,7 +1,6 @@
 """report.html: whole, offline, small, honest about what failed, with pictures the right way round."""
 
 import base64
-import html.parser
 import io
 import json
 import re
@@ -9,6 +8,7 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
+from page_parser import read_page
 from PIL import Image
 
 from dsnet_med.errors import InputError
@@ -49,36 +49,8 @@ def evaluated(tmp_path):
     return tmp_path, scores, summary
 
 
-VOID_TAGS = {"meta", "img", "line", "circle", "br"}
-
-
-class Parser(html.parser.HTMLParser):
-    """Checks that tags nest; collects addresses and text."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.addresses, self.words = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.addresses += [value for key, value in attrs if key in ("src", "href", "action", "data")]
-        if tag not in VOID_TAGS:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        pass
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
 def parsed(out):
-    parser = Parser()
-    parser.feed((out / "report.html").read_text(encoding="utf-8"))
-    assert not parser.open
-    return parser
+    return read_page((out / "report.html").read_text(encoding="utf-8"))
 
 
 def test_the_report_is_one_offline_file(evaluated):

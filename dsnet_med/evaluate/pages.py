@@ -1,0 +1,38 @@
+"""Pages and pictures from the templates in templates/, by jinja2; every text is escaped."""
+
+from collections.abc import Sequence
+from functools import cache
+from math import isnan
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+import dsnet_med
+
+
+def rendered(template: str, **content: Any) -> str:
+    """The text of templates/`template`, filled with `content`; a page gets the version for its footer."""
+    return environment().get_template(template).render(version=dsnet_med.__version__, **content)
+
+
+@cache
+def environment() -> Environment:
+    """The templates, with the filters by which they write numbers: what has no value is a dash."""
+    loaded = Environment(loader=PackageLoader("dsnet_med.evaluate"), autoescape=True)
+    loaded.filters |= {"number": number, "interval": interval, "sort_key": sort_key}
+    return loaded
+
+
+def number(value: float | None, digits: int, sign: str = "") -> str:
+    """`value` with so many decimals; `sign` "+" shows the sign of positive numbers too."""
+    return "–" if value is None or isnan(value) else f"{value:{sign}.{digits}f}"
+
+
+def interval(bounds: Sequence[float] | None, digits: int, sign: str = "") -> str:
+    """Both ends of an interval; empty where there is none."""
+    return "" if bounds is None else f"{bounds[0]:{sign}.{digits}f} to {bounds[1]:{sign}.{digits}f}"
+
+
+def sort_key(value: float | None) -> str:
+    """What the page's script sorts by; empty, which comes last, where there is no value."""
+    return "" if value is None or isnan(value) else f"{value:.6g}"
