@@ -130,7 +130,7 @@ def verify(
         claims = [verifying.read_claim(summary, prediction=prediction, reference=reference, images=images)]
         scores = list(bar(verifying.score_again(claims[0], workers=workers), len(claims[0].pairs), "verify"))
         found = verifying.differences(claims[0], scores)
-    _tell_differences(summary, found)
+    tell_differences(summary, found)
     numbers = sum(map(verifying.count_numbers, claims))
     typer.echo(
         f"{summary} holds: {numbers} numbers of {len(claims[0].pairs)} cases, "
@@ -143,7 +143,7 @@ def verify(
             say(f"{claim.path} is of an earlier version: nothing vouches for its notes, versions and run")
 
 
-def _tell_differences(summary: Path, found: Sequence[str]) -> None:
+def tell_differences(summary: Path, found: Sequence[str]) -> None:
     if found:
         for line in found[:_SHOWN_DIFFERENCES]:
             say(line, err=True)

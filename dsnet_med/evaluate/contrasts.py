@@ -200,9 +200,9 @@ def variance_removed(pair: Paired, axis: int) -> float | None:
 
     1 - var(a - b) / (var(a) + var(b)); negative where pairing added some.
     """
-    one, other = pair.first.mean(axis=axis), pair.second.mean(axis=axis)
-    if len(one) < 2 or not pair.first.size:
+    if pair.first.shape[1 - axis] < 2 or not pair.first.size:
         return None
+    one, other = pair.first.mean(axis=axis), pair.second.mean(axis=axis)
     apart = float(one.var(ddof=1) + other.var(ddof=1))
     return 1 - float((one - other).var(ddof=1)) / apart if apart > 0 else None
 

@@ -1,12 +1,13 @@
 """What an evaluation leaves behind: cases.csv, summary.json and report.html in one folder.
 
-summary.json (and comparison.json) vouches for the files beside it by their hashes. What nothing vouches for is
-somebody's, or was changed since, and is not replaced unasked.
+summary.json (and comparison.json, and a trial's results.json) vouches for the files beside it by their hashes.
+What nothing vouches for is somebody's, or was changed since, and is not replaced unasked.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,24 @@ from dsnet_med.files import output_error, read_json, remove_partial, sha256, sta
 from dsnet_med.seal import holds, sealed
 
 _SUMMARY, _COMPARISON, _PAGE, _CASES = "summary.json", "comparison.json", "report.html", "cases.csv"
-_FORM = {_SUMMARY: {"protocol", "inputs", "files"}, _COMPARISON: {"predictions", "ranking", "files"}}
-_NAMES = (_SUMMARY, _COMPARISON, _PAGE, _CASES, *(f"cases_{name}.csv" for name in PROTOCOLS))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one command writes: the JSON files that vouch, by keys that tell them from others, and all names."""
+
+    command: str
+    forms: Mapping[str, set[str]]
+    names: tuple[str, ...]
+    otherwise: str
+
+
+EVALUATION = Kind(
+    "evaluate",
+    {_SUMMARY: {"protocol", "inputs", "files"}, _COMPARISON: {"predictions", "ranking", "files"}},
+    (_SUMMARY, _COMPARISON, _PAGE, _CASES, *(f"cases_{name}.csv" for name in PROTOCOLS)),
+    "replace it with --overwrite",
+)
 
 
 def write_results(
@@ -46,7 +63,7 @@ def write_results(
     """
     first = summary["protocol"]
     content = {**summary, **({"run": dict(run)} if run else {}), "beside": dict(beside or {})}
-    with _together(out, _SUMMARY, content) as made:
+    with together(out, _SUMMARY, content) as made:
         write_text(made / _CASES, cases_csv(scores, first))
         for name in by_protocol(summary):
             in_voxels = PROTOCOLS[name].unit == "voxels"
@@ -65,23 +82,23 @@ def write_results(
 
 def write_comparison(out: Path, comparison: Mapping[str, Any], links: Mapping[str, str]) -> None:
     """Write comparison.json and report.html as `write_results` does; `links` lead to the reports of each."""
-    with _together(out, _COMPARISON, comparison) as made:
+    with together(out, _COMPARISON, comparison) as made:
         write_text(made / _PAGE, comparison_html(comparison, links))
 
 
-def require_replaceable(out: Path, *, overwrite: bool = False) -> None:
-    """Raise InputError where `out` holds a file that an evaluation would replace and that is not its own."""
-    vouched = _vouched(out)
-    for name in _NAMES:
+def require_replaceable(out: Path, *, overwrite: bool = False, kind: Kind = EVALUATION) -> None:
+    """Raise InputError where `out` holds a file that the command would replace and that is not its own."""
+    vouched = _vouched(out, kind)
+    for name in kind.names:
         if not overwrite and (out / name).exists() and name not in vouched:
             raise InputError(
-                f"{out / name} is there already, and was not written by evaluate or was changed since; choose "
-                "another --out, or replace it with --overwrite"
+                f"{out / name} is there already, and was not written by {kind.command} or was changed since; "
+                f"choose another --out, or {kind.otherwise}"
             )
 
 
 @contextmanager
-def _together(out: Path, name: str, content: Mapping[str, Any]) -> Iterator[Path]:
+def together(out: Path, name: str, content: Mapping[str, Any], kind: Kind = EVALUATION) -> Iterator[Path]:
     """A folder whose files come to lie in `out` at the end, beside the JSON file that vouches for them."""
     remove_partial(out)
     with staging(out) as made:
@@ -89,7 +106,8 @@ def _together(out: Path, name: str, content: Mapping[str, Any]) -> Iterator[Path
         files = {file.name: sha256(file) for file in sorted(made.iterdir())}
         write_text(made / name, laid_out(sealed(without_nan({**content, "files": files}))))
         try:
-            for earlier in _vouched(out):  # first: no old file may lie beside a new summary
+            # first: no old file may lie beside a new summary; and what vouches for the others last of them
+            for earlier in sorted(_vouched(out, kind), key=lambda file: file in kind.forms):
                 (out / earlier).unlink()
             for new in (name, *files):
                 synchronise(made / new)
@@ -104,10 +122,10 @@ def laid_out(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def _vouched(out: Path) -> set[str]:
-    """The files in `out` that are as an evaluation wrote them."""
+def _vouched(out: Path, kind: Kind) -> set[str]:
+    """The files in `out` that are as the command wrote them."""
     found: set[str] = set()
-    for name, keys in _FORM.items():
+    for name, keys in kind.forms.items():
         try:
             content = read_json(out / name)
             files = dict(content["files"]) if keys <= content.keys() else {}
@@ -115,7 +133,7 @@ def _vouched(out: Path) -> set[str]:
             continue
         if holds(content) is False:
             continue
-        own = {file for file in files if file in _NAMES and (out / file).is_file()}
+        own = {file for file in files if file in kind.names and (out / file).is_file()}
         found |= {file for file in own if sha256(out / file) == files[file]} | ({name} if files else set())
     return found
 

@@ -18,6 +18,7 @@ from dsnet_med.errors import InputError, cannot_read, first_of, one_line, shown
 from dsnet_med.evaluate.measures import MEASURES, Measure
 from dsnet_med.files import read_text, write_text
 
+BESIDE = ("reference_voxels", "prediction_voxels", "note")  # what else cases.csv of `evaluate` has
 KEYS = ("method", "seed", "fold", "case", "label", "name")
 _NEEDED = ("method", "seed", "case", "label")
 _WHOLE = re.compile(r"(-?\d+)\.0*")  # a whole number that passed through a table of floats
@@ -71,8 +72,7 @@ def write_scores(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def scores_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """The content of scores.csv."""
     every = list(rows)
-    measures = [key for key in MEASURES if any(key in row for row in every)]
-    columns = (*KEYS, *measures)
+    columns = (*KEYS, *(key for key in (*MEASURES, *BESIDE) if any(key in row for row in every)))
     return csv_text([columns, *([_cell(row.get(column)) for column in columns] for row in every)])
 
 
@@ -113,7 +113,7 @@ def checked(rows: Iterable[Mapping[str, Any]], places: Sequence[str] | None = No
 def unused_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """The columns that say nothing here."""
     found = dict.fromkeys(name for row in rows for name in row)
-    return [name for name in found if name not in KEYS and name not in MEASURES]
+    return [name for name in found if name not in MEASURES and name not in (*KEYS, *BESIDE)]
 
 
 def natural(text: str) -> list[Any]:
@@ -156,6 +156,7 @@ def _score(value: object, measure: Measure, place: str) -> float | None:
         raise InputError(f"{wanted} a number{hint}, or nothing where it is not counted") from None
     if isnan(number):
         return None
+    wanted = f"{place}: {measure.key} is {number:g}, wanted"
     if not isfinite(number):
         raise InputError(
             f"{wanted} a finite number: the volume's diagonal for a missed organ, blank where it is not counted"
@@ -163,7 +164,7 @@ def _score(value: object, measure: Measure, place: str) -> float | None:
     if number < 0:
         raise InputError(f"{wanted} no negative number")
     if measure.most is not None and number > measure.most + _ROUNDING:
-        raise InputError(f"{wanted} 0 to {measure.most:g}; if it is in per cent, divide the column by 100")
+        raise InputError(f"{wanted} 0 to {measure.most:g}; divide per cent by 100")
     return number
 
 

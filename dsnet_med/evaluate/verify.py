@@ -141,12 +141,12 @@ def compared_otherwise(comparison: Comparison, scores: Mapping[str, Sequence[Cas
     first = next(iter(comparison.claims.values()))
     again = compare(scores, first.labels, first.protocols, left_out=content["left_out"])
     before, after = (
-        _leaves({key: each[key] for key in again if key in each}) for each in (content, without_nan(again))
+        leaves({key: each[key] for key in again if key in each}) for each in (content, without_nan(again))
     )
     return found + [
         f"{path}: {place[1:]}: {shown(before.get(place))}, {shown(after.get(place))} when compared again"
         for place in sorted(after | before)
-        if not _same(before.get(place), after.get(place))
+        if not same(before.get(place), after.get(place))
     ]
 
 
@@ -220,10 +220,10 @@ def differences(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
         then_and_now.append((case, claim.content["inputs"][case], entry, _INPUTS))
     for name, then, now, keys in then_and_now:
         for key in keys:
-            before, after = _leaves(then.get(key)), _leaves(now.get(key))
+            before, after = leaves(then.get(key)), leaves(now.get(key))
             for place in after | before:
                 a, b = before.get(place), after.get(place)
-                if not _same(a, b):
+                if not same(a, b):
                     found.append(
                         f"{name}: {key}{place}: {shown(a)} in the summary, {shown(b)} when scored again"
                     )
@@ -233,8 +233,8 @@ def differences(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
 def count_numbers(claim: Claim) -> int:
     """How many numbers of the protocols are compared."""
     entries = claim.content.get("protocols", {claim.protocols[0]: claim.content}).values()
-    leaves = [leaf for entry in entries for key in _COMPARED for leaf in _leaves(entry.get(key)).values()]
-    return sum(isinstance(leaf, (int, float)) for leaf in leaves)
+    found = [leaf for entry in entries for key in _COMPARED for leaf in leaves(entry.get(key)).values()]
+    return sum(isinstance(leaf, (int, float)) for leaf in found)
 
 
 def _moved(stored: str, folder: Path | None) -> Path:
@@ -319,7 +319,7 @@ def _unequal_rows(claim: Claim, table: Path, scores: Sequence[CaseScore]) -> lis
         f"{table}: the row {one_line(','.join(row))} is not what scoring again gives"
         for row, other in zip(then, now, strict=True)
         if len(row) != len(other)
-        or not all(a == b or _same(_cell(a), _cell(b)) for a, b in zip(row, other, strict=True))
+        or not all(a == b or same(_cell(a), _cell(b)) for a, b in zip(row, other, strict=True))
     ]
 
 
@@ -334,7 +334,7 @@ def _cell(text: str) -> float | str:
         return unshielded(text)
 
 
-def _leaves(value: Any, place: str = "") -> dict[str, Any]:
+def leaves(value: Any, place: str = "") -> dict[str, Any]:
     """What a part of a summary holds, by its place in it."""
     if isinstance(value, Mapping):
         inner = [(f"{place}.{key}", item) for key, item in value.items()]
@@ -342,9 +342,10 @@ def _leaves(value: Any, place: str = "") -> dict[str, Any]:
         inner = [(f"{place}[{index}]", item) for index, item in enumerate(value)]
     else:
         return {place: value}
-    return {name: leaf for at, item in inner for name, leaf in _leaves(item, at).items()}
+    return {name: leaf for at, item in inner for name, leaf in leaves(item, at).items()}
 
 
-def _same(then: Any, now: Any) -> bool:
+def same(then: Any, now: Any) -> bool:
+    """Whether two leaves are equal, but for the order in which a number's parts were added."""
     numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (then, now))
     return bool(then == now or (numbers and isclose(then, now, rel_tol=_SAME, abs_tol=_SAME)))
