@@ -114,16 +114,13 @@ def _require_own(files: list[Path]) -> None:
 def _run(config: dict[str, Any], folder: Path, given: dict[str, Any], *, modules: bool) -> None:
     from monai.bundle import ConfigWorkflow
 
-    from dsnet_med.engine.overrides import references
-
     beside = {"meta_file": folder / "metadata.json", "logging_file": folder / "logging.conf"}
     defaults = {name: str(file) if file.is_file() else False for name, file in beside.items()}
     workflow = ConfigWorkflow(None, **{**defaults, **given}, **config)
     # Whose parent Python is to find modules in: what lies there takes the place of any library.
     workflow.config_root_path = folder if modules else resources.configs()
     try:
-        workflow.initialize()
-        _build(workflow, references({"run": workflow.parser[given["run_id"]]}))
+        _build(workflow, given["run_id"])
         workflow.run()
     except Exception as error:
         cause = root_cause(error)
@@ -135,10 +132,13 @@ def _run(config: dict[str, Any], folder: Path, given: dict[str, Any], *, modules
         workflow.finalize()
 
 
-def _build(workflow: "ConfigWorkflow", names: list[str]) -> None:
-    """Make what the run refers to, so that a value of the wrong kind is told from a failure in the run."""
+def _build(workflow: "ConfigWorkflow", run_id: str) -> None:
+    """Initialise, and make what the run refers to: a wrong kind of value is told from a failure in the run."""
+    from dsnet_med.engine.overrides import references
+
     try:
-        for name in names:
+        workflow.initialize()
+        for name in references({"run": workflow.parser[run_id]}):
             if isinstance(part := workflow.parser[name], dict) and "_target_" in part:
                 workflow.parser.get_parsed_content(name)
     except Exception as error:

@@ -16,6 +16,7 @@ from torch import nn
 import dsnet_med
 from dsnet_med.engine import distributed
 from dsnet_med.engine.checkpoints import Checkpoints
+from dsnet_med.engine.initialisation import Initialisation
 from dsnet_med.engine.loggers import finite
 from dsnet_med.errors import InputError
 from dsnet_med.files import locked, write_json
@@ -40,9 +41,10 @@ class Session:
         self.held = ExitStack()
         self.started = time.monotonic()
         self.before: tuple[bool, bool, bool] | None = None
+        self.making: Initialisation | None = None
 
     def begin(self, device: torch.device) -> None:
-        """Join the other processes, if any, and seed what comes first: the network's weights."""
+        """Join the other processes, if any, and seed what comes first."""
         distributed.start(device)
         torch.manual_seed(self.seed)
         self.before = _numerics()
@@ -50,6 +52,24 @@ class Session:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS refuses
         # Products in TF32, as PyTorch has convolutions by default.
         _set_numerics(self.deterministic, not self.deterministic, True)
+
+    def watch(self) -> None:
+        """See how the network is made, from here to `initialise`."""
+        self._look_away()
+        self.making = Initialisation()
+        self.making.__enter__()  # type: ignore[no-untyped-call]
+
+    def initialise(self, network: nn.Module) -> None:
+        """Let the network, made since `watch`, start from values of the seed and its parameters' names."""
+        making = self._look_away()
+        if making is not None:
+            making.draw_again(network, self.seed)
+
+    def _look_away(self) -> Initialisation | None:
+        making, self.making = self.making, None
+        if making is not None:
+            making.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        return making
 
     def claim(self) -> None:
         """Own the folder until `end`. Raises InputError where another run does, or one lies there."""
@@ -86,6 +106,7 @@ class Session:
 
     def end(self) -> None:
         """Give the folder back and leave the other processes."""
+        self._look_away()
         self.held.close()
         if self.before is not None:
             _set_numerics(*self.before)
