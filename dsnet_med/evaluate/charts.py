@@ -12,19 +12,12 @@ from math import ceil, floor, isfinite, log10
 from statistics import fmean, median_low
 from typing import Any
 
+from dsnet_med.evaluate.measures import MEASURES, Measure
 from dsnet_med.evaluate.pages import rendered
 
 Points = Sequence[tuple[float, float]]
 Curves = Mapping[str, Mapping[str, Points]]
 
-MEASURE_NAMES = {
-    "dice": "Dice",
-    "nsd": "NSD",
-    "hd95_mm": "HD95, mm",
-    "hd95_voxels": "HD95, voxels",
-    "assd_mm": "ASSD, mm",
-}
-DIGITS = {"dice": 3, "nsd": 3}  # distances have two
 SYMBOLS = {"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?", "no verdict": "–"}
 COSTS = {
     "parameters": "Parameters",
@@ -92,9 +85,9 @@ def forest(results: Mapping[str, Any]) -> dict[str, Any]:
 
     Arms that no value was found for have a row without marks. Placebos come last.
     """
-    measure = results["primary"]["measure"]
+    measure = primary_measure(results)
     rows = [_contrast(each, bool(results["arms"][each["arm"]].get("placebo"))) for each in results["contrasts"]]
-    sign = -1 if higher_is_better(measure) else 1
+    sign = -1 if measure.higher_is_better else 1
     rows.sort(key=lambda row: (row["placebo"], row["difference"] is None, sign * (row["difference"] or 0)))
     return _laid_out(rows, results["margin"], measure, results["baseline"])
 
@@ -102,7 +95,7 @@ def forest(results: Mapping[str, Any]) -> dict[str, Any]:
 def placebo_forest(results: Mapping[str, Any]) -> dict[str, Any]:
     """Every arm's difference from its best placebo, as `forest` has them from the baseline."""
     rows = [_contrast(each, placebo=False) for each in results["placebo"]]
-    return _laid_out(rows, results["margin"], results["primary"]["measure"], "the best placebo")
+    return _laid_out(rows, results["margin"], primary_measure(results), "the best placebo")
 
 
 def forest_svg(results: Mapping[str, Any]) -> str:
@@ -169,9 +162,15 @@ def arm_numbers(results: Mapping[str, Any]) -> dict[str, int]:
     return {name: place for place, name in enumerate(results["arms"], start=1)}
 
 
-def higher_is_better(measure: str) -> bool:
-    """Overlaps are better when larger, distances when smaller."""
-    return measure.partition("_")[0] in ("dice", "nsd")
+def primary_measure(results: Mapping[str, Any]) -> Measure:
+    """The measure by which a trial judges."""
+    name, protocol = results["primary"]["measure"], results["primary"]["protocol"]
+    return next(each for each in MEASURES.values() if (each.name, each.protocol) == (name, protocol))
+
+
+def title_of(measure: Measure) -> str:
+    """`Dice`, or `HD95, mm`."""
+    return ", ".join(filter(None, (measure.title, measure.unit)))
 
 
 def compact(value: float) -> str:
@@ -195,7 +194,7 @@ def _contrast(contrast: Mapping[str, Any], placebo: bool) -> dict[str, Any]:
     }
 
 
-def _laid_out(rows: list[dict[str, Any]], margin: float, measure: str, baseline: str) -> dict[str, Any]:
+def _laid_out(rows: list[dict[str, Any]], margin: float, measure: Measure, baseline: str) -> dict[str, Any]:
     scale = _forest_scale(rows, margin)
     rows = [row | _marks(row, scale) for row in rows]
     low, high = scale.at(-margin), scale.at(margin)
@@ -205,11 +204,11 @@ def _laid_out(rows: list[dict[str, Any]], margin: float, measure: str, baseline:
         "margin": {"value": margin, "x": low, "width": round(high - low, 2), "end": high},
         "zero": scale.at(0),
         "ticks": _axis(scale, 4, lambda value: f"{value:+g}" if value else "0"),
-        "left": behind if higher_is_better(measure) else ahead,
-        "right": ahead if higher_is_better(measure) else behind,
+        "left": behind if measure.higher_is_better else ahead,
+        "right": ahead if measure.higher_is_better else behind,
         "clipped": any(row["arrows"] for row in rows),
-        "digits": DIGITS.get(measure, 2) + 1,
-        "measure": MEASURE_NAMES.get(measure, measure),
+        "digits": measure.digits,
+        "measure": title_of(measure),
         "baseline": baseline,
     }
 

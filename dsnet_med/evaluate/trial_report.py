@@ -7,15 +7,17 @@ scores.csv.
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite
-from statistics import fmean
+from math import isnan
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup, escape
 
 from dsnet_med.evaluate import charts
-from dsnet_med.evaluate.charts import DIGITS, MEASURE_NAMES, SYMBOLS, higher_is_better
+from dsnet_med.evaluate.charts import SYMBOLS, primary_measure, title_of
+from dsnet_med.evaluate.measures import MEASURES, Measure
 from dsnet_med.evaluate.pages import environment, rendered
+from dsnet_med.evaluate.score_arrays import Values, score_arrays
 from dsnet_med.evaluate.statistics import ALPHA
 
 Rows = Sequence[Mapping[str, Any]]
@@ -39,25 +41,24 @@ def trial_html(
     there (no curves, no costs, one arm, nothing but nulls) is left out of the page or said in words.
     """
     environment().filters |= {"arm_words": _arm_words, "breakable": _breakable, "compact": charts.compact}
-    measure, protocol = results["primary"]["measure"], results["primary"]["protocol"]
-    groups = _groups(results)
+    measure, groups = primary_measure(results), _groups(results)
     text: str = rendered(
         "trial.html",
         title=_title(results),
         subtitle=_subtitle(results),
         files="scores.csv and results.json",
         results=results,
-        measure=MEASURE_NAMES.get(measure, measure),
-        unit=" mm" if measure.endswith("_mm") else " voxels" if "voxels" in measure else "",
-        protocol=protocol,
-        digits=DIGITS.get(measure, 2),
+        measure=title_of(measure),
+        unit=measure.unit,
+        digits=_digits(measure),
+        fine=measure.digits,
         symbols=SYMBOLS,
         groups=groups,
         cards=_cards(groups, results["baseline"]),
         forest=charts.forest(results),
         placebos=charts.placebo_forest(results) if results.get("placebo") else None,
-        seeds={name: _seed_words(arm, DIGITS.get(measure, 2)) for name, arm in results["arms"].items()},
-        single_runs=[_single_runs(each, higher_is_better(measure)) for each in results["contrasts"]],
+        seeds={name: _seed_words(arm, _digits(measure)) for name, arm in results["arms"].items()},
+        single_runs=[_single_runs(each, measure.higher_is_better) for each in results["contrasts"]],
         ranks=_ranks(results),
         orders=_orders(results),
         curves=charts.curve_panels(curves or {}, results["baseline"]),
@@ -82,12 +83,10 @@ def _title(results: Mapping[str, Any]) -> str:
 
 
 def _subtitle(results: Mapping[str, Any]) -> str:
-    arm, primary = results["arms"][results["baseline"]], results["primary"]
-    measure = MEASURE_NAMES.get(primary["measure"], primary["measure"])
-    return (
-        f"{_count(arm['seeds'], 'seed')}, {_count(arm['cases'], 'case')}; by {measure}, mean over organs, "
-        f"protocol {primary['protocol']}; differences within ±{results['margin']:g} are too small to matter"
-    )
+    arm, measure = results["arms"][results["baseline"]], primary_measure(results)
+    seen = f"{_count(arm['seeds'], 'seed')}, {_count(arm['cases'], 'case')}"
+    judged = f"{title_of(measure)}, mean over organs, protocol {measure.protocol}"
+    return f"{seen}; by {judged}; differences within ±{results['margin']:g} are too small to matter"
 
 
 def _count(number: int, word: str) -> str:
@@ -100,7 +99,7 @@ def _is_placebo(results: Mapping[str, Any], arm: str) -> bool:
 
 def _groups(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The contrasts by verdict, those of placebos apart and last; in each, the largest difference first."""
-    sign = -1 if higher_is_better(results["primary"]["measure"]) else 1
+    sign = -1 if primary_measure(results).higher_is_better else 1
     groups = []
     for placebo in (False, True):
         own = [each for each in results["contrasts"] if _is_placebo(results, each["arm"]) == placebo]
@@ -172,20 +171,18 @@ def _ranks(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _orders(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The place of every arm under every measure and protocol; arms that are level share one."""
     orders = (results.get("ranking") or {}).get("order") or {}
-    names = {"hd95_mm": "HD95, mm", **MEASURE_NAMES}
-    found = []
-    for key, order in orders.items():
-        measure, _, protocol = key.partition(" ")
+    measures, found = {each.label: each for each in MEASURES.values()}, []
+    for label, order in orders.items():
         places: dict[str, int] = {}
         place = 1
         for tied in order or ():
             places |= dict.fromkeys(tied, place)
             place += len(tied)
-        found.append({"measure": names.get(measure, measure), "protocol": protocol, "places": places})
+        found.append({"measure": measures[label], "title": title_of(measures[label]), "places": places})
     return found
 
 
-def _organ_tables(results: Mapping[str, Any], primary: str) -> list[dict[str, Any]]:
+def _organ_tables(results: Mapping[str, Any], primary: Measure) -> list[dict[str, Any]]:
     """A table for each measure: arms by organs, in the primary one with the differences from the baseline."""
     found: dict[str, dict[str, dict[str, float | None]]] = defaultdict(lambda: defaultdict(dict))
     for name, arm in results["arms"].items():
@@ -193,18 +190,18 @@ def _organ_tables(results: Mapping[str, Any], primary: str) -> list[dict[str, An
             for measure, mean in measures.items():
                 found[measure][name][organ] = mean
     differences = {each["arm"]: each.get("labels") or {} for each in results["contrasts"]}
-    ordered = sorted(found, key=lambda measure: measure != primary)
+    ordered = sorted(found, key=lambda key: key != primary.key)
     return [
         {
-            "measure": MEASURE_NAMES.get(measure, measure),
-            "digits": DIGITS.get(measure, 2),
-            "organs": list(dict.fromkeys(organ for own in found[measure].values() for organ in own)),
-            "arms": found[measure],
-            "differences": differences if measure == primary else {},
-            "primary": measure == primary,
+            "measure": title_of(MEASURES[key]),
+            "digits": _digits(MEASURES[key]),
+            "organs": list(dict.fromkeys(organ for own in found[key].values() for organ in own)),
+            "arms": found[key],
+            "differences": differences if key == primary.key else {},
+            "primary": key == primary.key,
         }
-        for measure in ordered
-        if any(value is not None for own in found[measure].values() for value in own.values())
+        for key in ordered
+        if any(value is not None for own in found[key].values() for value in own.values())
     ]
 
 
@@ -214,45 +211,45 @@ def _has_cost(results: Mapping[str, Any], name: str) -> bool:
 
 def _worst_cases(results: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
     """The cases with the worst mean over all arms: each arm's mean over its seeds, and the worst organ."""
-    measure, protocol = results["primary"]["measure"], results["primary"]["protocol"]
-    column = measure if protocol == "strict" else f"{measure}_{protocol}"
-    values: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(list))
-    )
-    organs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        value = _counted(row.get(column))
-        if value is not None:
-            case, run = str(row["case"]), f"{row['seed']} {row.get('fold') or ''}"
-            values[case][str(row["method"])][run].append(value)
-            organs[case][str(row.get("name") or row["label"])].append(value)
-    means = {
-        case: {arm: fmean(fmean(labels) for labels in runs.values()) for arm, runs in own.items()}
-        for case, own in values.items()
-    }
-    sign = 1 if higher_is_better(measure) else -1
-    ordered = sorted(means, key=lambda case: (sign * fmean(means[case].values()), case))
+    measure = primary_measure(results)
+    if not rows:
+        return {"count": 0, "arms": [], "cases": []}
+    scores = score_arrays(rows)
+    sign = 1 if measure.higher_is_better else -1
+    values = scores.of_cases(measure)
+    arms = [
+        _mean(values[:, :, place], axis=1) for place in range(len(scores.cases))
+    ]  # of each case, arm by arm
+    means = [_mean(own) for own in arms]
+    counted = [place for place, mean in enumerate(means) if not isnan(mean)]
+    ordered = sorted(counted, key=lambda place: sign * float(means[place]))[:_WORST]
+    organs = [_mean(scores.values[measure.key][:, :, place], axis=(0, 1)) for place in ordered]
     return {
-        "count": len(means),
-        "arms": [arm for arm in results["arms"] if any(arm in own for own in means.values())],
+        "count": len(counted),
+        "arms": [arm for arm in results["arms"] if arm in scores.arms],
         "cases": [
             {
-                "case": case,
-                "means": means[case],
-                "mean": fmean(means[case].values()),
-                "organ": min((sign * fmean(own), organ) for organ, own in organs[case].items())[1],
-                "organs": len(organs[case]),
+                "case": scores.cases[place],
+                "means": dict(zip(scores.arms, arms[place].tolist(), strict=True)),
+                "mean": float(means[place]),
+                "organ": scores.organs[int(np.nanargmin(sign * own))],
+                "organs": int((~np.isnan(own)).sum()),
             }
-            for case in ordered[:_WORST]
+            for place, own in zip(ordered, organs, strict=True)
         ],
     }
 
 
-def _counted(value: Any) -> float | None:
-    """The value as a number; None where it does not count."""
-    if value is None or value == "" or not isfinite(float(value)):
-        return None
-    return float(value)
+def _mean(values: Values, axis: int | tuple[int, ...] | None = None) -> Values:
+    """Over what counts; NaN where nothing does."""
+    counted = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(counted, values, 0).sum(axis=axis) / counted.sum(axis=axis))
+
+
+def _digits(measure: Measure) -> int:
+    """Decimals of a mean; differences have one more where they are small against it."""
+    return measure.digits if measure.unit else measure.digits - 1
 
 
 def _arm_words(name: str) -> Markup:
