@@ -275,16 +275,28 @@ def evaluate(
 
 @app.command()
 def verify(
-    summary: Annotated[Path, typer.Argument(help="A summary.json or comparison.json that `evaluate` wrote.")],
+    path: Annotated[
+        Path, typer.Argument(help="A summary.json or comparison.json of `evaluate`, or a folder of `compare`.")
+    ],
     prediction: Annotated[Path | None, typer.Option(help="Where the predictions lie now.")] = None,
     reference: Annotated[Path | None, typer.Option(help="Where the references lie now.")] = None,
     images: Annotated[Path | None, typer.Option(help="Where the images of the report lie now.")] = None,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Of a trial: score the masks of all its runs again, too.")
+    ] = False,
     workers: Workers = 2,
 ) -> None:
-    """Score the files of a summary again and say whether its numbers still hold."""
-    from dsnet_med.cli import scoring
+    """Score the files of a summary again, or analyse a trial again, and say whether the numbers still hold."""
+    from dsnet_med.cli import analysing, scoring
 
-    scoring.verify(summary, prediction=prediction, reference=reference, images=images, workers=workers)
+    if folder := analysing.trial_folder(path):
+        if prediction or reference or images:
+            raise InputError("a trial's files lie in its folder; leave out --prediction, --reference, --images")
+        analysing.verify_trial(folder, masks=masks, workers=workers)
+    elif masks:
+        raise InputError(f"--masks is for the folder of a trial; in {path} is no results.json")
+    else:
+        scoring.verify(path, prediction=prediction, reference=reference, images=images, workers=workers)
 
 
 @app.command("import-checkpoint")

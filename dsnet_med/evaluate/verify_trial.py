@@ -46,7 +46,7 @@ def read_trial_claim(folder: Path) -> TrialClaim:
                 f"schema {shown(content['schema'])}, this version reads {SCHEMA}; take that dsnet-med"
             )
         dict(content["arms"]), list(content["contrasts"]), dict(content["primary"]), dict(content["files"])
-        dict(content["placebos"])
+        dict(content["placebos"]), [list(content[line]) for line in _LINES]
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except FileNotFoundError as error:
@@ -56,7 +56,12 @@ def read_trial_claim(folder: Path) -> TrialClaim:
             raise InputError(f"{path}: cannot be read: {means}") from error
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"{path}: not a results.json of `dsnet-med compare` ({reason})") from error
-    return TrialClaim(folder, content, read_scores(folder / SCORES), [*broken(path, text, content)])
+    claim = TrialClaim(folder, content, [], broken(path, text, content))
+    try:
+        claim.rows = read_scores(folder / SCORES)
+    except InputError as error:
+        claim.broken.append(str(error))
+    return claim
 
 
 def trial_differences(claim: TrialClaim) -> list[str]:
@@ -72,7 +77,10 @@ def trial_differences(claim: TrialClaim) -> list[str]:
             found.append(f"{folder / name}: is not as it was (another SHA-256)")
     if content.get("trial") and (folder / _TRIAL).is_file() and sha256(folder / _TRIAL) != content["trial"]:
         found.append(f"{folder / _TRIAL}: is not the trial that was analysed; run compare in this folder again")
-    again = _analysed_again(claim)
+    try:
+        again = _analysed_again(claim)
+    except InputError as error:
+        return [*found, f"{folder}: cannot be analysed again: {error}"]
     for line in _LINES:
         found += [
             f"{RESULTS}: {line} lacks: {one_line(each)}"

@@ -1,0 +1,69 @@
+"""What `compare --scores` does, and `verify` of a trial's folder. Without torch where no masks are scored
+again.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dsnet_med.cli.scoring import say, tell_differences
+from dsnet_med.errors import InputError
+from dsnet_med.evaluate.trial_output import RESULTS
+from dsnet_med.evaluate.verify_trial import (
+    cells_of,
+    count_trial_numbers,
+    read_trial_claim,
+    trial_differences,
+)
+
+
+def analyse_file(
+    scores: Path, out: Path, baseline: str | None = None, margin: float = 0.01, primary: str = "dice"
+) -> dict[str, Any]:
+    """Analyse scores made anywhere, write what `compare` writes to `out`, and say what was found."""
+    from dsnet_med.evaluate.analysis import analyse
+    from dsnet_med.evaluate.score_table import read_scores
+    from dsnet_med.evaluate.trial_output import require_own, write_trial
+    from dsnet_med.evaluate.trial_report import trial_html
+
+    rows = read_scores(scores)
+    results = analyse(rows, baseline, margin, primary=primary)
+    require_own(out)
+    command = f"dsnet-med compare --scores {scores.name} --out DIR --baseline '{results['baseline']}'"
+    page = trial_html(results, rows, run={"scores": scores.name}, commands=[command, "dsnet-med verify DIR"])
+    write_trial(out, rows, results, html=page)
+    tell(results)
+    say(f"report in {out / 'report.html'}")
+    return results
+
+
+def tell(results: Mapping[str, Any]) -> None:
+    """Say the verdicts of results.json, and what they leave out."""
+    for entry in (*results["contrasts"], *results["placebo"]):
+        say(entry["words"])
+    for line in results["left_out"]:
+        say(f"left out: {line}")
+    for line in results["notes"]:
+        say(f"note: {line}")
+
+
+def trial_folder(path: Path) -> Path | None:
+    """The folder of the trial that `path` is, or whose results.json it is; None for anything else."""
+    if path.is_dir():
+        return path if any((path / name).is_file() for name in (RESULTS, "trial.yaml")) else None
+    return path.parent if path.name == RESULTS else None
+
+
+def verify_trial(folder: Path, *, masks: bool = False, workers: int = 1) -> None:
+    """Say whether a trial's scores.csv gives its results.json and, with `masks`, whether these give it."""
+    claim = read_trial_claim(folder)
+    found = trial_differences(claim)
+    scored = 0
+    if masks:
+        raise InputError(f"--masks is not there yet, with {workers} workers or any")
+    tell_differences(folder, found)
+    say(
+        f"{folder} holds: {count_trial_numbers(claim)} numbers from {len(claim.rows)} rows of "
+        f"{len(claim.content['arms'])} methods and {len(cells_of(claim))} runs"
+        + (f"; {scored} masks scored again" if masks else "")
+    )
