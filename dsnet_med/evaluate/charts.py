@@ -8,7 +8,7 @@ numbers tell it too.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, floor, isfinite, log10
+from math import ceil, floor, inf, isfinite, log10
 from statistics import fmean, median_low
 from typing import Any
 
@@ -28,7 +28,7 @@ COSTS = {
 }
 
 _EDGE = 3.0  # per cent of the width left free on either side, where dots at the ends need it
-_WIDEST = 6.0  # the axis goes so many times as far as the middle arm; arrows stand for what lies beyond
+_MARGINS = 12.0  # a forest plot goes so many margins far, or farther: then the margin can still be seen
 _FAR = 4.0  # so many times as far from the middle as three quarters of the arms: an arrow at the edge
 _CURVE_POINTS = 120
 _SVG_NAME = 34  # letters of an arm's name that fit its column in forest.svg
@@ -54,9 +54,8 @@ class Scale:
         """As `around`, but without those that lie so far from the others that nothing else could be read."""
         known = sorted(values)
         middle = median_low(known)
-        away = sorted(abs(value - middle) for value in known)
-        reach = _FAR * away[3 * (len(away) - 1) // 4]
-        return cls.around((value for value in known if not reach or abs(value - middle) <= reach), room)
+        reach = _FAR * _of_most(sorted(abs(value - middle) for value in known)) or inf
+        return cls.around((value for value in known if abs(value - middle) <= reach), room)
 
     def share(self, value: float) -> float:
         """0 at the low end, 1 at the high one; what lies beyond is at the end."""
@@ -134,9 +133,9 @@ def curve_panels(curves: Curves, baseline: str) -> dict[str, Any]:
         if own
     ]
     vertical = [
-        {"y": round(100 * (1 - y.share(tick)), 1), "words": f"{tick:g}"} for tick in _rounded(y.ticks(3))
+        {"y": round(100 * (1 - y.share(tick)), 1), "words": f"{tick:g}"} for tick in _rounded(y.ticks())
     ]
-    return {"panels": panels, "y_ticks": vertical, "x_ticks": _axis(x, 3, compact)}
+    return {"panels": panels, "y_ticks": vertical, "x_ticks": _axis(x, 4, compact)}
 
 
 def cost_panels(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -217,10 +216,15 @@ def _forest_scale(rows: Sequence[Mapping[str, Any]], margin: float) -> Scale:
     """Holds zero, the margin and every arm but those that lie so far off that nothing else could be read."""
     values = [[*(row["ci95"] or ()), *row["seeds"].values(), row["difference"]] for row in rows]
     values = [[value for value in own if value is not None] for own in values]
-    reaches = [max(map(abs, own)) for own in values if own]
-    limit = max(2 * margin, _WIDEST * median_low(reaches)) if reaches else 0.0
+    reaches = sorted(max(map(abs, own)) for own in values if own)
+    limit = max(_MARGINS * margin, _FAR * _of_most(reaches)) or inf
     inside = [value for own in values for value in own if abs(value) <= limit]
     return Scale.around((0.0, -1.5 * margin, 1.5 * margin, *inside))
+
+
+def _of_most(ordered: Sequence[float]) -> float:
+    """The value that three quarters of them do not exceed; 0 of none."""
+    return ordered[3 * (len(ordered) - 1) // 4] if ordered else 0.0
 
 
 def _marks(row: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
@@ -299,11 +303,11 @@ def _scattered(
     lines = [(a["x"], a["y"], b["x"], a["y"]) for a, b in pairwise(best)]
     lines += [(b["x"], a["y"], b["x"], b["y"]) for a, b in pairwise(best)]
     vertical = [
-        {"y": round(height * (1 - y.share(tick)), 1), "words": f"{tick:g}"} for tick in _rounded(y.ticks(3))
+        {"y": round(height * (1 - y.share(tick)), 1), "words": f"{tick:g}"} for tick in _rounded(y.ticks())
     ]
     clipped = any(dot["arrow"] for dot in dots)
     return {"dots": dots, "front": lines, "clipped": clipped, "height": height} | {
-        "x_ticks": _axis(x, 3, compact),
+        "x_ticks": _axis(x, 4, compact),
         "y_ticks": vertical,
     }
 

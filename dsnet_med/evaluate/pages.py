@@ -25,14 +25,19 @@ def environment() -> Environment:
 
 def number(value: float | None, digits: int, sign: str = "") -> str:
     """`value` with so many decimals; `sign` "+" shows the sign of positive numbers too."""
-    return "–" if value is None or isnan(value) else f"{value:{sign}.{digits}f}"
+    return "–" if value is None or isnan(value) else _decimal(value, digits, sign)
 
 
 def interval(bounds: Sequence[float] | None, digits: int, sign: str = "") -> str:
     """Both ends of an interval; empty where there is none."""
-    return "" if bounds is None else f"{bounds[0]:{sign}.{digits}f} to {bounds[1]:{sign}.{digits}f}"
+    return "" if bounds is None else " to ".join(_decimal(bound, digits, sign) for bound in bounds)
 
 
 def sort_key(value: float | None) -> str:
     """What the page's script sorts by; empty, which comes last, where there is no value."""
     return "" if value is None or isnan(value) else f"{value:.6g}"
+
+
+def _decimal(value: float, digits: int, sign: str) -> str:
+    text = f"{value:{sign}.{digits}f}"
+    return text if float(text) else f"{0:.{digits}f}"  # zero has no sign

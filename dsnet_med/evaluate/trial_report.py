@@ -86,7 +86,8 @@ def _subtitle(results: Mapping[str, Any]) -> str:
     arm, measure = results["arms"][results["baseline"]], primary_measure(results)
     seen = f"{_count(arm['seeds'], 'seed')}, {_count(arm['cases'], 'case')}"
     judged = f"{title_of(measure)}, mean over organs, protocol {measure.protocol}"
-    return f"{seen}; by {judged}; differences within ±{results['margin']:g} are too small to matter"
+    margin = f"differences within ±{results['margin']:g} are too small to matter"
+    return f"{seen}; by {judged}; {margin if results['margin'] else 'every difference matters (margin 0)'}"
 
 
 def _count(number: int, word: str) -> str:

@@ -91,6 +91,16 @@ def test_a_forest_plot_worked_by_hand():
     assert (drawn["left"], drawn["right"]) == ("base better", "arm better")
 
 
+def test_no_difference_at_all_and_no_margin():
+    results = by_hand() | {"margin": 0.0}
+    results["contrasts"] = [contrast("near", 0.0, [0.0, 0.0], "undecided", {"0": 0.0})]
+    drawn = forest(results)
+    assert (drawn["zero"], drawn["margin"]["width"], drawn["rows"][0]["mean"]) == (50, 0, 50)
+    assert ">0.0000<" in forest_svg(results)
+    results["contrasts"].append(contrast("good", 0.3, [0.2, 0.4], "better", {}))
+    assert not forest(results)["clipped"]  # of two arms neither is the odd one
+
+
 def test_of_distances_the_smaller_is_better():
     drawn = forest(by_hand("hd95_mm"))
     assert [row["arm"] for row in drawn["rows"]] == ["lost", "near", "good", "void"]
