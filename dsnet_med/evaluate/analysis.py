@@ -31,6 +31,7 @@ from dsnet_med.evaluate.ranking import pareto, ranking
 from dsnet_med.evaluate.score_arrays import Scores, Values, complete, left_out_words, score_arrays
 
 SCHEMA = 1
+_ROUNDING = 1e-12
 
 
 def analyse(
@@ -230,7 +231,10 @@ def _mean(values: Values) -> float | None:
 
 
 def _sd(values: Values) -> float | None:
-    return number(float(values.std(ddof=1))) if len(values) > 1 else None
+    if len(values) < 2:
+        return None
+    spread = float(values.std(ddof=1))
+    return spread if spread > _ROUNDING * float(np.abs(values).max()) else 0.0
 
 
 def _plain(value: Any) -> Any:

@@ -29,7 +29,7 @@ NOTHING_IN_COMMON = "no seed and case that both have; runs are paired by the num
 class Paired:
     """The values of an arm and of what it is compared with, on the runs and cases that both have.
 
-    `first` and `second` are (runs, cases) without gaps.
+    `first` and `second` are (runs, cases) without gaps; `apart` says why they are empty, where they are.
     """
 
     arm: str
@@ -38,6 +38,7 @@ class Paired:
     second: Values
     runs: Places
     cases: Places
+    apart: str
 
     @property
     def table(self) -> Values:
@@ -47,18 +48,21 @@ class Paired:
 
 def paired(values: Values, scores: Scores, arm: str, against: str) -> Paired:
     """Two arms of values (arms, runs, cases) on what both have."""
-    first, second = (values[scores.arms.index(name)] for name in (arm, against))
-    difference = first - second
-    runs, cases = complete(difference)
+    own = {name: values[scores.arms.index(name)] for name in (arm, against)}
+    first, second = own[arm], own[against]
+    runs, cases = complete(first - second)
+    nowhere = [name for name, table in own.items() if np.isnan(table).all()]
+    apart = f"{nowhere[0]} has no score that counts" if nowhere else NOTHING_IN_COMMON
     inner = np.ix_(runs, cases)
-    return Paired(arm, against, first[inner], second[inner], runs, cases)
+    return Paired(arm, against, first[inner], second[inner], runs, cases, "" if runs.size else apart)
 
 
 def estimated(table: Values, margin: float, level: float = 0.95) -> Estimate:
-    """`crossed.estimate`; of an empty table NaN, with the reason."""
-    if not table.size:
-        return Estimate(nan, None, None, None, None, None, None, None, None, NOTHING_IN_COMMON)
-    return estimate(table, margin=margin, level=level)
+    """`crossed.estimate`; of one run or one case the value alone, of an empty table NaN, with the reason."""
+    if min(table.shape) > 1:
+        return estimate(table, margin=margin, level=level)
+    value, why = (float(table.mean()), estimate(table).unreliable) if table.size else (nan, NOTHING_IN_COMMON)
+    return Estimate(value, None, None, None, None, None, None, None, None, why)
 
 
 def holm_of(p_values: Sequence[float | None]) -> list[float | None]:
@@ -87,7 +91,7 @@ def contrast(
         "p_holm": None,
         "p_equivalence": number(found.p_equivalence) if margin > 0 else None,
         "verdict": "no verdict",
-        "reason": found.unreliable,
+        "reason": found.unreliable if table.size else pair.apart,
         "words": "",
         "seeds": len(pair.runs),
         "cases": len(pair.cases),
@@ -117,8 +121,8 @@ def of_organs(values: Values, scores: Scores, arm: str, against: str) -> dict[st
             known = estimated(pair.table, 0.0)
             found[organ] = {
                 "difference": number(known.value),
-                "ci95": interval(known.ci95),
-                "p": number(known.p),
+                "ci95": None if known.unreliable else interval(known.ci95),
+                "p": None if known.unreliable else number(known.p),
                 "p_holm": None,
             }
     return found
@@ -159,7 +163,7 @@ def words(entry: Mapping[str, Any], measure: Measure, margin: float) -> str:
                 if entry["p_holm"] is not None and entry["p_holm"] < ALPHA
                 else ""
             )
-            return f"{arm} is equivalent to {baseline}: {told} is within {measure.words(margin)}.{also}"
+            return f"{arm} is equivalent to {baseline}: {told} is within {measure.margin_words(margin)}.{also}"
         case "better" | "worse" as which:
             return f"{arm} is {which}: {told}."
         case "undecided":
@@ -223,5 +227,4 @@ def interval(bounds: Sequence[float] | None) -> list[float] | None:
 
 
 def _bounds(bounds: Sequence[float], measure: Measure) -> str:
-    low, high = (f"{bound:+.{measure.digits}f}" for bound in bounds)
-    return f"{low} to {high}"
+    return " to ".join(measure.rounded(bound, "+") for bound in bounds)

@@ -31,9 +31,18 @@ class Measure:
 
     def words(self, value: float, sign: str = "") -> str:
         """A value with its unit: `0.9123 Dice`, `2.31 mm HD95`."""
+        return self._named(self.rounded(value, sign))
+
+    def margin_words(self, margin: float) -> str:
+        """The margin of indifference as it was given: `0.01 Dice`."""
+        return self._named(f"{margin:g}")
+
+    def rounded(self, value: float, sign: str = "") -> str:
+        """A value in as many digits as it is shown with; nothing has no sign."""
         number = f"{value:{sign}.{self.digits}f}"
-        if float(number) == 0:
-            number = number.replace("-", "").replace("+", "")
+        return number if float(number) else number.lstrip("+-")
+
+    def _named(self, number: str) -> str:
         return " ".join(filter(None, (number, self.unit, self.title)))
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dsnet_med.evaluate.contrasts import (
-    NOTHING_IN_COMMON,
     estimated,
     holm_of,
     interval,
@@ -88,7 +87,8 @@ def placebo_contrasts(
 def _entry(
     values: Values, scores: Scores, arm: str, placebos: Sequence[str], *, measure: Measure, margin: float
 ) -> dict[str, Any]:
-    tables = {name: paired(values, scores, arm, name).table for name in placebos}
+    pairs = [paired(values, scores, arm, name) for name in placebos]
+    tables = {pair.against: pair.table for pair in pairs}
     known = {name: estimated(table, margin) for name, table in tables.items() if table.size}
     sign = 1 if measure.higher_is_better else -1
     entry: dict[str, Any] = {
@@ -100,7 +100,7 @@ def _entry(
         "p_holm": None,
         "p_equivalence": None,
         "verdict": "no verdict",
-        "reason": "" if known else NOTHING_IN_COMMON,
+        "reason": "" if known else pairs[0].apart,
         "words": "",
         "each": {
             name: {"difference": number(one.value), "ci95": interval(one.ci95), "p": number(one.p)}
@@ -175,8 +175,7 @@ def _words(entry: Mapping[str, Any], measure: Measure, margin: float) -> str:
         return f"{arm} cannot be compared with its placebos: {entry['reason']}."
     bounds = ""
     if entry["ci95"] is not None:
-        low, high = (f"{bound:+.{measure.digits}f}" for bound in entry["ci95"])
-        bounds = f" (95 % interval {low} to {high})"
+        bounds = f" (95 % interval {' to '.join(measure.rounded(bound, '+') for bound in entry['ci95'])})"
     told = f"{measure.words(difference, '+')} against {best}, the best of its placebos{bounds}"
     match entry["verdict"]:
         case "better":
@@ -184,7 +183,7 @@ def _words(entry: Mapping[str, Any], measure: Measure, margin: float) -> str:
         case "worse":
             return f"{arm} is worse than a placebo: {told}."
         case "equivalent":
-            within = measure.words(margin)
+            within = measure.margin_words(margin)
             return f"The idea of {arm} adds nothing that matters over a placebo: {told} is within {within}."
         case "undecided":
             return f"Whether the idea of {arm} adds anything over a placebo is undecided: {told}."

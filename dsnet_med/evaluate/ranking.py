@@ -42,7 +42,7 @@ def ranking(values: Values, scores: Scores, measure: Measure) -> dict[str, Any]:
         "resamples": RESAMPLES,
         "left_out": left_out,
     }
-    return result | {"words": _words(result)}
+    return result | {"words": _words(result, measure)}
 
 
 def ordered(means: Mapping[str, float], measure: Measure) -> list[list[str]]:
@@ -120,16 +120,16 @@ def _shares(drawn: Values, measure: Measure) -> Values:
     return shares
 
 
-def _words(result: Mapping[str, Any]) -> str:
+def _words(result: Mapping[str, Any], first: Measure) -> str:
     ranks, orders = result["ranks"], result["order"]
     if len(ranks) < 2:
         return "There are no two arms with seeds and cases in common to rank."
     best = max(ranks, key=lambda arm: ranks[arm][0])
     words = [f"{best} comes first in {ranks[best][0]:.0%} of resamples of seeds and cases"]
     if result["seeds"] < 2 or result["cases"] < 2:
-        words = [
-            f"With {result['seeds']} seeds and {result['cases']} cases in common ranks cannot be resampled"
-        ]
+        words = ["With one seed or one case in common there is nothing to resample, and ranks say little"]
+    elif len(orders[first.label]) == 1:
+        words = ["All arms score the same"]
     if result["depends_on_measure"]:
         each = "; ".join(
             f"{name}: {' > '.join(' = '.join(tied) for tied in order)}" for name, order in orders.items()

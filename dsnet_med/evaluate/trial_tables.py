@@ -102,7 +102,7 @@ def _caption(results: Mapping[str, Any]) -> list[str]:
         f"Mean {primary.title}{f' in {primary.unit}' if primary.unit else ''} ± standard deviation over seeds; "
         f"{_range(seeds)} seeds, {_range(cases)} cases; {better} is better.",
         f"Differences from {_plain(results['baseline'])}, with seeds and cases both taken as samples; "
-        f"equivalent means within {primary.words(results['margin'])}.",
+        f"equivalent means within {primary.margin_words(results['margin'])}.",
     ]
     return [*lines, *map(_plain, results["left_out"])]
 
@@ -126,7 +126,7 @@ def _number(
     if value is None:
         return "–"
     beside = "" if spread is None else f" ± {spread:.{measure.digits}f}"
-    return maths(f"{value:{sign}.{measure.digits}f}{beside}")
+    return maths(f"{measure.rounded(value, sign)}{beside}")
 
 
 def _range(values: Sequence[int]) -> str:

@@ -184,6 +184,12 @@ def test_equal_arms_are_equivalent_and_share_their_rank():
     assert results["arms"]["fcn+Identity@x"]["placebo"]
 
 
+def test_one_seed_of_equal_scores_is_no_verdict_either():
+    same = crossed(np.random.default_rng(4), seeds=1)
+    entry = of_arm(analyse(rows_of("a", same) + rows_of("b", same)), "b")
+    assert (entry["difference"], entry["ci95"], entry["p"], entry["verdict"]) == (0.0, None, None, "no verdict")
+
+
 def test_all_scores_equal():
     results = analyse(rows_of("a", np.full((3, 5), 0.9)) + rows_of("b", np.full((3, 5), 0.9)))
     assert of_arm(results, "b")["verdict"] == "equivalent"
