@@ -52,6 +52,7 @@ def trial_html(
         unit=measure.unit,
         digits=_digits(measure),
         fine=measure.digits,
+        higher=measure.higher_is_better,
         symbols=SYMBOLS,
         groups=groups,
         cards=_cards(groups, results["baseline"]),

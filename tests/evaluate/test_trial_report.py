@@ -10,7 +10,7 @@ from trial_examples import ARMS, results_of, rows_of, without_values
 
 from dsnet_med.evaluate import charts
 from dsnet_med.evaluate.charts import Scale, forest, forest_svg
-from dsnet_med.evaluate.trial_report import _single_runs, _worst_cases, trial_html
+from dsnet_med.evaluate.trial_report import _orders, _ranks, _single_runs, _worst_cases, trial_html
 
 SCREENS = {"laptop": (1366, 768, "light"), "phone": (390, 844, "dark")}
 
@@ -105,12 +105,10 @@ def test_of_distances_the_smaller_is_better():
     drawn = forest(by_hand("hd95_mm"))
     assert [row["arm"] for row in drawn["rows"]] == ["lost", "near", "good", "void"]
     assert (drawn["left"], drawn["right"]) == ("arm better", "base better")
-    runs = {"seed_differences": {"0": -1.0, "1": 2.0, "2": -1.0}}
-    runs["single_run_wilcoxon_p_by_seed"] = {"0": 0.01, "1": 0.01, "2": 0.5}
-    assert (_single_runs(runs, higher=False)["significant"], _single_runs(runs, higher=False)["better"]) == (
-        2,
-        1,
-    )
+    runs = {"seed_differences": {"0": -1.0, "1": 2.0, "2": -1.0, "3": 1.0}}
+    runs["single_run_wilcoxon_p_by_seed"] = {"0": 0.01, "1": 0.01, "2": 0.01, "3": 0.5}
+    told = _single_runs(runs, higher=False)
+    assert (told["significant"], told["better"]) == (3, 2)
 
 
 def test_the_forest_plot_as_a_file(trial):
@@ -208,6 +206,37 @@ def test_the_worst_cases_worked_by_hand():
     assert (x["case"], x["mean"], x["organ"], x["organs"]) == ("x", pytest.approx(0.625), "spleen", 2)
     assert y["means"] == pytest.approx({"a": 0.6, "b": math.nan}, nan_ok=True)
     assert (y["case"], y["mean"], y["organ"], y["organs"]) == ("y", pytest.approx(0.6), "liver", 1)
+
+
+def test_score_against_cost_worked_by_hand():
+    means = {"cheap": 0.70, "even": 0.72, "dear": 0.74, "lost": 0.10, "unknown": 0.8}
+    costs = {"cheap": 10, "even": 20, "dear": 30, "lost": 20}
+    arms = {arm: {"mean": mean, "cost": {"macs": costs.get(arm)}} for arm, mean in means.items()}
+    results = {"arms": arms, "pareto": {"macs": ["cheap", "dear"]}}
+    (panel,) = charts.cost_panels(results)
+    cheap, even, dear, lost = panel["dots"]
+    # The axes are longer at either end: by 6 per cent of 20, and by 12 per cent of 0.04.
+    assert (cheap["x"], even["x"], dear["x"]) == (pytest.approx(3 + 94 * 1.2 / 22.4, abs=0.01), 50, 91.96)
+    assert (even["y"], lost["y"]) == (100, 200)
+    assert dear["y"] == pytest.approx(200 * 0.0048 / 0.0496, abs=0.1)
+    assert [dot["front"] for dot in panel["dots"]] == [True, False, True, False]
+    assert [dot["number"] for dot in panel["dots"]] == [1, 2, 3, 4]
+    assert (even["arrow"], lost["arrow"], panel["clipped"]) == (None, {"turn": 90}, True)
+    assert panel["front"] == [
+        (cheap["x"], cheap["y"], dear["x"], cheap["y"]),
+        (dear["x"], cheap["y"], dear["x"], dear["y"]),
+    ]
+
+
+def test_places_in_a_ranking():
+    order = {"dice strict": [["a", "b"], ["c"]], "hd95_voxels transunet": [["c"], ["b"], ["a"]]}
+    results = {
+        "ranking": {"order": order, "ranks": {"a": [0.5, 0.5, 0], "b": [0.5, 0.25, 0.25], "c": [0, 0.25, 0.75]}}
+    }
+    first, second = _orders(results)
+    assert (first["places"], second["places"]) == ({"a": 1, "b": 1, "c": 3}, {"c": 1, "b": 2, "a": 3})
+    assert second["title"] == "HD95 (transunet), voxels"
+    assert [(row["arm"], row["mean"]) for row in _ranks(results)] == [("a", 1.5), ("b", 1.75), ("c", 2.75)]
 
 
 def test_curves_lie_on_common_axes():
