@@ -59,10 +59,9 @@ def ordered(means: Mapping[str, float], measure: Measure) -> list[list[str]]:
 def pareto(
     means: Mapping[str, float | None], costs: Mapping[str, Mapping[str, Any]], measure: Measure
 ) -> dict[str, list[str]]:
-    """For every cost that is known of two arms or more, those that no other beats in score without costing
-    more.
+    """For every cost that several arms have: those that no other beats without costing more, cheapest first.
 
-    The cheapest comes first.
+    Nor is an arm on the front where another scores the same and costs less.
     """
     sign = 1 if measure.higher_is_better else -1
     fronts = {}
@@ -131,10 +130,11 @@ def _words(result: Mapping[str, Any], first: Measure) -> str:
     elif len(orders[first.label]) == 1:
         words = ["All arms score the same"]
     if result["depends_on_measure"]:
-        each = "; ".join(
-            f"{name}: {' > '.join(' = '.join(tied) for tied in order)}" for name, order in orders.items()
-        )
-        words.append(f"the order depends on measure or protocol ({each}; best first)")
+        winners: dict[str, list[str]] = {}
+        for name, order in orders.items():
+            winners.setdefault(" and ".join(order[0]), []).append(name)
+        each = "; ".join(f"{arm} by {', '.join(names)}" for arm, names in winners.items())
+        words.append(f"the order depends on measure or protocol: best is {each}")
     elif len(orders) > 1:
         words.append(f"the order is the same by {', '.join(orders)}")
     return "; ".join(words) + "."

@@ -96,6 +96,18 @@ def test_the_interval_and_p_are_those_of_the_crossed_model():
     assert entry["ci95"][0] < narrow[0] < narrow[1] < entry["ci95"][1]
 
 
+def test_planning_counts_the_tests():
+    from dsnet_med.evaluate.crossed import seeds_needed, smallest_detectable
+
+    rng = np.random.default_rng(1)
+    tables = {arm: crossed(rng, effect) for arm, effect in {"a": 0, "b": 0.004, "c": 0.002}.items()}
+    rows = [row for arm, own in tables.items() for row in rows_of(arm, own)]
+    entry = of_arm(analyse(rows, "a", 0.002), "b")
+    table = tables["b"] - tables["a"]
+    assert entry["smallest_detectable_difference"] == pytest.approx(smallest_detectable(table, tests=2))
+    assert entry["verdict"] == "undecided" and entry["seeds_needed"] == seeds_needed(table, 0.002, 2)
+
+
 def test_cases_are_means_over_the_organs_that_count():
     rows = [
         {"method": "a", "seed": 0, "case": "x", "label": 1, "dice": 0.8},
@@ -318,6 +330,8 @@ def test_an_arm_is_held_against_the_best_of_its_own_placebos(gain, verdict):
     # Below: the lowest of the plain bounds. Above: wider than that of the best, since it is corrected.
     assert entry["ci95"][0] == pytest.approx(min(one["ci95"][0] for one in entry["each"].values()))
     assert entry["ci95"][1] > min(one["ci95"][1] for one in entry["each"].values())
+    if verdict == "better":  # than every one of them
+        assert entry["p"] == max(one["p"] for one in entry["each"].values())
 
 
 def test_placebos_are_those_that_are_named():
@@ -341,12 +355,13 @@ def test_the_interval_against_the_best_placebo_covers_the_smallest_advantage():
 
 
 def test_the_front_holds_who_is_not_beaten_at_the_price():
-    means = {"a": 0.8, "b": 0.9, "c": 0.85, "d": None}
+    means = {"a": 0.8, "b": 0.9, "c": 0.85, "d": None, "e": 0.9}
     costs = {
         "a": {"parameters": 1},
         "b": {"parameters": 2},
         "c": {"parameters": 3, "macs": 1},
         "d": {"parameters": 0},
+        "e": {"parameters": 2.5},
     }
     assert pareto(means, costs, MEASURES["dice"]) == {"parameters": ["a", "b"]}
     assert pareto(means, costs, MEASURES["hd95_mm"]) == {"parameters": ["a"]}
