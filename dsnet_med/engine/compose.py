@@ -34,13 +34,32 @@ _SHARED = (  # what inference has to know of training
 )
 
 
+_SCHEDULE = (  # what a row may have of its own, and a comparison of equals not
+    *(
+        "optimizer",
+        "lr_scheduler",
+        "iterations",
+        "epochs",
+        "steps_per_epoch",
+        "validate_every",
+        "learning_rate",
+    ),
+    *("milestones", "warmup", "batch_size", "clip", "accumulate", "ema", "precision", "loss"),
+)
+
+
 def compose_train(
-    method: str, data: Path, settings: Mapping[str, Any], overlays: Sequence[Path] = ()
+    method: str,
+    data: Path,
+    settings: Mapping[str, Any],
+    overlays: Sequence[Path] = (),
+    schedule_of: str | None = None,
 ) -> dict[str, Any]:
     """train.yaml with a task's, a data set's and a row's values over it, and what the data say written out.
 
     `method` is a row's id or file, `data` a store or, for natural images, the data set's folder; `overlays` are
-    files laid over all of these. `settings` are ids, top-level or nested (`optimizer#lr`), with their values.
+    files laid over all of these. `schedule_of` is the row whose optimiser, schedule and loss take the place of
+    the row's own. `settings` are ids, top-level or nested (`optimizer#lr`), with their values.
     Raises InputError for a row, a file or an id that does not exist, and for values that cannot be.
     """
     row = method_row(method)
@@ -54,6 +73,8 @@ def compose_train(
     own = config["network_def"]  # the task's, whose values hold for every row: a detector's size of images
     config = load_over(config, *layers(row_file(method)))
     config["network_def"] |= {name: own[name] for name in own if name in row["network_def"] and name[0] != "_"}
+    if schedule_of is not None:
+        config = _scheduled(config, load(*shared), method_row(schedule_of), row_file(schedule_of))
     config["dataset_dir"] = literal(str(data.resolve()))
     if "method" in config:  # of a task's bundle, which builds what it names
         config["method"] = literal(row["method_card"]["id"])
@@ -81,6 +102,20 @@ def compose_train(
         config["size"] = checked_size(config["size"])
         config["store_id"] = store.id
     return config
+
+
+def _scheduled(
+    config: Mapping[str, Any], shared: Mapping[str, Any], row: Mapping[str, Any], file: Path
+) -> dict[str, Any]:
+    """`config` with the schedule of another `row` of its task, in `file`."""
+    if (task := row["method_card"].get("task", "organs")) != config["task"]:
+        raise InputError(f"got a schedule of {task} for {config['task']}: choose rows of one task")
+    other = load_over(shared, *layers(file))
+    own = {name: value for name, value in config.items() if name not in _SCHEDULE}
+    schedule = {name: other[name] for name in _SCHEDULE if name in other}
+    same = all(config.get(name) == other.get(name) for name in _SCHEDULE)
+    card = config["method_card"] if same else {**config["method_card"], "schedule": row["method_card"]["title"]}
+    return {**own, **schedule, "method_card": card}
 
 
 def evaluated(config: Mapping[str, Any], name: str) -> Any:

@@ -6,8 +6,9 @@ plug-in's file is copied into the run's scripts/, so that the run can be loaded 
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,25 @@ from dsnet_med.files import written_whole
 from dsnet_med.methods import with_plugin
 from dsnet_med.networks.attaching import DEFAULT_PLACE
 from dsnet_med.networks.definition import literal
-from dsnet_med.networks.plugin_file import file_of, is_file
+from dsnet_med.networks.plugin_file import file_of, is_file, load_plugin, with_arguments
 
 
 @dataclass(frozen=True)
 class PluginChoice:
-    """A plug-in, "SE" or "mine.py:Mine", and the glob pattern of the submodules that it follows."""
+    """A plug-in, "SE", "SE(ratio=8)" or "mine.py:Mine", and the glob of the submodules that it follows.
+
+    `counting` is the plug-in whose parameters PointwiseConv counts.
+    """
 
     plugin: str
     at: str = DEFAULT_PLACE
+    counting: str | None = None
 
     @property
     def name(self) -> str:
         """What the plug-in is called in titles."""
-        return self.plugin.rpartition(":")[2]
+        counted = f"({_class_in(self.counting)})" if self.counting else ""
+        return f"{_class_in(self.plugin)}{counted}"
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Try the plug-in in the network of a composed train.yaml, and a step of training with it.
@@ -48,7 +54,7 @@ class PluginChoice:
             _step(network, images)
         except Exception:  # a setting of the wrong kind, which training will report
             return
-        with_plugin(network, self.plugin, self.at)
+        with_plugin(network, self._factory(), self.at)
         try:
             _step(network, images)
         except InputError:
@@ -59,28 +65,43 @@ class PluginChoice:
 
     def add_to(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The composed train.yaml with the plug-in in its network and in its method's title."""
-        plugin = f"$@bundle_root + '/{self._script()}:{self.name}'" if is_file(self.plugin) else self.plugin
         network = {
             "_target_": "dsnet_med.methods.with_plugin",
             "network": config["network_def"],
-            "plugin": plugin,
+            "plugin": self._written(),
             "at": literal(self.at),
         }
         return {**config, "network_def": network, "method_card": self._card(config["method_card"])}
 
     def copy_into(self, run: Path) -> None:
         """Copy the plug-in's file, where it has one, into the run folder."""
-        if is_file(self.plugin):
-            with written_whole(run / self._script()) as temporary:
-                shutil.copyfile(file_of(self.plugin), temporary)
+        for text in self._of_files():
+            with written_whole(run / _script(text)) as temporary:
+                shutil.copyfile(file_of(text), temporary)
 
     def copies_in(self, run: Path) -> list[Path]:
         """The files that `copy_into` makes."""
-        return [run / self._script()] if is_file(self.plugin) else []
+        return [run / _script(text) for text in self._of_files()]
 
-    def _script(self) -> str:
-        """The file's place in the run folder; MONAI reads meaning into @, % and the like."""
-        return f"scripts/{re.sub(r'[^a-zA-Z0-9]', '_', file_of(self.plugin).stem)}.py"
+    def _of_files(self) -> list[str]:
+        return [text for text in (self.plugin, self.counting) if text and is_file(text)]
+
+    def _factory(self) -> str | Callable[[int], nn.Module]:
+        if self.counting is None:
+            return self.plugin
+        counts: Callable[..., nn.Module] = load_plugin(self.plugin)
+        return partial(counts, parameters=load_plugin(self.counting))
+
+    def _written(self) -> Any:
+        """The plug-in in a configuration."""
+        if self.counting is not None:
+            counted = _called(self.counting)
+            if is_file(self.counting):
+                counted = {"_target_": "dsnet_med.networks.plugin_file.load_plugin", "name": counted}
+            elif isinstance(counted, str):
+                counted = _part(counted, {})
+            return _part(*with_arguments(self.plugin)) | {"parameters": counted}
+        return _called(self.plugin)
 
     def _card(self, card: Mapping[str, Any]) -> dict[str, Any]:
         """The method's card with the plug-in named; its counts no longer hold and are left out."""
@@ -93,6 +114,28 @@ class PluginChoice:
             "place": "; ".join(place for _, place in pairs),
         }
         return {key: value for key, value in (dict(card) | changed).items() if isinstance(value, str)}
+
+
+def _called(plugin: str) -> Any:
+    """A plug-in in a configuration: a name that `load_plugin` reads, or a part where it has arguments."""
+    if is_file(plugin):
+        return f"$@bundle_root + '/{_script(plugin)}:{_class_in(plugin)}'"
+    name, arguments = with_arguments(plugin)
+    return _part(name, arguments) if arguments else name
+
+
+def _part(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    values = {key: literal(value) if isinstance(value, str) else value for key, value in arguments.items()}
+    return {"_target_": f"dsnet_med.networks.plugins.{name}", "_mode_": "callable", **values}
+
+
+def _class_in(plugin: str) -> str:
+    return plugin.rpartition(":")[2] if is_file(plugin) else plugin
+
+
+def _script(plugin: str) -> str:
+    """Where a plug-in's file lies in a run folder; MONAI reads meaning into @, % and the like."""
+    return f"scripts/{re.sub(r'[^a-zA-Z0-9]', '_', file_of(plugin).stem)}.py"
 
 
 def _step(network: nn.Module, images: Tensor) -> None:

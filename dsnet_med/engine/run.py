@@ -56,17 +56,18 @@ def prepare(
     *,
     overlays: Sequence[Path] = (),
     plugin: PluginChoice | None = None,
+    schedule_of: str | None = None,
 ) -> None:
     """Make `run` a bundle folder that trains `method` on `data`: configs/ with every value written out.
 
     `method` is a row's id or file. `plugin` puts a plug-in into its network; the plug-in's file, being code,
-    becomes part of the folder.
+    becomes part of the folder. `schedule_of` is another row whose optimiser, schedule and loss it is to have.
 
     Raises InputError when a run in the folder has already begun to train, a setting does not exist or cannot
     be, or the plug-in does not fit the network.
     """
     require_unused(run)
-    train = compose_train(method, data, settings, overlays)
+    train = compose_train(method, data, settings, overlays, schedule_of)
     if plugin:
         plugin.check(train)
         train = plugin.add_to(train)

@@ -1,13 +1,19 @@
-"""A plug-in by its name: one of ours, or a class in a stranger's file, which is code that this runs."""
+"""A plug-in by its name: one of ours, or a class in a stranger's file, which is code that this runs.
+
+One of ours may have arguments: `SE(ratio=8)`.
+"""
 
 import ast
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import sha256
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -18,15 +24,67 @@ from dsnet_med.networks import plugins
 def load_plugin(name: str) -> Callable[[int], nn.Module]:
     """The plug-in called `name`: "SE" is one of ours, "mine.py:Mine" what a Python file calls Mine.
 
-    The file is executed, once for each content; it may import what is installed, and no file beside it. Raises
-    InputError for a name, a file or a class that does not exist, and for a file that cannot be executed.
+    "SE(ratio=8)" is SE with an argument. A file is executed, once for each content; it may import what is
+    installed, and no file beside it. Raises InputError for a name, a file or a class that does not exist, for a
+    file that cannot be executed, and for arguments that the plug-in does not take.
     """
     if is_file(name):
         return _from_file(*_parts(name))
-    if name not in plugins.__all__:
-        raise unknown("plug-in", name, [*plugins.__all__, "FILE.py:CLASS"])
-    plugin: Callable[[int], nn.Module] = getattr(plugins, name)
-    return plugin
+    base, arguments = with_arguments(name)
+    plugin: Callable[[int], nn.Module] = getattr(plugins, base)
+    return partial(plugin, **arguments) if arguments else plugin
+
+
+def with_arguments(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the arguments in "SE(ratio=8)", one of our plug-ins.
+
+    Raises InputError for a plug-in or an argument that does not exist, and for a value that is none.
+    """
+    base, bracket, inside = text.partition("(")
+    if base not in plugins.__all__:
+        raise unknown("plug-in", base, [*plugins.__all__, "FILE.py:CLASS"])
+    if not bracket:
+        return base, {}
+    example = f"wanted {base}, or with arguments such as {_example(base)}"
+    try:
+        call = ast.parse(text, mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not inside.endswith(")"):
+            raise InputError(f"got the plug-in '{text}', {example}")
+        arguments = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"got the plug-in '{text}', whose arguments are no values: {example}") from error
+    for name in arguments:
+        if name not in (taken := _defaults(base)):
+            raise unknown(f"argument of {base}", name, taken)
+    return base, arguments
+
+
+def plugin_text(name: str) -> str:
+    """A plug-in as it is always written, without arguments that are the defaults. Raises as `load_plugin`."""
+    load_plugin(name)
+    return name if is_file(name) else text_of(*with_arguments(name))
+
+
+def text_of(name: str, arguments: Mapping[str, Any]) -> str:
+    """What `with_arguments` reads as one of our plug-ins with `arguments`."""
+    defaults = _defaults(name)
+    told = [
+        f"{key}={value!r}".replace(" ", "") for key, value in arguments.items() if defaults.get(key) != value
+    ]
+    return f"{name}({','.join(told)})" if told else name
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    """The arguments that one of our plug-ins takes beside the channels, with their defaults."""
+    taken = inspect.signature(getattr(plugins, name)).parameters.values()
+    return {each.name: each.default for each in taken if each.name != "channels"}
+
+
+def _example(name: str) -> str:
+    told = next((f"{key}={value!r}" for key, value in _defaults(name).items() if isinstance(value, int)), "")
+    return f"{name}({told})" if told else "SE(ratio=8)"
 
 
 def is_file(name: str) -> bool:
