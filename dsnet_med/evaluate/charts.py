@@ -31,7 +31,7 @@ _EDGE = 3.0  # per cent of the width left free on either side, where dots at the
 _MARGINS = 12.0  # a forest plot goes so many margins far, or farther: then the margin can still be seen
 _FAR = 4.0  # so many times as far from the middle as three quarters of the arms: an arrow at the edge
 _CURVE_POINTS = 120
-_SVG_NAME = 34  # letters of an arm's name that fit its column in forest.svg
+_SVG_NAME = 30  # letters of an arm's name that fit its column in forest.svg
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _marks(row: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
     sides = {scale.beyond(value) for value in (*ends, *(() if mean is None else (mean,)))} - {0}
     far = [(side, 13) for side in sorted(sides)] + [(dot["side"], 28) for dot in dots if dot["side"]]
     return {
-        "bar": [scale.at(end) for end in ends],
+        "bar": [scale.at(end) for end in ends] if abs(sum(map(scale.beyond, ends))) < 2 else [],
         "mean": None if mean is None or scale.beyond(mean) else scale.at(mean),
         "dots": [dot for dot in dots if not dot["side"]],
         "arrows": [
@@ -257,7 +257,8 @@ def _rounded(ticks: Sequence[float]) -> list[float]:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _SVG_NAME else text[: _SVG_NAME - 1] + "…"
+    """The beginning and the end of a name that is too long; the end is what tells plug-ins apart."""
+    return text if len(text) <= _SVG_NAME else f"{text[: _SVG_NAME // 3]}…{text[1 - 2 * _SVG_NAME // 3 :]}"
 
 
 def _finite(points: Points) -> list[tuple[float, float]]:

@@ -82,7 +82,7 @@ def test_a_forest_plot_worked_by_hand():
     assert [dot["x"] for dot in good["dots"]] == [73.5]
     assert [dot["x"] for dot in near["dots"]] == [38.25, 14.75]
     # What lies beyond the axis is an arrow at its end: interval and mean together, and each of two seeds.
-    assert (lost["mean"], lost["dots"]) == (None, [])
+    assert (lost["bar"], lost["mean"], lost["dots"]) == ([], None, [])
     assert [(arrow["x"], arrow["turn"], arrow["y"]) for arrow in lost["arrows"]] == [
         (3, 180, 13),
         *[(3, 180, 28)] * 2,
