@@ -3,22 +3,32 @@ again.
 """
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dsnet_med.cli.scoring import say, tell_differences
+from dsnet_med.cli.steps import bar
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate.trial_output import RESULTS
 from dsnet_med.evaluate.verify_trial import (
+    TrialClaim,
     cells_of,
     count_trial_numbers,
     read_trial_claim,
+    row_differences,
     trial_differences,
 )
 
 
 def analyse_file(
-    scores: Path, out: Path, baseline: str | None = None, margin: float = 0.01, primary: str = "dice"
+    scores: Path,
+    out: Path,
+    baseline: str | None = None,
+    margin: float = 0.01,
+    primary: str = "dice",
+    *,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Analyse scores made anywhere, write what `compare` writes to `out`, and say what was found."""
     from dsnet_med.evaluate.analysis import analyse
@@ -32,8 +42,9 @@ def analyse_file(
     command = f"dsnet-med compare --scores {scores.name} --out DIR --baseline '{results['baseline']}'"
     page = trial_html(results, rows, run={"scores": scores.name}, commands=[command, "dsnet-med verify DIR"])
     write_trial(out, rows, results, html=page)
-    tell(results)
-    say(f"report in {out / 'report.html'}")
+    if not quiet:
+        tell(results)
+        say(f"report in {out / 'report.html'}")
     return results
 
 
@@ -60,10 +71,49 @@ def verify_trial(folder: Path, *, masks: bool = False, workers: int = 1) -> None
     found = trial_differences(claim)
     scored = 0
     if masks:
-        raise InputError(f"--masks is not there yet, with {workers} workers or any")
+        told, scored = _score_masks(claim, workers)
+        found += told
     tell_differences(folder, found)
     say(
         f"{folder} holds: {count_trial_numbers(claim)} numbers from {len(claim.rows)} rows of "
         f"{len(claim.content['arms'])} methods and {len(cells_of(claim))} runs"
         + (f"; {scored} masks scored again" if masks else "")
     )
+
+
+def _score_masks(claim: TrialClaim, workers: int) -> tuple[list[str], int]:
+    """What scoring every run's masks again gives otherwise, and how many masks that were."""
+    from dsnet_med.evaluate import verify as verifying
+
+    found: list[str] = []
+    scored = 0
+    for cell in cells_of(claim):
+        run = _run_folder(claim.folder, cell)
+        summary = run / "scores" / "summary.json"
+        if not summary.is_file():
+            raise InputError(
+                f"{summary} is not there: --masks needs the folders of all runs; without --masks the numbers "
+                "alone are checked"
+            )
+        one = verifying.read_claim(
+            summary,
+            prediction=run / "masks",
+            reference=claim.folder / "cases" / "labels",
+            images=claim.folder / "cases" / "images",
+        )
+        words = f"verify {run.parent.name}/{run.name}"
+        scores = list(bar(verifying.score_again(one, workers=workers), len(one.pairs), words))
+        found += [*verifying.differences(one, scores), *row_differences(claim, cell, scores)]
+        scored += len(scores)
+    return found, scored
+
+
+def _run_folder(folder: Path, cell: tuple[str, str, str]) -> Path:
+    cells = import_module("dsnet_med.engine.cells")
+    arm, seed, fold = cell
+    try:
+        return Path(cells.run_folder(folder, cells.Cell(arm, int(seed), int(fold) if fold else None)))
+    except ValueError as error:
+        raise InputError(
+            f"{folder}: seed '{seed}' is of no run of a trial; verify it without --masks"
+        ) from error

@@ -18,7 +18,7 @@ from dsnet_med.evaluate.contrasts import (
     paired,
     verdict,
 )
-from dsnet_med.evaluate.crossed import Estimate
+from dsnet_med.evaluate.crossed import Estimate, mean_squares, p_value
 from dsnet_med.evaluate.measures import Measure
 from dsnet_med.evaluate.score_arrays import Scores, Values
 from dsnet_med.evaluate.statistics import ALPHA
@@ -59,13 +59,13 @@ def _parts(arm: str) -> tuple[str, str, str] | None:
 def _answers(placebo: tuple[str, str, str], arm: tuple[str, str, str]) -> bool:
     if (placebo[0], placebo[2]) != (arm[0], arm[2]):
         return False
-    kind, _, counting = placebo[1].rstrip(")").partition("(")
+    kind, _, counting = placebo[1].removesuffix(")").partition("(")
     plugin = arm[1].rpartition(":")[2]
     match kind:
         case "PointwiseConv":
             return (counting or "DSM") in (arm[1], plugin)
-        case "UniformDSM":
-            return plugin == "DSM"
+        case "UniformDSM":  # of `DSM(bias=True)`, too
+            return plugin.partition("(")[0] == "DSM"
     return kind in _FOR_ALL
 
 
@@ -112,11 +112,11 @@ def _entry(
     best = min(known, key=lambda name: sign * known[name].value)
     entry |= {"placebo": best, "difference": number(known[best].value)}
     entry["reason"] = next((one.unreliable for one in known.values() if one.unreliable), "")
-    one_side = {name: tables[name] for name in known}
-    entry["ci95"] = _bounds(one_side, sign, ALPHA)
+    own_tables = {name: tables[name] for name in known}
+    entry["ci95"] = _bounds(own_tables, sign, ALPHA)
     entry["p"] = _p(known, sign)
-    if margin > 0 and (narrow := _bounds(one_side, sign, 2 * ALPHA)) is not None:
-        entry["p_equivalence"] = _p_equivalence(known, sign, margin)
+    if margin > 0 and (narrow := _bounds(own_tables, sign, 2 * ALPHA)) is not None:
+        entry["p_equivalence"] = _p_equivalence(own_tables, sign, margin)
         entry["ci90"] = narrow
     return entry
 
@@ -145,28 +145,21 @@ def _p(known: Mapping[str, Estimate], sign: int) -> float | None:
     return number(min(1.0, len(known) * min(behind)))
 
 
-def _p_equivalence(known: Mapping[str, Estimate], sign: int, margin: float) -> float | None:
+def _p_equivalence(tables: Mapping[str, Values], sign: int, margin: float) -> float | None:
     """The larger of two one-sided tests of the smallest advantage against the margin."""
-    above, below = [], []
-    for one in known.values():
-        if one.p_equivalence is None:
-            return None
-        over, under = _one_sided(sign * one.value, one, margin)
-        above.append(over)
-        below.append(under)
-    return number(max(*above, min(1.0, len(known) * min(below))))
+    if any(min(table.shape) < 2 for table in tables.values()):
+        return None
+    above = [_one_sided(table, float(sign * table.mean()) + margin) for table in tables.values()]
+    below = [_one_sided(table, margin - float(sign * table.mean())) for table in tables.values()]
+    return number(max(*above, min(1.0, len(tables) * min(below))))
 
 
-def _one_sided(advantage: float, one: Estimate, margin: float) -> tuple[float, float]:
-    """p of the advantage being no larger than -margin, and of its being no smaller than the margin."""
-    if not one.se or one.df is None:
-        return float(advantage <= -margin), float(advantage >= margin)
-    from scipy.special import stdtr  # noqa: PLC0415 -- slow to load
-
-    return (
-        float(stdtr(one.df, -(advantage + margin) / one.se)),
-        float(stdtr(one.df, -(margin - advantage) / one.se)),
-    )
+def _one_sided(table: Values, distance: float) -> float:
+    """p of the mean lying so far on the right side of a bound."""
+    if not estimated(table, 0.0).se:
+        return float(distance <= 0)
+    beyond = float(p_value(distance, mean_squares(table), *table.shape)) / 2
+    return beyond if distance > 0 else 1 - beyond
 
 
 def _words(entry: Mapping[str, Any], measure: Measure, margin: float) -> str:

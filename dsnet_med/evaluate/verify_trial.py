@@ -1,7 +1,8 @@
 """Does a trial still hold: does its scores.csv, analysed again, give its results.json?
 
 The seal vouches for every key of results.json, hashes for the files beside it and for trial.yaml, analysing
-again for the numbers. With the masks, scoring again vouches for scores.csv (cli/analysing.py finds the runs).
+again for numbers and verdicts (another version may word a sentence otherwise). With the masks, scoring again
+vouches for scores.csv (cli/analysing.py finds the runs).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +17,12 @@ from dsnet_med.evaluate.results import without_nan
 from dsnet_med.evaluate.score_folders import CaseScore
 from dsnet_med.evaluate.score_table import Row, read_scores
 from dsnet_med.evaluate.trial_output import RESULTS, SCORES
-from dsnet_med.evaluate.trial_tables import table_md, table_tex
 from dsnet_med.evaluate.verify import broken, leaves, same
 from dsnet_med.files import parse_json, read_text, sha256
 
 _TRIAL = "trial.yaml"
 _LINES = ("left_out", "notes")  # to which a trial adds what it knows beside the scores
+_SENTENCES = (".words", ".reason")
 _NOT_DERIVED = ("tool", "files", "seal")
 
 
@@ -81,25 +82,17 @@ def trial_differences(claim: TrialClaim) -> list[str]:
         again = _analysed_again(claim)
     except InputError as error:
         return [*found, f"{folder}: cannot be analysed again: {error}"]
-    for line in _LINES:
-        found += [
-            f"{RESULTS}: {line} lacks: {one_line(each)}"
-            for each in again.pop(line)
-            if each not in content[line]
-        ]
-    before, after = (
-        leaves({key: value for key, value in each.items() if key not in (*_LINES, *_NOT_DERIVED)})
-        for each in (content, again)
-    )
+    found += [
+        f"{RESULTS}: {name}: {len(content[name])} of {len(again[name])} sentences"
+        for name in _LINES
+        if len(again[name]) > len(content[name])
+    ]
+    before, after = _derived(content), _derived(again)
     found += [
         f"{RESULTS}: {place[1:]}: {shown(before.get(place))}, {shown(after.get(place))} when analysed again"
         for place in sorted(before | after)
         if not same(before.get(place), after.get(place))
     ]
-    for name, made in (("table.md", table_md), ("table.tex", table_tex)):
-        file = folder / name
-        if name in content["files"] and file.is_file() and not found and read_text(file) != made(content):
-            found.append(f"{file}: is not the table of these results")
     return found
 
 
@@ -134,8 +127,17 @@ def cells_of(claim: TrialClaim) -> list[tuple[str, str, str]]:
 
 def count_trial_numbers(claim: TrialClaim) -> int:
     """How many numbers of results.json are compared."""
-    kept = {key: value for key, value in claim.content.items() if key not in (*_LINES, *_NOT_DERIVED)}
-    return sum(isinstance(leaf, (int, float)) for leaf in leaves(kept).values())
+    return sum(isinstance(leaf, (int, float)) for leaf in _derived(claim.content).values())
+
+
+def _derived(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What analysing again must give, by its place; no sentences."""
+    kept = {key: value for key, value in results.items() if key not in (*_LINES, *_NOT_DERIVED)}
+    return {
+        place: leaf
+        for place, leaf in leaves(kept).items()
+        if not place.endswith(_SENTENCES) or not isinstance(leaf, str)
+    }
 
 
 def _analysed_again(claim: TrialClaim) -> dict[str, Any]:

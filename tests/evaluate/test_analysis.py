@@ -13,6 +13,7 @@ from scipy import stats
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import analyse
 from dsnet_med.evaluate.measures import MEASURES
+from dsnet_med.evaluate.placebo_contrasts import placebos_by_name
 from dsnet_med.evaluate.ranking import pareto
 from dsnet_med.evaluate.score_arrays import complete
 
@@ -332,6 +333,39 @@ def test_an_arm_is_held_against_the_best_of_its_own_placebos(gain, verdict):
     assert entry["ci95"][1] > min(one["ci95"][1] for one in entry["each"].values())
     if verdict == "better":  # than every one of them
         assert entry["p"] == max(one["p"] for one in entry["each"].values())
+
+
+def test_placebos_of_plugins_with_arguments_and_files():
+    found = placebos_by_name(
+        [
+            f"fcn+DSM(bias=True)@{HERE}",
+            f"fcn+mine.py:Mine@{HERE}",
+            "fcn_dsm",
+            f"fcn+PointwiseConv(DSM(bias=True))@{HERE}",
+            f"fcn+PointwiseConv(Mine)@{HERE}",
+            f"fcn+UniformDSM(bias=True)@{HERE}",
+            f"fcn+RandomGate(seed=3)@{HERE}",
+        ]
+    )
+    gate = f"fcn+RandomGate(seed=3)@{HERE}"
+    assert found == {
+        f"fcn+DSM(bias=True)@{HERE}": [
+            f"fcn+PointwiseConv(DSM(bias=True))@{HERE}",
+            f"fcn+UniformDSM(bias=True)@{HERE}",
+            gate,
+        ],
+        f"fcn+mine.py:Mine@{HERE}": [f"fcn+PointwiseConv(Mine)@{HERE}", gate],
+    }
+
+
+def test_against_one_placebo_it_is_the_plain_contrast():
+    rng = np.random.default_rng(15)
+    tables = {"fcn": crossed(rng), "fcn+SE": crossed(rng, 0.003), "fcn+Identity": crossed(rng)}
+    rows = [row for arm, table in tables.items() for row in rows_of(arm, table)]
+    (entry,) = analyse(rows, "fcn")["placebo"]
+    plain = of_arm(analyse(rows, "fcn+Identity"), "fcn+SE")
+    for key in ("difference", "ci95", "ci90", "p", "p_equivalence"):
+        assert entry[key] == pytest.approx(plain[key]), key
 
 
 def test_placebos_are_those_that_are_named():

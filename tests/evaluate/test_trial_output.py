@@ -83,7 +83,7 @@ def tampered(folder, change):
     "change",
     [
         lambda results: results["contrasts"][0].update(p=0.01),
-        lambda results: results["contrasts"][0].update(verdict="better"),
+        lambda results: results["contrasts"][0].update(verdict="no verdict"),
         lambda results: results["contrasts"][1]["ci95"].__setitem__(0, 0.5),
         lambda results: results["arms"]["fcn"]["seed_means"].update({"0": 1.0}),
         lambda results: results["arms"].pop(ODD),
@@ -98,6 +98,12 @@ def test_results_that_the_scores_do_not_give_are_noticed_even_when_sealed(tmp_pa
     folder = written(tmp_path)
     tampered(folder, change)
     assert trial_differences(read_trial_claim(folder))
+
+
+def test_another_wording_is_no_other_result(tmp_path):
+    folder = written(tmp_path)
+    tampered(folder, lambda results: results["contrasts"][0].update(words="in short: who knows"))
+    assert trial_differences(read_trial_claim(folder)) == []
 
 
 def test_files_that_changed_are_noticed(tmp_path):
