@@ -3,14 +3,13 @@ again.
 """
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dsnet_med.cli.scoring import say, tell_differences
 from dsnet_med.cli.steps import bar
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.trial_output import RESULTS
+from dsnet_med.evaluate.trial_output import RESULTS, run_place
 from dsnet_med.evaluate.verify_trial import (
     TrialClaim,
     cells_of,
@@ -88,7 +87,7 @@ def _score_masks(claim: TrialClaim, workers: int) -> tuple[list[str], int]:
     found: list[str] = []
     scored = 0
     for cell in cells_of(claim):
-        run = _run_folder(claim.folder, cell)
+        run = claim.folder / run_place(*cell)
         summary = run / "scores" / "summary.json"
         if not summary.is_file():
             raise InputError(
@@ -103,17 +102,6 @@ def _score_masks(claim: TrialClaim, workers: int) -> tuple[list[str], int]:
         )
         words = f"verify {run.parent.name}/{run.name}"
         scores = list(bar(verifying.score_again(one, workers=workers), len(one.pairs), words))
-        found += [*verifying.differences(one, scores), *row_differences(claim, cell, scores)]
+        found += [*row_differences(claim, cell, scores), *verifying.differences(one, scores)]
         scored += len(scores)
     return found, scored
-
-
-def _run_folder(folder: Path, cell: tuple[str, str, str]) -> Path:
-    cells = import_module("dsnet_med.engine.cells")
-    arm, seed, fold = cell
-    try:
-        return Path(cells.run_folder(folder, cells.Cell(arm, int(seed), int(fold) if fold else None)))
-    except ValueError as error:
-        raise InputError(
-            f"{folder}: seed '{seed}' is of no run of a trial; verify it without --masks"
-        ) from error

@@ -12,7 +12,7 @@ from dsnet_med.evaluate.score_table import write_scores
 from dsnet_med.evaluate.trial_tables import table_md, table_tex
 from dsnet_med.files import write_text
 
-SCORES, RESULTS = "scores.csv", "results.json"
+SCORES, RESULTS, RUNS = "scores.csv", "results.json", "runs"
 _MD, _TEX, _PAGE = "table.md", "table.tex", "report.html"
 _TRIAL = Kind(
     "compare",
@@ -33,6 +33,14 @@ def write_trial(out: Path, rows: Iterable[Mapping[str, Any]], results: Mapping[s
         write_text(made / _MD, table_md(results))
         write_text(made / _TEX, table_tex(results))
         write_text(made / _PAGE, html)
+
+
+def run_place(arm: str, seed: object, fold: object = None) -> Path:
+    """Where in a trial's folder a run lies, runs/<arm>/seed-<s>[-fold-<k>]; ~ stands for what file systems mind."""
+    run = f"seed-{seed}" + ("" if fold in (None, "") else f"-fold-{fold}")
+    return Path(
+        RUNS, *("".join(s if s.isalnum() or s in "+-_.@()" else "~" for s in name) for name in (arm, run))
+    )
 
 
 def require_own(out: Path) -> None:
