@@ -36,7 +36,7 @@ def write_trial(out: Path, rows: Iterable[Mapping[str, Any]], results: Mapping[s
 
 
 def run_place(arm: str, seed: object, fold: object = None) -> Path:
-    """Where in a trial's folder a run lies, runs/<arm>/seed-<s>[-fold-<k>]; ~ stands for what file systems mind."""
+    """Where in a trial's folder a run lies: runs/<arm>/seed-<s>[-fold-<k>], with ~ for odd signs."""
     run = f"seed-{seed}" + ("" if fold in (None, "") else f"-fold-{fold}")
     return Path(
         RUNS, *("".join(s if s.isalnum() or s in "+-_.@()" else "~" for s in name) for name in (arm, run))
