@@ -2,6 +2,7 @@
 again.
 """
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from dsnet_med.cli.scoring import say, tell_differences
 from dsnet_med.cli.steps import bar
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.trial_output import RESULTS, run_place
+from dsnet_med.evaluate.trial_output import RESULTS, TRIAL, run_place
 from dsnet_med.evaluate.verify_trial import (
     TrialClaim,
     cells_of,
@@ -35,10 +36,13 @@ def analyse_file(
     from dsnet_med.evaluate.trial_output import require_own, write_trial
     from dsnet_med.evaluate.trial_report import trial_html
 
+    if (out / TRIAL).exists():
+        raise InputError(f"{out} holds a trial, whose results these would replace; choose another --out")
     rows = read_scores(scores)
     results = analyse(rows, baseline, margin, primary=primary)
     require_own(out)
-    command = f"dsnet-med compare --scores {scores.name} --out DIR --baseline '{results['baseline']}'"
+    options = ["--baseline", results["baseline"], "--margin", f"{margin:g}", "--primary", primary]
+    command = shlex.join(["dsnet-med", "compare", "--scores", scores.name, "--out", "DIR", *options])
     page = trial_html(results, rows, run={"scores": scores.name}, commands=[command, "dsnet-med verify DIR"])
     write_trial(out, rows, results, html=page)
     if not quiet:
@@ -60,7 +64,7 @@ def tell(results: Mapping[str, Any]) -> None:
 def trial_folder(path: Path) -> Path | None:
     """The folder of the trial that `path` is, or whose results.json it is; None for anything else."""
     if path.is_dir():
-        return path if any((path / name).is_file() for name in (RESULTS, "trial.yaml")) else None
+        return path if any((path / name).is_file() for name in (RESULTS, TRIAL)) else None
     return path.parent if path.name == RESULTS else None
 
 

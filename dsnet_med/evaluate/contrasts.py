@@ -89,7 +89,7 @@ def contrast(
         "df": number(found.df),
         "p": number(found.p),
         "p_holm": None,
-        "p_equivalence": number(found.p_equivalence) if margin > 0 else None,
+        "p_equivalence": number(found.p_equivalence) if margin > 0 or not table.any() else None,
         "verdict": "no verdict",
         "reason": found.unreliable if table.size else pair.apart,
         "words": "",

@@ -12,7 +12,7 @@ from dsnet_med.evaluate.score_table import write_scores
 from dsnet_med.evaluate.trial_tables import table_md, table_tex
 from dsnet_med.files import write_text
 
-SCORES, RESULTS, RUNS = "scores.csv", "results.json", "runs"
+TRIAL, SCORES, RESULTS, RUNS = "trial.yaml", "scores.csv", "results.json", "runs"
 _MD, _TEX, _PAGE = "table.md", "table.tex", "report.html"
 _TRIAL = Kind(
     "compare",

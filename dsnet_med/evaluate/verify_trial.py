@@ -16,11 +16,10 @@ from dsnet_med.evaluate.measures import MEASURES
 from dsnet_med.evaluate.results import without_nan
 from dsnet_med.evaluate.score_folders import CaseScore
 from dsnet_med.evaluate.score_table import Row, read_scores
-from dsnet_med.evaluate.trial_output import RESULTS, SCORES
+from dsnet_med.evaluate.trial_output import RESULTS, SCORES, TRIAL
 from dsnet_med.evaluate.verify import broken, leaves, same
 from dsnet_med.files import parse_json, read_text, sha256
 
-_TRIAL = "trial.yaml"
 _LINES = ("left_out", "notes")  # to which a trial adds what it knows beside the scores
 _SENTENCES = (".words", ".reason")
 _NOT_DERIVED = ("tool", "files", "seal")
@@ -76,8 +75,8 @@ def trial_differences(claim: TrialClaim) -> list[str]:
             found.append(f"{folder / name} is missing")
         elif sha256(folder / name) != digest:
             found.append(f"{folder / name}: is not as it was (another SHA-256)")
-    if content.get("trial") and (folder / _TRIAL).is_file() and sha256(folder / _TRIAL) != content["trial"]:
-        found.append(f"{folder / _TRIAL}: is not the trial that was analysed; run compare in this folder again")
+    if content.get("trial") and (folder / TRIAL).is_file() and sha256(folder / TRIAL) != content["trial"]:
+        found.append(f"{folder / TRIAL}: is not the trial that was analysed; run compare in this folder again")
     try:
         again = _analysed_again(claim)
     except InputError as error:

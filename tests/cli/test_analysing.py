@@ -5,9 +5,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 from typed import refused, run
 
 from dsnet_med.cli.analysing import analyse_file
+from dsnet_med.errors import InputError
 from dsnet_med.evaluate import analyse
 from dsnet_med.evaluate.pairing import pair_folders
 from dsnet_med.evaluate.results import write_results
@@ -41,6 +43,9 @@ def test_a_folder_holds_until_a_score_changes(tmp_path: Path, capsys) -> None:
     done = run("verify", tmp_path / "out" / "results.json")
     assert done.returncode == 1 and "scores.csv" in done.stderr and "Traceback" not in done.stderr
     assert "results.json" in refused(run("verify", tmp_path, "--masks"))
+    (tmp_path / "out" / "trial.yaml").write_text("arms: []\n")
+    with pytest.raises(InputError, match="holds a trial"):
+        analyse_file(scores(tmp_path), tmp_path / "out")
 
 
 def trial_of_masks(folder: Path) -> None:

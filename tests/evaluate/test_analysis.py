@@ -195,6 +195,8 @@ def test_equal_arms_are_equivalent_and_share_their_rank():
     assert entry["wrong_winner_single_run"] is None
     assert results["ranking"]["ranks"] == {"fcn": [0.5, 0.5], "fcn+Identity@x": [0.5, 0.5]}
     assert results["arms"]["fcn+Identity@x"]["placebo"]
+    strict = analyse(rows_of("fcn", base) + rows_of("fcn+Identity@x", base), margin=0)
+    assert strict["contrasts"][0]["verdict"] == "equivalent"
 
 
 def test_one_seed_of_equal_scores_is_no_verdict_either():
