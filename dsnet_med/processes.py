@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -19,6 +20,7 @@ from dsnet_med.errors import InputError, StoppedError, one_line, want_of_means
 
 _CONNECT_SECONDS = 10
 _LOOK_EVERY_S = 5
+_SAVING_S = 5  # that a process has for saving where it is
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -58,6 +60,84 @@ def in_parallel(
         pool.shutdown(wait=True, cancel_futures=True)
     for item in lost:
         yield item, _alone(work, item)
+
+
+class Places:
+    """So many processes that work side by side, each started once and used again; a killed one is replaced.
+
+    Where one is killed, only what it was working on is lost. `prepare` is called in each with the number of its
+    place, from 0, before anything else; they are started at once, so that it can import meanwhile.
+    """
+
+    def __init__(self, count: int, prepare: Callable[[int], None]) -> None:
+        self._prepare = prepare
+        self._others = set(multiprocessing.active_children())
+        try:
+            self._pools = [self._started(place) for place in range(count)]
+        except (OSError, RuntimeError, MemoryError) as error:
+            _end_all_but(self._others)
+            raise _cannot_start(error) from error
+
+    def __enter__(self) -> "Places":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # nobody waits for what is under way, which may save where it is
+            workers = [each for each in multiprocessing.active_children() if each not in self._others]
+            for worker in workers:
+                worker.terminate()
+            begun = time.monotonic()
+            for worker in workers:
+                worker.join(max(0.0, _SAVING_S - (time.monotonic() - begun)))
+            _end_all_but(self._others)
+        for pool in self._pools:
+            pool.shutdown(wait=kind is None, cancel_futures=True)
+
+    def run(
+        self, work: Callable[[int, Item], Result], items: Sequence[Item], *, begun: Callable[[Item], None]
+    ) -> Iterator[tuple[Item, Result | None]]:
+        """Each item with what `work(place, item)` made of it, as they end; None where its process was killed.
+
+        `begun` is told when an item is handed out. `work` and the items must pickle; what `work` raises is
+        raised here.
+        """
+        waiting, running = list(reversed(items)), dict[Future[Result], tuple[int, Item]]()
+        free = list(reversed(range(len(self._pools))))
+        while waiting or running:
+            while waiting and free:
+                place, item = free.pop(), waiting.pop()
+                begun(item)
+                running[self._submitted(place, work, item)] = place, item
+            for future in wait(running, None, FIRST_COMPLETED).done:
+                place, item = running.pop(future)
+                free.append(place)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    self._pools[place].shutdown(wait=False)
+                    self._pools[place] = self._started(place)
+                    yield item, None
+                    continue
+                yield item, result
+
+    def _submitted(self, place: int, work: Callable[[int, Item], Result], item: Item) -> Future[Result]:
+        try:
+            return self._pools[place].submit(work, place, item)
+        except BrokenProcessPool:  # it was killed while it had nothing to do
+            self._pools[place] = self._started(place)
+            return self._pools[place].submit(work, place, item)
+
+    def _started(self, place: int) -> ProcessPoolExecutor:
+        with ctrl_c_later():
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(1, context, _prepare_place, (self._prepare, place))
+            pool.submit(int)
+        return pool
+
+
+def _prepare_place(prepare: Callable[[int], None], place: int) -> None:
+    prepare_worker()
+    prepare(place)
 
 
 def on_cluster(

@@ -187,10 +187,22 @@ def write_labels(path: Path, voxels: NDArray[Any], like: Grid) -> None:
     if voxels.shape != like.shape:
         raise ValueError(f"label map of shape {voxels.shape} for a grid of shape {like.shape}")
     dtype = _label_type(voxels)
-    header = header_on(like.shape, like.affine, like.header)
-    header.set_data_dtype(dtype)
+    _write(path, voxels.astype(dtype, copy=False), header_on(like.shape, like.affine, like.header))
+
+
+def write_image(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64]) -> None:
+    """Write an image (X, Y, Z) with its `affine` (4, 4) to RAS+ millimetres as NIfTI, in the type it has.
+
+    Written whole or not at all. Raises InputError as `write_labels`.
+    """
+    require_nifti_name(path)
+    _write(path, voxels, header_on(voxels.shape, affine, None))
+
+
+def _write(path: Path, voxels: NDArray[Any], header: Any) -> None:
+    header.set_data_dtype(voxels.dtype)
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    content = image_class(voxels.astype(dtype, copy=False), None, header).to_bytes()
+    content = image_class(voxels, None, header).to_bytes()
     with written_whole(path) as temporary, temporary.open("wb") as stream:
         if path.suffix.lower() == ".gz":  # no file name and no time in it: the same mask is the same bytes
             with igzip.IGzipFile("", "wb", _LEVEL, stream, 0) as packed:

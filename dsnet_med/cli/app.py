@@ -274,6 +274,67 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    out: Out,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="The arms, with commas: rows, rows' files, row+Plugin@PATTERN (fcn+SE@layer4.*.act2, "
+            "fcn+mine.py:Mine@...), placebos in the same way. Files are executed."
+        ),
+    ] = "",
+    data: Annotated[Path | None, typer.Option(help="The store that all arms train on.")] = None,
+    seeds: Annotated[str, typer.Option(help="The seeds that every arm is trained with: 0,1,2.")] = "",
+    baseline: Annotated[
+        str | None, typer.Option(help="The arm that the others are compared with; the first unless given.")
+    ] = None,
+    placebos: Annotated[
+        bool, typer.Option("--placebos", help="Add, for every plug-in arm, its placebos at its place.")
+    ] = False,
+    equal: Annotated[
+        bool, typer.Option("--equal", help="Give every arm the baseline's optimiser and schedule.")
+    ] = False,
+    folds: Annotated[
+        int, typer.Option(help="Cross-validate: so many folds of the training and validation subjects.", min=0)
+    ] = 0,
+    margin: Annotated[
+        float | None, typer.Option(help="The largest difference that makes no difference to you; 0.01 Dice.")
+    ] = None,
+    primary: Annotated[
+        str | None, typer.Option(help="The measure that decides: dice, nsd, hd95_mm, dice_transunet ...")
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Optimiser steps of every run.", min=1)] = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    jobs: Annotated[int | None, typer.Option(help="Runs at a time; threads are shared out.", min=1)] = None,
+    per_gpu: Annotated[int, typer.Option(help="Runs at a time on each GPU.", min=1)] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers run the cells.")
+    ] = None,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Only every Nth run, for job arrays.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the runs, their cost and about how long it takes.")
+    ] = False,
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="Analyse scores made anywhere: a CSV file, method,seed,case,label,dice."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The trial: do these plug-ins help? Every arm with every seed, scored, tested and reported."""
+    from dsnet_med.cli import comparing
+
+    request = comparing.Request(
+        methods, data, seeds, baseline, placebos, equal, folds, margin, primary, iterations, tuple(settings or ())
+    )
+    means = comparing.Means(jobs, per_gpu, device, scheduler, shard)
+    if scores is not None:
+        comparing.analyse_scores(scores, out, request, means, dry_run=dry_run)
+    else:
+        comparing.compare(out, request, means, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
 def verify(
     path: Annotated[
         Path, typer.Argument(help="A summary.json or comparison.json of `evaluate`, or a folder of `compare`.")

@@ -67,7 +67,7 @@ def split_cases(store: str, select_on: str = "val") -> dict[str, list[str]]:
     if select_on == "test":
         val = opened.cases_of("test")
     elif not val:
-        train, val = _hold_out(train)
+        train, val = hold_out(train)
     if not train or not val:
         raise InputError(
             f"{store}: {len(train)} training and {len(val)} {select_on} cases; "
@@ -76,8 +76,11 @@ def split_cases(store: str, select_on: str = "val") -> dict[str, list[str]]:
     return {"train": [case.id for case in train], "val": [case.id for case in val]}
 
 
-def _hold_out(train: list[StoredCase]) -> tuple[list[StoredCase], list[StoredCase]]:
-    # Ordered by a hash of the subject's name: the same subjects for every method, seed and order of the files.
+def hold_out(train: Sequence[StoredCase]) -> tuple[list[StoredCase], list[StoredCase]]:
+    """Cases to train on and to validate on: those of 15 % of the subjects, at least of one.
+
+    By a hash of the subject's name: the same subjects for every method, seed and order of the files.
+    """
     subjects = sorted({case.subject for case in train}, key=lambda name: hashlib.sha256(name.encode()).digest())
     held_out = set(subjects[: max(1, round(VALIDATION_FRACTION * len(subjects)))])
     return (

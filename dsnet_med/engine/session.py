@@ -128,4 +128,4 @@ def _set_numerics(deterministic: bool, benchmark: bool, tf32: bool) -> None:
 
 def versions() -> dict[str, str]:
     """The versions of what a run's numbers depend on."""
-    return {"dsnet-med": dsnet_med.__version__, "monai": monai.__version__, "torch": torch.__version__}
+    return {"dsnet-med": dsnet_med.__version__, "monai": monai.__version__, "torch": str(torch.__version__)}

@@ -1,0 +1,293 @@
+"""One run of a trial from its configuration to its scores; each step that was done before is left as it is.
+
+A cell's folder is a run folder: trained as `train` does, its test cases segmented into masks/ as `infer` does, and
+scored into scores/ as `evaluate` does. A cell that was killed goes on from its last checkpoint.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dsnet_med.csv_cells import unshielded
+from dsnet_med.engine.arms import Arm
+from dsnet_med.engine.compose import evaluated
+from dsnet_med.engine.cost import measure_cost
+from dsnet_med.engine.data import hold_out, open_store
+from dsnet_med.engine.overrides import load
+from dsnet_med.engine.plugin_choice import PluginChoice
+from dsnet_med.engine.run import prepare, train
+from dsnet_med.engine.session import BEGUN
+from dsnet_med.engine.trial import Cell, Trial, read_trial
+from dsnet_med.errors import InputError, StoppedError, cannot_read, one_line, root_cause, want_of_means
+from dsnet_med.evaluate.pairing import Pair
+from dsnet_med.evaluate.protocols import PROTOCOLS
+from dsnet_med.evaluate.results import write_results
+from dsnet_med.evaluate.score_folders import RUN_FACTS, evaluate_pairs
+from dsnet_med.evaluate.summary import summarise
+from dsnet_med.files import read_json, read_text, staging, write_json
+from dsnet_med.inference import Predictor
+from dsnet_med.inference.segment import segment_cases
+from dsnet_med.inference.sources import find_sources
+from dsnet_med.prepare.store import Store
+from dsnet_med.prepare.stored_case import StoredCase
+from dsnet_med.seal import SEAL, holds, sealed
+from dsnet_med.volumes import Grid, write_image, write_labels
+
+RUNS, COST, _MASKS, _SCORES, _SUMMARY = "runs", "cost.json", "masks", "scores", "summary.json"
+_TEST, _TRAINING = Path("cases"), 0.9  # the share of a cell's work that training is, for the bar
+_START_S = 3.0  # that a cell takes beside its steps and slices
+_TEXTS = ("case", "label", "name", "note")
+_ROW_PROTOCOLS = ("transunet", "monai")  # beside the first, `strict`; `dpcnet` scores no case by itself
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell to be run, or the cost of an arm to be measured, in the trial of `folder`."""
+
+    folder: Path
+    cell: Cell
+    device: str = "auto"
+    cost: bool = False
+
+
+def run_folder(folder: Path, cell: Cell) -> Path:
+    """Where the run of a cell lies."""
+    fold = "" if cell.fold is None else f"-fold-{cell.fold}"
+    return folder / RUNS / folder_name(cell.arm) / f"seed-{cell.seed}{fold}"
+
+
+def folder_name(arm: str) -> str:
+    """An arm's name as a folder has it: letters, digits and what no file system minds."""
+    return "".join(sign if sign.isalnum() or sign in "+-_.@()" else "~" for sign in arm)
+
+
+def write_test_cases(folder: Path, trial: Trial) -> None:
+    """The images and references of all cases that are scored, out of the store, in `folder`/cases."""
+    store = Store.open(trial.store)
+    scored = {case for cell in trial.cells() for case in cases_of(store, trial, cell.fold)["test"]}
+    for name in sorted(scored):
+        image, label = test_files(folder, name)
+        if not label.is_file():  # written last
+            _write_case(store, store.cases[name], image, label)
+
+
+def test_files(folder: Path, case: str) -> tuple[Path, Path]:
+    """Where the image and the reference of a case lie."""
+    return folder / _TEST / "images" / f"{case}.nii.gz", folder / _TEST / "labels" / f"{case}.nii.gz"
+
+
+def _write_case(store: Store, case: StoredCase, image: Path, label: Path) -> None:
+    """A case as the store holds it, clipped, on its source's grid: inference makes of it what it makes of that."""
+    images, labels = store.read_case(case.id)
+    raw = images / np.float32(case.slope) if case.slope else images
+    raw += np.float32(case.clip[0])
+    affine = np.array(case.affine)
+    voxels = case.order.to_volume(raw)
+    if case.dtype == "uint16":
+        kind = np.int16 if case.clip[0] >= -(2**15) and case.clip[1] < 2**15 else np.int32
+        voxels = np.rint(voxels).astype(kind)
+    write_image(image, voxels, affine)
+    write_labels(label, case.order.to_volume(labels), Grid(label, case.native_shape, affine, None))
+
+
+def cases_of(store: Store, trial: Trial, fold: int | None) -> dict[str, list[str]]:
+    """The cases to train on, to pick the checkpoint on, and to be scored on. The last are in neither of the others.
+
+    Of folds, the subjects of one are scored, and a part of the others picks the checkpoint, as in `train`.
+    """
+    if fold is None:
+        return {"test": [case.id for case in store.cases_of("test")]}
+    known = [*store.cases_of("train"), *store.cases_of("val")]
+    own = set(trial.folds[fold])
+    train_cases, val = hold_out([case for case in known if case.subject not in own])
+    parts = {"train": train_cases, "val": val, "test": [case for case in known if case.subject in own]}
+    return {name: sorted(case.id for case in cases) for name, cases in parts.items()}
+
+
+def prepare_cell(trial: Trial, cell: Cell, run: Path, device: str = "cpu") -> None:
+    """Make `run` the run folder of a cell. Raises InputError where the arm cannot be trained so."""
+    arm = trial.arm(cell.arm)
+    settings: dict[str, Any] = {**trial.settings, "seed": cell.seed}
+    if device == "cpu":
+        settings.setdefault("workers", 0)  # the cores are busy with training; no number depends on it
+    if cell.fold is not None:
+        cases = cases_of(open_store(str(trial.store)), trial, cell.fold)
+        settings["cases"] = {name: cases[name] for name in ("train", "val")}
+    baseline = trial.arm(trial.baseline).method if trial.equal else None
+    prepare(arm.method, trial.store, run, settings, plugin=choice_of(arm))
+
+
+def choice_of(arm: Arm) -> PluginChoice | None:
+    """The plug-in that an arm puts into its row."""
+    return PluginChoice(arm.plugin, arm.at) if arm.plugin and arm.at else None
+
+
+def require_trainable(folder: Path, trial: Trial) -> None:
+    """Raise InputError for an arm that cannot be trained, and a setting that cannot be, before anything is."""
+    fold = 0 if trial.folds else None
+    with staging(folder) as place:
+        for number, arm in enumerate(trial.arms):
+            try:
+                prepare_cell(trial, Cell(arm.name, trial.seeds[0], fold), place / str(number))
+            except InputError as error:
+                raise InputError(f"arm {arm.name}: {error}") from error
+
+
+def run_task(place: int, task: Task) -> str:
+    """Run a cell to its scores, or measure; what went wrong, in one line, "" where nothing did."""
+    try:
+        trial = read_trial(task.folder)
+        device = _own_device(task.device, place)
+        if device == "cpu":
+            torch.set_num_threads(trial.threads)
+        if task.cost:
+            _measure(task.folder, trial, task.cell, device)
+        else:
+            _run(task.folder, trial, task.cell, device)
+    except Exception as error:  # one bad cell must never stop the others
+        cause = root_cause(error)
+        told = cause if isinstance(cause, InputError | StoppedError) else None
+        return one_line(str(told) if told else want_of_means(cause) or f"{type(cause).__name__}: {cause}")
+    return ""
+
+
+def run_alone(task: Task) -> str:
+    """`run_task` on a cluster's worker."""
+    return run_task(0, task)
+
+
+def _own_device(name: str, place: int) -> str:
+    """The device of one of several processes side by side: the GPUs by turns."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{place % torch.cuda.device_count()}" if name == "cuda" else name
+
+
+def _run(folder: Path, trial: Trial, cell: Cell, device: str) -> None:
+    run = run_folder(folder, cell)
+    if is_done(run):
+        return
+    if not (run / "configs" / "train.yaml").is_file():
+        prepare_cell(trial, cell, run, device)
+    if not _is_whole(run / _SUMMARY):
+        begun = any((run / name).exists() for name in BEGUN)
+        train(run, {"resume": begun, "device": f"$engine.distributed.device('{device}')"})
+    store = open_store(str(trial.store))
+    cases = cases_of(store, trial, cell.fold)["test"]
+    _segment(folder, run, cases, device)
+    _score(folder, run, cases, store)
+
+
+def _segment(folder: Path, run: Path, cases: Sequence[str], device: str) -> None:
+    predictor = Predictor.from_run(run, device=device)
+    sources = find_sources([test_files(folder, case)[0] for case in cases])
+    failed = {each.case: each.error for each in segment_cases(predictor, sources, run / _MASKS) if each.error}
+    if failed:
+        raise StoppedError(f"{len(failed)} cases could not be segmented: {next(iter(failed.values()))}")
+
+
+def _score(folder: Path, run: Path, cases: Sequence[str], store: Store) -> None:
+    labels = dict(enumerate(store.classes))
+    pairs = [Pair(case, run / _MASKS / f"{case}.nii.gz", test_files(folder, case)[1]) for case in cases]
+    protocols = ("strict", *(name for name in PROTOCOLS if name != "strict"))
+    scores = list(evaluate_pairs(pairs, labels, protocols=protocols))
+    if failed := [score.error for score in scores if score.error]:
+        raise StoppedError(f"{len(failed)} cases could not be scored: {failed[0]}")
+    facts = read_json(run / _MASKS / RUN_FACTS)
+    images = {case: test_files(folder, case)[0] for case in cases}
+    write_results(run / _SCORES, scores, summarise(scores, labels, protocols), labels, images=images, run=facts)
+
+
+def is_done(run: Path) -> bool:
+    """Whether a cell's run is trained and scored."""
+    return _is_whole(run / _SUMMARY) and _is_whole(run / _SCORES / _SUMMARY)
+
+
+def rows_of(run: Path, cell: Cell) -> list[dict[str, Any]]:
+    """The scores of a cell that is done, a row for each case and label, under every protocol that scores cases.
+
+    Raises InputError where its tables cannot be read.
+    """
+    rows = _table(run / _SCORES / "cases.csv")
+    for protocol in _ROW_PROTOCOLS:
+        measures = ("dice", PROTOCOLS[protocol].hd95_key)
+        for row, other in zip(rows, _table(run / _SCORES / f"cases_{protocol}.csv"), strict=True):
+            row |= {f"{measure}_{protocol}": other[measure] for measure in measures}
+    fold = "" if cell.fold is None else cell.fold
+    return [{"method": cell.arm, "seed": cell.seed, "fold": fold, **row} for row in rows]
+
+
+def _table(file: Path) -> list[dict[str, Any]]:
+    """A table of `evaluate`: texts as texts, numbers as numbers, None where nothing is counted."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(file), newline="")))
+        return [{name: _value(name, cell) for name, cell in row.items()} for row in rows]
+    except (OSError, ValueError, csv.Error) as error:
+        raise cannot_read(file, error, f"is no table of scores ({one_line(error)})") from error
+
+
+def _value(name: str, cell: str) -> Any:
+    if name in _TEXTS:
+        return unshielded(cell)
+    return float(cell) if cell else None
+
+
+def curve_of(run: Path) -> list[tuple[int, float]]:
+    """The validations of a run: after how many steps which mean Dice."""
+    lines = map(json.loads, read_text(run / "metrics.jsonl").splitlines())
+    return [(line["iteration"], line["val_mean_dice"]) for line in lines if "val_mean_dice" in line]
+
+
+def share_done(run: Path, iterations: int) -> float:
+    """About which share of a cell's work is done, from 0 to 1, by the files that it leaves."""
+    if is_done(run):
+        return 1.0
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        step = json.loads((run / "metrics.jsonl").read_bytes().splitlines()[-1])["iteration"]
+        return _TRAINING * min(1.0, float(step) / iterations)
+    return 0.0
+
+
+def _measure(folder: Path, trial: Trial, cell: Cell, device: str) -> None:
+    with staging(folder) as place:
+        prepare_cell(trial, cell, place / "run", device)
+        cost = measure_cost(place / "run", device)
+        config = load(place / "run" / "configs" / "train.yaml")
+        iterations, every, split = (evaluated(config, name) for name in ("iterations", "validate_every", "cases"))
+    store = open_store(str(trial.store))
+    validated = sum(store.cases[case].shape[0] for case in split["val"]) * max(1, iterations // every)
+    tested = sum(store.cases[case].shape[0] for case in cases_of(store, trial, cell.fold)["test"])
+    seconds = iterations * cost["seconds_per_step"] + (validated + tested) * cost["ms_per_slice"] / 1000
+    told = {**cost, "iterations": iterations, "estimated_seconds": seconds + _START_S}
+    write_json(cost_file(folder, cell.arm), sealed(told))
+
+
+def cost_file(folder: Path, arm: str) -> Path:
+    """Where the cost of an arm is kept."""
+    return folder / RUNS / folder_name(arm) / COST
+
+
+def read_cost(folder: Path, arm: str) -> dict[str, Any]:
+    """What an arm costs, {} where it was not measured."""
+    try:
+        content = read_json(cost_file(folder, arm))
+    except (OSError, ValueError):
+        return {}
+    whole = isinstance(content, dict) and holds(content)
+    return {name: value for name, value in content.items() if name != SEAL} if whole else {}
+
+
+def _is_whole(summary: Path) -> bool:
+    try:
+        content = read_json(summary)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and holds(content) is True
