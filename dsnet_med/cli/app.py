@@ -329,7 +329,7 @@ def compare(
     )
     means = comparing.Means(jobs, per_gpu, device, scheduler, shard)
     if scores is not None:
-        comparing.analyse_scores(scores, out, request, means, dry_run=dry_run)
+        comparing.analyse_scores(scores, out, request, means, dry_run=dry_run, as_json=as_json)
     else:
         comparing.compare(out, request, means, dry_run=dry_run, as_json=as_json)
 

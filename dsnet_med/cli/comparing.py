@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -63,15 +63,16 @@ def compare(out: Path, request: Request, means: Means, *, dry_run: bool = False,
         # Started first: they import while this process looks at what is asked for.
         places = held.enter_context(_places(means)) if means.jobs and not means.scheduler else None
         from dsnet_med.engine import cells
-        from dsnet_med.engine.trial import written
+        from dsnet_med.engine.trial import TRIAL, written
+        from dsnet_med.evaluate.trial_output import require_own
 
         trial = _trial(out, request, means)
         if dry_run:
             _tell_plan(trial, means, as_json)
             return
         held.enter_context(locked(out, "compares in", shared=f"{shard[1]} shards" if shard[1] > 1 else ""))
-        before = (out / "trial.yaml").exists()
-        if not before:
+        require_own(out)
+        if not (out / TRIAL).exists():
             cells.require_trainable(out, trial)
         trial = written(out, trial)
         for line in trial.extended:
@@ -85,6 +86,24 @@ def compare(out: Path, request: Request, means: Means, *, dry_run: bool = False,
             typer.echo(f"failed: {cell}: {reason}", err=True)
         typer.echo("the same command goes on with these", err=True)
         raise CasesFailedError(failures, listed=True)
+
+
+def analyse_scores(
+    scores: Path, out: Path, request: Request, means: Means, *, dry_run: bool = False, as_json: bool = False
+) -> None:
+    """Analyse a table of scores, wherever they were made."""
+    from dsnet_med.cli.analysing import analyse_file
+
+    told = replace(request, baseline=None, margin=None, primary=None)
+    if told != Request() or means != Means() or dry_run:
+        raise InputError(
+            "got --scores with options of a trial that is run: with it go --out, --baseline, --margin, --primary"
+        )
+    primary = request.primary or "dice"
+    with locked(out, "compares in"):
+        results = analyse_file(scores, out, request.baseline, _margin(request), primary)
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
 
 
 def _trial(out: Path, request: Request, means: Means) -> "Trial":
@@ -101,15 +120,19 @@ def _trial(out: Path, request: Request, means: Means) -> "Trial":
     if request.data is None or not request.seeds:
         raise InputError("give --data and --seeds, too (or --scores FILE.csv to analyse scores made elsewhere)")
     arms = parse_arms(request.methods)
-    added, placebos, notes = placebos_of(arms) if request.placebos else ([], {}, [])
-    for note in notes:
-        typer.echo(f"note: {note}", err=True)
+    added, placebos, notes = placebos_of(arms)
+    if request.placebos:
+        for note in notes:
+            typer.echo(f"note: {note}", err=True)
+        arms = [*arms, *added]
+    names = {arm.name for arm in arms}
+    placebos = {arm: own for arm, every in placebos.items() if (own := [each for each in every if each in names])}
     settings = parse_settings(request.settings)
     if request.iterations is not None:
         settings["iterations"] = request.iterations
     known = read_trial(out) if (out / TRIAL).is_file() else None
     return planned(
-        [*arms, *added],
+        arms,
         reopen_store(str(request.data)),
         baseline=request.baseline or arms[0].name,
         seeds=_seeds(request.seeds),
@@ -314,6 +337,7 @@ def _duration(seconds: float) -> str:
 
 def _analyse(out: Path, trial: "Trial", as_json: bool) -> None:
     """Write scores.csv, results.json, tables and report of all cells that are done; say what was found."""
+    from dsnet_med.cli.analysing import tell
     from dsnet_med.engine import cells
     from dsnet_med.engine.trial import hash_of
     from dsnet_med.evaluate.analysis import analyse
@@ -326,7 +350,7 @@ def _analyse(out: Path, trial: "Trial", as_json: bool) -> None:
     for cell in done:
         run = cells.run_folder(out, cell)
         rows += cells.rows_of(run, cell)
-        fold = "" if cell.fold is None else f" fold {cell.fold}"
+        fold = "" if cell.fold is None else f"-fold-{cell.fold}"
         curves.setdefault(cell.arm, {})[f"{cell.seed}{fold}"] = cells.curve_of(run)
     if trial.baseline not in curves:
         typer.echo(f"{len(done)} of {len(trial.cells())} cells are done, none of the baseline {trial.baseline}: "
@@ -350,8 +374,7 @@ def _analyse(out: Path, trial: "Trial", as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(results, indent=2))
         return
-    for contrast in results["contrasts"]:
-        typer.echo(f"{contrast['arm']}: {contrast['words']}")
+    tell(results)
     typer.echo(f"{len(done)} of {len(trial.cells())} cells; report in {out / 'report.html'}")
 
 
