@@ -325,7 +325,17 @@ def compare(
     from dsnet_med.cli import comparing
 
     request = comparing.Request(
-        methods, data, seeds, baseline, placebos, equal, folds, margin, primary, iterations, tuple(settings or ())
+        methods,
+        data,
+        seeds,
+        baseline,
+        placebos,
+        equal,
+        folds,
+        margin,
+        primary,
+        iterations,
+        tuple(settings or ()),
     )
     means = comparing.Means(jobs, per_gpu, device, scheduler, shard)
     if scores is not None:

@@ -97,7 +97,7 @@ def analyse_scores(
     told = replace(request, baseline=None, margin=None, primary=None)
     if told != Request() or means != Means() or dry_run:
         raise InputError(
-            "got --scores with options of a trial that is run: with it go --out, --baseline, --margin, --primary"
+            "got --scores with options of a trial that is run: it goes with --out, --baseline, --margin, --primary"
         )
     primary = request.primary or "dice"
     with locked(out, "compares in"):
@@ -115,10 +115,12 @@ def _trial(out: Path, request: Request, means: Means) -> "Trial":
 
     if not request.methods:
         if request != Request():
-            raise InputError("give --methods with the arms, or --out alone to go on with the trial that lies there")
+            raise InputError(
+                "give --methods with the arms, or --out alone to go on with the trial that lies there"
+            )
         return again(read_trial(out))
     if request.data is None or not request.seeds:
-        raise InputError("give --data and --seeds, too (or --scores FILE.csv to analyse scores made elsewhere)")
+        raise InputError("give --data and --seeds, too (or --scores FILE.csv to analyse scores)")
     arms = parse_arms(request.methods)
     added, placebos, notes = placebos_of(arms)
     if request.placebos:
@@ -126,7 +128,9 @@ def _trial(out: Path, request: Request, means: Means) -> "Trial":
             typer.echo(f"note: {note}", err=True)
         arms = [*arms, *added]
     names = {arm.name for arm in arms}
-    placebos = {arm: own for arm, every in placebos.items() if (own := [each for each in every if each in names])}
+    placebos = {
+        arm: own for arm, every in placebos.items() if (own := [each for each in every if each in names])
+    }
     settings = parse_settings(request.settings)
     if request.iterations is not None:
         settings["iterations"] = request.iterations
@@ -247,7 +251,9 @@ def _note_cost(task: "Task", told: str | None) -> None:
         typer.echo(f"note: what {task.cell.arm} costs was not measured: {told or 'killed'}", err=True)
 
 
-def _failures(results: "Iterator[tuple[Task, str | None]]", running: "list[Cell] | None" = None) -> dict[str, str]:
+def _failures(
+    results: "Iterator[tuple[Task, str | None]]", running: "list[Cell] | None" = None
+) -> dict[str, str]:
     failures = {}
     for task, told in results:
         if running:
@@ -269,7 +275,7 @@ def _bar(out: Path, trial: "Trial", own: "Sequence[Cell]", running: "Sequence[Ce
     costs = {arm.name: read_cost(out, arm.name) for arm in trial.arms}
     known = [cost["estimated_seconds"] for cost in costs.values() if cost]
     usual = sum(known) / len(known) if known else 1.0
-    weights = {name: cost.get("estimated_seconds", usual) for name, cost in costs.items()}
+    weights = {name: float(cost.get("estimated_seconds", usual)) for name, cost in costs.items()}
     total, ended = sum(weights[cell.arm] for cell in own), threading.Event()
 
     def done() -> float:
@@ -296,7 +302,7 @@ def _tell_plan(trial: "Trial", means: Means, as_json: bool) -> None:
     """Print the matrix, what each arm costs and about how long it takes; nothing is kept."""
     from dsnet_med.engine import cells
     from dsnet_med.engine.cells import Task
-    from dsnet_med.engine.trial import written
+    from dsnet_med.engine.trial import Cell, written
 
     with TemporaryDirectory() as place:
         folder = Path(place)
@@ -304,7 +310,7 @@ def _tell_plan(trial: "Trial", means: Means, as_json: bool) -> None:
         written(folder, trial)
         fold = 0 if trial.folds else None
         for arm in trial.arms:
-            task = Task(folder, cells.Cell(arm.name, trial.seeds[0], fold), means.device, cost=True)
+            task = Task(folder, Cell(arm.name, trial.seeds[0], fold), means.device, cost=True)
             _note_cost(task, cells.run_task(0, task))
         costs = {arm.name: cells.read_cost(folder, arm.name) for arm in trial.arms}
     each = len(trial.cells()) // len(trial.arms)
@@ -316,17 +322,18 @@ def _tell_plan(trial: "Trial", means: Means, as_json: bool) -> None:
         return
     typer.echo(f"{'arm':<44} runs  parameters      GMAC   s/step   h/run")
     for name, cost in costs.items():
-        numbers = [cost.get("parameters"), cost.get("macs"), cost.get("seconds_per_step"), cost.get("estimated_seconds")]
-        told = [f"{numbers[0]:>10,}" if numbers[0] is not None else f"{'-':>10}"]
+        parameters = cost.get("parameters")
+        numbers = [cost.get(part) for part in ("macs", "seconds_per_step", "estimated_seconds")]
+        told = [f"{'-':>10}" if parameters is None else f"{parameters:>10,}"]
         told += [
             f"{number / unit:>8.3f}" if number is not None else f"{'-':>8}"
-            for number, unit in zip(numbers[1:], (1e9, 1, 3600), strict=True)
+            for number, unit in zip(numbers, (1e9, 1, 3600), strict=True)
         ]
         typer.echo(f"{name:<44} {each:>4}  {'  '.join(told)}")
     folds = f" x {len(trial.folds)} folds" if trial.folds else ""
     typer.echo(
         f"{len(trial.arms)} arms x {len(trial.seeds)} seeds{folds} = {len(trial.cells())} cells, {jobs} at a "
-        f"time: about {_duration(seconds)}, from a few timed steps; cells at a time share the machine and take longer"
+        f"time: about {_duration(seconds)}, from a few timed steps; several at a time share the machine"
     )
 
 
@@ -353,8 +360,10 @@ def _analyse(out: Path, trial: "Trial", as_json: bool) -> None:
         fold = "" if cell.fold is None else f"-fold-{cell.fold}"
         curves.setdefault(cell.arm, {})[f"{cell.seed}{fold}"] = cells.curve_of(run)
     if trial.baseline not in curves:
-        typer.echo(f"{len(done)} of {len(trial.cells())} cells are done, none of the baseline {trial.baseline}: "
-                   "nothing to compare yet")
+        typer.echo(
+            f"{len(done)} of {len(trial.cells())} cells are done, none of the baseline {trial.baseline}: "
+            "nothing to compare yet"
+        )
         return
     left = len(trial.cells()) - len(done)
     costs = {arm: _shown_cost(cells.read_cost(out, arm)) for arm in curves}
@@ -367,9 +376,14 @@ def _analyse(out: Path, trial: "Trial", as_json: bool) -> None:
         costs=costs,
         trial=hash_of(out),
     )
-    results["left_out"] = [*results["left_out"], *([f"{left} of {len(trial.cells())} runs are not done"] if left else [])]
+    results["left_out"] = [
+        *results["left_out"],
+        *([f"{left} of {len(trial.cells())} runs are not done"] if left else []),
+    ]
     results["notes"] = [*results["notes"], *(f"extended: {line}" for line in trial.extended)]
-    page = trial_html(results, rows, curves=curves, run=_facts(trial), commands=[_command(trial), "dsnet-med verify ."])
+    page = trial_html(
+        results, rows, curves=curves, run=_facts(trial), commands=[_command(trial), "dsnet-med verify ."]
+    )
     write_trial(out, rows, results, html=page)
     if as_json:
         typer.echo(json.dumps(results, indent=2))
@@ -385,15 +399,16 @@ def _shown_cost(cost: Mapping[str, Any]) -> dict[str, Any]:
 def _facts(trial: "Trial") -> dict[str, str]:
     """What was run, for the report."""
     settings = ", ".join(f"{name}={value}" for name, value in trial.settings.items())
-    facts = {
+    return {
         "data": f"{trial.recipe}, store {trial.store_id}",
-        "scored on": f"{len(trial.folds)} folds of the training cases" if trial.folds else "the store's test cases",
+        "scored on": f"{len(trial.folds)} folds of the training cases"
+        if trial.folds
+        else "the store's test cases",
         "settings": settings or "as published",
         "schedules": f"all as {trial.baseline}'s" if trial.equal else "each row's own",
         "threads of a run": str(trial.threads),
         "versions": ", ".join(f"{name} {version}" for name, version in trial.versions.items()),
     }
-    return facts
 
 
 def _command(trial: "Trial") -> str:
@@ -410,4 +425,5 @@ def _command(trial: "Trial") -> str:
 def _spec(arm: "Arm") -> str:
     """How an arm is typed."""
     method, plugin = Path(arm.method).name, Path(arm.plugin or "").name
-    return f"{method}+{plugin}@{arm.at}" if plugin else method
+    counted = f"({arm.counting})" if arm.counting else ""
+    return f"{method}+{plugin}{counted}@{arm.at}" if plugin else method

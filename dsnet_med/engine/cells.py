@@ -1,7 +1,7 @@
 """One run of a trial from its configuration to its scores; each step that was done before is left as it is.
 
-A cell's folder is a run folder: trained as `train` does, its test cases segmented into masks/ as `infer` does, and
-scored into scores/ as `evaluate` does. A cell that was killed goes on from its last checkpoint.
+A cell's folder is a run folder: trained as `train` does, its test cases segmented into masks/ as `infer` does,
+and scored into scores/ as `evaluate` does. A cell that was killed goes on from its last checkpoint.
 """
 
 import csv
@@ -85,7 +85,7 @@ def test_files(folder: Path, case: str) -> tuple[Path, Path]:
 
 
 def _write_case(store: Store, case: StoredCase, image: Path, label: Path) -> None:
-    """A case as the store holds it, clipped, on its source's grid: inference makes of it what it makes of that."""
+    """A case as the store holds it, clipped, on its source's grid: of which inference makes the same."""
     images, labels = store.read_case(case.id)
     raw = images / np.float32(case.slope) if case.slope else images
     raw += np.float32(case.clip[0])
@@ -99,7 +99,7 @@ def _write_case(store: Store, case: StoredCase, image: Path, label: Path) -> Non
 
 
 def cases_of(store: Store, trial: Trial, fold: int | None) -> dict[str, list[str]]:
-    """The cases to train on, to pick the checkpoint on, and to be scored on. The last are in neither of the others.
+    """The cases to train on, to pick the checkpoint on, and to be scored on, in neither of the others.
 
     Of folds, the subjects of one are scored, and a part of the others picks the checkpoint, as in `train`.
     """
@@ -122,12 +122,12 @@ def prepare_cell(trial: Trial, cell: Cell, run: Path, device: str = "cpu") -> No
         cases = cases_of(open_store(str(trial.store)), trial, cell.fold)
         settings["cases"] = {name: cases[name] for name in ("train", "val")}
     baseline = trial.arm(trial.baseline).method if trial.equal else None
-    prepare(arm.method, trial.store, run, settings, plugin=choice_of(arm))
+    prepare(arm.method, trial.store, run, settings, plugin=choice_of(arm), schedule_of=baseline)
 
 
 def choice_of(arm: Arm) -> PluginChoice | None:
     """The plug-in that an arm puts into its row."""
-    return PluginChoice(arm.plugin, arm.at) if arm.plugin and arm.at else None
+    return PluginChoice(arm.plugin, arm.at, arm.counting) if arm.plugin and arm.at else None
 
 
 def require_trainable(folder: Path, trial: Trial) -> None:
@@ -261,7 +261,9 @@ def _measure(folder: Path, trial: Trial, cell: Cell, device: str) -> None:
         prepare_cell(trial, cell, place / "run", device)
         cost = measure_cost(place / "run", device)
         config = load(place / "run" / "configs" / "train.yaml")
-        iterations, every, split = (evaluated(config, name) for name in ("iterations", "validate_every", "cases"))
+        iterations, every, split = (
+            evaluated(config, name) for name in ("iterations", "validate_every", "cases")
+        )
     store = open_store(str(trial.store))
     validated = sum(store.cases[case].shape[0] for case in split["val"]) * max(1, iterations // every)
     tested = sum(store.cases[case].shape[0] for case in cases_of(store, trial, cell.fold)["test"])

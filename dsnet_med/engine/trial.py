@@ -1,8 +1,8 @@
 """A trial as a file: which arms are compared, on what, how often, and by which rule; `DIR/trial.yaml`.
 
-It is written before anything is trained, and everything that the trial finds carries its hash. Run again, it must
-say the same: more seeds and more arms extend it, anything else is another trial. It names no place: files of one's
-own (plug-ins, rows) lie beside it in files/, and DIR/store.txt says where the store lies on this machine.
+It is written before anything is trained, and everything that the trial finds carries its hash. Run again, it
+must say the same: more seeds and more arms extend it, anything else is another trial. It names no place: files
+of one's own (plug-ins, rows) lie beside it in files/, and DIR/store.txt says where the store lies here.
 """
 
 import hashlib
@@ -113,15 +113,19 @@ def _described(arm: Arm) -> dict[str, Any]:
 
 def _own_files(arm: Arm) -> dict[str, Path]:
     """The files that an arm is made of, by the part that names them."""
-    files = {name: file_of(text) for name in ("plugin", "counting") if (text := getattr(arm, name)) and is_file(text)}
+    files = {
+        name: file_of(text) for name in ("plugin", "counting") if (text := getattr(arm, name)) and is_file(text)
+    }
     return files | ({"method": Path(arm.method)} if arm.method.endswith((".yaml", ".yml")) else {})
 
 
 def _read_arm(folder: Path, name: str, told: Mapping[str, Any]) -> Arm:
     """An arm of the file, with its files where the trial keeps them."""
     kept = f"{folder.resolve() / _FILES}/"
-    parts = {part: told.get(part) for part in _PARTS}
-    return Arm(name, **{part: f"{kept}{text}" if f"{part}_sha256" in told else text for part, text in parts.items()})
+    parts: dict[str, Any] = {part: told.get(part) for part in _PARTS}
+    return Arm(
+        name, **{part: f"{kept}{text}" if f"{part}_sha256" in told else text for part, text in parts.items()}
+    )
 
 
 def _keep_files(folder: Path, trial: Trial) -> None:
@@ -251,7 +255,9 @@ def written(folder: Path, trial: Trial) -> Trial:
 def _extended(folder: Path, before: Trial, now: Trial) -> Trial:
     old, new = parse_yaml(read_text(folder / TRIAL)), now._content()
     different = [name for name in _different(old, new) if name.partition(".")[0] not in _GROWS]
-    changed = [f"arms.{name}" for name in old["arms"] if new["arms"].get(name, old["arms"][name]) != old["arms"][name]]
+    changed = [
+        f"arms.{name}" for name in old["arms"] if new["arms"].get(name, old["arms"][name]) != old["arms"][name]
+    ]
     if different or changed:
         raise InputError(_refusal(folder, old, new, [*different, *changed]))
     gone = [f"arm {name}" for name in old["arms"] if name not in new["arms"]]
@@ -267,7 +273,8 @@ def _extended(folder: Path, before: Trial, now: Trial) -> Trial:
     if not grown:
         return replace(before, store=now.store)
     placebos = {**before.placebos, **now.placebos}
-    told = f"{', '.join(grown)} came later, when the trial had {len(before.arms)} arms and {len(before.seeds)} seeds"
+    had = f"{len(before.arms)} arms and {len(before.seeds)} seeds"
+    told = f"{', '.join(grown)} came later, when the trial had {had}"
     return replace(
         before,
         arms=(*before.arms, *arms),
@@ -281,7 +288,9 @@ def _extended(folder: Path, before: Trial, now: Trial) -> Trial:
 def _different(old: Any, new: Any, name: str = "") -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = dict.fromkeys((*old, *new))
-        return [each for key in keys for each in _different(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
+        return [
+            each for key in keys for each in _different(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
+        ]
     return [name] if old != new else []
 
 
