@@ -97,7 +97,7 @@ def analyse_scores(
     told = replace(request, baseline=None, margin=None, primary=None)
     if told != Request() or means != Means() or dry_run:
         raise InputError(
-            "got --scores with options of a trial that is run: it goes with --out, --baseline, --margin, --primary"
+            "got --scores with options of a trial that is run; it takes --out, --baseline, --margin, --primary"
         )
     primary = request.primary or "dice"
     with locked(out, "compares in"):

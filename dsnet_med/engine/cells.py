@@ -65,8 +65,8 @@ def run_folder(folder: Path, cell: Cell) -> Path:
 
 
 def folder_name(arm: str) -> str:
-    """An arm's name as a folder has it: letters, digits and what no file system minds."""
-    return "".join(sign if sign.isalnum() or sign in "+-_.@()" else "~" for sign in arm)
+    """The folder of an arm: its name, which a `/` would make two."""
+    return arm.replace("%", "%25").replace("/", "%2F")
 
 
 def write_test_cases(folder: Path, trial: Trial) -> None:
