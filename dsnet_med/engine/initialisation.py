@@ -65,7 +65,7 @@ class _Operation:
 
 
 class Initialisation(TorchDispatchMode):
-    """Between `__enter__` and `__exit__` it records a network's making; `draw_again` gives it keyed values."""
+    """While it is entered, it records a network's making; `draw_again` gives it keyed values."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

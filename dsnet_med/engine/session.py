@@ -1,16 +1,19 @@
 """The process of a run: whose folder it is, where its random numbers begin, what summary.json says of it."""
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import monai
 import torch
 from ignite.engine import Engine
+from monai.bundle import ConfigParser
 from torch import nn
 
 import dsnet_med
@@ -41,7 +44,6 @@ class Session:
         self.held = ExitStack()
         self.started = time.monotonic()
         self.before: tuple[bool, bool, bool] | None = None
-        self.making: Initialisation | None = None
 
     def begin(self, device: torch.device) -> None:
         """Join the other processes, if any, and seed what comes first."""
@@ -53,23 +55,15 @@ class Session:
         # Products in TF32, as PyTorch has convolutions by default.
         _set_numerics(self.deterministic, not self.deterministic, True)
 
-    def watch(self) -> None:
-        """See how the network is made, from here to `initialise`."""
-        self._look_away()
-        self.making = Initialisation()
-        self.making.__enter__()  # type: ignore[no-untyped-call]
+    def initialise(self, name: str) -> None:
+        """Make the network called `name` in the configuration whose expression calls this.
 
-    def initialise(self, network: nn.Module) -> None:
-        """Let the network, made since `watch`, start from values of the seed and its parameters' names."""
-        making = self._look_away()
-        if making is not None:
-            making.draw_again(network, self.seed)
-
-    def _look_away(self) -> Initialisation | None:
-        making, self.making = self.making, None
-        if making is not None:
-            making.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        return making
+        Each parameter starts from the seed and its own name.
+        """
+        parser = _reading()
+        with Initialisation() as making:
+            network = parser.get_parsed_content(name)
+        making.draw_again(network, self.seed)
 
     def claim(self) -> None:
         """Own the folder until `end`. Raises InputError where another run does, or one lies there."""
@@ -106,11 +100,20 @@ class Session:
 
     def end(self) -> None:
         """Give the folder back and leave the other processes."""
-        self._look_away()
         self.held.close()
         if self.before is not None:
             _set_numerics(*self.before)
         distributed.stop()
+
+
+def _reading() -> ConfigParser:
+    """The configuration of which MONAI evaluates an expression now; MONAI hands it to none of them."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if isinstance(parser := frame.f_locals.get("self"), ConfigParser):
+            return parser
+        frame = frame.f_back
+    raise RuntimeError("no configuration is being read: call this from an expression in one")
 
 
 def _numerics() -> tuple[bool, bool, bool]:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 from narrow import NARROW
 from scipy.stats import ks_2samp
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from dsnet_med.engine.draws import seed_of
 from dsnet_med.engine.initialisation import Initialisation
@@ -194,3 +196,16 @@ def test_a_network_and_the_same_with_identity_end_bit_equal(store: Path, tmp_pat
         states.append(torch.load(tmp_path / name / "models" / "model.pt", weights_only=True))
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_nothing_is_watched_after_a_network_that_cannot_be_made(store: Path, tmp_path: Path) -> None:
+    prepare("fcn", store, tmp_path, {**NARROW, "iterations": 1, "network": "$@network_def + torch.rand(1) / 0"})
+    workflow = ConfigWorkflow(
+        str(tmp_path / "configs" / "train.yaml"), workflow_type="train", logging_file=False
+    )
+    with pytest.raises(RuntimeError, match="Failed to evaluate"):
+        workflow.initialize()
+    assert not _get_current_dispatch_mode_stack()
+    with pytest.raises(RuntimeError, match="no configuration is being read"):
+        workflow.parser.get_parsed_content("session").initialise("network")
+    workflow.finalize()

@@ -87,7 +87,7 @@ LEARN = {
         **TINY["imagenet"], "batch_size": 16, "iterations": 40, "learning_rate": 0.02, "milestones": []
     },
     "cityscapes": {
-        **TINY["cityscapes"], "batch_size": 4, "iterations": 60, "validate_every": 30, "learning_rate": 0.05
+        **TINY["cityscapes"], "batch_size": 4, "iterations": 60, "validate_every": 30, "learning_rate": 0.1
     },
     "coco": {
         **TINY["coco"], "min_size": 96, "max_size": 192, "batch_size": 2, "val_split": "train",
