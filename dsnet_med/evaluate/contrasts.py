@@ -1,11 +1,11 @@
-"""One arm against another: the difference, its interval and test, the verdict, and what it would take to
-decide.
+"""One arm against another: the difference, its interval and test, the verdict, and what would decide.
 
 Arms are compared on the runs and cases that both have, pair by pair (common random numbers), and both are
 samples (crossed.py). Tests of several arms are corrected together by Holm's procedure (1979). Equivalence is
-decided by two one-sided tests against the margin (Schuirmann 1987), each at 5 %, which is the same as a 90 %
-interval inside it. Beside them stands what papers report: Wilcoxon's signed-rank test (1945) over the cases of
-one run each, which treats that run as the only one there can be.
+decided by two one-sided tests against the margin (Schuirmann 1987), each at 5 %: a 90 % interval inside it is
+necessary, and crossed.py asks for more where the cases' differences are skewed. Beside them stands what papers
+report: Wilcoxon's signed-rank test (1945) over the cases of one run each, which treats that run as the only one
+there can be.
 """
 
 from collections.abc import Mapping, Sequence

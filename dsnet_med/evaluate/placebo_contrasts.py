@@ -18,7 +18,7 @@ from dsnet_med.evaluate.contrasts import (
     paired,
     verdict,
 )
-from dsnet_med.evaluate.crossed import Estimate, mean_squares, p_value
+from dsnet_med.evaluate.crossed import Estimate, p_equivalence
 from dsnet_med.evaluate.measures import Measure
 from dsnet_med.evaluate.score_arrays import Scores, Values
 from dsnet_med.evaluate.statistics import ALPHA
@@ -149,17 +149,18 @@ def _p_equivalence(tables: Mapping[str, Values], sign: int, margin: float) -> fl
     """The larger of two one-sided tests of the smallest advantage against the margin."""
     if any(min(table.shape) < 2 for table in tables.values()):
         return None
-    above = [_one_sided(table, float(sign * table.mean()) + margin) for table in tables.values()]
-    below = [_one_sided(table, margin - float(sign * table.mean())) for table in tables.values()]
+    above = [_not_below(sign * table, -margin) for table in tables.values()]
+    below = [_not_below(-sign * table, -margin) for table in tables.values()]
     return number(max(*above, min(1.0, len(tables) * min(below))))
 
 
-def _one_sided(table: Values, distance: float) -> float:
-    """p of the mean lying so far on the right side of a bound."""
+def _not_below(table: Values, bound: float) -> float:
+    """p of a mean no higher than `bound`: the test of equivalence between it and what nothing reaches."""
+    mean = float(table.mean())
     if not estimated(table, 0.0).se:
-        return float(distance <= 0)
-    beyond = float(p_value(distance, mean_squares(table), *table.shape)) / 2
-    return beyond if distance > 0 else 1 - beyond
+        return float(mean <= bound)
+    far = 10 * (abs(mean) + abs(bound))
+    return float(p_equivalence(table - far, far - bound))
 
 
 def _words(entry: Mapping[str, Any], measure: Measure, margin: float) -> str:

@@ -380,7 +380,7 @@ def test_placebos_are_those_that_are_named():
 def test_the_interval_against_the_best_placebo_covers_the_smallest_advantage():
     """Two placebos of the same effect: a bound that took no care of that would miss too often."""
     rng = np.random.default_rng(12)
-    missed, trials = 0, 150
+    missed, trials = 0, 60
     from dsnet_med.evaluate.placebo_contrasts import _bounds
 
     for _ in range(trials):
