@@ -84,6 +84,11 @@ def analyse(
         left_out.append(
             f"Without a seed and case in common, left out of the ranking: {first_of(ranks['left_out'])}."
         )
+    if gappy := [arm for arm, own in zip(scores.arms, values, strict=True) if _has_gaps(own)]:
+        notes.append(
+            f"Not every seed of {first_of(gappy)} has a score of every case: means are of all there is, "
+            "intervals, standard deviations and differences of the part without gaps."
+        )
     if not others:
         notes.append(f"There is one arm only, {base}: nothing to compare it with.")
     if measure.most is None and others:
@@ -223,6 +228,13 @@ def _gaps(pairs: Sequence[Paired], scores: Scores, values: Values) -> list[str]:
     if unscored:
         sentences.append(f"In no arm counted, since no organ of theirs is: {first_of(unscored, 5)}.")
     return sentences
+
+
+def _has_gaps(own: Values) -> bool:
+    """Whether a run (rows) lacks a case (columns) that another one has."""
+    known = ~np.isnan(own)
+    some = np.ix_(known.any(axis=1), known.any(axis=0))
+    return not known[some].all()
 
 
 def _mean(values: Values) -> float | None:

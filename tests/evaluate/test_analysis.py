@@ -252,6 +252,7 @@ def test_what_only_some_arms_have_is_left_out_by_name():
     assert b["difference"] == pytest.approx((tables["b"] - tables["a"])[:2].mean())
     assert c["difference"] == pytest.approx(np.delete(tables["c"] - tables["a"], 4, axis=1).mean())
     assert len(results["left_out"]) == 2
+    assert [note for note in results["notes"] if note.startswith("Not every seed of c has")]
     assert "seed 2" in results["left_out"][0] and "c4" in results["left_out"][1]
     assert results["ranking"]["seeds"] * results["ranking"]["cases"] == 10
 
