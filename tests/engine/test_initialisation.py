@@ -209,3 +209,18 @@ def test_nothing_is_watched_after_a_network_that_cannot_be_made(store: Path, tmp
     with pytest.raises(RuntimeError, match="no configuration is being read"):
         workflow.parser.get_parsed_content("session").initialise("network")
     workflow.finalize()
+
+
+class Follower(nn.Module):
+    """A layer, and with `follows` a parameter that starts as a copy of its weights."""
+
+    def __init__(self, *, follows: bool) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.also = nn.Parameter(self.layer.weight.detach().clone()) if follows else None
+
+
+def test_a_copy_of_a_parameter_follows_it() -> None:
+    alone, followed = (made(partial(Follower, follows=follows)) for follows in (False, True))
+    assert torch.equal(alone.layer.weight, followed.layer.weight)
+    assert torch.equal(followed.also, followed.layer.weight)
