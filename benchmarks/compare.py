@@ -34,7 +34,7 @@ SETTINGS = (
     'optimizer={_target_: torch.optim.AdamW, params: "$@network.parameters()", lr: 0.005, fused: true}',
     "workers=0",
 )
-Scores = dict[tuple[str, ...], list[str]]
+Scores = dict[tuple[str, ...], list[float | None]]
 
 
 def main() -> None:
@@ -125,14 +125,19 @@ def differences(folder: Path, store: Path, options: argparse.Namespace) -> int:
     typed(folder / "typed", store, options, threads=max(1, cores // options.jobs))
     ours: Scores = {}
     for row in rows(folder / "compare" / "scores.csv"):
-        ours[row["method"], row["seed"], row["case"], row["label"]] = [row[name] for name in MEASURES]
+        ours[row["method"], row["seed"], row["case"], row["label"]] = numbers(row)
     theirs: Scores = {}
     for method, seed in runs(options):
         for row in rows(folder / "typed" / method / seed / "scores" / "cases.csv"):
-            theirs[method, seed, row["case"].removeprefix("img"), row["label"]] = [
-                row[name] for name in MEASURES
-            ]
+            theirs[method, seed, row["case"].removeprefix("img"), row["label"]] = numbers(row)
+    if not ours.keys() & theirs.keys():
+        raise SystemExit("the scores of both ways have nothing in common")
     return sum(ours.get(key) != theirs.get(key) for key in ours | theirs)
+
+
+def numbers(row: dict[str, str]) -> list[float | None]:
+    """The scores of a row, None where nothing is counted."""
+    return [float(row[name]) if row[name] else None for name in MEASURES]
 
 
 def rows(file: Path) -> list[dict[str, str]]:

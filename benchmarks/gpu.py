@@ -13,6 +13,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -30,6 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks"), str(ROOT)]
 CLASSES = 9
+OPTIMISER = 'optimizer={_target_: torch.optim.AdamW, params: "$@network.parameters()", lr: 0.003, fused: true}'
 Check = Callable[["Bench"], Iterator[None]]  # prepares, yields, measures
 
 
@@ -37,7 +39,7 @@ def main() -> None:
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
     names = options.only or list(CHECKS)
-    end = time.monotonic() + options.seconds
+    end = options.end = time.monotonic() + options.seconds
     waiting = {name: Child(name, options) for name in names}
     bench = Bench("all", options)
     prepared_by = time.monotonic() + options.prepare
@@ -71,6 +73,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small sizes, few repeats")
+    volumes = ROOT / "tests" / "data" / "volumes" / "hippocampus"
+    parser.add_argument("--volumes", type=Path, default=volumes, help="imagesTr and labelsTr, for the trial")
     return parser.parse_args()
 
 
@@ -121,6 +125,7 @@ class Bench:
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         self.name, self.tiny, self.device, self.out = name, options.tiny, options.device, options.out
         self.cuda = options.device.startswith("cuda")
+        self.end, self.volumes = options.end, options.volumes
         self.size = 64 if options.tiny else 512
         self.width = 0.0625 if options.tiny else 1.0
 
@@ -662,6 +667,53 @@ def exact(bench: Bench) -> Iterator[None]:
     yield
 
 
+def trial(bench: Bench) -> Iterator[None]:
+    """`compare` of all rows, five seeds each, on the volumes of --volumes, as far as the time goes.
+
+    What it found is kept in DIR/trial; runs that are not done by then are left out, and results.json says so.
+    """
+    from dsnet_med.methods import method_ids
+
+    methods = ["fcn_se"] if bench.tiny else method_ids()
+    spare = 10 if bench.tiny else 60  # seconds for the analysis
+    with tempfile.TemporaryDirectory() as scratch:
+        store, out = Path(scratch) / "store", Path(scratch) / "trial"
+        bench.type("preprocess", "hippocampus", "--source", bench.volumes, "--out", store)
+        words = [
+            "--methods",
+            ",".join(dict.fromkeys(["fcn", *methods])),
+            "--data",
+            store,
+            "--out",
+            out,
+            "--equal",
+        ]
+        words += ["--seeds", "0,1" if bench.tiny else "0,1,2,3,4", "--device", bench.device.partition(":")[0]]
+        words += ["--iterations", 4 if bench.tiny else 300, "--set", f"width={0.0625 if bench.tiny else 0.25}"]
+        words += ["--set", "batch_size=8", "--set", "validate_every=2" if bench.tiny else "validate_every=100"]
+        words += ["--set", f"size=[{bench.size},{bench.size}]" if bench.tiny else "size=[128,128]"]
+        words += ["--set", OPTIMISER, "--set", "train#augmentation#flip_prob=0.0", "--set", "workers=0"]
+        words += ["--per-gpu", 6] if bench.cuda else ["--jobs", 2]
+        yield
+        began = time.monotonic()
+        running = subprocess.Popen(bench.command("compare", *words))
+        try:
+            code: object = running.wait(max(1.0, bench.end - spare - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            running.terminate()
+            code = f"stopped in time, {running.wait()}"
+        took = round(time.monotonic() - began, 1)
+        bench.type("compare", "--out", out, "--shard", "1/1000000")  # no other cell than the first: analyses
+        kept = bench.out / "trial"
+        kept.mkdir(exist_ok=True)
+        for name in ("trial.yaml", "scores.csv", "results.json", "table.md", "table.tex", "report.html"):
+            shutil.copy(out / name, kept)
+        found = json.loads((kept / "results.json").read_text(encoding="utf-8"))
+        bench.row(compare=code, seconds=took, arms=len(found["arms"]), left_out=found["left_out"])
+        for entry in found["contrasts"]:
+            bench.row(arm=entry["arm"], seeds=entry["seeds"], cases=entry["cases"], verdict=entry["verdict"])
+
+
 CHECKS: dict[str, Check] = {
     "machine": machine,
     "trainer": trainer(
@@ -679,6 +731,7 @@ CHECKS: dict[str, Check] = {
     "tests": tests,
     "exact": exact,
     "natural_amp": natural(amp=True),
+    "trial": trial,
 }
 
 
