@@ -21,7 +21,7 @@ from dsnet_med.engine import distributed
 from dsnet_med.engine.checkpoints import Checkpoints
 from dsnet_med.engine.initialisation import Initialisation
 from dsnet_med.engine.loggers import finite
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, root_cause
 from dsnet_med.files import locked, write_json
 from dsnet_med.seal import sealed
 
@@ -61,8 +61,13 @@ class Session:
         Each parameter starts from the seed and its own name.
         """
         parser = _reading()
-        with Initialisation() as making:
-            network = parser.get_parsed_content(name)
+        try:
+            with Initialisation() as making:
+                network = parser.get_parsed_content(name)
+        except RuntimeError as error:  # MONAI's, which is going to wrap it once more
+            if isinstance(cause := root_cause(error), InputError):
+                raise cause from error
+            raise
         making.draw_again(network, self.seed)
 
     def claim(self) -> None:

@@ -242,7 +242,8 @@ def test_evaluating_takes_the_file_of_weights(finished, tmp_path):
 
 def images_of(finished, folder):
     (folder / "below").mkdir(parents=True)
-    file = next(finished.source.rglob("val/**/*.*" if finished.task != "coco" else "train2017/5.png"))
+    places = {"coco": "train2017/5.png", "cityscapes": "leftImg8bit/val/**/*.*", "imagenet": "val/**/*.*"}
+    file = next(finished.source.rglob(places[finished.task]))
     shutil.copy(file, folder / "below" / f"one{file.suffix}")
     Image.new("RGB", (70, 50)).save(folder / "two.png")
     return file
