@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dsnet_med.processes import Places
 
 _LOOK_EVERY_S = 1.0
+_NAMES = 50  # letters that leave room for a bar
 _BAR = "{l_bar}{bar}| [{elapsed}<{remaining}]{postfix}"
 
 
@@ -101,7 +102,7 @@ def analyse_scores(
         )
     primary = request.primary or "dice"
     with locked(out, "compares in"):
-        results = analyse_file(scores, out, request.baseline, _margin(request), primary)
+        results = analyse_file(scores, out, request.baseline, _margin(request), primary, quiet=as_json)
     if as_json:
         typer.echo(json.dumps(results, indent=2))
 
@@ -158,13 +159,20 @@ def _seeds(text: str) -> list[int]:
 
 
 def _margin(request: Request) -> float:
-    """The margin of indifference, which has a default for measures from 0 to 1 alone."""
+    """The margin of indifference, which has a default for measures from 0 to 1 alone. Raises InputError."""
+    from dsnet_med.evaluate.measures import find_measure
+
+    measure = find_measure(request.primary or "dice")
     if request.margin is not None:
-        if not 0 <= request.margin < float("inf"):
-            raise InputError(f"got --margin {request.margin}, wanted a number from 0 up")
+        if not 0 <= request.margin < (measure.most or float("inf")):
+            raise InputError(
+                f"got --margin {request.margin}, wanted a difference in {measure.title}, from 0 up"
+            )
         return request.margin
-    if "_mm" in (request.primary or "") or "voxels" in (request.primary or ""):
-        raise InputError(f"give --margin, too: how many {request.primary} make no difference to you")
+    if measure.most is None:
+        raise InputError(
+            f"give --margin, too: how many {measure.unit} of {measure.title} make no difference to you"
+        )
     return 0.01
 
 
@@ -284,7 +292,8 @@ def _bar(out: Path, trial: "Trial", own: "Sequence[Cell]", running: "Sequence[Ce
 
     def look() -> None:
         while not ended.wait(_LOOK_EVERY_S):
-            shown.set_postfix_str(", ".join(cell.name for cell in list(running)), refresh=False)
+            names = ", ".join(cell.name for cell in list(running))
+            shown.set_postfix_str(names if len(names) < _NAMES else f"{len(running)} runs", refresh=False)
             shown.update(max(0.0, done() - shown.n))
 
     with tqdm(total=total, initial=done(), desc="compare", ncols=100, bar_format=_BAR) as shown:

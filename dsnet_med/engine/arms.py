@@ -8,7 +8,6 @@ many parameters as `fcn+SE` has there.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -202,12 +201,3 @@ def _as_text(plugin: Any) -> str | None:
     if name == target or name not in plugins.__all__:
         return None
     return text_of(name, {key: value for key, value in plugin.items() if key[:1] != "_"})
-
-
-def own_files(arm: Arm) -> list[Path]:
-    """The files of people's own that an arm is made of."""
-    rows = [Path(arm.method)] if arm.method.endswith((".yaml", ".yml")) else []
-    return [
-        *rows,
-        *(Path(text.rpartition(":")[0]) for text in (arm.plugin, arm.counting) if text and is_file(text)),
-    ]

@@ -25,13 +25,14 @@ from dsnet_med.engine.overrides import load
 from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.run import prepare, train
 from dsnet_med.engine.session import BEGUN
-from dsnet_med.engine.trial import Cell, Trial, read_trial
+from dsnet_med.engine.trial import MEASURED, Cell, Trial, read_trial
 from dsnet_med.errors import InputError, StoppedError, cannot_read, one_line, root_cause, want_of_means
 from dsnet_med.evaluate.pairing import Pair
 from dsnet_med.evaluate.protocols import PROTOCOLS
 from dsnet_med.evaluate.results import write_results
 from dsnet_med.evaluate.score_folders import RUN_FACTS, evaluate_pairs
 from dsnet_med.evaluate.summary import summarise
+from dsnet_med.evaluate.trial_output import run_place
 from dsnet_med.files import read_json, read_text, staging, write_json
 from dsnet_med.inference import Predictor
 from dsnet_med.inference.segment import segment_cases
@@ -41,11 +42,10 @@ from dsnet_med.prepare.stored_case import StoredCase
 from dsnet_med.seal import SEAL, holds, sealed
 from dsnet_med.volumes import Grid, write_image, write_labels
 
-RUNS, COST, _MASKS, _SCORES, _SUMMARY = "runs", "cost.json", "masks", "scores", "summary.json"
+_COST, _MASKS, _SCORES, _SUMMARY = "cost.json", "masks", "scores", "summary.json"
 _TEST, _TRAINING = Path("cases"), 0.9  # the share of a cell's work that training is, for the bar
 _START_S = 3.0  # that a cell takes beside its steps and slices
 _TEXTS = ("case", "label", "name", "note")
-_ROW_PROTOCOLS = ("transunet", "monai")  # beside the first, `strict`; `dpcnet` scores no case by itself
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,7 @@ class Task:
 
 def run_folder(folder: Path, cell: Cell) -> Path:
     """Where the run of a cell lies."""
-    fold = "" if cell.fold is None else f"-fold-{cell.fold}"
-    return folder / RUNS / folder_name(cell.arm) / f"seed-{cell.seed}{fold}"
-
-
-def folder_name(arm: str) -> str:
-    """The folder of an arm: its name, which a `/` would make two."""
-    return arm.replace("%", "%25").replace("/", "%2F")
+    return folder / run_place(cell.arm, cell.seed, cell.fold)
 
 
 def write_test_cases(folder: Path, trial: Trial) -> None:
@@ -217,8 +211,9 @@ def rows_of(run: Path, cell: Cell) -> list[dict[str, Any]]:
     Raises InputError where its tables cannot be read.
     """
     rows = _table(run / _SCORES / "cases.csv")
-    for protocol in _ROW_PROTOCOLS:
-        measures = ("dice", PROTOCOLS[protocol].hd95_key)
+    for protocol, measures in MEASURED.items():
+        if protocol == "strict":
+            continue
         for row, other in zip(rows, _table(run / _SCORES / f"cases_{protocol}.csv"), strict=True):
             row |= {f"{measure}_{protocol}": other[measure] for measure in measures}
     fold = "" if cell.fold is None else cell.fold
@@ -274,7 +269,7 @@ def _measure(folder: Path, trial: Trial, cell: Cell, device: str) -> None:
 
 def cost_file(folder: Path, arm: str) -> Path:
     """Where the cost of an arm is kept."""
-    return folder / RUNS / folder_name(arm) / COST
+    return (folder / run_place(arm, 0)).with_name(_COST)
 
 
 def read_cost(folder: Path, arm: str) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import Any
 from dsnet_med.engine.arms import Arm
 from dsnet_med.engine.data import reopen_store
 from dsnet_med.engine.session import versions
-from dsnet_med.errors import InputError, first_of, shown
+from dsnet_med.errors import InputError, first_of, shown, unknown
 from dsnet_med.files import read_text, sha256, write_text
+from dsnet_med.methods import method_row
 from dsnet_med.networks.plugin_file import file_of, is_file
 from dsnet_med.prepare.store import MANIFEST, Store
 from dsnet_med.yaml_core import parse_yaml, yaml_text
@@ -27,6 +28,12 @@ _HEAD = (
     "nothing here.\n"
 )
 _PARTS = ("method", "plugin", "at", "counting")
+# What scores.csv has of a run, by protocol; `dpcnet` scores all cases as one volume, and none by itself.
+MEASURED = {
+    "strict": ("dice", "hd95_mm", "assd_mm", "nsd"),
+    "transunet": ("dice", "hd95_voxels"),
+    "monai": ("dice", "hd95_mm"),
+}
 _GROWS = ("arms", "placebos", "seeds", "extended")
 
 
@@ -155,10 +162,20 @@ def planned(
 ) -> Trial:
     """A new trial. Raises InputError for what cannot be compared."""
     names = [arm.name for arm in arms]
+    tasks = {arm.name: method_row(arm.method)["method_card"].get("task", "organs") for arm in arms}
+    if strange := [name for name, task in tasks.items() if task != "organs"]:
+        raise InputError(f"got the arm {strange[0]}, a row of {tasks[strange[0]]}: a trial segments organs")
     if baseline not in names:
         raise InputError(f"got --baseline {baseline}, wanted one of the arms: {', '.join(names)}")
     if len(names) < 2:
         raise InputError(f"got one arm, {names[0]}: give at least two with --methods, or --placebos")
+    measures = [
+        measure if protocol == "strict" else f"{measure}_{protocol}"
+        for protocol, own in MEASURED.items()
+        for measure in own
+    ]
+    if primary not in measures:
+        raise unknown("primary measure", primary, measures)
     if len(set(seeds)) < len(seeds):
         raise InputError(f"got --seeds {','.join(map(str, seeds))}: give each seed once")
     return Trial(

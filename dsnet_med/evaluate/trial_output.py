@@ -36,11 +36,9 @@ def write_trial(out: Path, rows: Iterable[Mapping[str, Any]], results: Mapping[s
 
 
 def run_place(arm: str, seed: object, fold: object = None) -> Path:
-    """Where in a trial's folder a run lies: runs/<arm>/seed-<s>[-fold-<k>], with ~ for odd signs."""
+    """Where in a trial's folder a run lies: runs/<arm>/seed-<s>[-fold-<k>]; a `/` would make two folders."""
     run = f"seed-{seed}" + ("" if fold in (None, "") else f"-fold-{fold}")
-    return Path(
-        RUNS, *("".join(s if s.isalnum() or s in "+-_.@()" else "~" for s in name) for name in (arm, run))
-    )
+    return Path(RUNS, *(name.replace("%", "%25").replace("/", "%2F") for name in (arm, run)))
 
 
 def require_own(out: Path) -> None:
