@@ -40,7 +40,7 @@ _ROUNDING = 1e-9  # of the largest value: what is closer together is equal
 _LEAST_P = 1e-15
 _LEAST = 0.01  # of the residual's mean square
 _FEW_CASES = "one or two cases differ far more than all others: more cases must say how often that is"
-_FEWEST = 7  # seeds and cases together; a table of 3 by 3 errs in up to 7.3 % at 5 %
+_FEWEST = 7  # seeds and cases together; a table of 3 by 3 errs in up to 7.1 % at 5 %
 
 Values = NDArray[np.float64]
 

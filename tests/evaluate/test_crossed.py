@@ -179,7 +179,7 @@ def test_copies_of_one_run_and_tiny_tables_have_a_reason():
 
 
 def test_one_case_that_carries_all_is_said_unless_the_test_decides():
-    table = a_table(3, 12, (0.001, 0.001, 0.001), 0.0)
+    table = a_table(3, 12, (0, 0.02, 0.001), 0.0)
     assert not few_cases_decide(table)
     table[:, 4] -= 0.6
     assert few_cases_decide(table)
