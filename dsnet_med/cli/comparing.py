@@ -16,7 +16,7 @@ import typer
 from tqdm import tqdm
 
 from dsnet_med.errors import CasesFailedError, InputError
-from dsnet_med.files import locked
+from dsnet_med.files import locked, remove_partial
 
 if TYPE_CHECKING:
     from dsnet_med.engine.arms import Arm
@@ -73,6 +73,7 @@ def compare(out: Path, request: Request, means: Means, *, dry_run: bool = False,
             return
         held.enter_context(locked(out, "compares in", shared=f"{shard[1]} shards" if shard[1] > 1 else ""))
         require_own(out)
+        remove_partial(out)
         if not (out / TRIAL).exists():
             cells.require_trainable(out, trial)
         trial = written(out, trial)

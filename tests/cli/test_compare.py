@@ -34,9 +34,9 @@ def options(*settings: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four phantoms to score and four to learn from."""
+    """Four phantoms to score and six to learn from."""
     raw, store = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("store")
-    list(make_synapse(raw, cases=8, seed=0, size=(64, 64, 8)))
+    list(make_synapse(raw, cases=10, seed=0, size=(64, 64, 8)))
     assert all(result.error is None for result in convert(load_recipe("synapse"), raw, store, workers=1))
     return store
 
@@ -63,7 +63,7 @@ def test_a_trial_on_phantoms(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "trial"
     ended = typed.run_anew(
         *("compare", "--methods", f"{wide},{wide}+Identity@{PLACE},{thin}", "--data", store, "--out", out),
-        *("--seeds", "0,1,2", "--iterations", "60", "--jobs", "2", *options(*TINY, "validate_every=60")),
+        *("--seeds", "0,1,2", "--iterations", "50", "--jobs", "2", *options(*TINY, "validate_every=50")),
     )
     assert ended.returncode == 0, ended.stderr
     results = results_of(out)
@@ -104,7 +104,7 @@ def children(process: int) -> list[int]:
 def test_killed_and_run_again_it_ends_as_an_undisturbed_one(store: Path, tmp_path: Path) -> None:
     command: list[str | Path] = [
         *("compare", "--methods", f"fcn,fcn+SE@{PLACE}", "--data", store, "--seeds", "0", "--jobs", "2"),
-        *("--iterations", "60", *options(*TINY, "width=0.125", "validate_every=20", "checkpoint_every=4")),
+        *("--iterations", "20", *options(*TINY, "width=0.125", "validate_every=10", "checkpoint_every=4")),
     ]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     assert typed.run_anew(*command, "--out", undisturbed).returncode == 0
@@ -150,7 +150,7 @@ def _runs(process: int) -> bool:
             ["--methods", "fcn,fcn_se", "--seeds", "0", "--baseline", "danet"],
             "wanted one of the arms: fcn, fcn_se",
         ),
-        (["--methods", "fcn,fcn_se", "--seeds", "0", "--folds", "3"], "got --folds 3, wanted 2 to 2"),
+        (["--methods", "fcn,fcn_se", "--seeds", "0", "--folds", "4"], "got --folds 4, wanted 2 to 3"),
         (["--methods", "fcn,fcn_se", "--seeds", "0", "--shard", "3/2"], "got --shard 3/2"),
         (["--methods", "fcn,fcn_se", "--seeds", "0", "--primary", "hd95_mm"], "give --margin"),
         (["--methods", "fcn,fcn_se", "--seeds", "0", "--primary", "beauty"], "beauty"),
@@ -196,13 +196,13 @@ def test_a_failed_cell_stops_no_other(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "trial"
     ended = typed.run_anew(
         *("compare", "--methods", f"fcn,fcn+Identity@{PLACE},fcn+{mine}:Diverges@{PLACE}", "--data", store),
-        *("--out", out, "--seeds", "0,1", "--iterations", "4", *options(*TINY, "width=0.125")),
+        *("--out", out, "--seeds", "0", "--iterations", "4", "--jobs", "2", *options(*TINY, "width=0.125")),
     )
     assert ended.returncode == 1
-    assert ended.stderr.count("failed: fcn+Diverges") >= 2
+    assert "failed: fcn+Diverges" in ended.stderr
     results = results_of(out)
     assert set(results["arms"]) == {"fcn", f"fcn+Identity@{PLACE}"}
-    assert any("2 of 6 runs are not done" in line for line in results["left_out"])
+    assert any("1 of 3 runs are not done" in line for line in results["left_out"])
 
 
 @pytest.mark.slow
