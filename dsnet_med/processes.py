@@ -20,6 +20,7 @@ from dsnet_med.errors import InputError, StoppedError, one_line, want_of_means
 
 _CONNECT_SECONDS = 10
 _LOOK_EVERY_S = 5
+_ITEMS_EACH = 16  # PyTorch grows by some 70 MB with every network that it has trained
 _SAVING_S = 5  # that a process has for saving where it is
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -65,7 +66,8 @@ def in_parallel(
 class Places:
     """So many processes that work side by side, each started once and used again; a killed one is replaced.
 
-    Where one is killed, only what it was working on is lost. `prepare` is called in each with the number of its
+    Where one is killed, only what it was working on is lost; after some items it is renewed, since what libraries
+    keep in memory grows. `prepare` is called in each with the number of its
     place, from 0, before anything else; they are started at once, so that it can import meanwhile.
     """
 
@@ -102,7 +104,7 @@ class Places:
         raised here.
         """
         waiting, running = list(reversed(items)), dict[Future[Result], tuple[int, Item]]()
-        free = list(reversed(range(len(self._pools))))
+        free, done = list(reversed(range(len(self._pools)))), [0] * len(self._pools)
         while waiting or running:
             while waiting and free:
                 place, item = free.pop(), waiting.pop()
@@ -111,13 +113,15 @@ class Places:
             for future in wait(running, None, FIRST_COMPLETED).done:
                 place, item = running.pop(future)
                 free.append(place)
+                done[place] += 1
+                result: Result | None = None
                 try:
                     result = future.result()
                 except BrokenProcessPool:
+                    done[place] = _ITEMS_EACH
+                if done[place] >= _ITEMS_EACH:
                     self._pools[place].shutdown(wait=False)
-                    self._pools[place] = self._started(place)
-                    yield item, None
-                    continue
+                    self._pools[place], done[place] = self._started(place), 0
                 yield item, result
 
     def _submitted(self, place: int, work: Callable[[int, Item], Result], item: Item) -> Future[Result]:
