@@ -242,12 +242,13 @@ def _run(
     measured = [Task(out, cell, means.device, cost=True) for cell in reversed(first.values())]
     tasks = [Task(out, cell, means.device) for cell in left]
     if means.scheduler:
-        for task, told in on_cluster(run_alone, measured[:1], means.scheduler) if measured else ():
-            _note_cost(task, told)
+        for each in measured:  # one after the other: they would disturb each other
+            for task, told in on_cluster(run_alone, [each], means.scheduler):
+                _note_cost(task, told)
         with _bar(out, trial, own, []):
             return _failures(on_cluster(run_alone, tasks, means.scheduler))
     places = places or held.enter_context(_places(means))
-    for task in measured:  # one after the other: they would disturb each other
+    for task in measured:
         for _, told in places.run(run_task, [task], begun=lambda _: None):
             _note_cost(task, told)
     running: list[Cell] = []
