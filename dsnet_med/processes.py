@@ -66,9 +66,9 @@ def in_parallel(
 class Places:
     """So many processes that work side by side, each started once and used again; a killed one is replaced.
 
-    Where one is killed, only what it was working on is lost; after some items it is renewed, since what libraries
-    keep in memory grows. `prepare` is called in each with the number of its
-    place, from 0, before anything else; they are started at once, so that it can import meanwhile.
+    Where one is killed, only what it was working on is lost; after some items it is renewed, since what
+    libraries keep in memory grows. `prepare` is called in each with the number of its place, from 0, before
+    anything else; they are started at once, so that it can import meanwhile.
     """
 
     def __init__(self, count: int, prepare: Callable[[int], None]) -> None:
