@@ -319,6 +319,10 @@ def compare(
         Path | None,
         typer.Option(help="Analyse scores made anywhere: a CSV file, method,seed,case,label,dice."),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Go on with a trial that you did not make yourself: its files are code."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """The trial: do these plug-ins help? Every arm with every seed, scored, tested and reported."""
@@ -337,7 +341,7 @@ def compare(
         iterations,
         tuple(settings or ()),
     )
-    means = comparing.Means(jobs, per_gpu, device, scheduler, shard)
+    means = comparing.Means(jobs, per_gpu, device, scheduler, shard, trust)
     if scores is not None:
         comparing.analyse_scores(scores, out, request, means, dry_run=dry_run, as_json=as_json)
     else:

@@ -55,6 +55,7 @@ class Means:
     device: str = "auto"
     scheduler: str | None = None
     shard: str = ""
+    trust: bool = False
 
 
 def compare(out: Path, request: Request, means: Means, *, dry_run: bool = False, as_json: bool = False) -> None:
@@ -110,17 +111,22 @@ def analyse_scores(
 
 def _trial(out: Path, request: Request, means: Means) -> "Trial":
     """The trial that was asked for, or the one that lies in `out`. Raises InputError."""
+    import torch
+
     from dsnet_med.engine.arms import parse_arms, placebos_of
     from dsnet_med.engine.data import reopen_store
     from dsnet_med.engine.overrides import parse_settings
-    from dsnet_med.engine.trial import TRIAL, again, planned, read_trial
+    from dsnet_med.engine.trial import TRIAL, again, planned, read_trial, require_own_trial
 
     if not request.methods:
         if request != Request():
             raise InputError(
                 "give --methods with the arms, or --out alone to go on with the trial that lies there"
             )
-        return again(read_trial(out))
+        trial = read_trial(out)
+        if not means.trust:
+            require_own_trial(out)
+        return again(trial)
     if request.data is None or not request.seeds:
         raise InputError("give --data and --seeds, too (or --scores FILE.csv to analyse scores)")
     arms = parse_arms(request.methods)
@@ -147,7 +153,7 @@ def _trial(out: Path, request: Request, means: Means) -> "Trial":
         equal=request.equal,
         primary=request.primary or "dice",
         margin=_margin(request),
-        threads=known.threads if known else max(1, _cores() // (means.jobs or 1)),
+        threads=known.threads if known else max(1, torch.get_num_threads() // (means.jobs or 1)),
         placebos=placebos,
     )
 
@@ -185,10 +191,6 @@ def _shard(text: str) -> tuple[int, int]:
     if not (part.isdecimal() and whole.isdecimal() and 1 <= int(part) <= int(whole)):
         raise InputError(f"got --shard {text}, wanted I/N with I from 1 to N, such as 2/8")
     return int(part) - 1, int(whole)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _places(means: Means) -> "Places":
@@ -240,7 +242,7 @@ def _run(
         return {}
     first = {cell.arm: cell for cell in reversed(left) if not cost_file(out, cell.arm).is_file()}
     measured = [Task(out, cell, means.device, cost=True) for cell in reversed(first.values())]
-    tasks = [Task(out, cell, means.device) for cell in left]
+    tasks = [Task(out, cell, means.device, trust=means.trust) for cell in left]
     if means.scheduler:
         for each in measured:  # one after the other: they would disturb each other
             for task, told in on_cluster(run_alone, [each], means.scheduler):

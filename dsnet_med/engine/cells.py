@@ -37,6 +37,7 @@ from dsnet_med.files import read_json, read_text, staging, write_json
 from dsnet_med.inference import Predictor
 from dsnet_med.inference.segment import segment_cases
 from dsnet_med.inference.sources import find_sources
+from dsnet_med.inference.trust import configured, require_own
 from dsnet_med.prepare.store import Store
 from dsnet_med.prepare.stored_case import StoredCase
 from dsnet_med.seal import SEAL, holds, sealed
@@ -50,12 +51,16 @@ _TEXTS = ("case", "label", "name", "note")
 
 @dataclass(frozen=True)
 class Task:
-    """A cell to be run, or the cost of an arm to be measured, in the trial of `folder`."""
+    """A cell to be run, or the cost of an arm to be measured, in the trial of `folder`.
+
+    `trust` lets a run that lies there and was made by somebody else execute its code.
+    """
 
     folder: Path
     cell: Cell
     device: str = "auto"
     cost: bool = False
+    trust: bool = False
 
 
 def run_folder(folder: Path, cell: Cell) -> Path:
@@ -145,7 +150,7 @@ def run_task(place: int, task: Task) -> str:
         if task.cost:
             _measure(task.folder, trial, task.cell, device)
         else:
-            _run(task.folder, trial, task.cell, device)
+            _run(task.folder, trial, task.cell, device, task.trust)
     except Exception as error:  # one bad cell must never stop the others
         cause = root_cause(error)
         told = cause if isinstance(cause, InputError | StoppedError) else None
@@ -165,12 +170,14 @@ def _own_device(name: str, place: int) -> str:
     return f"cuda:{place % torch.cuda.device_count()}" if name == "cuda" else name
 
 
-def _run(folder: Path, trial: Trial, cell: Cell, device: str) -> None:
+def _run(folder: Path, trial: Trial, cell: Cell, device: str, trust: bool) -> None:
     run = run_folder(folder, cell)
     if is_done(run):
         return
     if not (run / "configs" / "train.yaml").is_file():
         prepare_cell(trial, cell, run, device)
+    elif not trust:
+        require_own(run, configured(run), "going on with it")
     if not _is_whole(run / _SUMMARY):
         begun = any((run / name).exists() for name in BEGUN)
         train(run, {"resume": begun, "device": f"$engine.distributed.device('{device}')"})
@@ -181,7 +188,7 @@ def _run(folder: Path, trial: Trial, cell: Cell, device: str) -> None:
 
 
 def _segment(folder: Path, run: Path, cases: Sequence[str], device: str) -> None:
-    predictor = Predictor.from_run(run, device=device)
+    predictor = Predictor.from_run(run, device=device, trust=True)  # it was made, or looked at, by `_run`
     sources = find_sources([test_files(folder, case)[0] for case in cases])
     failed = {each.case: each.error for each in segment_cases(predictor, sources, run / _MASKS) if each.error}
     if failed:

@@ -16,6 +16,7 @@ from dsnet_med.engine.data import reopen_store
 from dsnet_med.engine.session import versions
 from dsnet_med.errors import InputError, first_of, shown, unknown
 from dsnet_med.files import read_text, sha256, write_text
+from dsnet_med.inference.trust import remember, require_own
 from dsnet_med.methods import method_row
 from dsnet_med.networks.plugin_file import file_of, is_file
 from dsnet_med.prepare.store import MANIFEST, Store
@@ -144,6 +145,7 @@ def _keep_files(folder: Path, trial: Trial) -> None:
             raise InputError(f"two different files are called {file.name}: rename one of them")
         if not (folder / _FILES / file.name).is_file():
             write_text(folder / _FILES / file.name, read_text(file))
+    remember(folder / _FILES / name for name in kept)
 
 
 def planned(
@@ -266,7 +268,13 @@ def written(folder: Path, trial: Trial) -> Trial:
     write_text(folder / _STORE, f"{trial.store}\n")
     if not (folder / TRIAL).is_file() or read_text(folder / TRIAL) != trial.text():
         write_text(folder / TRIAL, trial.text(), durable=True)
+    remember([folder / TRIAL])  # whoever has typed it may go on with it
     return read_trial(folder)
+
+
+def require_own_trial(folder: Path) -> None:
+    """Raise InputError where what the trial in the folder would execute was not typed by this user."""
+    require_own(folder, [folder / TRIAL, *sorted((folder / _FILES).glob("*"))], "going on with the trial")
 
 
 def _extended(folder: Path, before: Trial, now: Trial) -> Trial:

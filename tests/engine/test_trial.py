@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dsnet_med.engine.arms import parse_arms
 from dsnet_med.engine.cells import Cell, cases_of, run_folder
-from dsnet_med.engine.trial import TRIAL, Trial, again, hash_of, planned, read_trial, written
+from dsnet_med.engine.trial import TRIAL, Trial, again, hash_of, planned, read_trial, require_own_trial, written
 from dsnet_med.errors import InputError
 from dsnet_med.files import sha256
 from dsnet_med.prepare.store import Store
@@ -88,6 +88,20 @@ def test_a_plug_in_of_ones_own_is_kept_and_its_change_is_noticed(store: Path, tm
     mine.write_text(mine.read_text(encoding="utf-8") + "# other\n", encoding="utf-8")
     with pytest.raises(InputError, match="plugin_sha256"):
         written(out, trial_of(store, arms))
+
+
+def test_a_strangers_trial_asks_for_trust(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "mine"))
+    mine, out = tmp_path / "mine.py", tmp_path / "trial"
+    mine.write_text("from torch.nn import Identity\n\n\nclass Mine(Identity):\n    pass\n", encoding="utf-8")
+    written(out, trial_of(store, f"fcn,fcn+{mine}:Mine@layer4.*.act2"))
+    require_own_trial(out)
+    (out / "files" / "mine.py").write_text("raise SystemExit\n", encoding="utf-8")
+    with pytest.raises(InputError, match="--trust"):
+        require_own_trial(out)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another's"))
+    with pytest.raises(InputError, match="--trust"):
+        require_own_trial(out)
 
 
 def test_folds_part_the_subjects(store: Path) -> None:
