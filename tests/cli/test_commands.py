@@ -238,6 +238,7 @@ _OUT_COMMANDS = {
     "infer": ["x.nii", "--model", "x"],
     "evaluate": ["--prediction", "x", "--reference", "x", "--labels", "synapse"],
     "quickstart": [],
+    "compare": ["--scores", "scores.csv"],
 }
 
 

@@ -32,7 +32,7 @@ def test_no_subject_is_on_both_sides(store: Path) -> None:
         case.model_copy(update={"subject": f"s{i // 2}"})
         for i, case in enumerate(Store.open(store).cases.values())
     ]
-    train, val = data._hold_out(cases)
+    train, val = data.hold_out(cases)
     assert len(train) + len(val) == len(cases)
     assert val
     assert not {case.subject for case in train} & {case.subject for case in val}
