@@ -65,7 +65,7 @@ def compare(out: Path, request: Request, means: Means, *, dry_run: bool = False,
         # Started first: they import while this process looks at what is asked for.
         places = held.enter_context(_places(means)) if means.jobs and not means.scheduler else None
         from dsnet_med.engine import cells
-        from dsnet_med.engine.trial import TRIAL, written
+        from dsnet_med.engine.trial import TRIAL, read_trial, written
         from dsnet_med.evaluate.trial_output import require_own
 
         trial = _trial(out, request, means)
@@ -75,15 +75,15 @@ def compare(out: Path, request: Request, means: Means, *, dry_run: bool = False,
         held.enter_context(locked(out, "compares in", shared=f"{shard[1]} shards" if shard[1] > 1 else ""))
         require_own(out)
         remove_partial(out)
-        if not (out / TRIAL).exists():
-            cells.require_trainable(out, trial)
+        known = {arm.name for arm in read_trial(out).arms} if (out / TRIAL).exists() else set()
+        cells.require_trainable(out, trial, known)
         trial = written(out, trial)
         for line in trial.extended:
-            typer.echo(f"extended: {line}")
+            typer.echo(f"extended: {line}", err=True)
         cells.write_test_cases(out, trial)
         own = trial.cells()[shard[0] :: shard[1]]
         failures = _run(out, trial, own, means, places, held)
-    _analyse(out, trial, as_json)
+        _analyse(out, trial, as_json)
     if failures:
         for cell, reason in failures.items():
             typer.echo(f"failed: {cell}: {reason}", err=True)

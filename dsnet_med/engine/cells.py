@@ -7,7 +7,7 @@ and scored into scores/ as `evaluate` does. A cell that was killed goes on from 
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,11 +129,11 @@ def choice_of(arm: Arm) -> PluginChoice | None:
     return PluginChoice(arm.plugin, arm.at, arm.counting) if arm.plugin and arm.at else None
 
 
-def require_trainable(folder: Path, trial: Trial) -> None:
-    """Raise InputError for an arm that cannot be trained, and a setting that cannot be, before anything is."""
+def require_trainable(folder: Path, trial: Trial, known: Collection[str] = ()) -> None:
+    """Raise InputError for an arm, but the `known` ones, that cannot be trained so, before anything is."""
     fold = 0 if trial.folds else None
     with staging(folder) as place:
-        for number, arm in enumerate(trial.arms):
+        for number, arm in enumerate(arm for arm in trial.arms if arm.name not in known):
             try:
                 prepare_cell(trial, Cell(arm.name, trial.seeds[0], fold), place / str(number))
             except InputError as error:

@@ -90,6 +90,7 @@ def test_a_trial_on_phantoms(store: Path, tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     other = results_of(tmp_path / "again")
     assert {each["arm"]: each["verdict"] for each in other["contrasts"]}["wide"] == "better"
+    assert typed.run("verify", out).returncode == 0
 
 
 def begun(out: Path) -> list[Path]:
