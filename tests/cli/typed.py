@@ -1,5 +1,6 @@
 """Typing `dsnet-med ...` as a user does."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ def run(
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         child = os.fork()
         if child == 0:
+            gc.freeze()  # garbage of this process may hold threads, of which the fork has none
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
             os.chdir(cwd or ".")

@@ -1,5 +1,6 @@
 """Same seed, same bits: whatever the workers that read, killed at any step and resumed, typed in any way."""
 
+import gc
 import json
 import os
 import random
@@ -61,6 +62,7 @@ def _killed(run: Path, step: int, settings: dict[str, Any]) -> None:
     """Train `run` in a process forked from this one, which SIGKILL ends within that step."""
     child = os.fork()
     if child == 0:
+        gc.freeze()  # garbage of this process may hold threads, of which the fork has none
         ended = os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         iteration = SupervisedTrainer._iteration
 
