@@ -290,9 +290,12 @@ def _bar(out: Path, trial: "Trial", own: "Sequence[Cell]", running: "Sequence[Ce
     weights = {name: float(cost.get("estimated_seconds", usual)) for name, cost in costs.items()}
     total, ended = sum(weights[cell.arm] for cell in own), threading.Event()
 
+    shares = dict.fromkeys(own, 0.0)
+
     def done() -> float:
-        shares = (share_done(run_folder(out, cell), costs[cell.arm].get("iterations", 1)) for cell in own)
-        return sum(weights[cell.arm] * share for cell, share in zip(own, shares, strict=True))
+        for cell in (cell for cell, share in shares.items() if share < 1):  # what is done is not read again
+            shares[cell] = share_done(run_folder(out, cell), costs[cell.arm].get("iterations", 1))
+        return sum(weights[cell.arm] * share for cell, share in shares.items())
 
     def look() -> None:
         while not ended.wait(_LOOK_EVERY_S):
