@@ -8,10 +8,11 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from dsnet_med.errors import InputError, unknown
+from dsnet_med.engine.scripted import ScriptedSlices
+from dsnet_med.errors import InputError, first_of, unknown
 from dsnet_med.inference.bundle_reader import FITS
 from dsnet_med.inference.slice_model import slice_logits
-from dsnet_med.networks.layers import with_channels
+from dsnet_med.networks.layers import is_traced, with_channels
 
 
 class SliceFitInferer(Inferer):
@@ -32,7 +33,12 @@ class SliceWise(nn.Module):
 
     The slices are taken along D, `batch_size` at a time. Viewers and deployment tools that hand over whole
     volumes can so use the network without knowing that it sees slices. Grey volumes are repeated for a network
-    of `in_channels`. Its state dict may be that of the 2-D network (as in a run's model.pt) or its own.
+    of `in_channels`. Its state dict has the 2-D network's names, as a run's model.pt has; that of earlier
+    versions, with `network.` before each, is loaded as well.
+
+    `torch.jit.script` makes `ScriptedSlices` of it. `torch.jit.trace` and `torch.export`, which would record
+    the sizes of one volume, raise InputError, and so does `load_state_dict` where weights are missing or left
+    over, whatever its `strict` says: a segmentation by random weights looks like one.
     """
 
     def __init__(
@@ -47,9 +53,21 @@ class SliceWise(nn.Module):
         self.network, self.in_channels = network, in_channels
         self.inferer = SliceFitInferer(size, fit)
         self.batch_size = batch_size
+        self.register_state_dict_post_hook(_as_slice_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_as_own_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_require_all)  # type: ignore[no-untyped-call]
+
+    def __prepare_scriptable__(self) -> ScriptedSlices:
+        """What `torch.jit.script`, and with it `monai.bundle ckpt_export`, compiles in place of this."""
+        inferer = self.inferer
+        return ScriptedSlices(self.network, inferer.size, inferer.fit, self.batch_size, self.in_channels).eval()
 
     def forward(self, image: Tensor) -> Tensor:
+        if is_traced() or torch.compiler.is_exporting():
+            raise InputError(
+                "a trace of the volume network would hold for volumes of one shape alone: use dsnet-med "
+                "export, whose formats take any, or monai.bundle ckpt_export without --use_trace"
+            )
         if image.ndim == 4:
             return self.forward(image[None])[0]
         if image.ndim != 5:
@@ -64,8 +82,24 @@ class SliceWise(nn.Module):
         return torch.cat(logits).transpose(0, 1)
 
 
+def _as_slice_names(_: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
+    # Tools that copy weights by name (monai.bundle.load) would otherwise copy none without a word.
+    own = prefix + "network."
+    for name in [name for name in state if name.startswith(own)]:
+        state[prefix + name[len(own) :]] = state.pop(name)
+
+
 def _as_own_names(_: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
     # Tools that load with strict=False would otherwise skip every weight without a word.
     own = prefix + "network."
     for name in [name for name in state if name.startswith(prefix) and not name.startswith(own)]:
         state[own + name[len(prefix) :]] = state.pop(name)
+
+
+def _require_all(_: nn.Module, keys: Any) -> None:
+    for what, names in (("lack", keys.missing_keys), ("have too much", keys.unexpected_keys)):
+        if names:
+            raise InputError(
+                f"not the weights of this network: they {what}, {first_of(names)}; load models/model.pt of "
+                "the same run"
+            )

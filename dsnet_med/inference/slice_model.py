@@ -45,7 +45,7 @@ class SliceModel:
         example = _example(model)
         try:
             with torch.inference_mode():
-                logits = _main_output(network(example))
+                logits = main_output(network(example))
             network = fuse_batch_norm(network, example)
         except InputError:
             raise
@@ -67,7 +67,7 @@ class SliceModel:
     def _run(self, images: Tensor) -> Tensor:
         images = with_channels(images, self.in_channels).contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits = _main_output(self.network(images)).float()
+            logits = main_output(self.network(images)).float()
         if not torch.isfinite(logits).all():
             raise InputError(
                 "the network gives numbers that are not finite; look at the image's intensities, try "
@@ -114,7 +114,7 @@ def resized_to(maps: Tensor, size: Sequence[int]) -> Tensor:
     return maps if tuple(maps.shape[-2:]) == tuple(size) else resized(maps, size)
 
 
-def _main_output(output: Any) -> Tensor:
+def main_output(output: Any) -> Tensor:
     """The logits of a network that may give auxiliary ones after them."""
     result: Tensor = output[0] if isinstance(output, tuple) else output
     return result
