@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,11 +13,13 @@ from monai.utils import convert_to_tensor
 
 from dsnet_med.errors import InputError, first_of, shown, unknown
 from dsnet_med.networks.layers import with_channels
+from dsnet_med.prepare.cases import RawCase
 from dsnet_med.prepare.store import Store
 from dsnet_med.prepare.stored_case import StoredCase
 
 VALIDATION_FRACTION = 0.15
 SELECT_ON = ("val", "test")
+_Case = TypeVar("_Case", StoredCase, RawCase)
 
 
 @lru_cache(maxsize=8)
@@ -76,7 +78,7 @@ def split_cases(store: str, select_on: str = "val") -> dict[str, list[str]]:
     return {"train": [case.id for case in train], "val": [case.id for case in val]}
 
 
-def hold_out(train: Sequence[StoredCase]) -> tuple[list[StoredCase], list[StoredCase]]:
+def hold_out(train: Sequence[_Case]) -> tuple[list[_Case], list[_Case]]:
     """Cases to train on and to validate on: those of 15 % of the subjects, at least of one.
 
     By a hash of the subject's name: the same subjects for every method, seed and order of the files.

@@ -1,6 +1,7 @@
 """The process of a run: whose folder it is, where its random numbers begin, what summary.json says of it."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -22,9 +23,10 @@ from dsnet_med.engine.checkpoints import Checkpoints
 from dsnet_med.engine.initialisation import Initialisation
 from dsnet_med.engine.loggers import finite
 from dsnet_med.errors import InputError, root_cause
-from dsnet_med.files import locked, write_json
+from dsnet_med.files import locked, output_error, write_json
 from dsnet_med.seal import sealed
 
+_USED_MEANWHILE = ("models/model.pt", "weights.json")  # until a validation finds better ones
 BEGUN = ("summary.json", "metrics.jsonl", "models/model.pt", "checkpoints/last.pt")
 
 
@@ -33,14 +35,46 @@ def owned(folder: Path) -> AbstractContextManager[None]:
     return locked(folder, "trains in")
 
 
+def set_aside(folder: Path) -> None:
+    """Keep what a run's folder has of its training in before/N; its weights stay where they are, too.
+
+    Raises InputError where that cannot be written.
+    """
+    found = [name for name in (*BEGUN, "weights.json", "curves.png") if (folder / name).is_file()]
+    if not found:
+        return
+    before = folder / "before"
+    try:
+        into = before / str(1 + sum(each.is_dir() for each in before.glob("*")))
+        for name in found:
+            (into / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, into / name)
+        for name in found:
+            if name not in _USED_MEANWHILE:
+                (folder / name).unlink()
+    except OSError as error:
+        raise output_error(before, error) from error
+
+
 class Session:
     """What a bundle's `initialize`, `run` and `finalize` do around the trainer.
 
     With `deterministic`, a GPU gives the same bits each time, or an error where PyTorch has no such operation.
+    With `replaces`, a run that lies in the folder is set aside: this one begins with its weights, on other data
+    (see handed_over.py).
     """
 
-    def __init__(self, folder: str, seed: int, *, resume: bool = False, deterministic: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str,
+        seed: int,
+        *,
+        resume: bool = False,
+        deterministic: bool = False,
+        replaces: bool = False,
+    ) -> None:
         self.folder, self.seed, self.resume, self.deterministic = Path(folder), seed, resume, deterministic
+        self.replaces = replaces
         self.held = ExitStack()
         self.started = time.monotonic()
         self.before: tuple[bool, bool, bool] | None = None
@@ -60,7 +94,7 @@ class Session:
 
         Each parameter starts from the seed and its own name.
         """
-        parser = _reading()
+        parser = reading()
         try:
             with Initialisation() as making:
                 network = parser.get_parsed_content(name)
@@ -76,7 +110,9 @@ class Session:
 
     def _claim(self) -> None:
         self.held.enter_context(owned(self.folder))
-        if not self.resume and any((self.folder / name).exists() for name in BEGUN):
+        if self.replaces:
+            set_aside(self.folder)
+        elif not self.resume and any((self.folder / name).exists() for name in BEGUN):
             raise InputError(f"{self.folder} already holds a run; go on with --resume or choose another folder")
 
     def summarise(
@@ -111,7 +147,7 @@ class Session:
         distributed.stop()
 
 
-def _reading() -> ConfigParser:
+def reading() -> ConfigParser:
     """The configuration of which MONAI evaluates an expression now; MONAI hands it to none of them."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:

@@ -93,6 +93,19 @@ def load_model(path: Path, *, trust: bool = False) -> Model:
         )
 
 
+def settings_of(folder: Path) -> dict[str, Any]:
+    """How slices are handed to the network of a run folder or a bundle: the plain values of a Model.
+
+    `size`, `fit`, `class_names`, `intensity`, `slice_axis`, `in_channels`. Raises InputError.
+    """
+    file = _first_of(folder, _CONFIGS)
+    if file is None:
+        raise InputError(
+            f"{folder}: not a run folder, it has no {_CONFIGS[0]}; give what train or export wrote"
+        )
+    return _settings(folder, _config(folder, file))
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Path]:
     if path.is_dir():

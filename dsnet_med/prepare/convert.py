@@ -19,7 +19,7 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from dsnet_med import __version__
-from dsnet_med.errors import InputError, cannot_read, one_line, shown, unknown, want_of_means
+from dsnet_med.errors import InputError, cannot_read, first_of, one_line, shown, unknown, want_of_means
 from dsnet_med.files import (
     locked,
     output_error,
@@ -126,6 +126,21 @@ def convert(
             disk.shutdown(cancel_futures=True)
         results = [done[case.id] for case in cases]
         _described(recipe, source, out, results, noted=noted, excluded=sorted(exclude)).write()
+
+
+def convert_given(recipe: Recipe, source: Path, out: Path, cases: list[RawCase]) -> Store:
+    """The store `out` of these cases, whose files lie anywhere under `source`; as `convert`, in this process.
+
+    Raises InputError where `out` or one of the cases cannot be used.
+    """
+    with locked(out, "preprocesses into"):
+        _claim(recipe, out)
+        results = [convert_case(recipe, source, out, case) for case in cases]
+        if failed := [f"{result.case}: {result.error}" for result in results if result.error]:
+            raise InputError(first_of(failed, 1))
+        store = _described(recipe, source, out, results, noted=[], excluded=[])
+        store.write()
+    return store
 
 
 def _lies(out: Path, result: CaseResult) -> bool:
