@@ -1,4 +1,4 @@
-"""How a class is called, coded and coloured in DICOM, as configs/organs.yaml says."""
+"""How a class is called, coded and coloured everywhere, as configs/organs.yaml says."""
 
 import colorsys
 import hashlib
@@ -25,6 +25,7 @@ class Organ:
     modifier: Code | None
     colour: tuple[int, int, int]
     side: str | None = None  # of the patient, "left" or "right", of organs whose name does not say it
+    is_anatomy: bool = False  # nothing that is there by disease
 
 
 def organ_of(name: str) -> Organ:
@@ -45,7 +46,8 @@ def organ_of(name: str) -> Organ:
     red, green, blue = row["colour"]
     modifier = _code("modifiers", row["modifier"]) if "modifier" in row else None
     category, kind = _code("categories", row["category"]), _code("types", row["type"])
-    return Organ(name, row["label"], category, kind, modifier, (red, green, blue), row.get("side"))
+    anatomy = row["category"] == "anatomy"
+    return Organ(name, row["label"], category, kind, modifier, (red, green, blue), row.get("side"), anatomy)
 
 
 @cache

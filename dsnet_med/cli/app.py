@@ -166,7 +166,14 @@ def infer(
     device: Device = "auto",
     batch: Batch = None,
     tta: Tta = False,
-    formats: Annotated[str, typer.Option("--format", help="nifti, dicom-seg or both.")] = "nifti",
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="nifti, seg.nrrd, dicom-seg, dicom-labelmap, rtstruct, or several with commas; itk-snap adds "
+            "its label file.",
+        ),
+    ] = "nifti",
     precision: Precision = "float32",
     compiled: Compiled = False,
     trust: Trust = False,

@@ -1,48 +1,40 @@
 """Label maps as DICOM segmentations (SEG) that point, frame by frame, at the images they are of.
 
-One binary segment per class but the background; a segment's number is its class id. Nothing is
-drawn at random or taken from the clock: identifiers follow from the source and the labels, dates
-are the source's own, so the same labels give the same bytes. What the source lacks is left empty
-where DICOM allows that (type 2), and is an InputError where it does not.
+One segment per class but the background; a segment's number is its class id. A binary segmentation, which every
+viewer reads, has a frame for each class of a slice; a label map, of DICOM's edition of 2024, one for a slice.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID, generate_uid
-from pydicom.valuerep import DA, TM, format_number_as_ds
+from pydicom.valuerep import format_number_as_ds
 
 from dsnet_med import __version__
+from dsnet_med.dicom.derived import (
+    Uids,
+    building,
+    complete,
+    headers_of,
+    moment,
+    planes_of,
+    require_references,
+    series_number,
+    short_text,
+)
 from dsnet_med.dicom.frames import Frame, frames_of
-from dsnet_med.dicom.header import header, reading, whole
 from dsnet_med.dicom.header import number as value
 from dsnet_med.dicom.read import DicomVolume, SourceSlice
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError
 from dsnet_med.files import written_whole
 from dsnet_med.organs import organ_of
 
-_ONE_FOR_ALL = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns")
-_ONE_EACH = ("SOPClassUID", "SOPInstanceUID")
-_MAY_BE_EMPTY = ("PatientID", "PatientName", "AccessionNumber", "StudyID", "ReferringPhysicianName")
-_EMPTY_UNLESS_VALID: dict[str, Callable[[str], Any]] = {
-    "PatientBirthDate": DA,
-    "PatientSex": hd.PatientSexValues,
-    "StudyDate": DA,
-    "StudyTime": TM,
-}
-_DATES = ("ContentDate", "SeriesDate", "StudyDate")
-_NO_DATE, _NO_TIME = "19700101", "000000"  # a segmentation must have them, and the source has none
-_LONGEST_TEXT = 64  # of DICOM's type LO
-_LAST_SERIES = 2**31 - 1
+Kind = Literal["BINARY", "LABELMAP"]
 
 
 def write_segmentation(
@@ -51,6 +43,8 @@ def write_segmentation(
     source: DicomVolume,
     class_names: Sequence[str],
     algorithm: tuple[str, str],
+    *,
+    kind: Kind = "BINARY",
 ) -> None:
     """Write class ids (X, Y, Z) on the grid of `source` as a DICOM segmentation of its series.
 
@@ -62,79 +56,31 @@ def write_segmentation(
     Raises InputError for labels that do not fit the source or the class names, for a source that
     lacks what every segmentation must repeat, and when the file cannot be written.
     """
-    planes = _planes(labels, source, class_names)
-    with _building(source):
-        headers = _headers(source)
-        _require_references(source, headers)
-        uids = _Uids(planes, headers.values(), class_names, algorithm)
+    planes = planes_of(labels, source, class_names)
+    with building(source):
+        headers = headers_of(source)
+        require_references(source, headers)
+        names = (class_names, algorithm) if kind == "BINARY" else (class_names, algorithm, kind)
+        uids = Uids(planes, headers.values(), *names)
         segments = list(_segments(class_names, algorithm, uids))
-        built = _built(planes, source, headers, segments=segments, uids=uids, algorithm=algorithm)
+        built = _built(planes, source, headers, segments=segments, uids=uids, algorithm=algorithm, kind=kind)
         with written_whole(path) as temporary:
             built.save_as(temporary, enforce_file_format=True)
-
-
-@contextmanager
-def _building(source: DicomVolume) -> Iterator[None]:
-    """In here what pydicom and highdicom raise becomes an InputError."""
-    try:
-        yield
-    except (InputError, OSError, MemoryError):
-        raise
-    except Exception as error:  # pydicom and highdicom have no one type for what they refuse
-        raise InputError(
-            f"{source.path}: cannot be the source of a DICOM segmentation "
-            f"({type(error).__name__}: {one_line(error, 160)}); write NIfTI instead"
-        ) from error
-
-
-class _Uids:
-    """Identifiers that follow from what is written, so that writing it again changes no byte."""
-
-    def __init__(self, planes: NDArray[Any], images: Iterable[Dataset], *names: object) -> None:
-        of_images = [(str(image.SeriesInstanceUID), str(image.SOPInstanceUID)) for image in images]
-        content = hashlib.sha256(json.dumps([of_images, planes.shape, *names]).encode())
-        content.update(planes.data)
-        self.digest = content.hexdigest()
-
-    def of(self, what: str) -> UID:
-        """The identifier of one thing in the file."""
-        return generate_uid(entropy_srcs=[self.digest, what])
 
 
 # ---------------------------------------------------------------- what is written
 
 
-def _planes(labels: NDArray[Any], source: DicomVolume, class_names: Sequence[str]) -> NDArray[Any]:
-    """The labels (X, Y, Z) as pictures (Z, Y, X), in the smallest type for all class ids."""
-    if labels.shape != source.shape:
-        raise InputError(
-            f"{source.path}: label map of shape {labels.shape} for a series of shape "
-            f"{source.shape}; a label map must lie on its series' grid"
-        )
-    if labels.dtype.kind != "u":
-        raise InputError(f"{source.path}: label map of type {labels.dtype}, wanted unsigned integers")
-    if len(class_names) < 2:
-        raise InputError(f"{source.path}: class names {list(class_names)}, wanted background and one more")
-    highest = int(labels.max())
-    if highest >= len(class_names):
-        raise InputError(
-            f"{source.path}: label map holds class {highest}, and there are names for 0 to "
-            f"{len(class_names) - 1}; give the class names of the model that made it"
-        )
-    dtype = np.uint8 if len(class_names) <= 256 else np.uint16
-    return np.ascontiguousarray(labels.transpose(2, 1, 0), dtype=dtype)
-
-
 def _segments(
-    class_names: Sequence[str], algorithm: tuple[str, str], uids: _Uids
+    class_names: Sequence[str], algorithm: tuple[str, str], uids: Uids
 ) -> Iterator[hd.seg.SegmentDescription]:
-    name, version = (_text(part) for part in algorithm)
+    name, version = (short_text(part) for part in algorithm)
     if not name or not version:
         raise InputError(f"algorithm {algorithm}: wanted a name and a version, neither empty")
     family = codes.DCM.ArtificialIntelligence
     identification = hd.AlgorithmIdentificationSequence(name=name, family=family, version=version)
     for number, organ in enumerate(map(organ_of, class_names[1:]), start=1):
-        label = _text(organ.label) or f"Class {number}"
+        label = short_text(organ.label) or f"Class {number}"
         segment = hd.seg.SegmentDescription(
             segment_number=number,
             segment_label=label,
@@ -152,42 +98,37 @@ def _segments(
         yield segment
 
 
-def _text(text: str) -> str:
-    """Text that fits DICOM's type LO: one line, no backslash, not too long."""
-    return one_line(text.replace("\\", "/"), _LONGEST_TEXT).strip()
-
-
 def _built(
     planes: NDArray[Any],
     source: DicomVolume,
     headers: dict[Path, Dataset],
     *,
     segments: list[hd.seg.SegmentDescription],
-    uids: _Uids,
+    uids: Uids,
     algorithm: tuple[str, str],
+    kind: Kind,
 ) -> hd.seg.Segmentation:
     found = bool(planes.any())
     slices = source.slices if found else source.slices[:1]  # without a frame it would be no image
     images, first = _images(slices, headers, source.affine)
-    date, time = _moment(first)
+    date, time = moment(first)
     name, first.PatientName = first.PatientName, ""  # highdicom has opinions on names
-    number = max(0, whole(first, "SeriesNumber") or 0) + 1000  # behind the scanner's own series
     built = hd.seg.Segmentation(
         source_images=images,
         pixel_array=planes[: len(slices)],
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segmentation_type=hd.seg.SegmentationTypeValues(kind),
         segment_descriptions=segments,
         series_instance_uid=uids.of("series"),
-        series_number=number if number <= _LAST_SERIES else 1000,
+        series_number=series_number(first),
         sop_instance_uid=uids.of("instance"),
         instance_number=1,
         manufacturer="dsnet-med",
-        manufacturer_model_name=_text(algorithm[0]),
+        manufacturer_model_name=short_text(algorithm[0]),
         software_versions=__version__,
         device_serial_number="none",  # must be there, and software has none
-        series_description=_text(f"Segmentation by {algorithm[0]}"),
+        series_description=short_text(f"Segmentation by {algorithm[0]}"),
         content_label="SEGMENTATION",
-        content_description=_text(f"Segmentation by {algorithm[0]}, version {algorithm[1]}"),
+        content_description=short_text(f"Segmentation by {algorithm[0]}, version {algorithm[1]}"),
         content_date=date,
         content_time=time,
         specific_character_set="ISO_IR 192",  # UTF-8, for every name of the source and every class
@@ -197,15 +138,6 @@ def _built(
     _refer(built, slices, headers)
     _make_repeatable(built, uids)
     return built
-
-
-def _moment(image: Dataset) -> tuple[str, str]:
-    """Date and time of the content: the source's own, for the clock's would differ by run."""
-    for keyword in _DATES:
-        date, time = image.get(keyword), image.get(keyword.replace("Date", "Time"))
-        if date and _is_valid(date, DA):
-            return str(date), str(time) if time and _is_valid(time, TM) else _NO_TIME
-    return _NO_DATE, _NO_TIME
 
 
 def _refer(built: hd.seg.Segmentation, slices: Sequence[SourceSlice], headers: dict[Path, Dataset]) -> None:
@@ -225,7 +157,7 @@ def _refer(built: hd.seg.Segmentation, slices: Sequence[SourceSlice], headers: d
         item.ReferencedFrameNumber = place.frame or 1
 
 
-def _make_repeatable(built: hd.seg.Segmentation, uids: _Uids) -> None:
+def _make_repeatable(built: hd.seg.Segmentation, uids: Uids) -> None:
     """Replace what highdicom drew at random; remove the (optional) times it took from the clock."""
     for item in (*built.DimensionOrganizationSequence, *built.DimensionIndexSequence):
         item.DimensionOrganizationUID = uids.of("dimensions")
@@ -236,43 +168,12 @@ def _make_repeatable(built: hd.seg.Segmentation, uids: _Uids) -> None:
 # ---------------------------------------------------------------- the source
 
 
-def _headers(source: DicomVolume) -> dict[Path, Dataset]:
-    headers: dict[Path, Dataset] = {}
-    for file in dict.fromkeys(place.file for place in source.slices):
-        with reading(file):
-            headers[file] = header(file)
-    return headers
-
-
-def _require_references(source: DicomVolume, headers: dict[Path, Dataset]) -> None:
-    """Raise InputError unless the images have, and where due share, what must be repeated."""
-    for keyword in (*_ONE_FOR_ALL, *_ONE_EACH):
-        for file, image in headers.items():
-            if not image.get(keyword):
-                raise InputError(
-                    f"{file}: has no {keyword}, which a DICOM segmentation must repeat; "
-                    "export the series again, or write NIfTI instead"
-                )
-    for keyword in _ONE_FOR_ALL:
-        values = sorted({str(image[keyword].value) for image in headers.values()})
-        if len(values) > 1:
-            raise InputError(
-                f"{source.path}: its images differ in {keyword} ({one_line(', '.join(values[:3]), 99)}), "
-                "wanted one for all; split the series first, or write NIfTI instead"
-            )
-    if len({image.SOPInstanceUID for image in headers.values()}) < len(headers):
-        raise InputError(
-            f"{source.path}: several of its images have one SOPInstanceUID, so a segmentation "
-            "cannot point at them; export the series again, or write NIfTI instead"
-        )
-
-
 def _images(
     slices: Sequence[SourceSlice], headers: dict[Path, Dataset], affine: NDArray[np.float64]
 ) -> tuple[list[Dataset], Dataset]:
     """The images of these slices, as highdicom takes them, and the first, which tells the patient."""
     first = headers[slices[0].file]
-    _complete(first)
+    complete(first)
     by_file = {file: frames_of(file) for file in dict.fromkeys(place.file for place in slices)}
     frames = [by_file[place.file][(place.frame or 1) - 1] for place in slices]
     normal = np.cross(*frames[0].orientation)
@@ -327,34 +228,3 @@ def _thickness(image: Dataset, number: int | None) -> float:
             if (thickness := value(measures, "SliceThickness")) and thickness > 0:
                 return thickness
     return 0.0
-
-
-def _complete(image: Dataset) -> None:
-    """Leave empty what the source lacks or spells in a way of its own, where DICOM allows it."""
-    _leave_out_unreadable(image)
-    image.decode()  # what sequences hold would be copied as bytes of another character set
-    for keyword in (*_MAY_BE_EMPTY, *_EMPTY_UNLESS_VALID):
-        if image.get(keyword) is None:
-            setattr(image, keyword, "")
-    for keyword, kind in _EMPTY_UNLESS_VALID.items():
-        if not _is_valid(image[keyword].value, kind):
-            setattr(image, keyword, "")
-
-
-def _leave_out_unreadable(image: Dataset) -> None:
-    for tag in list(image.keys()):
-        try:
-            element = image[tag]
-        except Exception:  # of no one type: damaged or private, and cannot be repeated
-            del image[tag]
-            continue
-        for item in element.value or () if element.VR == "SQ" else ():
-            _leave_out_unreadable(item)
-
-
-def _is_valid(value: Any, kind: Callable[[str], Any]) -> bool:
-    """Whether an empty value or one that `kind` accepts."""
-    try:
-        return value == "" or kind(value) is not None
-    except (TypeError, ValueError):
-        return False

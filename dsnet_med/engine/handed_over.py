@@ -116,9 +116,8 @@ def _on_side(case: RawCase, side: str) -> RawCase:
 def _store(folder: Path, cases: list[RawCase]) -> Store:
     """The store of these cases in the bundle's folder, with the intensities and slices of its inference."""
     settings = settings_of(folder)
-    source = Path(
-        os.path.commonpath([path.parent for case in cases for path in (case.image, case.label or "")])
-    )
+    folders = [str(file.parent) for case in cases for file in (case.image, case.label) if file]
+    source = Path(os.path.commonpath(folders))
     told = repr((settings["class_names"], settings["intensity"], settings["slice_axis"]))
     recipe = Recipe.model_validate(
         {

@@ -11,8 +11,9 @@ from typing import Any
 from dsnet_med.csv_cells import csv_text
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate.score_folders import RUN_FACTS
-from dsnet_med.files import write_json, write_text
+from dsnet_med.files import read_bytes, write_json, write_text
 from dsnet_med.find import case_name, is_volume
+from dsnet_med.inference.itk_snap import LABEL_FILE, label_descriptions
 from dsnet_med.inference.mask import labels_of
 from dsnet_med.inference.sidecar import ENDINGS, FORMATS, HELP, SIDECAR, read_json, read_sidecar, vouched
 from dsnet_med.seal import SEAL, sealed
@@ -24,9 +25,12 @@ _TITLE, _SELECTED = "method", "selected at iteration"
 _FACTS = {_TITLE, *_NAMES, _SELECTED, SEAL}
 
 
-def claim(out: Path, class_names: Sequence[str], *, statistics: bool) -> None:
-    """Raise InputError where labels.json names other classes, or one of the three files is not one of ours."""
+def claim(out: Path, class_names: Sequence[str], *, statistics: bool, label_file: bool = False) -> None:
+    """Raise InputError where a file names other classes, or one of the others is not one of ours."""
     _require(out / LABELS, read_json(out / LABELS) in (None, labels_of(class_names)), "names other classes")
+    if label_file and (out / LABEL_FILE).exists():
+        held = read_bytes(out / LABEL_FILE).decode(errors="replace")
+        _require(out / LABEL_FILE, held == label_descriptions(class_names), "names other labels or colours")
     foreign = "was not written by infer"
     _require(out / RUN_FACTS, _is_run_facts(read_json(out / RUN_FACTS)), foreign)
     if statistics and (out / STATISTICS).is_file():

@@ -8,7 +8,7 @@ bytes.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -37,17 +37,26 @@ from dsnet_med.inference.sidecar import (
     vouched,
 )
 from dsnet_med.inference.sidecar import FORMATS as FORMATS  # noqa: PLC0414 -- for those who offer them
+from dsnet_med.inference.slicer import write_seg_nrrd
 from dsnet_med.seal import sealed
 from dsnet_med.volumes import Grid, Volume, write_labels
 
 NEEDS_DICOM = "is no DICOM series, and a DICOM segmentation has to point at one; use --format nifti"
+OF_SERIES = ("dicom-seg", "dicom-labelmap", "rtstruct")
+_CALLED = {
+    "seg.nrrd": "segmentation of 3D Slicer",
+    "dicom-seg": "DICOM segmentation",
+    "dicom-labelmap": "DICOM label map",
+    "rtstruct": "structure set",
+}
+ITK_SNAP = "itk-snap"  # no form of a mask, but a file for all masks of a folder
 
 
 @dataclass(frozen=True)
 class Outputs:
     """What to write of every case. Raises InputError for a format that does not exist."""
 
-    formats: tuple[str, ...] = ("nifti",)
+    formats: tuple[str, ...] = ("nifti",)  # of FORMATS, and "itk-snap"
     probabilities: bool = False
     statistics: bool = False
     preview: bool = False
@@ -56,15 +65,28 @@ class Outputs:
 
     def __post_init__(self) -> None:
         for name in self.formats:
-            if name not in FORMATS:
-                raise unknown("format", name, FORMATS)
+            if name not in (*FORMATS, ITK_SNAP):
+                raise unknown("format", name, (*FORMATS, ITK_SNAP))
         if not self.formats:
-            raise InputError(f"got no format; wanted one or more of {', '.join(FORMATS)}")
+            raise InputError(f"got no format; wanted one or more of {', '.join((*FORMATS, ITK_SNAP))}")
+        if self.label_file and "nifti" not in self.formats:
+            raise InputError(f"--format {ITK_SNAP} names the labels of NIfTI masks; give nifti,{ITK_SNAP}")
 
     @property
     def more_than_dicom(self) -> bool:
         """Whether a mask is written that needs no DICOM series."""
-        return "nifti" in self.formats or self.regrid
+        return self.regrid or any(name in FORMATS and name not in OF_SERIES for name in self.formats)
+
+    @property
+    def label_file(self) -> bool:
+        """Whether a file tells ITK-SNAP what the labels are called."""
+        return ITK_SNAP in self.formats
+
+    @property
+    def dispensable(self) -> list[str]:
+        """The endings of masks without which a case is written all the same, where they are impossible."""
+        others = [FORMATS[name] for name in FORMATS if name in self.formats and name != "nifti"]
+        return others if "nifti" in self.formats or self.regrid else []
 
     @property
     def endings(self) -> list[str]:
@@ -76,14 +98,14 @@ class Outputs:
 def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, outputs: Outputs) -> str | None:
     """Make the files of one case and move them into `out`, the sidecar first. Raises InputError.
 
-    Where only the DICOM segmentation is impossible, the others are there and the result says why. Of earlier
+    Where only other formats than NIfTI are impossible, the rest is there and the result says why. Of earlier
     files those of the same identity stay and are vouched for; those of another one, if they are as they were
     written, go.
     """
     case = str(wanted["case"])
     with staging(out) as made:
         failed = _make(made, case, mask, predictor, outputs)
-        endings = [ending for ending in outputs.endings if failed is None or ending != FORMATS["dicom-seg"]]
+        endings = [ending for ending in outputs.endings if ending not in failed]
         earlier = read_sidecar(out, case) or {"files": {}}
         old = vouched(out, case, earlier)
         sidecar = wanted | _facts(mask, outputs, predictor)
@@ -104,11 +126,20 @@ def write_case(out: Path, wanted: Identity, mask: Mask, predictor: Predictor, ou
             synchronise(out)
         except OSError as error:
             raise output_error(out / case, error) from error
-    return failed
+    return _told(failed, mask.source.path)
 
 
-def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outputs) -> str | None:
-    """Why there is no DICOM segmentation beside the others."""
+def _told(failed: Mapping[str, InputError], source: Path) -> str | None:
+    """One line on what could not be written."""
+    if not failed:
+        return None
+    names = " and ".join(_CALLED[name] for name, ending in FORMATS.items() if ending in failed)
+    reasons = dict.fromkeys(str(error).removeprefix(f"{source}: ") for error in failed.values())
+    return f"{source}: {'; '.join(reasons)} (no {names}; the other files of the case are written)"
+
+
+def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outputs) -> dict[str, InputError]:
+    """Make all files; why there is none of an ending that is dispensable."""
     if mask.probabilities is not None:
         path = made / f"{case}{PROBABILITIES}"
         write_probabilities(path, mask.probabilities, mask.class_names, mask.affine)
@@ -122,23 +153,35 @@ def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outp
         x, y, z = voxels.shape
         place = made / f"{case}{REGRIDDED}"
         write_labels(place, voxels, Grid(place, (x, y, z), affine, None))
-    if "dicom-seg" in outputs.formats:
+    failed = {}
+    for name in (name for name in FORMATS if name in outputs.formats and name != "nifti"):
+        ending = FORMATS[name]
         try:
-            _write_dicom(made / f"{case}{FORMATS['dicom-seg']}", mask, predictor)
+            _write(name, made / f"{case}{ending}", mask, predictor)
         except InputError as error:
-            if not outputs.more_than_dicom:
+            if ending not in outputs.dispensable:
                 raise
-            return f"{error} (no DICOM segmentation; the other files of the case are written)"
-    return None
+            failed[ending] = error
+    return failed
 
 
-def _write_dicom(path: Path, mask: Mask, predictor: Predictor) -> None:
-    from dsnet_med.dicom.segmentation import write_segmentation  # noqa: PLC0415 -- highdicom takes time to load
-
+def _write(name: str, path: Path, mask: Mask, predictor: Predictor) -> None:
+    """The mask in one of the formats but NIfTI. Raises InputError."""
+    if name == "seg.nrrd":
+        write_seg_nrrd(path, mask.voxels, mask.source, mask.class_names)
+        return
     if not isinstance(mask.source, DicomVolume):
         raise InputError(f"{mask.source.path}: {NEEDS_DICOM}")
     algorithm = (predictor.title, dsnet_med.__version__)
-    write_segmentation(path, mask.voxels, mask.source, mask.class_names, algorithm)
+    if name == "rtstruct":
+        from dsnet_med.dicom.structures import write_structures  # noqa: PLC0415
+
+        write_structures(path, mask.voxels, mask.source, mask.class_names, algorithm)
+        return
+    from dsnet_med.dicom.segmentation import write_segmentation  # noqa: PLC0415 -- highdicom takes time to load
+
+    kind: Literal["BINARY", "LABELMAP"] = "LABELMAP" if name == "dicom-labelmap" else "BINARY"
+    write_segmentation(path, mask.voxels, mask.source, mask.class_names, algorithm, kind=kind)
 
 
 def _facts(mask: Mask, outputs: Outputs, predictor: Predictor) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from dsnet_med.errors import InputError, one_line, want_of_means
 from dsnet_med.files import locked, output_error, remove_partial
+from dsnet_med.inference.itk_snap import write_label_descriptions
 from dsnet_med.inference.mask import labels_of
 from dsnet_med.inference.output_folder import claim, conclude, name_classes
 from dsnet_med.inference.outputs import NEEDS_DICOM, Outputs, write_case
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.probabilities import on_disk
 from dsnet_med.inference.sidecar import (
-    FORMATS,
     SIDECAR,
     Identity,
     Sidecar,
@@ -82,21 +82,23 @@ def segment_cases(
         remove_partial(out)
         _require_apart(sources, out)
         if not outputs.overwrite:
-            claim(out, predictor.class_names, statistics=outputs.statistics)
+            claim(out, predictor.class_names, statistics=outputs.statistics, label_file=outputs.label_file)
         ended = []
         for result in _overlapped(work, sources):
             ended.append(result)
             yield result
         there = conclude(out, predictor.class_names, statistics=outputs.statistics)
-        yield from _lost(out, ended, there, outputs.endings)
+        if outputs.label_file and there:
+            write_label_descriptions(out, predictor.class_names)
+        yield from _lost(out, ended, there, outputs)
 
 
 def _lost(
-    out: Path, ended: Sequence[Segmented], there: Mapping[str, set[str]], endings: Sequence[str]
+    out: Path, ended: Sequence[Segmented], there: Mapping[str, set[str]], outputs: Outputs
 ) -> Iterator[Segmented]:
     """The cases that had ended well and whose files are not all there, as they were written."""
     for result in ended:
-        wanted = [ending for ending in endings if result.error is None or ending != FORMATS["dicom-seg"]]
+        wanted = [ending for ending in outputs.endings if not (result.error and ending in outputs.dispensable)]
         gone = [ending for ending in wanted if ending not in there.get(result.case, ())]
         if (result.written or result.kept) and gone:
             name = f"{result.case}{gone[0] if result.case in there else SIDECAR}"

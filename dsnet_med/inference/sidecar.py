@@ -14,10 +14,11 @@ from typing import Any
 from dsnet_med.errors import InputError, cannot_read, want_of_means
 from dsnet_med.evaluate.pairing import REGRIDDED
 from dsnet_med.files import parse_json, read_text, sha256
+from dsnet_med.find import FORMS
 from dsnet_med.seal import holds
 
 SIDECAR = ".json"
-FORMATS = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
+FORMATS = FORMS
 PROBABILITIES, PREVIEW = ".npz", ".png"
 ENDINGS = (PROBABILITIES, PREVIEW, REGRIDDED, *FORMATS.values())
 HELP = "choose another --out, or replace it with --overwrite"

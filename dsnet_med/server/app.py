@@ -27,7 +27,7 @@ from dsnet_med.server.admission import ENVELOPE, Admission, AdmissionMiddleware,
 from dsnet_med.server.reading import is_disk_full
 from dsnet_med.server.service import Service
 
-_MEDIA_TYPES = {"nifti": "application/gzip", "dicom-seg": "application/dicom"}
+_MEDIA_TYPES = {"nifti": "application/gzip", "seg.nrrd": "application/octet-stream"}  # else DICOM
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _STATIC = Path(__file__).with_name("static")
 # NiiVue makes its workers of blobs and lays styles on its canvas; nothing comes from, or goes to, another host.
@@ -41,7 +41,7 @@ class Choice(BaseModel):
     """What to make of an upload; any other parameter is an error."""
 
     model_config = ConfigDict(extra="forbid")
-    format: Literal["nifti", "dicom-seg"] = "nifti"
+    format: Literal["nifti", "seg.nrrd", "dicom-seg", "dicom-labelmap", "rtstruct"] = "nifti"
     volume_index: Annotated[int | None, Field(ge=0)] = None
     series: Annotated[str | None, Field(max_length=64)] = None
 
@@ -102,7 +102,9 @@ def create_app(service: Service, admission: Admission) -> FastAPI:
             path, notes = await run_in_threadpool(service.segment, upload.file, folder, *wanted)
         said = [public(note)[:_NOTE_LENGTH] for note in notes[:_NOTES]]
         headers = {"X-Labels": json.dumps(labels_of(names)), "X-Notes": json.dumps(said)}
-        return FileResponse(path, 200, headers, _MEDIA_TYPES[choice.format], filename=path.name)
+        return FileResponse(
+            path, 200, headers, _MEDIA_TYPES.get(choice.format, "application/dicom"), filename=path.name
+        )
 
     return app
 

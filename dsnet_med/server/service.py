@@ -12,7 +12,7 @@ from typing import BinaryIO
 from dsnet_med.errors import InputError
 from dsnet_med.files import locked
 from dsnet_med.inference import Predictor
-from dsnet_med.inference.outputs import Outputs, write_case
+from dsnet_med.inference.outputs import OF_SERIES, Outputs, write_case
 from dsnet_med.inference.sidecar import FORMATS
 from dsnet_med.server.reading import MAX_FILES, Reader
 
@@ -46,7 +46,7 @@ class Service:
         """
         with (folder / "upload").open("wb") as copy:
             shutil.copyfileobj(upload, copy, 1 << 20)
-        volume = self._reader.read(folder / "upload", volume_index, series, dicom=file_format == "dicom-seg")
+        volume = self._reader.read(folder / "upload", volume_index, series, dicom=file_format in OF_SERIES)
         mask = self.predictor.segment(volume)
         identity = {"case": _CASE, "labels": {}}
         write_case(folder / "out", identity, mask, self.predictor, Outputs((file_format,)))
