@@ -1,19 +1,59 @@
 """The inputs of a bundle's inference workflow."""
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, first_of, shown
 from dsnet_med.inference.sources import find_sources
 
 _READ = (".nii", ".nii.gz")
+Item = dict[str, Any]
 
 
-def items(folder: str) -> list[dict[str, str]]:
-    """The NIfTI files in a folder as MONAI data items; `infer` reads the other formats. Raises InputError."""
-    sources = [source for source in find_sources([Path(folder)]) if source.where.name.endswith(_READ)]
+def items(inputs: Any) -> list[Item]:
+    """NIfTI files as MONAI's data items, none where there are none, for which a run asks by `require`.
+
+    `inputs` is a folder, a file or a pattern, or a list of these and of items ({"image": path, ...}). A
+    workflow can be made, and asked for its properties, before its inputs are there.
+    """
+    with suppress(InputError):
+        return _found(inputs)
+    return []
+
+
+def require(data: Any, inputs: Any) -> None:
+    """Raise InputError, which says why, where a workflow's `data`, the items of its `inputs`, are none."""
+    if data:
+        return
+    try:
+        _found(inputs)
+    except InputError as error:
+        raise InputError(f"{error} (--dataset_dir says what to segment)") from error
+
+
+def _found(inputs: Any) -> list[Item]:
+    """The items of `inputs`. Raises InputError where there are none, or some that MONAI would not read."""
+    every = inputs if isinstance(inputs, Sequence) and not isinstance(inputs, str) else [inputs]
+    if not every:
+        raise InputError("got an empty list of inputs, wanted .nii or .nii.gz files")
+    return [item for each in every for item in _items_of(each)]
+
+
+def _items_of(each: Any) -> list[Item]:
+    if isinstance(each, Mapping):
+        if "image" not in each:
+            raise InputError(f"got an item without an image, {shown(dict(each))}; wanted {{image: FILE}}")
+        return [{**each}]
+    if not isinstance(each, str | Path):
+        raise InputError(f"got {shown(each)} as input, wanted a folder or a .nii or .nii.gz file")
+    sources = find_sources([Path(each)])
     if refused := next((source.refused for source in sources if source.refused), None):
         raise InputError(refused)
-    files = [source.where for source in sources]
-    if not files:
-        raise InputError(f"{folder}: holds no .nii or .nii.gz file")
-    return [{"image": str(file)} for file in files]
+    if others := [source.where for source in sources if not source.where.name.endswith(_READ)]:
+        raise InputError(
+            f"{first_of(others, 3)}: no .nii or .nii.gz file, and a bundle's own inference reads no other; use "
+            "dsnet-med infer, which does"
+        )
+    return [{"image": str(source.where)} for source in sources]

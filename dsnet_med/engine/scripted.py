@@ -22,7 +22,9 @@ _RELATIVE, _ABSOLUTE = 1e-4, 1e-6  # what a trace may differ by, of the largest 
 
 
 class ScriptedSlices(nn.Module):
-    """Volumes (B, C, D, H, W) or (C, D, H, W) -> logits of the same layout, as `SliceWise` gives them.
+    """Volumes (B, C, D, H, W) -> logits of the same layout, as `SliceWise` gives them.
+
+    Anything else raises: MONAI Deploy, where it finds no configuration in the file, hands over raw voxels.
 
     `network` takes slices (B, in_channels, *size), and is traced when this is made: for evaluation, and on the
     device where it is. `torch.jit.script` then compiles all of it. Raises InputError where a trace of the
@@ -48,10 +50,8 @@ class ScriptedSlices(nn.Module):
         self.weights: Tensor
 
     def forward(self, image: Tensor) -> Tensor:
-        if image.dim() == 4:
-            return self.volumes(image.unsqueeze(0)).squeeze(0)
         if image.dim() != 5:
-            raise ValueError(f"got an image of {image.dim()} axes, wanted (B, C, D, H, W) or (C, D, H, W)")
+            raise ValueError(f"got an image of {image.dim()} axes, wanted (B, C, D, H, W)")
         return self.volumes(image)
 
     def volumes(self, images: Tensor) -> Tensor:

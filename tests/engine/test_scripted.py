@@ -52,9 +52,8 @@ def test_the_script_gives_the_logits_of_the_volume_network(fit: str, channels: i
         for shape in _SHAPES:
             image = torch.rand(shape)
             torch.testing.assert_close(script(image), whole(image), rtol=0, atol=1e-6)
-        torch.testing.assert_close(script(image[0]), whole(image[0]), rtol=0, atol=1e-6)
         with pytest.raises(torch.jit.Error, match="wanted"):
-            script(image[0, 0])
+            script(image[0])
 
 
 @pytest.mark.slow
