@@ -16,12 +16,12 @@ from dsnet_med.engine.compose import (
     bundle_folder,
     compose_inference,
     compose_train,
-    evaluated,
     literals,
     plain,
 )
 from dsnet_med.engine.data import require_store
 from dsnet_med.engine.draws import kept_generators
+from dsnet_med.engine.metadata import describe
 from dsnet_med.engine.overrides import as_written, load, override
 from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.session import BEGUN
@@ -217,21 +217,6 @@ def _build(workflow: ConfigWorkflow) -> None:
             f"the configuration cannot be built ({reason}); check what --set changed, or resume a run with the "
             "version of dsnet-med that began it"
         ) from error
-
-
-def describe(template: Path, train: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata.json in `template` for a composed train.yaml; its data are asked for the classes."""
-    metadata: dict[str, Any] = json.loads(template.read_text(encoding="utf-8"))
-    names = evaluated(train, "class_names")
-    image, output = (metadata["network_data_format"][part] for part in ("inputs", "outputs"))
-    if output["pred"]["format"] != "boxes":  # but a channel of logits for each class
-        output["pred"] |= {"num_channels": len(names), "channel_def": dict(enumerate(names))}
-    if isinstance(train.get("size"), int):
-        image["image"]["spatial_shape"] = [train["size"]] * 2
-    if train["task"] != "organs":
-        metadata["label_classes"] = f"{len(names)} classes"
-    card = train["method_card"]
-    return metadata | {"name": str(card["id"]), "description": f"{card['title']}, trained by dsnet-med"}
 
 
 def write_yaml(path: Path, config: Mapping[str, Any]) -> None:

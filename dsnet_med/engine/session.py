@@ -22,6 +22,7 @@ from dsnet_med.engine import distributed
 from dsnet_med.engine.checkpoints import Checkpoints
 from dsnet_med.engine.initialisation import Initialisation
 from dsnet_med.engine.loggers import finite
+from dsnet_med.engine.metadata import note_scores
 from dsnet_med.errors import InputError, root_cause
 from dsnet_med.files import locked, output_error, write_json
 from dsnet_med.seal import sealed
@@ -136,6 +137,8 @@ class Session:
             "device": str(next(network.parameters()).device),
             "versions": versions(),
         }
+        best = {name: value for name, value in summary["best"].items() if name != "iteration"}
+        distributed.on_main(note_scores, self.folder, best)
         write = partial(write_json, durable=True)
         distributed.on_main(write, self.folder / "summary.json", sealed(summary))
 

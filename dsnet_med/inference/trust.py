@@ -66,6 +66,11 @@ def _are_own(run: Path, files: Iterable[Path]) -> bool:
         return False
 
 
+def is_noted(file: Path) -> bool:
+    """Whether a file is as this user's own code had it when it was noted."""
+    return sha256(file) in _noted()
+
+
 def _scripts(run: Path) -> list[Path]:
     return [path for path in sorted((run / "scripts").rglob("*")) if "__pycache__" not in path.parts]
 
