@@ -17,6 +17,7 @@ from typing import TypeVar
 import psutil
 
 from dsnet_med.errors import InputError, StoppedError, one_line, want_of_means
+from dsnet_med.extras import needed_for
 
 _CONNECT_SECONDS = 10
 _LOOK_EVERY_S = 5
@@ -151,10 +152,8 @@ def on_cluster(
 
     The workers of the cluster must see the same files under the same names.
     """
-    try:
-        from distributed import Client, KilledWorker, as_completed  # noqa: PLC0415 -- an optional dependency
-    except ImportError as error:
-        raise InputError("a Dask scheduler needs the package 'distributed': pip install distributed") from error
+    with needed_for("a Dask scheduler"):
+        from distributed import Client, KilledWorker, as_completed  # noqa: PLC0415 -- an extra
     try:
         client = Client(address, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from dsnet_med.cli.exit_codes import BAD_INPUT, INTERRUPTED, SOME_FAILED, TERMIN
 from dsnet_med.cli.noise import quiet
 from dsnet_med.cli.streams import output_lost
 from dsnet_med.errors import CasesFailedError, InputError, StoppedError, one_line, root_cause, want_of_means
+from dsnet_med.extras import missing_in
 
 _INTERRUPTED = "interrupted; whatever was written is whole"
 
@@ -79,6 +80,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
     means = None if isinstance(error, InputError | StoppedError) else want_of_means(error)
     if means is not None:
         return f"{means} ({type(error).__name__}: {one_line(error)}) {where}", SOME_FAILED
+    if (extra := missing_in(error, "this command")) is not None:
+        return str(extra), BAD_INPUT
     if _is_installation(error):
         advice = "install what is missing or damaged anew, torch and torchvision together"
         return f"a library cannot be loaded: {error}; {advice} {where}", BAD_INPUT

@@ -16,6 +16,7 @@ import typer
 from dsnet_med.cli.exit_codes import INTERRUPTED
 from dsnet_med.cli.inferring import ModelOptions, make_predictor
 from dsnet_med.errors import InputError, one_line
+from dsnet_med.extras import needed_for
 
 if TYPE_CHECKING:
     import uvicorn
@@ -35,13 +36,11 @@ def serve(
     token_file: Path | None,
 ) -> None:
     """Serve a run, or the mean of several; ends with SIGTERM or Ctrl-C. Raises InputError."""
-    try:
+    with needed_for("serve"):
         import python_multipart  # noqa: F401 -- which FastAPI asks for late
 
         from dsnet_med.server.admission import Admission
         from dsnet_med.server.app import create_app
-    except ImportError as error:
-        raise InputError(f"serve needs the package '{error.name}': pip install 'dsnet-med[serve]'") from error
     from dsnet_med.server.service import Service, remove_leftovers
 
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.ERROR)

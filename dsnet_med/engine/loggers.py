@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dsnet_med.engine.curves import draw_curves
 from dsnet_med.errors import InputError, unknown
+from dsnet_med.extras import missing
 from dsnet_med.files import output_error, synchronise, write_text
 from dsnet_med.yaml_core import read_yaml
 
@@ -44,7 +45,7 @@ def require_known(names: Any) -> list[str]:
         if name not in LOGGERS:
             raise unknown("logger", name, LOGGERS)
         if name != "none" and getattr(find_spec(name), "origin", None) is None:  # or it is a folder here
-            raise InputError(f"the logger {name} is not installed: pip install 'dsnet-med[loggers]'")
+            raise missing(name, f"the logger {name}")
     return [name for name in dict.fromkeys(wanted) if name != "none"]
 
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import dsnet_med
-from dsnet_med.dicom.read import DicomVolume
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.evaluate.pairing import REGRIDDED
+from dsnet_med.extras import needed_for
 from dsnet_med.files import output_error, sha256, staging, synchronise, write_json
 from dsnet_med.inference.mask import Mask
 from dsnet_med.inference.output_folder import run_facts
@@ -71,6 +71,9 @@ class Outputs:
             raise InputError(f"got no format; wanted one or more of {', '.join((*FORMATS, ITK_SNAP))}")
         if self.label_file and "nifti" not in self.formats:
             raise InputError(f"--format {ITK_SNAP} names the labels of NIfTI masks; give nifti,{ITK_SNAP}")
+        for name in set(self.formats) & set(OF_SERIES):
+            with needed_for(f"--format {name}"):
+                import highdicom  # noqa: F401, PLC0415 -- an extra, and takes time to load
 
     @property
     def more_than_dicom(self) -> bool:
@@ -170,6 +173,8 @@ def _write(name: str, path: Path, mask: Mask, predictor: Predictor) -> None:
     if name == "seg.nrrd":
         write_seg_nrrd(path, mask.voxels, mask.source, mask.class_names)
         return
+    from dsnet_med.dicom.read import DicomVolume  # noqa: PLC0415 -- an extra
+
     if not isinstance(mask.source, DicomVolume):
         raise InputError(f"{mask.source.path}: {NEEDS_DICOM}")
     algorithm = (predictor.title, dsnet_med.__version__)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from dsnet_med.dicom.series import choose, find_series, over_folders
 from dsnet_med.errors import InputError, SeveralVolumesError, first_of
 from dsnet_med.find import (
     absent,
@@ -58,7 +57,7 @@ def find_sources(
     it: `patient1/ct.nii` is `patient1_ct`. `leave_out` is a folder not to search, the one to write to. Masks
     that `infer` wrote are passed over, which `note` is told. Cases of one name, links that lead nowhere and
     the like are sources that are `refused`. Raises InputError for what does not exist, and for folders without
-    a volume.
+    a volume, and for DICOM alone where the extra `dicom` is not installed.
     """
     sources: list[Source] = []
     out = leave_out.resolve() if leave_out else None
@@ -75,6 +74,8 @@ def find_sources(
             if path.is_symlink():
                 require_file(path)  # says where it leads
             raise InputError(f"{path}: no such file or folder")
+    if sources and all(source.kind == "dicom" for source in sources):
+        import dsnet_med.dicom  # noqa: F401, PLC0415 -- among others, each fails by itself
     return _named_apart(_reunited(_grouped(sources)))
 
 
@@ -93,7 +94,8 @@ def load(
         except SeveralVolumesError as error:
             hint = f"take one with --volume-index 0 to {error.count - 1}"
             raise InputError(f"{str(error).rpartition(';')[0]}; {hint}") from error
-    from dsnet_med.dicom.read import read_series  # noqa: PLC0415 -- its decoders take time to load
+    from dsnet_med.dicom.read import read_series  # noqa: PLC0415 -- an extra, and its decoders take time to load
+    from dsnet_med.dicom.series import choose, find_series  # noqa: PLC0415
 
     with unchanged(source.files if hashed else ()) as digests:
         chosen, notice = choose(find_series(source.files), series, source.where)
@@ -248,10 +250,14 @@ def _reunited(sources: Sequence[Source]) -> list[Source]:
 
 
 def _torn(pieces: Sequence[Source]) -> list[list[Source]]:
+    if len(pieces) < 2:
+        return []
     try:
-        groups = over_folders([piece.files for piece in pieces]) if len(pieces) > 1 else []
+        from dsnet_med.dicom.series import over_folders  # noqa: PLC0415 -- an extra
+
+        groups = over_folders([piece.files for piece in pieces])
     except InputError:  # which reading the file will raise
-        groups = []
+        return []
     return [[pieces[index] for index in group] for group in groups]
 
 

@@ -12,14 +12,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
 import torch
 from ignite.metrics import Metric
 from PIL.Image import Image
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import ops, tv_tensors
@@ -31,6 +29,9 @@ from dsnet_med.files import written_whole
 from dsnet_med.natural.coco_annotations import check_categories
 from dsnet_med.natural.images import Transform, read_bytes, read_image, require_files, required_folder
 from dsnet_med.natural.sums import Sums
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
 
 SCORES = ("AP", "AP50", "AP75", "APS", "APM", "APL")  # the first of the evaluation's statistics
 _SMALLEST = 32  # pixels of the short side of an image to train on
@@ -52,7 +53,7 @@ class Coco(Dataset[Item]):
         self,
         dataset_dir: str,
         split: str,
-        annotations: COCO,
+        annotations: "COCO",
         transform: Transform,
         *,
         training: bool,
@@ -153,7 +154,7 @@ class AveragePrecision(Metric):
     Raises InputError where the categories are not called `class_names`, or there is no object to find.
     """
 
-    def __init__(self, annotations: COCO, class_names: Sequence[str], output_transform: Any) -> None:
+    def __init__(self, annotations: "COCO", class_names: Sequence[str], output_transform: Any) -> None:
         check_categories(annotations, class_names, "the validation set")
         if all(each["iscrowd"] for each in annotations.anns.values()):
             raise InputError("the validation set's annotations hold no object to find: all are crowds or none")
@@ -187,8 +188,10 @@ class AveragePrecision(Metric):
         return self.scores
 
 
-def evaluate_boxes(annotations: COCO, results: list[Item]) -> dict[str, float]:
+def evaluate_boxes(annotations: "COCO", results: list[Item]) -> dict[str, float]:
     """`SCORES` of `results` in COCO's own form (image_id, category_id, bbox, score) by COCO's evaluation."""
+    from pycocotools.cocoeval import COCOeval  # noqa: PLC0415 -- an extra
+
     with redirect_stdout(io.StringIO()):
         detected = annotations.loadRes(results) if results else _nothing(annotations)
         evaluation = COCOeval(annotations, detected, "bbox")
@@ -199,9 +202,9 @@ def evaluate_boxes(annotations: COCO, results: list[Item]) -> dict[str, float]:
     return {name: value if value >= 0 else float("nan") for name, value in values}
 
 
-def _nothing(annotations: COCO) -> COCO:
+def _nothing(annotations: "COCO") -> "COCO":
     """No detections, which COCO's own reader cannot read."""
-    nothing = COCO()
+    nothing = type(annotations)()
     nothing.dataset = {**annotations.dataset, "annotations": []}
     nothing.createIndex()
     return nothing

@@ -9,14 +9,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, NotRequired
+from typing import TYPE_CHECKING, Annotated, NotRequired
 
-from pycocotools.coco import COCO
 from pydantic import Field, FiniteFloat, PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from dsnet_med.errors import InputError, one_line, want_of_means
+from dsnet_med.extras import needed_for
 from dsnet_med.natural.images import required
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
 
 _MARK = b"\xef\xbb\xbf"  # that some editors put before UTF-8
 
@@ -48,12 +51,15 @@ class _Content(TypedDict):
     categories: Annotated[list[_Category], Field(min_length=1)]
 
 
-def read_annotations(dataset_dir: str, split: str) -> COCO:
+def read_annotations(dataset_dir: str, split: str) -> "COCO":
     """What annotations/instances_<split>2017.json holds.
 
     Raises InputError for a file that is missing, has another form, gives two categories one name, or names an
-    object's image or category that it does not list.
+    object's image or category that it does not list, and where the extra `natural` is not installed.
     """
+    with needed_for("COCO"):
+        from pycocotools.coco import COCO  # noqa: PLC0415 -- an extra
+
     file = Path(dataset_dir) / "annotations" / f"instances_{split}2017.json"
     required(file, "wanted annotations/ beside train2017/ and val2017/, as COCO has them")
     refused = f"{file} is no file of COCO annotations of boxes"
@@ -77,19 +83,19 @@ def read_annotations(dataset_dir: str, split: str) -> COCO:
     return annotations
 
 
-def read_training(dataset_dir: str, split: str, validation: COCO) -> COCO:
+def read_training(dataset_dir: str, split: str, validation: "COCO") -> "COCO":
     """`read_annotations` for training; InputError where the categories are not those of `validation`."""
     annotations = read_annotations(dataset_dir, split)
     check_categories(annotations, categories(validation), f"the split {split}")
     return annotations
 
 
-def categories(annotations: COCO) -> list[str]:
+def categories(annotations: "COCO") -> list[str]:
     """The names of the categories, in the order of their ids."""
     return [annotations.cats[number]["name"] for number in sorted(annotations.cats)]
 
 
-def check_categories(annotations: COCO, expected: Sequence[str], what: str) -> None:
+def check_categories(annotations: "COCO", expected: Sequence[str], what: str) -> None:
     """Raise InputError where the categories of `what` are not called `expected`."""
     if (found := categories(annotations)) != list(expected):
         different = sorted(set(found) ^ set(expected)) or ["their order"]

@@ -77,7 +77,8 @@ def _prepare(memory: int) -> None:
     prepare_worker()
     import SimpleITK  # noqa: F401, PLC0415 -- before the limit, which counts what libraries map
 
-    import dsnet_med.dicom.read  # noqa: F401, PLC0415
+    with suppress(InputError):  # the extra `dicom` is not installed, which reading a series will say
+        import dsnet_med.dicom.read  # noqa: F401, PLC0415
 
     with suppress(ImportError, ValueError, OSError):
         import resource

@@ -47,7 +47,7 @@ def test_this_environment_is_taken():
         ({"monai": "1.5.2"}, "monai 1.5.2 is installed, and dsnet-med wants monai"),
         ({"monai": "1.7.0"}, "monai 1.7.0 is installed, and dsnet-med wants monai<1.7,>=1.6"),
         ({"torch": "2.5.1+cu121"}, "torch 2.5.1+cu121 is installed, and dsnet-med wants torch>="),
-        ({"numpy": "1.26.4"}, "numpy 1.26.4 is installed"),
+        ({"numpy": "1.25.2"}, "numpy 1.25.2 is installed"),
         ({"timm": "0.9.16"}, "timm 0.9.16 is installed"),
     ],
 )

@@ -76,7 +76,9 @@ def test_a_missing_package_is_one_line_that_names_the_extra(
     found: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loggers, "find_spec", lambda _: found)
-    with pytest.raises(InputError, match=r"mlflow is not installed: pip install 'dsnet-med\[loggers\]'"):
+    with pytest.raises(
+        InputError, match=r"the logger mlflow needs the package 'mlflow': pip install 'dsnet-med\[loggers\]'"
+    ):
         require_known("mlflow")
 
 
