@@ -260,6 +260,13 @@ def evaluate(
         typer.Option(help="The cases that count: one a line, or a store's manifest.json (its test cases)."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that lie in --out.")] = False,
+    window: Annotated[
+        str | None,
+        typer.Option(help="Intensities that the report shows black and white: -125,275; else the recipe's."),
+    ] = None,
+    page_mb: Annotated[
+        float, typer.Option(help="Megabytes that a report's pictures may take; 0 leaves out the slices.", min=0)
+    ] = 16.0,
 ) -> None:
     """Score label maps: Dice and HD95 per organ, as cases.csv, summary.json and report.html."""
     with locked(out, "evaluates into"):  # first: what it imports takes longer than small folders do
@@ -276,7 +283,15 @@ def evaluate(
             missing=missing_rule(missing),
         )
         scoring.evaluate(
-            prediction, reference, labels, out, images=images, options=options, cases=cases, overwrite=overwrite
+            prediction,
+            reference,
+            labels,
+            out,
+            images=images,
+            options=options,
+            cases=cases,
+            overwrite=overwrite,
+            looks=scoring.Looks(None if window is None else scoring.parsed_window(window), page_mb),
         )
 
 

@@ -1,7 +1,8 @@
 """What `evaluate` does: which file belongs to which case, which values mean which organ. Without torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,7 @@ from dsnet_med.evaluate.pairing import (
 from dsnet_med.evaluate.protocols import find_protocols
 from dsnet_med.evaluate.results import require_replaceable, write_comparison, write_results
 from dsnet_med.evaluate.score_folders import CaseScore, Missing, evaluate_pairs
+from dsnet_med.evaluate.stacks import PAGE_MB
 from dsnet_med.evaluate.summary import by_protocol, summarise
 from dsnet_med.files import require_writable
 
@@ -42,6 +44,15 @@ class Options:
     drop_outside: bool = False
     nsd_tolerance_mm: float = 1.0
     missing: Missing = "refuse"
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How the report shows images: black and white in their own intensities, where that is given; in how
+    much."""
+
+    window: tuple[float, float] | None = None
+    page_mb: float = PAGE_MB
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,7 @@ def evaluate(
     options: Options,
     cases: Path | None = None,
     overwrite: bool = False,
+    looks: Looks | None = None,
 ) -> None:
     """Score predictions and write cases.csv, summary.json and report.html; compare several folders of them.
 
@@ -89,6 +101,7 @@ def evaluate(
     for place in {out, *places}:
         require_replaceable(place, overwrite=overwrite)
     require_writable(out)
+    looks = _looks(looks or Looks(), naming)
     scored, failures = _score_all(given, naming, options)
     gone = _not_scored_everywhere(given, scored) if len(given) > 1 else {}
     if gone.keys() >= {score.case for own in scored.values() for score in own if not score.error}:
@@ -96,10 +109,10 @@ def evaluate(
     for name, own in scored.items():
         left_out = {score.case: gone[score.case] for score in own if not score.error and score.case in gone}
         kept = scored[name] = [score for score in own if score.case not in left_out]
-        failed = _write(given[name], kept, dict(sorted(left_out.items())), naming, shown, options)
+        failed = _write(given[name], kept, dict(sorted(left_out.items())), naming, shown, options, looks)
         failures |= {case if len(given) == 1 else f"{name}: {case}": why for case, why in failed.items()}
     if len(given) > 1:
-        failures |= _compare(scored, gone, naming, out, options)
+        failures |= _compare(scored, gone, naming, out, options, shown, looks)
     if failures:
         raise CasesFailedError(failures)
 
@@ -194,6 +207,27 @@ def _prepared(
     return _Predictions(prediction, out, found, values, [*origin.notes, *notes, *values.notes], origin)
 
 
+def _looks(looks: Looks, naming: Naming) -> Looks:
+    """With the window of the recipe, where it has one and none is given."""
+    rule = None if naming.recipe is None else naming.recipe.intensity
+    if looks.window is None and rule is not None and rule.kind == "window":
+        return replace(looks, window=(rule.low, rule.high))
+    return looks
+
+
+def parsed_window(text: str) -> tuple[float, float]:
+    """`-125,275` as numbers. Raises InputError."""
+    try:
+        low, high = (float(each) for each in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not low < high < inf or low == -inf:
+        raise InputError(
+            f"--window is '{text}', wanted the intensities shown black and white, such as -125,275"
+        )
+    return low, high
+
+
 def _score_all(
     given: Mapping[str, _Predictions], naming: Naming, options: Options
 ) -> tuple[dict[str, list[CaseScore]], dict[str, str]]:
@@ -228,6 +262,7 @@ def _write(
     naming: Naming,
     images: Mapping[str, Path] | None,
     options: Options,
+    looks: Looks,
 ) -> dict[str, str]:
     """Write and say what was found of one folder; its failures, by case."""
     summary = summarise(
@@ -251,6 +286,7 @@ def _write(
         images=images,
         run=given.origin.run,
         beside=given.origin.beside,
+        **asdict(looks),
     )
     _say(summary, scores, given.out)
     return {entry["case"]: entry["reason"] for entry in summary["failed"]}
@@ -262,6 +298,8 @@ def _compare(
     naming: Naming,
     out: Path,
     options: Options,
+    images: Mapping[str, Path] | None,
+    looks: Looks,
 ) -> dict[str, str]:
     """Write and say who is better; why that could not be told."""
     from dsnet_med.evaluate.comparison import compare, rankings, verdict
@@ -274,7 +312,8 @@ def _compare(
             "mend them, or leave them out everywhere with --missing ignore"
         }
     comparison = compare(scored, naming.labels.names, options.protocols, left_out=gone)
-    write_comparison(out, comparison, {name: f"{quote(name)}/report.html" for name in scored})
+    links = {name: f"{quote(name)}/report.html" for name in scored}
+    write_comparison(out, comparison, links, scored, naming.labels.names, images=images, **asdict(looks))
     for case, why in list(gone.items())[:_SHOWN]:
         say(f"left out everywhere: {case}, {why}")
     for line in filter(None, [verdict(comparison), *rankings(comparison), comparison["note"]]):

@@ -45,6 +45,7 @@ from dsnet_med.volumes import Grid, write_image, write_labels
 
 _COST, _MASKS, _SCORES, _SUMMARY = "cost.json", "masks", "scores", "summary.json"
 _TEST, _TRAINING = Path("cases"), 0.9  # the share of a cell's work that training is, for the bar
+_PAGE_MB = 4.0  # of a cell's report: a trial has many
 _START_S = 3.0  # that a cell takes beside its steps and slices
 _TEXTS = ("case", "label", "name", "note")
 
@@ -204,7 +205,18 @@ def _score(folder: Path, run: Path, cases: Sequence[str], store: Store) -> None:
         raise StoppedError(f"{len(failed)} cases could not be scored: {failed[0]}")
     facts = read_json(run / _MASKS / RUN_FACTS)
     images = {case: test_files(folder, case)[0] for case in cases}
-    write_results(run / _SCORES, scores, summarise(scores, labels, protocols), labels, images=images, run=facts)
+    window = (store.intensity.low, store.intensity.high) if store.intensity.kind == "window" else None
+    summary = summarise(scores, labels, protocols)
+    write_results(
+        run / _SCORES,
+        scores,
+        summary,
+        labels,
+        images=images,
+        run=facts,
+        window=window,
+        page_mb=_PAGE_MB,
+    )
 
 
 def is_done(run: Path) -> bool:

@@ -22,7 +22,7 @@ from dsnet_med.evaluate.score_folders import CaseScore
 from dsnet_med.evaluate.statistics import ALPHA, PairedTest, fewest_cases, holm, paired_test
 from dsnet_med.evaluate.summary import by_protocol, case_mean, summarise
 
-_HIGHER_IS_BETTER = {"dice": True, "nsd": True, "hd95_mm": False, "hd95_voxels": False}
+HIGHER_IS_BETTER = {"dice": True, "nsd": True, "hd95_mm": False, "hd95_voxels": False}
 _WORDS = {"dice": "Dice", "nsd": "NSD", "hd95": "HD95", "hd95_mm": "HD95", "hd95_voxels": "HD95"}
 
 Scores = Mapping[str, Sequence[CaseScore]]
@@ -128,7 +128,7 @@ def _under(
             for place, organ in enumerate(names.values())
         }
         values[None] = {name: [case_mean(rows, metric) for rows in own] for name, own in records.items()}
-        metrics[metric] = _tested(values, higher_is_better=_HIGHER_IS_BETTER[metric])
+        metrics[metric] = _tested(values, higher_is_better=HIGHER_IS_BETTER[metric])
     return {"means": means, "metrics": metrics}
 
 
@@ -172,7 +172,7 @@ def _ranking(
         means = {name: by_protocol(summary)[protocol.name]["mean"][key] for name, summary in summaries.items()}
         known = {name: mean for name, mean in means.items() if mean is not None}
         if len(known) == len(means):
-            orders[protocol.name] = _ranked(known, higher_is_better=_HIGHER_IS_BETTER[key])
+            orders[protocol.name] = _ranked(known, higher_is_better=HIGHER_IS_BETTER[key])
     different = {json.dumps([sorted(tied) for tied in order]) for order in orders.values()}
     return {"order": orders, "depends_on_protocol": len(different) > 1}
 

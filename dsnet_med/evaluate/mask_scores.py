@@ -14,6 +14,7 @@ Two empty masks give NaN: there is nothing to agree about. What a score makes of
 choice (protocols.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, nan
 from typing import Literal, get_args
@@ -57,8 +58,13 @@ class SurfaceDistances:
 
     def within(self, tolerance_mm: float) -> float:
         """The share of border voxels at most `tolerance_mm` from the other surface, 0 to 1."""
-        limit = tolerance_mm + max(_ROUNDING_MM, _ROUNDING * tolerance_mm)
-        return float((self.pooled() <= limit).mean())
+        return self.within_each((tolerance_mm,))[0]
+
+    def within_each(self, tolerances_mm: Sequence[float]) -> tuple[float, ...]:
+        """The same for each of several tolerances."""
+        pooled = self.pooled()
+        limits = [each + max(_ROUNDING_MM, _ROUNDING * each) for each in tolerances_mm]
+        return tuple(float((pooled <= limit).mean()) for limit in limits)
 
 
 def dice(reference: ArrayLike, prediction: ArrayLike) -> float:

@@ -16,6 +16,8 @@ from dsnet_med.evaluate.labels import label_names
 from dsnet_med.evaluate.mask_scores import Borders
 from dsnet_med.evaluate.voxel_spacing import VOXELS, GridSpacing, VoxelSpacing
 
+TOLERANCES_MM = (1.0, 2.0, 3.0, 5.0, 10.0)  # of NSD, measured whatever the one that is asked for
+
 
 class Presence(StrEnum):
     """Which of the two masks hold a label."""
@@ -28,7 +30,10 @@ class Presence(StrEnum):
 
 @dataclass(frozen=True)
 class LabelMeasurement:
-    """What was counted and measured for one label of one case; distances are NaN unless both masks hold it."""
+    """What was counted and measured for one label of one case; distances are NaN unless both masks hold it.
+
+    `nsd_at` is the NSD at each of TOLERANCES_MM, or empty.
+    """
 
     label: int
     name: str
@@ -41,6 +46,7 @@ class LabelMeasurement:
     hd95_pooled_voxels: float = nan
     assd_mm: float = nan
     nsd: float = nan
+    nsd_at: tuple[float, ...] = ()
 
     @property
     def presence(self) -> Presence:
@@ -92,7 +98,7 @@ def measure_case(
         if counted.presence is not Presence.BOTH:
             return counted
         distances = borders.distances(label, spacing)
-        in_unit_spacing = nan
+        in_unit_spacing, (nsd, *nsd_at) = nan, distances.within_each((limit, *TOLERANCES_MM))
         if in_voxels:
             size = _isotropic(spacing, maps.reference.shape)
             own = distances.hd95("pooled") if size else borders.distances(label, VOXELS).hd95("pooled")
@@ -103,7 +109,8 @@ def measure_case(
             hd95_max_mm=distances.hd95("max"),
             hd95_pooled_voxels=in_unit_spacing,
             assd_mm=distances.assd(),
-            nsd=distances.within(limit),
+            nsd=nsd,
+            nsd_at=tuple(nsd_at),
         )
 
     with ThreadPoolExecutor(threads) as pool:

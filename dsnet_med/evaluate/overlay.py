@@ -1,26 +1,23 @@
-"""Pictures of where a prediction differs from its reference: one slice, three panels, as small PNG files.
+"""Pictures of where predictions differ from their reference: panels through one place, as small PNG files.
 
-The slice is the one with the most differing voxels, seen as a radiologist sees it (geometry.SliceOrder) in its
-true proportions, cropped to the labels. The grey image behind it is optional.
+Every panel is a plane in its true proportions: axial as a radiologist sees it, coronal and sagittal with the
+head up, sagittal with the front at the left. Yellow ticks at the rim say where the other planes lie.
 """
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dsnet_med.errors import InputError
-from dsnet_med.evaluate.arrays import LabelMap
-from dsnet_med.evaluate.score_folders import CaseScore, digest_of
-from dsnet_med.geometry import SliceOrder
+from dsnet_med.evaluate.arrays import LabelMap, Mask
+from dsnet_med.evaluate.case_view import PLANES, CaseView
+from dsnet_med.evaluate.worst_place import Place
 from dsnet_med.organs import organ_of
-from dsnet_med.volumes import Grid, read_image, require_same_grid
 
 Colour = tuple[int, int, int]
 Rgb = NDArray[np.float64]
@@ -30,82 +27,81 @@ DIFFERENCES: dict[str, Colour] = {
     "too much": (64, 196, 255),
     "another organ": (255, 92, 170),
 }
+OUTLINE: Colour = (235, 235, 235)  # of the reference, beneath a difference
+TICK: Colour = (255, 221, 51)
+_TICK_PIXELS = 9
 _PANEL_PIXELS = 340
-_BACKGROUND = 24.0
-_FILL = 0.42
+BACKGROUND = 24.0
+FILL = 0.42
 _PALETTE = 160
 
 
 @dataclass(frozen=True)
-class Overlay:
-    """The worst slice of a case: panels as `data:` addresses, and what to write beneath them."""
+class Panel:
+    """What one panel shows: map `show` on a plane, in the organs' colours; or how it differs from map
+    `against`, in all labels or in the one numbered `only`."""
 
-    position: str
-    reference: str
-    prediction: str
-    difference: str
-    note: str
-    image_sha256: str = ""
+    words: str
+    plane: int
+    show: int
+    against: int | None = None
+    only: int | None = None
 
-
-def draw(score: CaseScore, labels: Mapping[int, str], image: Path | None = None) -> Overlay:
-    """The overlay of the worst slice of a case that was scored, on `image` where it is given and fits."""
-    worst = score.worst
-    if worst is None:
-        raise ValueError(f"{score.case} was not scored, so it has no worst slice")
-    order = SliceOrder.of(score.affine, "coarsest")
-    grey, note, image_sha256 = _grey(image, score, order, worst.index)
-    spacing = order.spacing_mm(score.affine)[1:]
-    reference, prediction = worst.reference.unpacked(), worst.prediction.unpacked()
-    box = _view(reference | prediction, spacing)
-    a, b = (_enlarged(labelled[box], spacing) for labelled in (reference, prediction))
-    canvas = _canvas(None if grey is None else grey[box], a, b)
-    colours = {label: organ_of(name).colour for label, name in labels.items()}
-    return Overlay(
-        f"slice {worst.index + 1} of {worst.depth}",
-        _address(painted(canvas, a, colours)),
-        _address(painted(canvas, b, colours)),
-        _address(painted(canvas, *_difference(a, b))),
-        note,
-        image_sha256,
-    )
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The same for the page's script."""
+        return {"plane": self.plane, "show": self.show, "against": self.against, "only": self.only}
 
 
-def _grey(
-    image: Path | None, score: CaseScore, order: SliceOrder, index: int
-) -> tuple[NDArray[Any] | None, str, str]:
-    """The slice of the image, why there is none, and the hash of the file."""
-    if image is None:
-        return None, "", ""
-    try:
-        volume = read_image(image, hashed=True)
-        x, y, z = score.shape
-        require_same_grid(volume, Grid(score.reference, (x, y, z), score.affine, None))
-    except InputError as error:
-        return None, f"image not shown: {error}", ""
-    return order.to_slices(volume.voxels)[index], "", digest_of(volume.digests)
+@dataclass(frozen=True)
+class Drawn:
+    """A panel and its picture: a `data:` address."""
+
+    panel: Panel
+    picture: str
 
 
-def _view(labelled: LabelMap, spacing: Sequence[float]) -> tuple[slice, slice]:
-    """A square in mm, as far as the slice goes, around all labels and some of what surrounds them."""
-    if not labelled.any():
-        return slice(0, labelled.shape[0]), slice(0, labelled.shape[1])
-    spans = [np.flatnonzero(labelled.any(axis=1 - axis)) for axis in (0, 1)]
-    side = 1.25 * max((span[-1] - span[0] + 1) * size for span, size in zip(spans, spacing, strict=True)) + 10
-    box = []
-    for span, size, length in zip(spans, spacing, labelled.shape, strict=True):
-        width = min(length, round(side / size))
-        start = min(max(0, round((span[0] + span[-1] + 1 - width) / 2)), length - width)
-        box.append(slice(start, start + width))
-    return box[0], box[1]
+def panels_of(view: CaseView, predictions: Sequence[str] = ("Prediction",)) -> list[Panel]:
+    """Reference, predictions and their differences on the plane of acquisition, then the differences on the
+    others.
+
+    One prediction's difference is called so; of several each is called after its prediction.
+    """
+    main, *across = view.planes
+    one = len(predictions) == 1
+    panels = [Panel("Reference", main, 0)]
+    panels += [Panel(name, main, place) for place, name in enumerate(predictions, start=1)]
+    for place, name in enumerate(predictions, start=1):
+        words = "Difference" if one else f"{name}: difference"
+        panels.append(Panel(words, main, place, against=0))
+        panels += [
+            Panel(f"{words}, {PLANES[plane]}", plane, place, against=0) for plane in across if one or place < 3
+        ]
+    return panels
 
 
-def _enlarged(labels: LabelMap, spacing: Sequence[float]) -> LabelMap:
-    """The slice in square pixels, its longer side `_PANEL_PIXELS`, each pixel from the voxel it lies in."""
-    height, width = panel_shape(labels.shape, spacing)
-    rows = np.arange(height) * labels.shape[0] // height
-    columns = np.arange(width) * labels.shape[1] // width
-    return labels[np.ix_(rows, columns)]
+def drawn(view: CaseView, panel: Panel, place: Place, colours: Sequence[Colour]) -> Drawn:
+    """The panel through `place`; `colours` are the organs', in the order of their names."""
+    size = panel_shape(*_plane(view, panel.plane))
+    labels = _cut(view.maps[panel.show], panel.plane, place, size)
+    grey = None if view.grey is None else _plane_of(view.grey, panel.plane, place)
+    canvas = _canvas(grey, size)
+    if panel.against is None:
+        picture = painted(canvas, labels, dict(enumerate(colours, start=1)))
+    else:
+        reference = _cut(view.maps[panel.against], panel.plane, place, size)
+        kind, own = _difference(reference, labels, panel.only)
+        inside = reference > 0 if panel.only is None else reference == panel.only
+        canvas[edges_of(inside) & inside] = OUTLINE
+        picture = painted(canvas, kind, own)
+    if len(view.planes) > 1:
+        _tick(picture, view, panel.plane, place)
+    return Drawn(panel, _address(picture))
+
+
+def colours_of(labels: Mapping[int, str]) -> list[Colour]:
+    """The organs' colours, in the order of their names."""
+    return [organ_of(name).colour for name in labels.values()]
 
 
 def panel_shape(shape: Sequence[int], spacing: Sequence[float], pixels: int = _PANEL_PIXELS) -> tuple[int, int]:
@@ -115,20 +111,37 @@ def panel_shape(shape: Sequence[int], spacing: Sequence[float], pixels: int = _P
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _canvas(grey: NDArray[Any] | None, reference: LabelMap, prediction: LabelMap) -> Rgb:
+def _plane(view: CaseView, plane: int) -> tuple[list[int], list[float]]:
+    others = [axis for axis in range(3) if axis != plane]
+    return [view.shape[axis] for axis in others], [view.spacing_mm[axis] for axis in others]
+
+
+def _plane_of(volume: NDArray[Any], plane: int, place: Place) -> NDArray[Any]:
+    """The plane through a place as it is looked at: the head is up where the plane is not axial."""
+    cut: NDArray[Any] = volume.take(place[plane], axis=plane)
+    return cut if plane == 0 else cut[::-1]
+
+
+def _cut(volume: LabelMap, plane: int, place: Place, size: tuple[int, int]) -> LabelMap:
+    """The plane in square pixels, each from the voxel it lies in."""
+    labels = _plane_of(volume, plane, place)
+    rows, columns = (np.arange(many) * length // many for many, length in zip(size, labels.shape, strict=True))
+    cut: LabelMap = labels[np.ix_(rows, columns)]
+    return cut
+
+
+def _canvas(grey: NDArray[np.uint8] | None, size: tuple[int, int]) -> Rgb:
     if grey is None:
-        return np.full((*reference.shape, 3), _BACKGROUND)
-    picture = Image.fromarray(grey.astype(np.float32))
-    resized = np.asarray(picture.resize(reference.shape[::-1], Image.Resampling.BILINEAR), np.float64)
-    labelled = (reference | prediction) > 0
-    low, high = np.percentile(resized[labelled] if labelled.any() else resized, (1, 99))
-    # Half a range of room on either side shows what lies around the organs.
-    room = 0.5 * (high - low) or 1.0
-    scaled = np.clip((resized - low + room) / (high - low + 2 * room), 0, 1)
-    return np.repeat(255 * scaled[..., None], 3, axis=2)
+        return np.full((*size, 3), BACKGROUND)
+    resized = Image.fromarray(np.ascontiguousarray(grey)).resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.repeat(np.asarray(resized, np.float64)[..., None], 3, axis=2)
 
 
-def _difference(reference: LabelMap, prediction: LabelMap) -> tuple[LabelMap, dict[int, Colour]]:
+def _difference(
+    reference: LabelMap, prediction: LabelMap, only: int | None = None
+) -> tuple[LabelMap, dict[int, Colour]]:
+    if only is not None:
+        reference, prediction = reference == only, prediction == only
     kind = np.zeros(reference.shape, np.uint8)
     differ = reference != prediction
     kind[differ & (prediction == 0)] = 1
@@ -143,16 +156,28 @@ def painted(canvas: Rgb, labels: LabelMap, colours: dict[int, Colour]) -> NDArra
     for label, colour in colours.items():
         table[label] = colour
     flat = table[labels]
-    share = np.where(labels > 0, np.where(_edges(labels), 1.0, _FILL), 0.0)[..., None]
+    share = np.where(labels > 0, np.where(edges_of(labels), 1.0, FILL), 0.0)[..., None]
     return np.rint((1 - share) * canvas + share * flat).astype(np.uint8)
 
 
-def _edges(labels: LabelMap) -> NDArray[np.bool_]:
+def edges_of(labels: LabelMap | Mask) -> Mask:
     """Pixels with a neighbour of another value; the rim of the picture is none."""
     around = np.pad(labels, 1, mode="edge")
     above, below, left, right = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
-    edge: NDArray[np.bool_] = (above != labels) | (below != labels) | (left != labels) | (right != labels)
+    edge: Mask = (above != labels) | (below != labels) | (left != labels) | (right != labels)
     return edge
+
+
+def _tick(picture: NDArray[np.uint8], view: CaseView, plane: int, place: Place) -> None:
+    """Mark at the rim where the planes of the other two axes cut this one."""
+    down, right = [axis for axis in range(3) if axis != plane]
+    share = [(place[axis] + 0.5) / view.shape[axis] for axis in (down, right)]
+    share[0] = share[0] if plane == 0 else 1 - share[0]
+    row, column = (
+        min(length - 1, int(part * length)) for part, length in zip(share, picture.shape, strict=False)
+    )
+    picture[row, :_TICK_PIXELS] = picture[row, -_TICK_PIXELS:] = TICK
+    picture[:_TICK_PIXELS, column] = picture[-_TICK_PIXELS:, column] = TICK
 
 
 def _address(picture: NDArray[np.uint8]) -> str:

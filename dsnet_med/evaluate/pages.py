@@ -1,6 +1,6 @@
 """Pages and pictures from the templates in templates/, by jinja2; every text is escaped."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from math import isnan
 from typing import Any
@@ -19,8 +19,13 @@ def rendered(template: str, **content: Any) -> str:
 def environment() -> Environment:
     """The templates, with the filters by which they write numbers: what has no value is a dash."""
     loaded = Environment(loader=PackageLoader("dsnet_med.evaluate"), autoescape=True)
-    loaded.filters |= {"number": number, "interval": interval, "sort_key": sort_key}
+    loaded.filters |= {"number": number, "interval": interval, "sort_key": sort_key, "combined": combined}
     return loaded
+
+
+def combined(table: Mapping[str, Any], colours: Any) -> dict[str, Any]:
+    """The table, with the organs' colours."""
+    return {**table, "colours": colours}
 
 
 def number(value: float | None, digits: int, sign: str = "") -> str:

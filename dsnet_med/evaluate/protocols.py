@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike
 
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.evaluate.mask_scores import HausdorffRule, dice_of_counts
-from dsnet_med.evaluate.measurements import LabelMeasurement, Presence, measure_case
+from dsnet_med.evaluate.measurements import TOLERANCES_MM, LabelMeasurement, Presence, measure_case
 from dsnet_med.evaluate.voxel_spacing import GridSpacing
 
 Unit = Literal["mm", "voxels"]
@@ -66,7 +66,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Record:
-    """One row of cases.csv: one label of one case under a protocol. NaN: not counted."""
+    """One row of cases.csv: one label of one case under a protocol. NaN: not counted.
+
+    `nsd_at` is the NSD at each of TOLERANCES_MM.
+    """
 
     label: int
     name: str
@@ -78,6 +81,7 @@ class Record:
     prediction_voxels: int
     note: str
     hd95_voxels: float = nan
+    nsd_at: tuple[float, ...] = ()
 
 
 _NOT_COUNTED = Verdict(nan, nan)
@@ -168,12 +172,14 @@ def record(measure: LabelMeasurement, protocol: Protocol) -> Record:
         overlap = dice_of_counts(measure.shared_voxels, measure.reference_voxels, measure.prediction_voxels)
         hd95_mm = measure.hd95_pooled_mm if protocol.rule == "pooled" else measure.hd95_max_mm
         assd_mm, nsd, hd95_voxels = measure.assd_mm, measure.nsd, measure.hd95_pooled_voxels
+        nsd_at = measure.nsd_at or (nan,) * len(TOLERANCES_MM)
     else:
         overlap, distance = protocol.verdicts[presence].overlap, protocol.verdicts[presence].distance
         hd95_mm = assd_mm = measure.diagonal_mm if distance == "diagonal" else distance
         nsd, hd95_voxels = overlap, hd95_mm if protocol.unit == "voxels" else nan
         if isnan(measure.diagonal_mm):  # a stack of cases has no spacing: nothing in mm is known of it
             hd95_mm = assd_mm = nsd = nan
+        nsd_at = (nsd,) * len(TOLERANCES_MM)
         note += "; not counted" if isnan(overlap) else ""
     return Record(
         label=measure.label,
@@ -186,4 +192,5 @@ def record(measure: LabelMeasurement, protocol: Protocol) -> Record:
         prediction_voxels=measure.prediction_voxels,
         note=note,
         hd95_voxels=hd95_voxels,
+        nsd_at=nsd_at,
     )

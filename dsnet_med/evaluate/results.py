@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from dsnet_med.errors import InputError
+from dsnet_med.evaluate.agreement import details_csv
+from dsnet_med.evaluate.case_view import Window
 from dsnet_med.evaluate.labels import label_names
 from dsnet_med.evaluate.protocols import PROTOCOLS
-from dsnet_med.evaluate.report import comparison_html, report_and_images
+from dsnet_med.evaluate.report import comparison_and_images, report_and_images
 from dsnet_med.evaluate.score_folders import CaseScore
+from dsnet_med.evaluate.stacks import PAGE_MB
 from dsnet_med.evaluate.summary import by_protocol, cases_csv
 from dsnet_med.files import output_error, read_json, remove_partial, sha256, staging, synchronise, write_text
 from dsnet_med.seal import holds, sealed
 
 _SUMMARY, _COMPARISON, _PAGE, _CASES = "summary.json", "comparison.json", "report.html", "cases.csv"
+_DETAILS = "details.csv"
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Kind:
 EVALUATION = Kind(
     "evaluate",
     {_SUMMARY: {"protocol", "inputs", "files"}, _COMPARISON: {"predictions", "ranking", "files"}},
-    (_SUMMARY, _COMPARISON, _PAGE, _CASES, *(f"cases_{name}.csv" for name in PROTOCOLS)),
+    (_SUMMARY, _COMPARISON, _PAGE, _CASES, _DETAILS, *(f"cases_{name}.csv" for name in PROTOCOLS)),
     "replace it with --overwrite",
 )
 
@@ -52,14 +56,18 @@ def write_results(
     run: Mapping[str, Any] | None = None,
     beside: Mapping[str, Any] | None = None,
     overlays: int = 4,
+    window: Window | None = None,
+    page_mb: float = PAGE_MB,
 ) -> None:
-    """Write cases.csv, summary.json and report.html to `out`, and remove what an earlier evaluation left there.
+    """Write cases.csv, details.csv, summary.json and report.html to `out`, and remove what an earlier
+    evaluation left there.
 
     cases.csv holds the summary's first protocol. Every other protocol, and any that measures in voxels, has
     its own cases_<protocol>.csv, with the column hd95_voxels where it does. `images` (case -> file) puts the
-    scans beneath the report's pictures; `run` (method, seed, selection, ...) is shown in the report and kept in
-    summary.json, as is `beside` (what lies with the predictions: a folder, and the hashes of files in it).
-    Raises InputError when `out` cannot be written.
+    scans beneath the report's pictures, shown in the `window` of intensities where one is given; pictures take
+    `page_mb` megabytes at most (see `pictures_of`). `run` (method, seed, selection, ...) is shown in the report
+    and kept in summary.json, as is `beside` (what lies with the predictions: a folder, and the hashes of files
+    in it). Raises InputError when `out` cannot be written.
     """
     first = summary["protocol"]
     content = {**summary, **({"run": dict(run)} if run else {}), "beside": dict(beside or {})}
@@ -69,21 +77,54 @@ def write_results(
             in_voxels = PROTOCOLS[name].unit == "voxels"
             if name != first or in_voxels:
                 write_text(made / f"cases_{name}.csv", cases_csv(scores, name, in_voxels=in_voxels))
+        write_text(made / _DETAILS, details_csv(scores, first))
         page, shown = report_and_images(
-            scores, summary, label_names(labels), images=images, run=run, overlays=overlays
+            scores,
+            summary,
+            label_names(labels),
+            images=images,
+            run=run,
+            overlays=overlays,
+            window=window,
+            page_mb=page_mb,
+            out=out,
+            files=[*sorted(file.name for file in made.iterdir()), _SUMMARY],
         )
         write_text(made / _PAGE, page)
-        with_images = {
-            case: {"image": str((images or {})[case].absolute()), "image_sha256": digest}
-            for case, digest in shown.items()
-        }
+        with_images = _images(images or {}, shown)
         content["inputs"] = {case: each | with_images.get(case, {}) for case, each in summary["inputs"].items()}
 
 
-def write_comparison(out: Path, comparison: Mapping[str, Any], links: Mapping[str, str]) -> None:
-    """Write comparison.json and report.html as `write_results` does; `links` lead to the reports of each."""
-    with together(out, _COMPARISON, comparison) as made:
-        write_text(made / _PAGE, comparison_html(comparison, links))
+def write_comparison(
+    out: Path,
+    comparison: Mapping[str, Any],
+    links: Mapping[str, str],
+    scores: Mapping[str, Sequence[CaseScore]] | None = None,
+    labels: Mapping[Any, Any] | None = None,
+    *,
+    images: Mapping[str, Path] | None = None,
+    window: Window | None = None,
+    page_mb: float = PAGE_MB,
+) -> None:
+    """Write comparison.json and report.html as `write_results` does; `links` lead to the reports of each.
+
+    With the `scores` of each and their `labels` the report has plots and pictures of cases.
+    """
+    content = dict(comparison)
+    names = label_names(labels) if labels else {}
+    with together(out, _COMPARISON, content) as made:
+        page, shown = comparison_and_images(
+            comparison, links, scores, names, images=images, window=window, page_mb=page_mb
+        )
+        write_text(made / _PAGE, page)
+        content["images"] = _images(images or {}, shown)
+
+
+def _images(images: Mapping[str, Path], shown: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The images that a page shows, and their hashes."""
+    return {
+        case: {"image": str(images[case].absolute()), "image_sha256": digest} for case, digest in shown.items()
+    }
 
 
 def require_replaceable(out: Path, *, overwrite: bool = False, kind: Kind = EVALUATION) -> None:

@@ -22,7 +22,6 @@ from dsnet_med.evaluate.pairing import Pair
 from dsnet_med.evaluate.pooled_volumes import CaseBorders, borders_of_case
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
 from dsnet_med.evaluate.resample import onto_grid
-from dsnet_med.evaluate.worst_slice import SlicePair, worst_slice
 from dsnet_med.files import read_json, sha256
 from dsnet_med.find import NRRD, case_name
 from dsnet_med.geometry import SliceOrder
@@ -40,7 +39,7 @@ RUN_FACTS = "run.json"  # in a folder of masks: which run made them
 class CaseScore:
     """What is known of one case after scoring; `error` says why there are no measures.
 
-    `unpredicted` says why a case counts as one where nothing was predicted.
+    `unpredicted` says why a case counts as one where nothing was predicted; `task` is how it was read.
     """
 
     case: str
@@ -51,7 +50,6 @@ class CaseScore:
     notes: tuple[str, ...] = ()
     measures: tuple[LabelMeasurement, ...] = ()
     borders: CaseBorders | None = None
-    worst: SlicePair | None = None
     shape: tuple[int, ...] = ()
     affine: NDArray[np.float64] = field(default_factory=lambda: np.eye(4), compare=False)
     spacing_mm: tuple[float, ...] = ()
@@ -61,6 +59,12 @@ class CaseScore:
     prediction_map: LabelValues | None = None
     resampled: str = ""
     peak_memory_bytes: int = 0
+    task: "_Task | None" = field(default=None, compare=False, repr=False)
+
+    @property
+    def voxel_ml(self) -> float:
+        """The volume of a voxel in millilitres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
 
     def records(self, protocol: str = "strict") -> list[Record]:
         """This case under a protocol, one record per label; a stacked protocol judges the case by itself."""
@@ -88,6 +92,18 @@ class _Task:
     rules: _Rules
     reference_map: LabelValues | None
     prediction_map: LabelValues | None
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """The two label maps of a case on the reference's grid, as classes, and what is known of their files."""
+
+    reference: Volume
+    classes: LabelMap
+    predicted: LabelMap
+    notes: tuple[str, ...]
+    resampled: str
+    prediction_sha256: str
 
 
 def missing_rule(text: str) -> Missing:
@@ -160,6 +176,18 @@ def workers_for(pairs: Sequence[Pair], workers: int) -> int:
     return workers_that_fit(min(workers, len(pairs)), 150_000_000 + 6 * largest)
 
 
+def maps_of(score: CaseScore) -> tuple[LabelMap, LabelMap]:
+    """Reference and prediction of a case that was scored, read again as they were scored: classes in the axis
+    order of the reference's file. Raises InputError, also where a file changed since."""
+    if score.task is None:
+        raise InputError(f"{score.case}: was not scored from files, so there is nothing to show")
+    maps = _read(score.task)
+    then = (score.reference_sha256, score.prediction_sha256 if score.task.pair.prediction else "")
+    if (digest_of(maps.reference.digests), maps.prediction_sha256) != then:
+        raise InputError(f"{score.case}: its files changed since they were scored")
+    return maps.classes, maps.predicted
+
+
 def mapped(volume: Volume, values: LabelValues | None) -> LabelMap:
     """The voxels of a label map with raw values replaced by classes. Raises InputError for unknown values."""
     voxels: LabelMap = volume.voxels
@@ -194,7 +222,8 @@ def _score(task: _Task) -> CaseScore:
     return CaseScore(pair.case, pair.prediction, pair.reference, error=reason)
 
 
-def _measured(task: _Task) -> CaseScore:
+def _read(task: _Task) -> _Maps:
+    """Raises InputError."""
     pair, rules = task.pair, task.rules
     reference = read_labels(pair.reference, hashed=True)
     notes = _notes(pair.reference, reference, rules.labels)
@@ -212,6 +241,12 @@ def _measured(task: _Task) -> CaseScore:
         _require_classes(pair, reference.voxels, classes, raw)
     if rules.ignored is not None and (left_out := reference.voxels == rules.ignored).any():
         classes, raw = np.where(left_out, 0, classes), np.where(left_out, 0, raw)
+    return _Maps(reference, classes, raw, notes, resampled, digest)
+
+
+def _measured(task: _Task) -> CaseScore:
+    pair, rules, maps = task.pair, task.rules, _read(task)
+    reference, classes, raw = maps.reference, maps.classes, maps.predicted
     try:
         measured = measure_case(
             classes,
@@ -231,19 +266,19 @@ def _measured(task: _Task) -> CaseScore:
         pair.prediction,
         pair.reference,
         unpredicted="" if pair.prediction else "no prediction",
-        notes=notes,
+        notes=maps.notes,
         measures=measured.measures,
         borders=borders_of_case(order.to_slices(classes), order.to_slices(raw)) if pooled else None,
-        worst=worst_slice(classes, raw, reference.affine, measured.differing),
         shape=reference.shape,
         affine=reference.affine,
         spacing_mm=reference.spacing_mm,
-        prediction_sha256=digest,
+        prediction_sha256=maps.prediction_sha256,
         reference_sha256=digest_of(reference.digests),
         reference_map=task.reference_map,
         prediction_map=task.prediction_map,
-        resampled=resampled,
+        resampled=maps.resampled,
         peak_memory_bytes=peak_memory_bytes(),
+        task=task,
     )
 
 

@@ -18,8 +18,9 @@ import dsnet_med
 from dsnet_med.csv_cells import csv_text
 from dsnet_med.errors import InputError, first_of
 from dsnet_med.evaluate import backend
+from dsnet_med.evaluate.agreement import agreement
 from dsnet_med.evaluate.labels import label_names
-from dsnet_med.evaluate.measurements import LabelMeasurement, Presence
+from dsnet_med.evaluate.measurements import TOLERANCES_MM, LabelMeasurement, Presence
 from dsnet_med.evaluate.pooled_volumes import measure_pooled, poolable
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
 from dsnet_med.evaluate.score_folders import CaseScore, Missing
@@ -71,6 +72,7 @@ def summarise(
     objects = {protocol.name: _summary(protocol, names, scored, refused) | shared for protocol in chosen}
     facts = {
         "headline": refused or _headline(len(scored), len(unpredicted), gone),
+        "volumes": agreement([] if refused else scored, names),
         "missing": {"rule": rule, "counted_as_missed": unpredicted, "left_out": gone},
         "references_without_prediction": sorted(missing),
         "predictions_without_reference": sorted(orphans or {}),
@@ -176,7 +178,26 @@ def _summary(
         "mean": mean,
         "mean_ci95": mean_ci95,
         "missed": sum(row[Presence.MISSED] for row in labels.values()),
+        "nsd_at_mm": _nsd_at([records for _, records in counted], names),
     } | ({"note": note} if note else {})
+
+
+def _nsd_at(records: Sequence[Sequence[Record]], names: Mapping[int, str]) -> dict[str, Any]:
+    """For each of TOLERANCES_MM the mean NSD over cases of every organ, and over organs."""
+    found = {}
+    for place, tolerance in enumerate(TOLERANCES_MM):
+        labels = {
+            name: _mean([rows[organ].nsd_at[place] for rows in records])
+            for organ, name in enumerate(names.values())
+        }
+        counted = [value for value in labels.values() if value is not None]
+        found[f"{tolerance:g}"] = {"mean": _mean(counted), "labels": labels}
+    return found
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    counted = [value for value in values if not isnan(value)]
+    return float(np.mean(counted)) if counted else None
 
 
 def _counted(protocol: Protocol, scored: Sequence[CaseScore]) -> tuple[list[Counted], str]:

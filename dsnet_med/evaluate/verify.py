@@ -27,6 +27,7 @@ from dsnet_med.seal import holds
 # Another processor or library version may add in another order; nothing else may change a number.
 _SAME = 1e-9
 _COMPARED = ("protocol", "hd95", "labels", "mean", "mean_ci95", "missed", "cases", "note", "headline")
+_SINCE_VOLUMES = ("volumes", "nsd_at_mm")  # not in earlier summaries
 _INPUTS = ("shape", "spacing_mm")
 _SINCE_SEALS = {"beside", "compared_labels"}  # a key of every summary and comparison that has a seal
 
@@ -139,6 +140,10 @@ def compared_otherwise(comparison: Comparison, scores: Mapping[str, Sequence[Cas
         if file.is_file() and volume_sha256(file) != digest:
             found.append(f"{file}: is not as it was (another SHA-256)")
     first = next(iter(comparison.claims.values()))
+    for each in content.get("images", {}).values():
+        file = _moved(each["image"], first.images)
+        if file.is_file() and volume_sha256(file) != each["image_sha256"]:
+            found.append(f"{file}: is not as it was (another SHA-256)")
     again = compare(scores, first.labels, first.protocols, left_out=content["left_out"])
     before, after = (
         leaves({key: each[key] for key in again if key in each}) for each in (content, without_nan(again))
@@ -219,7 +224,7 @@ def differences(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
     for case, entry in again["inputs"].items():
         then_and_now.append((case, claim.content["inputs"][case], entry, _INPUTS))
     for name, then, now, keys in then_and_now:
-        for key in keys:
+        for key in (*keys, *(key for key in _SINCE_VOLUMES if key in then)):
             before, after = leaves(then.get(key)), leaves(now.get(key))
             for place in after | before:
                 a, b = before.get(place), after.get(place)
@@ -233,7 +238,8 @@ def differences(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
 def count_numbers(claim: Claim) -> int:
     """How many numbers of the protocols are compared."""
     entries = claim.content.get("protocols", {claim.protocols[0]: claim.content}).values()
-    found = [leaf for entry in entries for key in _COMPARED for leaf in leaves(entry.get(key)).values()]
+    keys = (*_COMPARED, *_SINCE_VOLUMES)
+    found = [leaf for entry in entries for key in keys for leaf in leaves(entry.get(key)).values()]
     return sum(isinstance(leaf, (int, float)) for leaf in found)
 
 

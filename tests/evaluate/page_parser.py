@@ -2,7 +2,7 @@
 
 import html.parser
 
-VOID_TAGS = {"meta", "img", "br", "wbr"}
+VOID_TAGS = {"meta", "img", "br", "wbr", "input"}
 
 
 class Parser(html.parser.HTMLParser):

@@ -1,15 +1,17 @@
 """The reports in a real browser, on a laptop and a phone: nothing loaded, nothing cut off, tables that sort."""
 
+import base64
+import io
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from dsnet_med.evaluate.comparison import compare
 from dsnet_med.evaluate.pairing import find_images, pair_folders
-from dsnet_med.evaluate.report import comparison_html
-from dsnet_med.evaluate.results import write_results
+from dsnet_med.evaluate.results import write_comparison, write_results
 from dsnet_med.evaluate.score_folders import evaluate_pairs
 from dsnet_med.evaluate.summary import summarise
 
@@ -48,9 +50,12 @@ def reports(tmp_path_factory) -> dict[str, Path]:
         run = {"method": "fcn", "seed": 0}
         images = find_images(folder / "images", [pair.case for pair in pairs])
         write_results(folder / f"out-{name}", scored[name], summary, NAMES, images=images, run=run)
-    page = comparison_html(compare(scored, NAMES, ("strict", "monai")), {"far": "out-far/report.html"})
-    (folder / "comparison.html").write_text(page, encoding="utf-8")
-    return {"report": folder / "out-far" / "report.html", "comparison": folder / "comparison.html"}
+    compared = compare(scored, NAMES, ("strict", "monai"))
+    images = find_images(folder / "images", [score.case for score in scored["far"]])
+    write_comparison(folder / "both", compared, {"far": "../out-far/report.html"}, scored, NAMES, images=images)
+    return {
+        name: folder / place / "report.html" for name, place in (("report", "out-far"), ("comparison", "both"))
+    }
 
 
 @pytest.fixture(params=SCREENS)
@@ -100,12 +105,15 @@ def test_it_fits_the_screen(opened, name):
 
 def test_pictures_are_there_and_worst_cases_come_first(opened):
     page = opened("report")
-    widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
-    assert len(widths) == 12
-    assert min(widths) > 100
-    first = page.locator("table.sortable tbody tr").first.locator("td").first.inner_text()
+    widths = page.evaluate(
+        "[...document.querySelectorAll('figure :is(img, canvas)')].map(item => item.naturalWidth ?? item.width)"
+    )
+    assert len(widths) == 4 * 5 + 4 * 3  # four cases, and the worst case of each of four organs
+    assert min(widths) > 20
+    table = page.locator("table.sortable").last.locator("tbody tr")
+    first = table.first.locator("td").first.inner_text().split()[0]
     assert page.locator("article.case h3").first.inner_text() == first
-    dice = [float(text) for text in page.locator("table.sortable tbody tr td:nth-child(2)").all_inner_texts()]
+    dice = [float(text) for text in table.locator("td:nth-child(2)").all_inner_texts()]
     assert dice == sorted(dice)
     text = page.locator("main").inner_text()
     for words in ("a <rather long> name", "case10", "not a readable NIfTI", "missed", "Protocols"):
@@ -120,7 +128,7 @@ def test_every_column_sorts_both_ways(opened, name):
     for table in tables.all():
         heads = table.locator("thead th")
         count = table.locator("tbody tr").count()
-        assert count >= 5
+        assert count >= 4
         for place in range(heads.count()):
             for direction in ("ascending", "descending"):
                 heads.nth(place).locator("button").click()
@@ -143,4 +151,70 @@ def test_dark_screens_are_dark(browser, reports):
     page.goto(reports["report"].as_uri())
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert max(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(",")) < 64
+    page.close()
+
+
+def pictured(page, selector):
+    """What an image or a canvas shows, (H, W, 3)."""
+    address = page.locator(selector).first.evaluate("item => item.src || item.toDataURL()")
+    content = base64.b64decode(address.split(",")[1])
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), int)
+
+
+def coloured(picture):
+    return picture.max(axis=2) - picture.min(axis=2) > 40
+
+
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_all_slices_can_be_scrolled_through(browser, reports, name):
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    page.add_init_script("window.IntersectionObserver = class { observe() {} };")
+    page.goto(reports[name].as_uri())
+    reference, difference = '.panels :is(img, canvas)[{}^="Reference,"]', ".difference :is(img, canvas)"
+    still = [pictured(page, reference.format("alt")), pictured(page, difference)]
+    page.close()
+    page = browser.new_page(viewport={"width": 1366, "height": 768})
+    page.goto(reports[name].as_uri())
+    viewer = page.locator(".viewer").first
+    viewer.scroll_into_view_if_needed()
+    page.wait_for_selector(".viewer[data-open] canvas")
+    live = [pictured(page, reference.format("aria-label")), pictured(page, difference)]
+    # The script paints what the pictures show.
+    for a, b in zip(still, live, strict=True):
+        assert a.shape == b.shape
+        assert (coloured(a) == coloured(b)).mean() > 0.99
+        assert np.abs(a - b)[coloured(a) & coloured(b)].mean() < 12
+    case = page.locator("article.case h3").first.inner_text()
+    labels = np.asarray(nib.load(reports[name].parents[1] / "reference" / f"{case}.nii.gz").dataobj)
+    axial = viewer.locator("input[data-plane='0']")
+    assert axial.get_attribute("max") == "5"
+    for index in range(6):
+        axial.fill(str(index))
+        page.wait_for_function(
+            "words => document.querySelector('.viewer output').textContent === words",
+            arg=f"slice {index + 1} of 6",
+        )
+        shown = coloured(pictured(page, reference.format("aria-label")))[12:-12, 12:-12]
+        assert shown.any() == labels[..., index].any(), index
+    axial.fill("2")
+    viewer.locator("input[type=checkbox]").uncheck()
+    assert coloured(pictured(page, reference.format("aria-label"))).mean() < 0.01  # the ticks
+    canvas = viewer.locator("canvas").first
+    canvas.click(position={"x": 30, "y": 200})
+    canvas.press("ArrowUp")
+    page.wait_for_function("document.querySelector('.viewer output').textContent === 'slice 4 of 6'")
+    page.close()
+
+
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_it_prints_on_a4(browser, reports, name):
+    page = browser.new_page(viewport={"width": 1032, "height": 703}, color_scheme="dark")
+    page.goto(reports[name].as_uri())
+    assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1032
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator(".sliders").first.is_hidden()
+    tall = page.evaluate("[...document.querySelectorAll('article.case')].map(item => item.offsetHeight)")
+    assert max(tall) < 703  # none is cut by the end of a page
     page.close()

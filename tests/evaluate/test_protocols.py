@@ -156,7 +156,7 @@ def test_the_stack_equals_the_volume_it_stands_for(depths, seed):
         for pair in volumes
     ]
     whole = measure_case(*np.concatenate(volumes, axis=1), (1, 1, 1), NAMES, in_voxels=True).measures
-    per_case = {"diagonal_mm": 0, "hd95_pooled_mm": 0, "hd95_max_mm": 0, "assd_mm": 0, "nsd": 0}
+    per_case = {"diagonal_mm": 0, "hd95_pooled_mm": 0, "hd95_max_mm": 0, "assd_mm": 0, "nsd": 0, "nsd_at": ()}
     for stacked, real in zip(measure_pooled(*zip(*cases, strict=True)), whole, strict=True):
         assert stacked.hd95_pooled_voxels == pytest.approx(real.hd95_pooled_voxels, abs=1e-9, nan_ok=True)
         assert replace(stacked, hd95_pooled_voxels=0, **per_case) == replace(

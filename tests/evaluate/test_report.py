@@ -13,12 +13,12 @@ from PIL import Image
 
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import overlay
-from dsnet_med.evaluate.measurements import measure_case
+from dsnet_med.evaluate.case_view import view_of
 from dsnet_med.evaluate.pairing import find_images, pair_folders
 from dsnet_med.evaluate.results import write_results
 from dsnet_med.evaluate.score_folders import evaluate_pairs
 from dsnet_med.evaluate.summary import summarise
-from dsnet_med.evaluate.worst_slice import worst_slice
+from dsnet_med.evaluate.worst_place import differing, worst_place
 from dsnet_med.organs import organ_of
 
 NAMES = {1: "left <b>kidney</b>", 2: "spleen"}
@@ -62,8 +62,11 @@ def test_the_report_is_one_offline_file(evaluated):
     without_pictures = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
     assert not re.search(r"https?:|//|@import|url\(", without_pictures)
     parser = parsed(out)
-    assert parser.addresses
-    assert all(address.startswith("data:image/png;base64,") for address in parser.addresses)
+    pictures = [address for address in parser.addresses if address.startswith("data:image/png;base64,")]
+    links = [address for address in parser.addresses if address not in pictures]
+    assert len(pictures) == 2 * 5 + 2 * 3  # two cases, and the worst case of either organ
+    assert {"cases.csv", "summary.json", "../p/one.nii.gz", "../r/two.nii.gz", "../i/one.nii.gz"} <= set(links)
+    assert all((out / link).is_file() for link in links)
     words = " ".join(parser.words)
     for wanted in ("fcn_dsm", "bad", "not a readable NIfTI", "left <b>kidney</b>", "missed", *PROTOCOLS):
         assert wanted in words, wanted
@@ -92,7 +95,7 @@ def test_one_csv_per_protocol(evaluated):
     heads = {path.name: path.read_text().splitlines()[0] for path in (tmp_path / "out").glob("*.csv")}
     voxels = {name for name, head in heads.items() if head.endswith(",note,hd95_voxels")}
     assert voxels == {"cases_transunet.csv", "cases_dpcnet.csv"}
-    assert heads.keys() - voxels == {"cases.csv", "cases_monai.csv"}
+    assert heads.keys() - voxels == {"cases.csv", "cases_monai.csv", "details.csv"}
 
 
 @pytest.mark.parametrize("first", PROTOCOLS)
@@ -107,8 +110,9 @@ def test_an_image_on_another_grid_is_named_not_shown(evaluated):
     tmp_path, scores, _ = evaluated
     save(tmp_path / "i" / "one.nii.gz", np.zeros((40, 20, 4), np.float32))
     score = next(score for score in scores if score.case == "one")
-    drawn = overlay.draw(score, NAMES, tmp_path / "i" / "one.nii.gz")
-    assert "image not shown" in drawn.note
+    view = view_of([score], NAMES, tmp_path / "i" / "one.nii.gz")
+    assert "image not shown" in view.note
+    assert view.grey is None
 
 
 def pixels(address):
@@ -123,9 +127,12 @@ def test_the_picture_is_radiological_and_in_proportion(tmp_path):
     for role in "pr":
         save(tmp_path / role / "c.nii.gz", labels)
     score = next(evaluate_pairs(pair_folders(tmp_path / "p", tmp_path / "r")[0], NAMES))
-    drawn = overlay.draw(score, NAMES)
-    assert drawn.position == "slice 2 of 3"
-    picture = pixels(drawn.reference)
+    view = view_of([score], NAMES)
+    place = view.worst()
+    assert view.position(0, place) == "axial slice 2 of 3"
+    panels = overlay.panels_of(view)
+    assert [panel.words for panel in panels][:2] == ["Reference", "Prediction"]
+    picture = pixels(overlay.drawn(view, panels[0], place, overlay.colours_of(NAMES)).picture)
     assert picture.shape[0] == picture.shape[1]  # 40 x 0.5 mm by 20 x 1 mm
     places = [
         np.argwhere((picture == organ_of(name).colour).all(axis=2)).mean(axis=0) for name in NAMES.values()
@@ -142,38 +149,69 @@ def test_the_difference_tells_the_kinds_apart():
     assert [colours[kind] for kind in (1, 2, 3)] == list(overlay.DIFFERENCES.values())
 
 
-@pytest.mark.parametrize("direction", [1, -1])
-def test_the_worst_slice(direction):
-    # Slices run from inferior to superior, whichever way the file's third axis runs.
-    affine = np.diag((1.0, 1.0, 4.0 * direction, 1.0))
-    reference = np.zeros((5, 5, 4), np.uint8)
-    reference[:4, 0, 1], reference[:2, 0, 3] = 1, 1
-    names = {1: "organ"}
+def test_the_worst_place():
+    reference = np.zeros((4, 30, 30), np.uint8)
+    reference[1, :4, :2], reference[3, 10:20, 10:20] = 1, 2
 
-    def worst(prediction):
-        differing = measure_case(reference, prediction, (1, 1, 4), names).differing
-        return worst_slice(reference, prediction, affine, differing)
+    def worst(prediction, only=None, plane=0):
+        wrong = differing(reference, prediction, only)
+        return worst_place(wrong, reference > 0 if only is None else reference == only, (4, 1, 1), plane)
 
-    assert worst(reference).index == (1 if direction == 1 else 2)
-    lacking = reference.copy()
-    lacking[..., 3] = 0
-    found = worst(lacking)
-    assert (found.index, found.depth) == (3 if direction == 1 else 0, 4)
-    assert np.count_nonzero(found.reference.unpacked()) == 2
-    assert not found.prediction.unpacked().any()
+    assert worst(reference)[0] == 3  # nothing differs: where most is labelled
+    assert worst(reference, only=1)[0] == 1
+    lacking = np.where(reference == 2, 0, reference)
+    k, row, column = worst(lacking)
+    assert k == 3
+    assert 10 < row < 19 and 10 < column < 19  # amid what is missing
+    assert worst(lacking, only=1)[0] == 1  # label 1 is right
+    lacking[1] = 0
+    assert worst(lacking, only=1)[0] == 1
+    assert 10 <= worst(lacking, plane=2)[2] < 20
+    assert worst(np.zeros_like(reference) + reference.max(), plane=1)[1] in range(30)
+
+
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1), (1, -1, 1)])
+def test_a_view_is_the_same_whichever_way_the_file_lies(tmp_path, flips):
+    labels = np.zeros((24, 20, 12), np.uint8)
+    labels[4:9, 3:8, 2:5], labels[14:20, 10:16, 6:11] = 1, 2
+    affine = np.diag((1.0, 1.0, 3.0, 1.0))
+    turned = labels[:: flips[0], :: flips[1], :: flips[2]]
+    own = affine @ np.diag((*flips, 1.0))
+    own[:3, 3] = [
+        (n - 1) * affine[a, a] if flip < 0 else 0
+        for a, (n, flip) in enumerate(zip(labels.shape, flips, strict=True))
+    ]
+    for role in "pr":
+        (tmp_path / role).mkdir()
+        nib.save(nib.Nifti1Image(turned, own), tmp_path / role / "c.nii.gz")
+    score = next(evaluate_pairs(pair_folders(tmp_path / "p", tmp_path / "r")[0], NAMES))
+    view = view_of([score], NAMES)
+    z, y, x = (start + np.arange(n) for start, n in zip(view.start, view.shape, strict=True))
+    # from inferior, from anterior, from the patient's right
+    wanted = labels[::-1, ::-1].transpose(2, 1, 0)[np.ix_(z, y, x)]
+    assert np.array_equal(view.maps[0], wanted)
+    assert view.whole == (12, 20, 24)
+    assert view.spacing_mm == (3, 1, 1)
+
+
+def test_a_file_that_changed_since_is_not_drawn(evaluated):
+    tmp_path, scores, summary = evaluated
+    save(tmp_path / "p" / "one.nii.gz", np.zeros((40, 20, 5), np.uint8))
+    write_results(tmp_path / "out", scores, summary, NAMES)
+    assert "not shown: one: its files changed since they were scored" in " ".join(
+        parsed(tmp_path / "out").words
+    )
 
 
 def test_strips_show_every_counted_case(evaluated):
     tmp_path, scores, _ = evaluated
     write_results(tmp_path / "out", scores, summarise(scores, NAMES, ["monai"]), NAMES)
-    strips = re.findall(r"<svg.*?</svg>", (tmp_path / "out" / "report.html").read_text(), re.DOTALL)
+    page = (tmp_path / "out" / "report.html").read_text()
+    strips = re.findall(r'<svg class="strip".*?</svg>', page, re.DOTALL)
+    marks = [re.findall(r'class="(dot[ a-z]*)" (?:c?x="([\d.]+)"|d=)', strip) for strip in strips]
     # Dice of either organ, and HD95: the organ missed in one case has none there.
-    assert [strip.count("<circle") for strip in strips] == [2, 2, 2, 1]
-    assert [strip.count("dot bad") for strip in strips] == [0, 0, 1, 0]
-    missed = re.findall(r'<circle class="([a-z ]+)" cx="([\d.]+)"', strips[2])
-    assert ("dot bad", "7.0") in missed
-    # An HD95 of 1 mm, alone on a scale up to 9: log10(1 + 1) of the way from 7 to 173.
-    assert f'cx="{7 + 166 * np.log10(2):.1f}"' in strips[3]
+    assert [len(each) for each in marks] == [2, 2, 2, 1]
+    assert [sum("bad" in kind for kind, _ in each) for each in marks] == [0, 0, 1, 0]
 
 
 def test_images_are_found_by_the_end_of_their_names(tmp_path):

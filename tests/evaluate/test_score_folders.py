@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import math
-import pickle
 import subprocess
 import sys
 
@@ -19,7 +18,6 @@ from dsnet_med.evaluate.pairing import Pair, pair_folders
 from dsnet_med.evaluate.results import write_results
 from dsnet_med.evaluate.score_folders import evaluate_pairs, workers_for
 from dsnet_med.evaluate.summary import COLUMNS, cases_csv, summarise
-from dsnet_med.evaluate.worst_slice import worst_slice
 from dsnet_med.find import case_name
 from dsnet_med.processes import on_cluster
 from dsnet_med.volumes import read_labels
@@ -370,19 +368,6 @@ def test_workers_are_as_many_as_cases_and_memory_allow(folders):
 def test_memory_is_said(folders):
     scores, _ = evaluate(*folders)
     assert all(score.peak_memory_bytes > 10**7 for score in scores if score.error is None)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
-def test_every_case_keeps_its_worst_slice_in_kilobytes(dtype):
-    reference = np.zeros((512, 512, 2), dtype, order="F")
-    reference[100:400, 150:420, 1] = 300 if dtype == np.uint16 else 3
-    prediction = np.roll(reference, 5, axis=0).astype(np.uint16)
-    differing = [np.ones(length, int) for length in reference.shape]
-    kept = worst_slice(reference, prediction, np.diag((0.7, 0.7, 5.0, 1.0)), [*differing[:2], np.array([0, 1])])
-    assert len(pickle.dumps(kept)) < 40_000 < 2 * 512 * 512
-    assert np.array_equal(kept.reference.unpacked(), reference[::-1, ::-1, 1].T)
-    assert np.array_equal(kept.prediction.unpacked(), prediction[::-1, ::-1, 1].T)
-    assert (kept.reference.dtype, kept.prediction.dtype) == (dtype, np.uint16)
 
 
 def test_a_cluster_that_goes_away_loses_its_cases_alone(monkeypatch):
