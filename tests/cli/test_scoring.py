@@ -247,7 +247,8 @@ def test_what_an_earlier_evaluation_left_is_gone(scans: Path) -> None:
     evaluate(scans, *near(scans), "--protocol", "strict", "--protocol", "monai")
     assert (scans / "out" / "cases_monai.csv").is_file()
     evaluate(scans, *near(scans))
-    assert {path.name for path in (scans / "out").iterdir()} == {"cases.csv", "summary.json", "report.html"}
+    left = {path.name for path in (scans / "out").iterdir()}
+    assert left == {"cases.csv", "details.csv", "summary.json", "report.html"}
 
 
 def test_a_file_name_that_is_no_text(scans: Path) -> None:
