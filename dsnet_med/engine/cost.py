@@ -1,12 +1,9 @@
 """What a prepared run costs on this machine: parameters, arithmetic, time and memory of a few steps."""
 
-import ctypes
-import gc
 import statistics
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsnet_med.engine.draws import kept_generators
+from dsnet_med.engine.memory import peak_bytes, resident_bytes, restart_peak
 from dsnet_med.engine.overrides import load
 from dsnet_med.engine.stopping import in_words
 from dsnet_med.errors import InputError, StoppedError, one_line, root_cause
@@ -32,7 +30,6 @@ _ENDLESS = 10_000  # iterations: the first ones are measured
 _WARM_UP, _FEWEST, _MOST = 2, 3, 12  # steps
 _MOST_AT_ONCE = 32  # slices in inference
 _SECONDS = 5.0  # after which no more steps are measured than the fewest
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def measure_cost(run: Path, device: str = "auto") -> dict[str, Any]:
@@ -50,7 +47,7 @@ def measure_cost(run: Path, device: str = "auto") -> dict[str, Any]:
         trainer, network = parser.get_parsed_content("train#trainer"), parser.get_parsed_content("network")
         place: torch.device = parser.get_parsed_content("device")
         _load_kernels(place)
-        before = _resident()
+        before = resident_bytes()
         _reset_peak(place)
         seconds, images = _steps(trainer, place)
         peak = _peak(place, before, network)
@@ -169,33 +166,15 @@ def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with suppress(OSError):
-            _RESET.write_text("5", encoding="ascii")  # Linux's: the peak begins anew
+        restart_peak()
 
 
 def _peak(device: torch.device, before: int | None, network: nn.Module) -> int | None:
     """The largest memory in bytes since `_reset_peak`: on a CPU `network` and what came to `before`."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    most = _of_status("VmHWM")
+    most = peak_bytes()
     if most is None or before is None:
         return None
     own = sum(each.numel() * each.element_size() for each in (*network.parameters(), *network.buffers()))
     return own + max(0, most - before)
-
-
-def _resident() -> int | None:
-    """The bytes of this process in memory, after giving back what it does not need; None where unknown."""
-    gc.collect()
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # of another C library
-            ctypes.CDLL(None).malloc_trim(0)
-    return _of_status("VmRSS")
-
-
-def _of_status(name: str) -> int | None:
-    try:
-        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return None

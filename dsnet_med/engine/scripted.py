@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, one_line, root_cause, unknown
 from dsnet_med.inference.bundle_reader import FITS
-from dsnet_med.inference.slice_model import main_output
+from dsnet_med.networks.ensemble import main_output
 
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-6  # what a trace may differ by, of the largest logit and beside it
 

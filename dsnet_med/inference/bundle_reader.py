@@ -81,7 +81,7 @@ def load_model(path: Path, *, trust: bool = False) -> Model:
             raise InputError(
                 f"{path}: no such checkpoint, {wanted}; train first, or wait for the first validation"
             )
-        content = _load(network, weights)
+        content = load_strictly(network, weights)
         facts = summary_of(folder, path)
         record = require_recorded(folder, network.state_dict(), facts, path)
         hashes = hashlib.sha256(content).hexdigest() + "".join(map(sha256, executed_files(folder)))
@@ -216,8 +216,8 @@ def _built_by_monai(file: Path) -> Any:
     return parser.get_parsed_content("slice_network")
 
 
-def _load(network: nn.Module, file: Path) -> bytes:
-    """Load a file of weights into `network`; its bytes."""
+def load_strictly(network: nn.Module, file: Path) -> bytes:
+    """Load every weight of a file into `network`; its bytes. InputError where they are not of this network."""
     content = checkpoint_bytes(file)
     weights = weights_of(content, file)
     try:

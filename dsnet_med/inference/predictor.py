@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from dsnet_med.inference.intensities import implausible
 from dsnet_med.inference.mask import Mask
 from dsnet_med.inference.postprocess import PostProcess, postprocessed
 from dsnet_med.inference.slice_model import SliceModel, mean_probabilities
+from dsnet_med.networks.ensemble import members_of
 from dsnet_med.prepare.intensity import Scaling
 from dsnet_med.volumes import Volume
 
@@ -73,7 +74,11 @@ class Predictor:
         numbers, notice = choose_precision(precision, wanted)
         loaded = [load_model(Path(run), trust=trust) for run in runs]
         _require_alike(loaded, runs)
-        models = tuple(SliceModel.of(model, wanted, numbers, compiled=compile_networks) for model in loaded)
+        models = tuple(
+            SliceModel.of(replace(model, network=member), wanted, numbers, compiled=compile_networks)
+            for model in loaded
+            for member in members_of(model.network)
+        )
         return cls(
             models=models,
             slice_axis=loaded[0].slice_axis,

@@ -11,6 +11,7 @@ from dsnet_med.errors import InputError, one_line
 from dsnet_med.inference.bundle_reader import Model
 from dsnet_med.inference.fuse_batch_norm import fuse_batch_norm
 from dsnet_med.networks import Segmenter
+from dsnet_med.networks.ensemble import main_output
 from dsnet_med.networks.layers import resized, with_channels
 from dsnet_med.prepare.intensity import Intensity
 
@@ -112,12 +113,6 @@ def mean_probabilities(models: Sequence[SliceModel], images: Sequence[Tensor], m
 def resized_to(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Maps (B, C, h, w) at `size`, bilinear with corners not aligned; the same ones where they have it."""
     return maps if tuple(maps.shape[-2:]) == tuple(size) else resized(maps, size)
-
-
-def main_output(output: Any) -> Tensor:
-    """The logits of a network that may give auxiliary ones after them."""
-    result: Tensor = output[0] if isinstance(output, tuple) else output
-    return result
 
 
 def _compiled(network: nn.Module) -> Callable[[Tensor], Any]:
