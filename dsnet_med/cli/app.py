@@ -371,9 +371,55 @@ def compare(
 
 
 @app.command()
+def export(
+    runs: Annotated[
+        list[Path], typer.Argument(help="The folder of a run; several are exported as one ensemble.")
+    ],
+    out: Out,
+    formats: Annotated[
+        str | None,
+        typer.Option(help="Beside the bundle itself: onnx, pt2, torchscript, with commas; all unless given."),
+    ] = None,
+    author: Annotated[str, typer.Option(help="Whose model it is.")] = "",
+    licence: Annotated[
+        str, typer.Option("--licence", "--license", help="Of the weights: a name, or a file with its text.")
+    ] = "Apache-2.0",
+    data_source: Annotated[
+        str, typer.Option(help="Where the data are from, where the recipe does not say it.")
+    ] = "",
+    scores: Annotated[
+        Path | None, typer.Option(help="A summary.json of `evaluate`, whose scores go into the model card.")
+    ] = None,
+    push_to: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the bundle to the Hugging Face Hub.")
+    ] = None,
+    trust: Trust = False,
+    as_json: AsJson = False,
+) -> None:
+    """A run as a bundle for others: ONNX, .pt2, TorchScript, a model card, a certificate that all are equal."""
+    from dsnet_med.cli import exporting
+
+    exporting.export(
+        runs,
+        out,
+        formats=formats,
+        author=author,
+        licence=licence,
+        data_source=data_source,
+        scores=scores,
+        push_to=push_to,
+        trust=trust,
+        as_json=as_json,
+    )
+
+
+@app.command()
 def verify(
     path: Annotated[
-        Path, typer.Argument(help="A summary.json or comparison.json of `evaluate`, or a folder of `compare`.")
+        Path,
+        typer.Argument(
+            help="A summary.json or comparison.json of `evaluate`, a folder of `compare`, or a bundle of `export`."
+        ),
     ],
     prediction: Annotated[Path | None, typer.Option(help="Where the predictions lie now.")] = None,
     reference: Annotated[Path | None, typer.Option(help="Where the references lie now.")] = None,
@@ -382,11 +428,21 @@ def verify(
         bool, typer.Option("--masks", help="Of a trial: score the masks of all its runs again, too.")
     ] = False,
     workers: Workers = 2,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Of a bundle that you did not export yourself: its configs are code."),
+    ] = False,
 ) -> None:
-    """Score the files of a summary again, or analyse a trial again, and say whether the numbers still hold."""
-    from dsnet_med.cli import analysing, scoring
+    """Score a summary again, analyse a trial again, or compare a bundle's forms again: do they still hold?"""
+    from dsnet_med.cli import analysing, exporting, scoring
 
-    if folder := analysing.trial_folder(path):
+    if folder := exporting.bundle_folder(path):
+        if prediction or reference or images or masks:
+            raise InputError(
+                "a bundle is compared by itself; leave out --prediction, --reference, --images, --masks"
+            )
+        exporting.verify(folder, trust=trust)
+    elif folder := analysing.trial_folder(path):
         if prediction or reference or images:
             raise InputError("a trial's files lie in its folder; leave out --prediction, --reference, --images")
         analysing.verify_trial(folder, masks=masks, workers=workers)

@@ -1,9 +1,9 @@
 """certificate.json of a bundle: every form of the network, opened again by its own runtime and compared.
 
 The reference is the network that `infer` builds from configs/inference.json with the weights of
-models/model.safetensors, as PyTorch runs it eagerly. A form holds where no logit differs by more than 1e-4 (or a
-hundred-thousandth of the largest logit, where that is more: 32-bit numbers have seven digits) and 99.99 % of the
-voxels have the same class. What is compared are differences between forms on this machine's CPU, not whether the
+models/model.safetensors, as PyTorch runs it eagerly. A form holds where no logit differs by more than 1e-4 (or
+1e-5 of the largest logit, where that is more: 32-bit numbers have seven digits) and 99.99 % of the voxels have
+the same class. What is compared are differences between forms on this machine's CPU, not whether the
 network is right; that is what the scores in docs/README.md are for.
 """
 
@@ -89,7 +89,7 @@ class Reference:
 def examined(
     bundle: Path, inputs: Sequence[Input], *, fixed: Sequence[str] = (), trust: bool = False
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The name of every form that lies in a bundle with what came of comparing it, one after the other.
+    """The name of every form in a bundle with what came of comparing it, one after the other.
 
     `fixed` are forms that take slices of the trained size only. Raises InputError where the reference itself
     cannot be had.
@@ -139,7 +139,11 @@ def _form(
     restart_peak()
     try:
         run: Run = opened()
-        checks = [_compared(reference, each, run, volumes) for each in inputs if _fits(reference, each, volumes or any_size)]
+        checks = [
+            _compared(reference, each, run, volumes)
+            for each in inputs
+            if _fits(reference, each, volumes or any_size)
+        ]
         result = {
             "file": file,
             "runtime": runtime,
@@ -258,6 +262,7 @@ def run_workflow(bundle: Path, inputs: Path, out: Path) -> None:
     workflow = ConfigWorkflow(
         str(bundle / "configs" / "inference.json"),
         meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=False,  # which would change this process's loggers
         workflow_type="infer",
         device="$torch.device('cpu')",
         **{name: literal(str(path.resolve())) for name, path in settings.items()},
@@ -303,7 +308,11 @@ def _same_mask(predictor: Predictor, image: Path, masks: Path) -> dict[str, Any]
     voxels = np.asanyarray(got.dataobj)
     same_grid = voxels.shape == wanted.voxels.shape and np.allclose(got.affine, wanted.affine, atol=1e-4)
     equal = float((voxels == wanted.voxels).mean()) if same_grid else 0.0
-    return {"input": f"made-up {image.name.partition('.')[0]} volume", "equal_voxels": equal, "holds": equal >= _SMALLEST_SHARE}
+    return {
+        "input": f"made-up {image.name.partition('.')[0]} volume",
+        "equal_voxels": equal,
+        "holds": equal >= _SMALLEST_SHARE,
+    }
 
 
 def environment() -> dict[str, Any]:
@@ -321,7 +330,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def described(bundle: Path, results: Mapping[str, Any], left_out: Mapping[str, str], model: Model) -> dict[str, Any]:
+def described(
+    bundle: Path, results: Mapping[str, Any], left_out: Mapping[str, str], model: Model
+) -> dict[str, Any]:
     """The certificate of a bundle, before it is sealed."""
     return {
         "schema": _SCHEMA,
@@ -365,7 +376,11 @@ def read_certificate(bundle: Path) -> dict[str, Any]:
     file = bundle / CERTIFICATE
     try:
         content = read_json(file)
-        if content["schema"] == _SCHEMA and isinstance(content["files"], dict) and content["formats"]["eager"]["probes"]:
+        if (
+            content["schema"] == _SCHEMA
+            and isinstance(content["files"], dict)
+            and content["formats"]["eager"]["probes"]
+        ):
             return dict(content)
     except (OSError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise InputError(f"{file}: not a certificate of export ({one_line(error)}); export again") from error
@@ -377,13 +392,21 @@ def changed_files(bundle: Path, certificate: Mapping[str, Any]) -> list[str]:
     found, claimed = hashes(bundle), certificate["files"]
     lines = [f"{CERTIFICATE} was changed since it was written"] if holds(certificate) is not True else []
     lines += [f"{name} is not there" for name in claimed if name not in found]
-    lines += [f"{name} is not the file that was exported" for name in claimed if found.get(name, claimed[name]) != claimed[name]]
+    lines += [
+        f"{name} is not the file that was exported"
+        for name in claimed
+        if found.get(name, claimed[name]) != claimed[name]
+    ]
     return lines + [f"{name} is not of this bundle: remove it" for name in found if name not in claimed]
 
 
 def differences(certificate: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
     """What comes out otherwise than a certificate says: a line each, or none."""
-    lines = [f"{name}: {result.get('why', 'does not hold')}" for name, result in results.items() if not result["holds"]]
+    lines = [
+        f"{name}: {result.get('why', 'does not hold')}"
+        for name, result in results.items()
+        if not result["holds"]
+    ]
     lines += [f"{name}: is not there any more" for name in certificate["formats"] if name not in results]
     claimed = {each["input"]: each for each in certificate["formats"]["eager"]["probes"]}
     for probe in results["eager"]["probes"]:

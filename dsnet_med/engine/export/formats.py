@@ -1,11 +1,10 @@
 """The forms in which a network leaves: how each is written, and opened again by its own runtime.
 
-TorchScript is there for MONAI Deploy, which reads it; PyTorch has deprecated it in favour of torch.export (.pt2).
+TorchScript is there for MONAI Deploy, which reads it; PyTorch itself goes on with .pt2 (torch.export) alone.
 """
 
 import importlib.metadata
 import logging
-import os
 import tempfile
 import warnings
 import zipfile
@@ -146,7 +145,7 @@ def write_torchscript(volumes: nn.Module, extra: Mapping[str, str], file: Path) 
         whole, lean = Path(temporary) / "whole.ts", Path(temporary) / file.name
         torch.jit.save(volumes, str(whole), _extra_files=dict(extra))
         _copy_without_debug(whole, lean)
-        os.replace(lean, file)
+        lean.replace(file)
 
 
 def open_torchscript(file: Path) -> Run:
@@ -171,7 +170,14 @@ def _copy_without_debug(file: Path, lean: Path) -> None:
 
 
 FORMATS = (
-    Format("onnx", "models/model.onnx", "onnxruntime", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _open_onnx),
+    Format(
+        "onnx",
+        "models/model.onnx",
+        "onnxruntime",
+        ("onnx", "onnxscript", "onnxruntime"),
+        _write_onnx,
+        _open_onnx,
+    ),
     Format("pt2", "models/model.pt2", "torch", (), _write_pt2, _open_pt2),
 )
 

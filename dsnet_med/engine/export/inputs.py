@@ -14,12 +14,13 @@ BATCHES = (1, 3)
 _SEED = 20240725
 _THICKNESS = 6  # slices of a volume: enough to be cut into batches
 _COARSE = 8  # pixels of a blob
+_STRIDE = 32  # the largest reduction of our backbones
 _REAL_CASES = 2
 
 
 @dataclass(frozen=True)
 class Input:
-    """Slices (B, 1, H, W) as the network sees them, scaled; `volume` where they are the slices of one volume."""
+    """Slices (B, 1, H, W) as the network sees them, scaled; `volume` where they are those of one volume."""
 
     name: str
     images: Tensor
@@ -31,12 +32,11 @@ class Input:
 
 
 def sizes_around(size: Sequence[int]) -> list[tuple[int, int]]:
-    """Three sizes to try: the trained one, a smaller and a larger one that are not square."""
+    """Three sizes to try: the trained one, a smaller and a larger one, of which at least one is not square."""
     height, width = size
-    step = 32  # the largest reduction of our backbones
-    lower = max(2 * step, height * 3 // 4 // step * step), max(2 * step, width // 2 // step * step)
-    higher = (height + step) // step * step, (width + 2 * step) // step * step
-    return [(height, width), lower, higher]
+    lower = (max(_STRIDE, height // 2 // _STRIDE * _STRIDE), width)
+    higher = ((height + _STRIDE) // _STRIDE * _STRIDE, (width + 2 * _STRIDE) // _STRIDE * _STRIDE)
+    return list(dict.fromkeys([(height, width), lower, higher]))
 
 
 def made_up_slices(size: Sequence[int], count: int) -> Tensor:
@@ -57,7 +57,11 @@ def made_up(size: Sequence[int], sizes: Sequence[Sequence[int]]) -> list[Input]:
         for count in BATCHES
     ]
     return slices + [
-        Input(f"made-up volume {height}x{width}x{_THICKNESS}", made_up_slices((height, width), _THICKNESS), volume=True)
+        Input(
+            f"made-up volume {height}x{width}x{_THICKNESS}",
+            made_up_slices((height, width), _THICKNESS),
+            volume=True,
+        )
         for height, width in ((size[0] * 9 // 8, size[1]), (size[0] // 2 + 7, size[1] // 2 + 20))
     ]
 
@@ -79,4 +83,3 @@ def real(store: Store, cases: Sequence[str], sizes: Sequence[Sequence[int]]) -> 
             resized = F.interpolate(images, tuple(size), mode="bilinear", align_corners=False)
             for count in BATCHES:
                 yield Input(f"real, {count} x {size[0]}x{size[1]}", resized[:count])
-

@@ -1,0 +1,266 @@
+"""One export from beginning to end: a folder is made aside, compared, and moved to its place when it is whole."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsnet_med import resources
+from dsnet_med.engine.export import card as cards
+from dsnet_med.engine.export.card import Words
+from dsnet_med.engine.export.certificate import (
+    CERTIFICATE,
+    TORCHSCRIPT,
+    WEIGHTS,
+    described,
+    examined,
+)
+from dsnet_med.engine.export.folder import (
+    Run,
+    grey,
+    joined,
+    read_run,
+    require_portable,
+    write_folder,
+    write_large_files,
+)
+from dsnet_med.engine.export.formats import FORMATS, Format, missing_packages, why, write_torchscript
+from dsnet_med.engine.export.inputs import Input, made_up, made_up_slices, real, sizes_around
+from dsnet_med.engine.run import describe
+from dsnet_med.engine.scripted import scripted
+from dsnet_med.errors import InputError, unknown
+from dsnet_med.files import LOCK, locked, output_error, staging, write_json
+from dsnet_med.inference.bundle_reader import Model, load_model
+from dsnet_med.inference.trust import configured, remember
+from dsnet_med.networks.ensemble import members_of
+from dsnet_med.prepare.store import Store
+from dsnet_med.seal import sealed
+
+KNOWN = ("bundle", "onnx", "pt2", "torchscript")
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What became of an export: the certificate, and why each form that was asked for is not there."""
+
+    certificate: Mapping[str, Any]
+    failed: Mapping[str, str]
+    notes: Sequence[str]
+
+
+def checked_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """`formats`, each once, `bundle` always among them. Raises InputError for one that does not exist."""
+    for name in formats:
+        if name not in KNOWN:
+            raise unknown("format", name, KNOWN)
+    return tuple(name for name in KNOWN if name == "bundle" or name in formats)
+
+
+def export(
+    folders: Sequence[Path],
+    out: Path,
+    formats: Sequence[str] | None = None,
+    words: Words = Words(),
+    *,
+    scores: Path | None = None,
+    trust: bool = False,
+    tell: Told = lambda _: None,
+) -> Exported:
+    """Export the run in a folder, or several as an ensemble, to `out`, which holds nothing yet.
+
+    `formats` beside the bundle itself: onnx, pt2, torchscript; all that can be made here where None is given. A
+    form that cannot be written, or that gives other logits than the run, is left out, and the certificate says
+    why. `scores` is a summary.json of `evaluate` for the model card. `tell` hears what is being done.
+
+    Raises InputError for folders that are no runs on volumes, runs that cannot be one ensemble, a folder that is
+    not empty, formats or licences that cannot be had, code that is not trusted, and a bundle that MONAI or
+    PyTorch does not open again as it was.
+    """
+    wanted = checked_formats(KNOWN if formats is None else formats)
+    words.checked()
+    told = None if scores is None else cards.read_scores(scores)
+    with locked(out, "exports into"):
+        if left := [path.name for path in out.iterdir() if path.name != LOCK]:
+            raise InputError(f"{out} is not empty, it holds {sorted(left)[0]}; choose another --out")
+        runs = [read_run(folder, lambda each: load_model(each, trust=trust), trust=trust) for folder in folders]
+        model = joined(runs)
+        missing = _missing(wanted, asked=formats is not None)
+        with staging(out) as place:
+            exported = _made(
+                place, runs, model, [each for each in wanted if each not in missing], missing, words, told, tell
+            )
+            _move(place, out)
+        remember(configured(out))
+    return exported
+
+
+def _missing(wanted: Sequence[str], *, asked: bool) -> dict[str, str]:
+    """The formats whose packages are not installed. Raises InputError where one was `asked` for."""
+    missing = {}
+    for form in FORMATS:
+        if form.name in wanted and (gone := missing_packages(form)):
+            reason = f"it needs {' and '.join(gone)}: pip install 'dsnet-med[{form.name}]'"
+            if asked:
+                raise InputError(f"the format {form.name} cannot be written, {reason}")
+            missing[form.name] = reason
+    return missing
+
+
+def _made(
+    place: Path,
+    runs: Sequence[Run],
+    model: Model,
+    formats: Sequence[str],
+    missing: Mapping[str, str],
+    words: Words,
+    scores: Mapping[str, Any] | None,
+    tell: Told,
+) -> Exported:
+    """Make the whole bundle in the folder `place`."""
+    tell("bundle")
+    stores = [Store.open(run.store) for run in runs[:1] if run.store]
+    facts = cards.facts_of(model.facts, stores[0] if stores else None)
+    metadata = _metadata(runs, model, words, facts)
+    write_folder(runs, model, metadata, place)
+    remember(configured(place))
+    failed: dict[str, str] = {}
+    fixed: list[str] = []
+    for form in FORMATS:
+        if form.name in formats:
+            tell(f"write {form.name}")
+            reason = _write(form, model, place)
+            fixed += [form.name] * (reason == "fixed")
+            failed |= {form.name: reason} if reason not in ("any", "fixed") else {}
+    if "torchscript" in formats:
+        tell("write torchscript")
+        try:
+            _write_torchscript(model, place)
+        except Exception as error:  # whatever tracing and scripting raise
+            failed["torchscript"] = why(error)
+    inputs = _real_inputs(runs, stores, model)
+    results: dict[str, Any] = {}
+    for name, result in examined(place, inputs, fixed=fixed):
+        tell(f"compare {name}")
+        if result["holds"]:
+            results[name] = result
+        elif name in ("eager", "bundle", *WEIGHTS):
+            raise InputError(
+                f"the bundle does not give what the run gives ({name}: {result['why']}); nothing is written"
+            )
+        else:
+            failed[name] = result["why"]
+            (place / result["file"]).unlink()
+    certificate = _describe(place, runs, model, results, {**missing, **failed}, metadata, words, facts, scores)
+    notes = [] if stores else ["the run's store is not where it was: compared on made-up slices alone"]
+    return Exported(
+        certificate, failed, [*notes, *(f"{name} is left out: {reason}" for name, reason in missing.items())]
+    )
+
+
+def _metadata(runs: Sequence[Run], model: Model, words: Words, facts: cards.Facts) -> dict[str, Any]:
+    """metadata.json of the bundle: that of its first run as this version writes it, with the user's words."""
+    train = runs[0].configs.get("train")
+    metadata = (
+        dict(runs[0].configs["metadata"])
+        if train is None
+        else describe(resources.configs() / "metadata.json", train)
+    )
+    if len(runs) > 1:
+        metadata |= {"name": "ensemble", "description": f"{model.title}, trained by dsnet-med"}
+    source = words.data_source or facts.recipe.get("source")
+    told = {
+        "authors": words.author,
+        "copyright": words.author,
+        "license": words.licence_name,
+        "data_source": source,
+    }
+    return metadata | {name: value for name, value in told.items() if value}
+
+
+def _write(form: Format, model: Model, place: Path) -> str:
+    """Write a form for slices of any size, or else of the trained one: "any", "fixed", or why neither."""
+    network, example, file = grey(model), made_up_slices(model.size, 1), place / form.file
+    reason = ""
+    for any_size in (True, False):
+        try:
+            form.write(network, example, any_size, file)
+            if not any_size or _takes_any(form, model, file):
+                return "any" if any_size else "fixed"
+            reason = "it gives other logits at other sizes"
+        except Exception as error:  # whatever an exporter raises for a stranger's network
+            reason = why(error)
+        file.unlink(missing_ok=True)
+    return reason
+
+
+def _takes_any(form: Format, model: Model, file: Path) -> bool:
+    """Whether a form does what the network does at other sizes than the trained one."""
+    network = grey(model)
+    try:
+        run = form.open(file)
+        for given in made_up(model.size, sizes_around(model.size)):
+            if not given.volume:
+                wanted = network(given.images)
+                if not bool(
+                    (run(given.images) - wanted).abs().max() <= 1e-4 * max(1.0, float(wanted.abs().max()))
+                ):
+                    return False
+    except Exception:  # a graph that holds for other sizes than it was made with
+        return False
+    return True
+
+
+def _write_torchscript(model: Model, place: Path) -> None:
+    extra = {
+        name: (place / "configs" / name).read_text(encoding="utf-8")
+        for name in ("inference.json", "metadata.json")
+    }
+    members = members_of(model.network)
+    network = model.network if len(members) > 1 else members[0]
+    write_torchscript(
+        scripted(network, model.size, model.fit, 8, model.in_channels), extra, place / TORCHSCRIPT
+    )
+
+
+def _real_inputs(runs: Sequence[Run], stores: Sequence[Store], model: Model) -> list[Input]:
+    """Slices of the cases that picked the checkpoint, or else of any that the store has."""
+    if not stores:
+        return []
+    store, cases = stores[0], runs[0].model.facts.get("cases")
+    held = cases.get("val") if isinstance(cases, Mapping) else None
+    return list(real(store, [*(held or ()), *store.cases], sizes_around(model.size)))
+
+
+def _describe(
+    place: Path,
+    runs: Sequence[Run],
+    model: Model,
+    results: Mapping[str, Any],
+    left_out: Mapping[str, str],
+    metadata: Mapping[str, Any],
+    words: Words,
+    facts: cards.Facts,
+    scores: Mapping[str, Any] | None,
+) -> Mapping[str, Any]:
+    """Write what is read by people, then the certificate, which has the hash of every file."""
+    write_large_files(place)
+    cards.write_licences(place, words, facts)
+    loaded = load_model(place, trust=True)
+    certificate = described(place, results, left_out, loaded)
+    cards.write_card(place, loaded, metadata, words, facts, certificate, scores)
+    certificate = sealed(described(place, results, left_out, loaded))
+    cards.write_page(place, certificate)
+    write_json(place / CERTIFICATE, certificate)
+    require_portable(place, runs)
+    return certificate
+
+
+def _move(place: Path, out: Path) -> None:
+    """Move what is whole to where it belongs, the certificate last: what has none is no bundle."""
+    try:
+        for path in sorted(place.iterdir(), key=lambda path: path.name == CERTIFICATE):
+            shutil.move(path, out / path.name)
+    except OSError as error:
+        raise output_error(out, error) from error
