@@ -418,7 +418,7 @@ def verify(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A summary.json or comparison.json of `evaluate`, a folder of `compare`, or a bundle of `export`."
+            help="A summary.json or comparison.json of `evaluate`, a folder of `compare`, a bundle of `export`."
         ),
     ],
     prediction: Annotated[Path | None, typer.Option(help="Where the predictions lie now.")] = None,

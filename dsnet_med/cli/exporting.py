@@ -71,7 +71,7 @@ def export(
 def _pushed(out: Path, name: str) -> str:
     from dsnet_med.inference.hub import push
 
-    return push(out, name)
+    return str(push(out, name))
 
 
 def _short(certificate: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def bundle_folder(path: Path) -> Path | None:
 
 
 def verify(folder: Path, *, trust: bool) -> None:
-    """Compare every form of an exported bundle again. Raises CasesFailedError where the certificate does not hold."""
+    """Compare every form of an exported bundle again. CasesFailedError where its certificate does not hold."""
     from dsnet_med.cli.scoring import tell_differences
     from dsnet_med.engine.export.certificate import changed_files, differences, examined, read_certificate
     from dsnet_med.inference.trust import configured, require_own

@@ -1,4 +1,4 @@
-"""One export from beginning to end: a folder is made aside, compared, and moved to its place when it is whole."""
+"""One export from beginning to end: a folder is made aside, compared, and moved to its place when whole."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +38,8 @@ from dsnet_med.prepare.store import Store
 from dsnet_med.seal import sealed
 
 KNOWN = ("bundle", "onnx", "pt2", "torchscript")
-Told = Callable[[str], None]
+Tell = Callable[[str], None]
+_DEFAULT = Words()
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,11 @@ def export(
     folders: Sequence[Path],
     out: Path,
     formats: Sequence[str] | None = None,
-    words: Words = Words(),
+    words: Words = _DEFAULT,
     *,
     scores: Path | None = None,
     trust: bool = False,
-    tell: Told = lambda _: None,
+    tell: Tell = lambda _: None,
 ) -> Exported:
     """Export the run in a folder, or several as an ensemble, to `out`, which holds nothing yet.
 
@@ -74,26 +75,35 @@ def export(
     form that cannot be written, or that gives other logits than the run, is left out, and the certificate says
     why. `scores` is a summary.json of `evaluate` for the model card. `tell` hears what is being done.
 
-    Raises InputError for folders that are no runs on volumes, runs that cannot be one ensemble, a folder that is
-    not empty, formats or licences that cannot be had, code that is not trusted, and a bundle that MONAI or
+    Raises InputError for folders that are no runs on volumes, runs that cannot be one ensemble, a full folder, formats or licences that cannot be had, code that is not trusted, and a bundle that MONAI or
     PyTorch does not open again as it was.
     """
     wanted = checked_formats(KNOWN if formats is None else formats)
     words.checked()
-    told = None if scores is None else cards.read_scores(scores)
+    measured = None if scores is None else cards.read_scores(scores)
     with locked(out, "exports into"):
         if left := [path.name for path in out.iterdir() if path.name != LOCK]:
             raise InputError(f"{out} is not empty, it holds {sorted(left)[0]}; choose another --out")
         runs = [read_run(folder, lambda each: load_model(each, trust=trust), trust=trust) for folder in folders]
         model = joined(runs)
         missing = _missing(wanted, asked=formats is not None)
+        stores = [Store.open(run.store) for run in runs[:1] if run.store]
+        facts = cards.facts_of(model.facts, stores[0] if stores else None)
+        told = cards.Told(words, facts, _metadata(runs, model, words, facts), measured)
+        inputs = _real_inputs(runs, stores, model)
         with staging(out) as place:
-            exported = _made(
-                place, runs, model, [each for each in wanted if each not in missing], missing, words, told, tell
-            )
+            tell("bundle")
+            write_folder(runs, model, told.metadata, place)
+            remember(configured(place))
+            failed, fixed = _write_forms([each for each in wanted if each not in missing], model, place, tell)
+            results, different = _compare(place, inputs, fixed, tell)
+            failed |= different
+            certificate = _describe(place, results, {**missing, **failed}, told)
+            require_portable(place, runs)
             _move(place, out)
-        remember(configured(out))
-    return exported
+    notes = [] if stores else ["the run's store is not where it was: compared on made-up slices alone"]
+    notes += [f"{name} is left out: {reason}" for name, reason in missing.items()]
+    return Exported(certificate, failed, notes)
 
 
 def _missing(wanted: Sequence[str], *, asked: bool) -> dict[str, str]:
@@ -108,23 +118,10 @@ def _missing(wanted: Sequence[str], *, asked: bool) -> dict[str, str]:
     return missing
 
 
-def _made(
-    place: Path,
-    runs: Sequence[Run],
-    model: Model,
-    formats: Sequence[str],
-    missing: Mapping[str, str],
-    words: Words,
-    scores: Mapping[str, Any] | None,
-    tell: Told,
-) -> Exported:
-    """Make the whole bundle in the folder `place`."""
-    tell("bundle")
-    stores = [Store.open(run.store) for run in runs[:1] if run.store]
-    facts = cards.facts_of(model.facts, stores[0] if stores else None)
-    metadata = _metadata(runs, model, words, facts)
-    write_folder(runs, model, metadata, place)
-    remember(configured(place))
+def _write_forms(
+    formats: Sequence[str], model: Model, place: Path, tell: Tell
+) -> tuple[dict[str, str], list[str]]:
+    """Write the forms; why each of those that cannot be written cannot, and which take one size alone."""
     failed: dict[str, str] = {}
     fixed: list[str] = []
     for form in FORMATS:
@@ -139,24 +136,27 @@ def _made(
             _write_torchscript(model, place)
         except Exception as error:  # whatever tracing and scripting raise
             failed["torchscript"] = why(error)
-    inputs = _real_inputs(runs, stores, model)
+    return failed, fixed
+
+
+def _compare(
+    place: Path, inputs: Sequence[Input], fixed: Sequence[str], tell: Tell
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What came of comparing each form, and why each of those that differ, which are removed, does."""
     results: dict[str, Any] = {}
+    failed: dict[str, str] = {}
     for name, result in examined(place, inputs, fixed=fixed):
         tell(f"compare {name}")
         if result["holds"]:
             results[name] = result
-        elif name in ("eager", "bundle", *WEIGHTS):
+        elif name in ("bundle", *WEIGHTS):
             raise InputError(
-                f"the bundle does not give what the run gives ({name}: {result['why']}); nothing is written"
+                f"the bundle would not give what the run gives ({name}: {result['why']}); nothing is written"
             )
         else:
             failed[name] = result["why"]
             (place / result["file"]).unlink()
-    certificate = _describe(place, runs, model, results, {**missing, **failed}, metadata, words, facts, scores)
-    notes = [] if stores else ["the run's store is not where it was: compared on made-up slices alone"]
-    return Exported(
-        certificate, failed, [*notes, *(f"{name} is left out: {reason}" for name, reason in missing.items())]
-    )
+    return results, failed
 
 
 def _metadata(runs: Sequence[Run], model: Model, words: Words, facts: cards.Facts) -> dict[str, Any]:
@@ -234,26 +234,16 @@ def _real_inputs(runs: Sequence[Run], stores: Sequence[Store], model: Model) -> 
 
 
 def _describe(
-    place: Path,
-    runs: Sequence[Run],
-    model: Model,
-    results: Mapping[str, Any],
-    left_out: Mapping[str, str],
-    metadata: Mapping[str, Any],
-    words: Words,
-    facts: cards.Facts,
-    scores: Mapping[str, Any] | None,
+    place: Path, results: Mapping[str, Any], left_out: Mapping[str, str], told: cards.Told
 ) -> Mapping[str, Any]:
     """Write what is read by people, then the certificate, which has the hash of every file."""
     write_large_files(place)
-    cards.write_licences(place, words, facts)
-    loaded = load_model(place, trust=True)
-    certificate = described(place, results, left_out, loaded)
-    cards.write_card(place, loaded, metadata, words, facts, certificate, scores)
-    certificate = sealed(described(place, results, left_out, loaded))
+    cards.write_licences(place, told.words, told.facts)
+    model = load_model(place, trust=True)
+    cards.write_card(place, model, told, described(place, results, left_out, model))
+    certificate = sealed(described(place, results, left_out, model))
     cards.write_page(place, certificate)
     write_json(place / CERTIFICATE, certificate)
-    require_portable(place, runs)
     return certificate
 
 

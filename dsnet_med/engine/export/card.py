@@ -1,9 +1,11 @@
-"""The words of a bundle: docs/README.md in the form of the Model Zoo and the hub, licences, the certificate's page."""
+"""The words of a bundle: a model card as the Model Zoo and the hub have it, licences, a certificate's page."""
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +35,14 @@ _WEIGHTS = {"True": "ImageNet", "False": "random"}
 
 @dataclass(frozen=True)
 class Words:
-    """What the one who exports says. `licence` is a name such as Apache-2.0, or a file with the licence's text."""
+    """What the one who exports says. `licence` is a name such as Apache-2.0, or a file with its text."""
 
     author: str = ""
     licence: str = "Apache-2.0"
     data_source: str = ""
 
     def checked(self) -> "Words":
-        """Itself. Raises InputError for texts of several lines and for a licence whose text is not known here."""
+        """Itself. Raises InputError for texts of several lines, and for an empty licence."""
         for name, text in vars(self).items():
             if not text.isprintable():
                 raise InputError(f"got {shown(text)} for {name.replace('_', ' ')}: wanted one line of text")
@@ -68,6 +70,16 @@ class Facts:
         return text if isinstance(text, str) and text.isupper() else ""
 
 
+@dataclass(frozen=True)
+class Told:
+    """All that the words are made of; `scores` is what a summary.json of `evaluate` says, where one is given."""
+
+    words: Words
+    facts: Facts
+    metadata: Mapping[str, Any]
+    scores: Mapping[str, Any] | None
+
+
 def facts_of(summary: Mapping[str, Any], store: Store | None) -> Facts:
     """What a run's summary, its store and the recipes that came with this package say of the data."""
     cases = summary.get("cases")
@@ -89,7 +101,7 @@ def write_licences(out: Path, words: Words, facts: Facts) -> None:
     elif words.licence.lower() == "apache-2.0":
         write_text(out / "LICENSE", _apache())
     else:
-        text = f"{words.licence}\n\nThe text of this licence is published under its name. Copyright: {words.author or 'the authors'}.\n"
+        text = f"{words.licence}, whose text is published under that name.\nCopyright: {words.author or 'the authors'}.\n"
         write_text(out / "LICENSE", text)
     recipe = facts.recipe
     lines = [
@@ -103,17 +115,9 @@ def write_licences(out: Path, words: Words, facts: Facts) -> None:
     write_text(out / "docs" / "data_license.txt", "\n".join(lines) + "\n")
 
 
-def write_card(
-    out: Path,
-    model: Model,
-    metadata: Mapping[str, Any],
-    words: Words,
-    facts: Facts,
-    certificate: Mapping[str, Any],
-    scores: Mapping[str, Any] | None,
-) -> None:
-    """docs/README.md; `scores` is what a summary.json of `evaluate` says."""
-    summary = model.facts
+def write_card(out: Path, model: Model, told: Told, certificate: Mapping[str, Any]) -> None:
+    """docs/README.md of the bundle in `out`."""
+    summary, words, facts, metadata, scores = model.facts, told.words, told.facts, told.metadata, told.scores
     scripts = sorted(path.relative_to(out).as_posix() for path in (out / "scripts").glob("*.py"))
     validation = (
         summary.get("best", {}).get("val_mean_dice") if isinstance(summary.get("best"), Mapping) else None
@@ -273,13 +277,9 @@ def _forms(certificate: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _apache() -> str:
     """The text of the licence of this package, which is Apache's, from its metadata or the checkout."""
-    from importlib.metadata import PackageNotFoundError, files  # noqa: PLC0415
-
     places = [resources.configs().parent / "LICENSE"]
-    try:
+    with suppress(PackageNotFoundError):
         places += [Path(str(file.locate())) for file in files("dsnet-med") or () if file.name == "LICENSE"]
-    except PackageNotFoundError:
-        pass
     for place in places:
         if place.is_file():
             return place.read_text(encoding="utf-8")
@@ -294,8 +294,3 @@ def _rendered(template: str, **values: Any) -> str:
         autoescape=False,
     )
     return re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(**values))
-
-
-def authors(words: Words, texts: Sequence[str]) -> str:
-    """Who is named as the author: the one who exports, or who it was before."""
-    return words.author or next(iter(texts), "")

@@ -78,7 +78,7 @@ class Reference:
         return slice_logits(images, run or self.network, self.model.size, self.model.fit)
 
     def volume(self, images: Tensor) -> Tensor:
-        """Logits as `infer` has them: of an ensemble the mean is taken after slices have their own size again."""
+        """Logits as `infer` has them: of an ensemble the mean, after slices have their own size again."""
         parts = [self.fitted(images, self._member(each)) for each in members_of(self.model.network)]
         return mean_logits(parts) if len(parts) > 1 else parts[0]
 

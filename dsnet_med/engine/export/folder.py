@@ -72,7 +72,10 @@ def read_run(folder: Path, load: Callable[[Path], Model], *, trust: bool = False
 
 
 def joined(runs: Sequence[Run]) -> Model:
-    """The model that several runs make: the mean of their probabilities decides. InputError where they differ."""
+    """The model that several runs make: the mean of their probabilities decides.
+
+    Raises InputError where they cannot be one.
+    """
     first = runs[0].model
     if len(runs) == 1:
         return first
