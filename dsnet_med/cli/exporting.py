@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from dsnet_med.errors import CasesFailedError, InputError
 
-_FORMS = 12  # steps of an export, about
+_FORMS = 9  # steps of an export, about
 
 
 def export(
@@ -69,7 +69,7 @@ def export(
 
 
 def _pushed(out: Path, name: str) -> str:
-    from dsnet_med.inference.hub import push
+    from dsnet_med.inference.hub import push  # type: ignore[import-untyped]
 
     return str(push(out, name))
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dsnet_med import resources
 from dsnet_med.engine.export import card as cards
 from dsnet_med.engine.export.card import Words
@@ -13,6 +15,7 @@ from dsnet_med.engine.export.certificate import (
     CERTIFICATE,
     TORCHSCRIPT,
     WEIGHTS,
+    compared_graph,
     described,
     examined,
 )
@@ -25,21 +28,21 @@ from dsnet_med.engine.export.folder import (
     write_folder,
     write_large_files,
 )
-from dsnet_med.engine.export.formats import FORMATS, Format, missing_packages, why, write_torchscript
-from dsnet_med.engine.export.inputs import Input, made_up, made_up_slices, real, sizes_around
+from dsnet_med.engine.export.formats import FORMATS, graph_of, missing_packages, why, write_torchscript
+from dsnet_med.engine.export.inputs import Input, made_up_slices, real, sizes_around
 from dsnet_med.engine.run import describe
 from dsnet_med.engine.scripted import scripted
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.files import LOCK, locked, output_error, staging, write_json
 from dsnet_med.inference.bundle_reader import Model, load_model
 from dsnet_med.inference.trust import configured, remember
-from dsnet_med.networks.ensemble import members_of
 from dsnet_med.prepare.store import Store
 from dsnet_med.seal import sealed
 
 KNOWN = ("bundle", "onnx", "pt2", "torchscript")
 Tell = Callable[[str], None]
 _DEFAULT = Words()
+_AT_ONCE = 8  # slices of a volume in TorchScript
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ def export(
     form that cannot be written, or that gives other logits than the run, is left out, and the certificate says
     why. `scores` is a summary.json of `evaluate` for the model card. `tell` hears what is being done.
 
-    Raises InputError for folders that are no runs on volumes, runs that cannot be one ensemble, a full folder, formats or licences that cannot be had, code that is not trusted, and a bundle that MONAI or
+    Raises InputError for folders that are no runs on volumes, runs that cannot be one ensemble, a folder with
+    something in it, formats or licences that cannot be had, code that is not trusted, and a bundle that MONAI or
     PyTorch does not open again as it was.
     """
     wanted = checked_formats(KNOWN if formats is None else formats)
@@ -95,9 +99,12 @@ def export(
             tell("bundle")
             write_folder(runs, model, told.metadata, place)
             remember(configured(place))
-            failed, fixed = _write_forms([each for each in wanted if each not in missing], model, place, tell)
-            results, different = _compare(place, inputs, fixed, tell)
-            failed |= different
+            possible = [each for each in wanted if each not in missing]
+            reason = _add_torchscript(model, place) if "torchscript" in possible else None
+            results, failed = _compare(place, inputs, tell)
+            failed |= {"torchscript": reason} if reason else {}
+            graphs, gone = _add_graphs(possible, model, place, inputs, tell)
+            results, failed = results | graphs, failed | gone
             certificate = _describe(place, results, {**missing, **failed}, told)
             require_portable(place, runs)
             _move(place, out)
@@ -118,35 +125,62 @@ def _missing(wanted: Sequence[str], *, asked: bool) -> dict[str, str]:
     return missing
 
 
-def _write_forms(
-    formats: Sequence[str], model: Model, place: Path, tell: Tell
-) -> tuple[dict[str, str], list[str]]:
-    """Write the forms; why each of those that cannot be written cannot, and which take one size alone."""
-    failed: dict[str, str] = {}
-    fixed: list[str] = []
-    for form in FORMATS:
-        if form.name in formats:
-            tell(f"write {form.name}")
-            reason = _write(form, model, place)
-            fixed += [form.name] * (reason == "fixed")
-            failed |= {form.name: reason} if reason not in ("any", "fixed") else {}
-    if "torchscript" in formats:
-        tell("write torchscript")
-        try:
-            _write_torchscript(model, place)
-        except Exception as error:  # whatever tracing and scripting raise
-            failed["torchscript"] = why(error)
-    return failed, fixed
+class _Graphs:
+    """The graphs of a model, each made when first asked for: any size, or the trained one alone."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.made: dict[bool, torch.export.ExportedProgram] = {}
+
+    def of(self, *, any_size: bool) -> torch.export.ExportedProgram:
+        if any_size not in self.made:
+            self.made[any_size] = graph_of(
+                grey(self.model), made_up_slices(self.model.size, 1), any_size=any_size
+            )
+        return self.made[any_size]
 
 
-def _compare(
-    place: Path, inputs: Sequence[Input], fixed: Sequence[str], tell: Tell
+def _add_graphs(
+    formats: Sequence[str], model: Model, place: Path, inputs: Sequence[Input], tell: Tell
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """What came of comparing each form, and why each of those that differ, which are removed, does."""
+    """Write the forms of the graph, for any size or else the trained one; what came of each, or why nothing."""
+    graphs, results, failed = _Graphs(model), dict[str, Any](), dict[str, str]()
+    for form in FORMATS:
+        for any_size in (True, False) if form.name in formats else ():
+            tell(form.name)
+            file = place / form.file
+            try:
+                form.write(graphs.of(any_size=any_size), file)
+                result = compared_graph(place, form, inputs, any_size=any_size)
+            except Exception as error:  # whatever an exporter raises for a stranger's network
+                result = {"holds": False, "why": why(error)}
+            if result["holds"]:
+                results[form.name] = result
+                failed.pop(form.name, None)
+                break
+            failed[form.name] = result["why"]
+            file.unlink(missing_ok=True)
+    return results, failed
+
+
+def _add_torchscript(model: Model, place: Path) -> str | None:
+    """Write model.ts with what MONAI Deploy reads in it; why not, where it cannot be written."""
+    names = ("inference.json", "metadata.json")
+    extra = {name: (place / "configs" / name).read_text(encoding="utf-8") for name in names}
+    try:
+        volumes = scripted(model.network, model.size, model.fit, _AT_ONCE, model.in_channels)
+        write_torchscript(volumes, extra, place / TORCHSCRIPT)
+    except Exception as error:  # whatever tracing and scripting raise
+        return why(error)
+    return None
+
+
+def _compare(place: Path, inputs: Sequence[Input], tell: Tell) -> tuple[dict[str, Any], dict[str, str]]:
+    """What came of each form that is no graph, and why each of those that differ, which are removed, does."""
     results: dict[str, Any] = {}
     failed: dict[str, str] = {}
-    for name, result in examined(place, inputs, fixed=fixed):
-        tell(f"compare {name}")
+    for name, result in examined(place, inputs):
+        tell(name)
         if result["holds"]:
             results[name] = result
         elif name in ("bundle", *WEIGHTS):
@@ -177,51 +211,6 @@ def _metadata(runs: Sequence[Run], model: Model, words: Words, facts: cards.Fact
         "data_source": source,
     }
     return metadata | {name: value for name, value in told.items() if value}
-
-
-def _write(form: Format, model: Model, place: Path) -> str:
-    """Write a form for slices of any size, or else of the trained one: "any", "fixed", or why neither."""
-    network, example, file = grey(model), made_up_slices(model.size, 1), place / form.file
-    reason = ""
-    for any_size in (True, False):
-        try:
-            form.write(network, example, any_size, file)
-            if not any_size or _takes_any(form, model, file):
-                return "any" if any_size else "fixed"
-            reason = "it gives other logits at other sizes"
-        except Exception as error:  # whatever an exporter raises for a stranger's network
-            reason = why(error)
-        file.unlink(missing_ok=True)
-    return reason
-
-
-def _takes_any(form: Format, model: Model, file: Path) -> bool:
-    """Whether a form does what the network does at other sizes than the trained one."""
-    network = grey(model)
-    try:
-        run = form.open(file)
-        for given in made_up(model.size, sizes_around(model.size)):
-            if not given.volume:
-                wanted = network(given.images)
-                if not bool(
-                    (run(given.images) - wanted).abs().max() <= 1e-4 * max(1.0, float(wanted.abs().max()))
-                ):
-                    return False
-    except Exception:  # a graph that holds for other sizes than it was made with
-        return False
-    return True
-
-
-def _write_torchscript(model: Model, place: Path) -> None:
-    extra = {
-        name: (place / "configs" / name).read_text(encoding="utf-8")
-        for name in ("inference.json", "metadata.json")
-    }
-    members = members_of(model.network)
-    network = model.network if len(members) > 1 else members[0]
-    write_torchscript(
-        scripted(network, model.size, model.fit, 8, model.in_channels), extra, place / TORCHSCRIPT
-    )
 
 
 def _real_inputs(runs: Sequence[Run], stores: Sequence[Store], model: Model) -> list[Input]:

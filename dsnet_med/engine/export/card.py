@@ -72,7 +72,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Told:
-    """All that the words are made of; `scores` is what a summary.json of `evaluate` says, where one is given."""
+    """All that the words are made of; `scores` is a summary.json of `evaluate`, where one is given."""
 
     words: Words
     facts: Facts
@@ -101,7 +101,8 @@ def write_licences(out: Path, words: Words, facts: Facts) -> None:
     elif words.licence.lower() == "apache-2.0":
         write_text(out / "LICENSE", _apache())
     else:
-        text = f"{words.licence}, whose text is published under that name.\nCopyright: {words.author or 'the authors'}.\n"
+        text = f"{words.licence}, whose text is published under that name.\n"
+        text += f"Copyright: {words.author or 'the authors'}.\n"
         write_text(out / "LICENSE", text)
     recipe = facts.recipe
     lines = [

@@ -26,7 +26,15 @@ from torch import Tensor, nn
 
 import dsnet_med
 from dsnet_med.engine.draws import kept_generators
-from dsnet_med.engine.export.formats import FORMATS, GreySlices, Run, open_torchscript, version_of
+from dsnet_med.engine.export.formats import (
+    FORMATS,
+    Format,
+    GreySlices,
+    Run,
+    open_torchscript,
+    quiet,
+    version_of,
+)
 from dsnet_med.engine.export.inputs import Input, made_up, made_up_slices, sizes_around
 from dsnet_med.engine.memory import peak_bytes, resident_bytes, restart_peak
 from dsnet_med.engine.stopping import in_words
@@ -95,7 +103,7 @@ def examined(
     cannot be had.
     """
     reference = Reference.of(bundle, trust=trust)
-    inputs = [*made_up(reference.model.size, sizes_around(reference.model.size)), *inputs]
+    inputs = with_made_up(reference.model, inputs)
     with torch.no_grad():
         yield "eager", _timed(reference, reference.slices, None) | _probes(reference, inputs)
         for name, file in WEIGHTS.items():
@@ -108,11 +116,28 @@ def examined(
             yield "torchscript", _form(reference, inputs, opened, TORCHSCRIPT, runtime, volumes=True)
         for form in FORMATS:
             if (bundle / form.file).is_file():
-                opened = partial(form.open, bundle / form.file)
-                any_size = form.name not in fixed
-                result = _form(reference, inputs, opened, form.file, version_of(form), any_size=any_size)
-                yield form.name, result
+                yield (
+                    form.name,
+                    compared_graph(bundle, form, inputs, any_size=form.name not in fixed, trust=trust),
+                )
     yield "bundle", _workflow(bundle, reference, trust)
+
+
+def compared_graph(
+    bundle: Path, form: Format, inputs: Sequence[Input], *, any_size: bool, trust: bool = False
+) -> dict[str, Any]:
+    """What comes of one form of the graph, on slices of several sizes or of the trained one alone."""
+    reference = Reference.of(bundle, trust=trust)
+    inputs = with_made_up(reference.model, inputs)
+    opened = partial(form.open, bundle / form.file)
+    with torch.no_grad():
+        return _form(reference, inputs, opened, form.file, version_of(form), any_size=any_size)
+
+
+def with_made_up(model: Model, inputs: Sequence[Input]) -> list[Input]:
+    """`inputs` behind those that are made up, each once."""
+    made = made_up(model.size, sizes_around(model.size))
+    return [*made, *(each for each in inputs if not each.made_up)]
 
 
 def _strict(bundle: Path, file: Path, trust: bool) -> Run:
@@ -220,7 +245,7 @@ def _probes(reference: Reference, inputs: Sequence[Input]) -> dict[str, Any]:
     """A few logits of every made-up input, and how many pixels each class has: the same on other machines."""
     probes = []
     for given in inputs:
-        if given.name.startswith("made"):
+        if given.made_up:
             logits = reference.volume(given.images) if given.volume else reference.slices(given.images)
             flat = logits.reshape(-1)
             places = torch.linspace(0, len(flat) - 1, _PROBES, dtype=torch.float64).long()
@@ -259,15 +284,15 @@ def _workflow(bundle: Path, reference: Reference, trust: bool) -> dict[str, Any]
 def run_workflow(bundle: Path, inputs: Path, out: Path) -> None:
     """Run a bundle's inference on the CPU as MONAI does, its folders aside."""
     settings = {"bundle_root": bundle, "dataset_dir": inputs, "output_dir": out}
-    workflow = ConfigWorkflow(
-        str(bundle / "configs" / "inference.json"),
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        logging_file=False,  # which would change this process's loggers
-        workflow_type="infer",
-        device="$torch.device('cpu')",
-        **{name: literal(str(path.resolve())) for name, path in settings.items()},
-    )
-    with in_words(), kept_generators():
+    with in_words(), kept_generators(), quiet():
+        workflow = ConfigWorkflow(
+            str(bundle / "configs" / "inference.json"),
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            logging_file=False,  # which would change this process's loggers
+            workflow_type="infer",
+            device="$torch.device('cpu')",
+            **{name: literal(str(path.resolve())) for name, path in settings.items()},
+        )
         workflow.initialize()
         try:
             workflow.run()

@@ -39,17 +39,16 @@ class GreySlices(nn.Module):
 
 @dataclass(frozen=True)
 class Format:
-    """One form: its file in the bundle, what it needs, how it is written and opened.
+    """One form of a graph: its file in the bundle, what it needs, how it is written and opened.
 
-    `write` takes the 2-D network (GreySlices), an example (B, 1, H, W) of the trained size, whether any height
-    and width are to be possible, and the file. `open` gives what maps slices (B, 1, H, W) to logits.
+    `open` gives what maps slices (B, 1, H, W) to logits.
     """
 
     name: str
     file: str
     runtime: str
     packages: tuple[str, ...]
-    write: Callable[[nn.Module, Tensor, bool, Path], None]
+    write: Callable[[torch.export.ExportedProgram, Path], None]
     open: Callable[[Path], Run]
 
 
@@ -70,18 +69,21 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _exported(network: nn.Module, example: Tensor, any_size: bool) -> torch.export.ExportedProgram:
-    """The graph of `network` for batches of any number, without the places in this machine's files."""
+def graph_of(network: nn.Module, example: Tensor, *, any_size: bool) -> torch.export.ExportedProgram:
+    """The graph of GreySlices for batches of any number, and slices of any or of the example's size.
+
+    Raises what PyTorch raises for a network whose Python decides by sizes or by values.
+    """
     dynamic = torch.export.Dim.DYNAMIC
     sizes = {0: dynamic} | ({2: dynamic, 3: dynamic} if any_size else {})
     twice = torch.cat([example, example])  # one slice alone would be taken for all that there can be
     if any_size and twice.shape[2] == twice.shape[3]:  # and height and width for the same
         twice = twice[..., : _another(twice.shape[3])]
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.export.export(network, (twice,), dynamic_shapes={_GRAPH_INPUT: sizes}, strict=False)
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)
+            node.meta.pop("stack_trace", None)  # places in this machine's files
     return program
 
 
@@ -90,20 +92,19 @@ def _another(width: int) -> int:
     return width - 32 if width > 64 else width
 
 
-def _write_pt2(network: nn.Module, example: Tensor, any_size: bool, file: Path) -> None:
-    with _quiet():
-        torch.export.save(_exported(network, example, any_size), file)
+def _write_pt2(program: torch.export.ExportedProgram, file: Path) -> None:
+    with quiet():
+        torch.export.save(program, file)
 
 
 def _open_pt2(file: Path) -> Run:
-    with _quiet():
+    with quiet():
         module = torch.export.load(file).module()
     return lambda images: torch.as_tensor(module(images))
 
 
-def _write_onnx(network: nn.Module, example: Tensor, any_size: bool, file: Path) -> None:
-    program = _exported(network, example, any_size)
-    with _quiet():
+def _write_onnx(program: torch.export.ExportedProgram, file: Path) -> None:
+    with quiet():
         made = torch.onnx.export(
             program, dynamo=True, input_names=[_GRAPH_INPUT], output_names=[_GRAPH_OUTPUT], verbose=False
         )
@@ -141,7 +142,7 @@ def write_torchscript(volumes: nn.Module, extra: Mapping[str, str], file: Path) 
 
     Deploy looks for a folder in the archive that is called like the file: `file` has its last name already.
     """
-    with _quiet(), tempfile.TemporaryDirectory(dir=file.parent) as temporary:
+    with quiet(), tempfile.TemporaryDirectory(dir=file.parent) as temporary:
         whole, lean = Path(temporary) / "whole.ts", Path(temporary) / file.name
         torch.jit.save(volumes, str(whole), _extra_files=dict(extra))
         _copy_without_debug(whole, lean)
@@ -150,7 +151,7 @@ def write_torchscript(volumes: nn.Module, extra: Mapping[str, str], file: Path) 
 
 def open_torchscript(file: Path) -> Run:
     """What a file of TorchScript for volumes does to slices (B, 1, H, W), taken as one volume."""
-    with _quiet():
+    with quiet():
         module = torch.jit.load(str(file), map_location="cpu").eval()
     return lambda images: torch.as_tensor(module(images.transpose(0, 1)[None]))[0].transpose(0, 1)
 
@@ -183,9 +184,10 @@ FORMATS = (
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what exporters print, log and warn of, which is for PyTorch's developers."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "monai.bundle.workflows", "monai.data")
+    loggers = [logging.getLogger(name) for name in names]
     before = [(logger, logger.level) for logger in loggers]
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")

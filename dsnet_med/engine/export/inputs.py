@@ -25,10 +25,7 @@ class Input:
     name: str
     images: Tensor
     volume: bool = False
-
-    @property
-    def shape(self) -> list[int]:
-        return list(self.images.shape)
+    made_up: bool = False
 
 
 def sizes_around(size: Sequence[int]) -> list[tuple[int, int]]:
@@ -52,7 +49,11 @@ def made_up_slices(size: Sequence[int], count: int) -> Tensor:
 def made_up(size: Sequence[int], sizes: Sequence[Sequence[int]]) -> list[Input]:
     """Batches of slices of every one of `sizes`, and two volumes whose slices have not the trained `size`."""
     slices = [
-        Input(f"made up, {count} x {height}x{width}", made_up_slices((height, width), max(BATCHES))[:count])
+        Input(
+            f"made up, {count} x {height}x{width}",
+            made_up_slices((height, width), max(BATCHES))[:count],
+            made_up=True,
+        )
         for height, width in sizes
         for count in BATCHES
     ]
@@ -61,6 +62,7 @@ def made_up(size: Sequence[int], sizes: Sequence[Sequence[int]]) -> list[Input]:
             f"made-up volume {height}x{width}x{_THICKNESS}",
             made_up_slices((height, width), _THICKNESS),
             volume=True,
+            made_up=True,
         )
         for height, width in ((size[0] * 9 // 8, size[1]), (size[0] // 2 + 7, size[1] // 2 + 20))
     ]
