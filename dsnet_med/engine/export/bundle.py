@@ -30,9 +30,10 @@ from dsnet_med.engine.export.folder import (
 )
 from dsnet_med.engine.export.formats import FORMATS, graph_of, missing_packages, why, write_torchscript
 from dsnet_med.engine.export.inputs import Input, made_up_slices, real, sizes_around
-from dsnet_med.engine.run import describe
+from dsnet_med.engine.metadata import describe
 from dsnet_med.engine.scripted import scripted
 from dsnet_med.errors import InputError, unknown
+from dsnet_med.extras import missing
 from dsnet_med.files import LOCK, locked, output_error, staging, write_json
 from dsnet_med.inference.bundle_reader import Model, load_model
 from dsnet_med.inference.trust import configured, remember
@@ -42,6 +43,7 @@ from dsnet_med.seal import sealed
 KNOWN = ("bundle", "onnx", "pt2", "torchscript")
 Tell = Callable[[str], None]
 _DEFAULT = Words()
+_OF_MONAI_LABEL = ("deepgrow", "deepedit", "detection", "classification")
 _AT_ONCE = 8  # slices of a volume in TorchScript
 
 
@@ -78,51 +80,61 @@ def export(
     form that cannot be written, or that gives other logits than the run, is left out, and the certificate says
     why. `scores` is a summary.json of `evaluate` for the model card. `tell` hears what is being done.
 
-    Raises InputError for folders that are no runs on volumes, runs that cannot be one ensemble, a folder with
-    something in it, formats or licences that cannot be had, code that is not trusted, and a bundle that MONAI or
+    Raises InputError for folders that are no runs on volumes, runs that cannot be one ensemble, a full
+    folder, formats or licences that cannot be had, code that is not trusted, and a bundle that MONAI or
     PyTorch does not open again as it was.
     """
     wanted = checked_formats(KNOWN if formats is None else formats)
     words.checked()
     measured = None if scores is None else cards.read_scores(scores)
+    _require_plain_name(out)
     with locked(out, "exports into"):
         if left := [path.name for path in out.iterdir() if path.name != LOCK]:
             raise InputError(f"{out} is not empty, it holds {sorted(left)[0]}; choose another --out")
         runs = [read_run(folder, lambda each: load_model(each, trust=trust), trust=trust) for folder in folders]
         model = joined(runs)
-        missing = _missing(wanted, asked=formats is not None)
-        stores = [Store.open(run.store) for run in runs[:1] if run.store]
-        facts = cards.facts_of(model.facts, stores[0] if stores else None)
-        told = cards.Told(words, facts, _metadata(runs, model, words, facts), measured)
-        inputs = _real_inputs(runs, stores, model)
+        gone = _missing(wanted, asked=formats is not None)
+        store = _store_of(runs[0])
+        facts = cards.facts_of(model.facts, store)
+        told = cards.Told(words, facts, _metadata(runs, model, words, facts, measured), measured)
+        inputs = _real_inputs(runs, store, model)
         with staging(out) as place:
             tell("bundle")
             write_folder(runs, model, told.metadata, place)
             remember(configured(place))
-            possible = [each for each in wanted if each not in missing]
+            possible = [each for each in wanted if each not in gone]
             reason = _add_torchscript(model, place) if "torchscript" in possible else None
             results, failed = _compare(place, inputs, tell)
             failed |= {"torchscript": reason} if reason else {}
-            graphs, gone = _add_graphs(possible, model, place, inputs, tell)
-            results, failed = results | graphs, failed | gone
-            certificate = _describe(place, results, {**missing, **failed}, told)
+            graphs, others = _add_graphs(possible, model, place, inputs, tell)
+            results, failed = results | graphs, failed | others
+            certificate = _describe(place, results, {**gone, **failed}, told)
             require_portable(place, runs)
             _move(place, out)
-    notes = [] if stores else ["the run's store is not where it was: compared on made-up slices alone"]
-    notes += [f"{name} is left out: {reason}" for name, reason in missing.items()]
+    notes = [] if store else ["the run's store is not there, or another: compared on made-up slices alone"]
+    notes += [f"{name} is left out: {reason}" for name, reason in gone.items()]
     return Exported(certificate, failed, notes)
+
+
+def _require_plain_name(out: Path) -> None:
+    """Raise InputError for a folder that MONAI Label takes for another kind of model by its name."""
+    if found := [word for word in _OF_MONAI_LABEL if word in out.resolve().name.lower()]:
+        raise InputError(
+            f"got --out {out}: MONAI Label takes a bundle with '{found[0]}' in its name for another kind of "
+            "model; choose another name"
+        )
 
 
 def _missing(wanted: Sequence[str], *, asked: bool) -> dict[str, str]:
     """The formats whose packages are not installed. Raises InputError where one was `asked` for."""
-    missing = {}
+    gone: dict[str, str] = {}
     for form in FORMATS:
-        if form.name in wanted and (gone := missing_packages(form)):
-            reason = f"it needs {' and '.join(gone)}: pip install 'dsnet-med[{form.name}]'"
+        if form.name in wanted and (lacking := missing_packages(form)):
+            error = missing(lacking[0], f"the format {form.name}")
             if asked:
-                raise InputError(f"the format {form.name} cannot be written, {reason}")
-            missing[form.name] = reason
-    return missing
+                raise error
+            gone[form.name] = str(error)
+    return gone
 
 
 class _Graphs:
@@ -193,31 +205,41 @@ def _compare(place: Path, inputs: Sequence[Input], tell: Tell) -> tuple[dict[str
     return results, failed
 
 
-def _metadata(runs: Sequence[Run], model: Model, words: Words, facts: cards.Facts) -> dict[str, Any]:
+def _metadata(
+    runs: Sequence[Run], model: Model, words: Words, facts: cards.Facts, scores: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """metadata.json of the bundle: that of its first run as this version writes it, with the user's words."""
-    train = runs[0].configs.get("train")
-    metadata = (
-        dict(runs[0].configs["metadata"])
-        if train is None
-        else describe(resources.configs() / "metadata.json", train)
-    )
+    first = runs[0].configs
+    told: dict[str, Any] = {"authors": words.author, "copyright": words.author, "license": words.licence_name}
+    told["data_source"] = words.data_source or facts.recipe.get("source")
+    if scores is not None:
+        told["eval_metrics"] = {
+            f"mean_{name}": value for name, value in scores["mean"].items() if value is not None
+        }
+    elif "eval_metrics" in first.get("metadata", {}):
+        told["eval_metrics"] = first["metadata"]["eval_metrics"]
     if len(runs) > 1:
-        metadata |= {"name": "ensemble", "description": f"{model.title}, trained by dsnet-med"}
-    source = words.data_source or facts.recipe.get("source")
-    told = {
-        "authors": words.author,
-        "copyright": words.author,
-        "license": words.licence_name,
-        "data_source": source,
-    }
-    return metadata | {name: value for name, value in told.items() if value}
+        told |= {"name": "ensemble", "description": f"{model.title}, trained by dsnet-med"}
+    told = {name: value for name, value in told.items() if value}
+    if "train" not in first:
+        return first["metadata"] | told
+    return describe(resources.configs() / "metadata.json", first["train"], before=first.get("metadata"), **told)
 
 
-def _real_inputs(runs: Sequence[Run], stores: Sequence[Store], model: Model) -> list[Input]:
+def _store_of(run: Run) -> Store | None:
+    """The store that a run was trained on, where it still lies there as it was."""
+    try:
+        store = Store.open(run.store) if run.store else None
+    except InputError:  # damaged: it is not needed
+        return None
+    return store if store is not None and store.id == run.model.facts.get("store_id", store.id) else None
+
+
+def _real_inputs(runs: Sequence[Run], store: Store | None, model: Model) -> list[Input]:
     """Slices of the cases that picked the checkpoint, or else of any that the store has."""
-    if not stores:
+    if store is None:
         return []
-    store, cases = stores[0], runs[0].model.facts.get("cases")
+    cases = runs[0].model.facts.get("cases")
     held = cases.get("val") if isinstance(cases, Mapping) else None
     return list(real(store, [*(held or ()), *store.cases], sizes_around(model.size)))
 
