@@ -17,7 +17,7 @@ from monai.transforms import (
 from monai.utils import convert_to_tensor
 from torch.nn import functional as F
 
-from dsnet_med.errors import unknown
+from dsnet_med.errors import InputError, unknown
 from dsnet_med.geometry import SliceAxis, SliceOrder
 from dsnet_med.inference.bundle_reader import FITS
 from dsnet_med.inference.slice_model import resized_to
@@ -70,6 +70,10 @@ class ScaleByRecipe(MapTransform):
         for key in self.keys:
             image = scaled[key]
             voxels = image.numpy()
+            if not np.isfinite(voxels).all():
+                raise InputError(
+                    f"{_named(image)}: holds NaN or infinite voxels; replace them with a finite value"
+                )
             values = torch.from_numpy(self.intensity.fit(voxels).apply(voxels))
             scaled[key] = MetaTensor(values, meta=image.meta, applied_operations=image.applied_operations)
         return scaled
@@ -105,7 +109,11 @@ class ZScoreSliced(MapTransform):
 
 
 class ToSlices(MapTransform, InvertibleTransform):
-    """Reorder a volume (C, X, Y, Z) with an affine into slices (C, D, H, W), see geometry.SliceOrder; exact."""
+    """Reorder a volume (1, X, Y, Z) with an affine into slices (1, D, H, W), see geometry.SliceOrder; exact.
+
+    Raises InputError for several channels, and for voxels that come without an affine: which way they lie is
+    unknown then, and what is taken for it would be wrong for most files without anybody noticing.
+    """
 
     def __init__(self, keys: Sequence[Hashable], slice_axis: SliceAxis = "superior") -> None:
         super().__init__(keys)
@@ -115,6 +123,7 @@ class ToSlices(MapTransform, InvertibleTransform):
         ordered = dict(data)
         for key in self.keys:
             image = ordered[key]
+            _require_oriented(image)
             order = SliceOrder.of(np.asarray(image.affine, np.float64), self.slice_axis)
             slices = order.to_slices(image.numpy()[0])
             ordered[key] = MetaTensor(torch.from_numpy(slices.copy())[None], meta=image.meta)
@@ -134,3 +143,22 @@ class ToSlices(MapTransform, InvertibleTransform):
             native[key] = MetaTensor(torch.from_numpy(np.stack(channels)), meta=image.meta)
             native[key].applied_operations = image.applied_operations
         return native
+
+
+def _require_oriented(image: MetaTensor) -> None:
+    if image.ndim != 4 or len(image) != 1:
+        raise InputError(
+            f"{_named(image)}: has the shape {tuple(image.shape)}, wanted one channel of three axes; "
+            "give one volume at a time"
+        )
+    # Files, DICOM series and MONAI Deploy's images say it; a bare array has the identity, from MONAI.
+    stated = image.meta.get("original_affine") is not None
+    if not stated and np.array_equal(np.asarray(image.affine), np.eye(4)):
+        raise InputError(
+            f"{_named(image)}: comes without an affine, so which way it lies is unknown; give a file, or its "
+            "affine to RAS+ millimetres as the metadata affine and original_affine"
+        )
+
+
+def _named(image: MetaTensor) -> str:
+    return str(image.meta.get("filename_or_obj", "the image"))

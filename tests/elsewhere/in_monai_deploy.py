@@ -1,7 +1,7 @@
 """Run by an environment that has MONAI Deploy's App SDK: `in_monai_deploy.py JOB.json` segments volumes.
 
-A job is {"bundle": a folder or a model.ts, "infer": [[image.nii, output.npy], ...], "as": "dicom" or "array"}. What the
-SDK's loaders of DICOM series make of one goes in, and what its writers would get comes out.
+A job is {"bundle": a folder or a model.ts, "infer": [[image.nii, output.npy], ...], "as": "dicom" or "array"}. In
+goes what the SDK's loader of DICOM series, or that of NIfTI files, makes; out comes what its writers would get.
 """
 
 import json
@@ -44,7 +44,9 @@ def as_from_dicom(path: str) -> Image:
 
 def main(job: dict[str, Any]) -> None:
     bundle = Path(job["bundle"])
-    context = AppContext({"model": str(bundle) if bundle.is_file() else str(bundle.parent / "none"), "input": "."})
+    context = AppContext(
+        {"model": str(bundle) if bundle.is_file() else str(bundle.parent / "none"), "input": "."}
+    )
     operator = MonaiBundleInferenceOperator(
         Fragment(),
         app_context=context,

@@ -1,6 +1,7 @@
-"""Run by an environment that has MONAI Label: `in_monai_label.py JOB.json` segments or trains, and says so in JSON.
+"""Run by an environment that has MONAI Label: `in_monai_label.py JOB.json` trains, segments, or both.
 
-A job is {"app": folder of the app, "bundle": name, "infer": [[image, extension, output], ...]} or has "train".
+A job is {"bundle": folder, "train": {"items": [...], "request": {...}}, "infer": [[image, extension, output], ...]};
+what is said of the bundle goes into JOB.said.json.
 """
 
 import json
