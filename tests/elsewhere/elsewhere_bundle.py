@@ -45,9 +45,12 @@ def as_bundle(run: Path, folder: Path) -> Path:
     for name in ("inference", "train"):
         parser = ConfigParser()
         parser.read_config(str(run / "configs" / f"{name}.yaml"))
+        config = {
+            key: value for key, value in parser.get().items() if key != "_meta_"
+        }  # which Deploy would take
         if name == "train":
-            parser["dataset_dir"] = "stores/synapse"
-        ConfigParser.export_config_file(parser.get(), str(folder / "configs" / f"{name}.json"), indent=2)
+            config["dataset_dir"] = "stores/synapse"
+        (folder / "configs" / f"{name}.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     metadata = (run / "configs" / "metadata.json").read_text(encoding="utf-8")
     (folder / "configs" / "metadata.json").write_text(metadata, encoding="utf-8")
     (folder / "models" / "model.pt").write_bytes((run / "models" / "model.pt").read_bytes())

@@ -1,7 +1,7 @@
 """Run by an environment that has MONAI Deploy's App SDK: `in_monai_deploy.py JOB.json` segments volumes.
 
-A job is {"bundle": a folder or a model.ts, "infer": [[image.nii, output.npy], ...], "as": "dicom" or "array"}. In
-goes what the SDK's loader of DICOM series, or that of NIfTI files, makes; out comes what its writers would get.
+A job is {"bundle": a folder or a model.ts, "infer": [[image.nii, output.npy], ...], "as": "dicom" or "array"}.
+In goes what the SDK's loader of DICOM series, or that of NIfTI files, makes; out comes what its writers get.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Run by an environment that has MONAI Label: `in_monai_label.py JOB.json` trains, segments, or both.
 
-A job is {"bundle": folder, "train": {"items": [...], "request": {...}}, "infer": [[image, extension, output], ...]};
+A job is {"bundle": folder, "train": {"items": [], "request": {}}, "infer": [[image, extension, output], ...]};
 what is said of the bundle goes into JOB.said.json.
 """
 

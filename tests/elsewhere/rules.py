@@ -1,6 +1,6 @@
 """What MONAI Label 0.8.5 and MONAI Deploy App SDK 4.0.0 do with a bundle, in a few lines each.
 
-Read for this: monailabel/tasks/infer/{bundle,basic_infer}.py, transform/post.py (Restored), transform/writer.py;
+Read for this: monailabel/tasks/infer/{bundle,basic_infer}.py, transform/{post,writer}.py;
 monai/deploy/operators/monai_bundle_inference_operator.py. test_real.py compares with the packages themselves.
 """
 
@@ -62,6 +62,8 @@ def by_deploy(bundle: Path, voxels: NDArray[Any], metadata: dict[str, Any]) -> N
             json.loads(archive.read(f"{bundle.stem}/extra/metadata.json"))
             archive.extract(f"{bundle.stem}/extra/inference.json", folder)
             parser.read_config(str(Path(folder, bundle.stem, "extra", "inference.json")))
+    if parser.get("_meta_"):
+        raise ValueError("MONAI Deploy would take it for the metadata")
     before, after = (parser.get_parsed_content(name) for name in ("preprocessing", "postprocessing"))
     for compose in (before, after):
         _without_files(compose)

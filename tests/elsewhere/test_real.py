@@ -1,4 +1,4 @@
-"""MONAI Label and MONAI Deploy themselves, in environments of their own: `.ci/run elsewhere` makes and names them."""
+"""MONAI Label and MONAI Deploy themselves, in environments of their own, which `.ci/run elsewhere` makes."""
 
 import json
 import os
