@@ -49,7 +49,9 @@ PlaceOfPlugIn = Annotated[
 ]
 Models = Annotated[
     list[Path],
-    typer.Option("--model", help="A run folder, a bundle or a zip of one; several are an ensemble."),
+    typer.Option(
+        "--model", help="A run folder, a bundle, a zip of one, or hf://OWNER/NAME; several are an ensemble."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Batch = Annotated[int | None, typer.Option(help="Slices at a time; what fits, if not given.", min=1)]
@@ -435,13 +437,14 @@ def verify(
 ) -> None:
     """Score a summary again, analyse a trial again, or compare a bundle's forms again: do they still hold?"""
     from dsnet_med.cli import analysing, exporting, scoring
+    from dsnet_med.inference.hub import is_reference
 
     if folder := exporting.bundle_folder(path):
         if prediction or reference or images or masks:
             raise InputError(
                 "a bundle is compared by itself; leave out --prediction, --reference, --images, --masks"
             )
-        exporting.verify(folder, trust=trust)
+        exporting.verify(folder, trust=trust, of_hub=is_reference(path))
     elif folder := analysing.trial_folder(path):
         if prediction or reference or images:
             raise InputError("a trial's files lie in its folder; leave out --prediction, --reference, --images")

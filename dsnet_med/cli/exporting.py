@@ -9,6 +9,7 @@ import typer
 from tqdm import tqdm
 
 from dsnet_med.errors import CasesFailedError, InputError
+from dsnet_med.inference.hub import fetched, is_reference, reference
 
 _FORMS = 9  # steps of an export, about
 
@@ -69,9 +70,9 @@ def export(
 
 
 def _pushed(out: Path, name: str) -> str:
-    from dsnet_med.inference.hub import push  # type: ignore[import-untyped]
+    from dsnet_med.inference.hub import push
 
-    return str(push(out, name))
+    return push(out, name)
 
 
 def _short(certificate: Any) -> dict[str, Any]:
@@ -96,14 +97,22 @@ def _told(form: Any) -> str:
 
 
 def bundle_folder(path: Path) -> Path | None:
-    """The folder of the exported bundle that `path` is, or whose certificate; None for anything else."""
+    """The folder of the exported bundle that `path` is, or whose certificate; None for anything else.
+
+    A model of the hub, hf://OWNER/NAME, is fetched with all its files. Raises InputError where that cannot be.
+    """
     name = "certificate.json"
+    if is_reference(path):
+        folder = fetched(path, whole=True)
+        if not (folder / name).is_file():
+            raise InputError(f"{reference(path)}: has no {name}, so there is nothing to compare; infer takes it")
+        return folder
     if path.is_dir():
         return path if (path / name).is_file() else None
     return path.parent if path.name == name else None
 
 
-def verify(folder: Path, *, trust: bool) -> None:
+def verify(folder: Path, *, trust: bool, of_hub: bool = False) -> None:
     """Compare every form of an exported bundle again. CasesFailedError where its certificate does not hold."""
     from dsnet_med.cli.scoring import tell_differences
     from dsnet_med.engine.export.certificate import changed_files, differences, examined, read_certificate
@@ -111,6 +120,11 @@ def verify(folder: Path, *, trust: bool) -> None:
 
     certificate = read_certificate(folder)
     tell_differences(folder, changed_files(folder, certificate))
+    if not trust and of_hub:
+        raise InputError(
+            f"{folder}: comparing it again would run the code of a bundle from the hub; read its configs and "
+            "scripts there, and where you trust them say --trust"
+        )
     if not trust:
         require_own(folder, configured(folder), "comparing it again")
     fixed = [name for name, form in certificate["formats"].items() if form.get("sizes", "any") != "any"]

@@ -19,6 +19,7 @@ from dsnet_med.archives import is_zip, only_folder, unpack
 from dsnet_med.errors import InputError, cannot_read, one_line, root_cause, shown, unknown
 from dsnet_med.files import parse_json, read_text, sha256
 from dsnet_med.geometry import SliceAxis
+from dsnet_med.inference.hub import is_reference, located, reference
 from dsnet_med.inference.record import require_recorded, summary_of
 from dsnet_med.inference.safe_config import code_in
 from dsnet_med.inference.trust import executed_files, is_own
@@ -60,30 +61,32 @@ class Model:
         return title if isinstance(title, str) else "dsnet-med"
 
 
-def load_model(path: Path, *, trust: bool = False) -> Model:
-    """The model in a run folder, an exported bundle or a zip of one.
+def load_model(path: Path | str, *, trust: bool = False) -> Model:
+    """The model in a run folder, an exported bundle or a zip of one, or of the hub (`hf://OWNER/NAME`).
 
     Raises InputError for a folder that is none, for weights that are absent, damaged or of another network, and
-    for a folder that would run code of its own, unless `trust` is given or the user's own `train` made it.
+    for a folder that would run code of its own, unless `trust` is given or the user's own `train` made it;
+    what comes from the hub is a stranger's whoever sent it.
     """
+    where = reference(path)
     with _opened(path) as folder:
         file = _first_of(folder, _CONFIGS)
         if file is None:
             raise InputError(
-                f"{path}: not a run folder, it has no {_CONFIGS[0]}; give what train or export wrote"
+                f"{where}: not a run folder, it has no {_CONFIGS[0]}; give what train or export wrote"
             )
-        config = _config(path, file)
-        settings = _settings(path, config)
-        network = _network(path, file, config, trust)
+        config = _config(where, file)
+        settings = _settings(where, config)
+        network = _network(where, file, config, trust=trust, hub=is_reference(path))
         weights = _first_of(folder, _WEIGHTS)
         if weights is None:
             wanted = " or ".join(_WEIGHTS)
             raise InputError(
-                f"{path}: no such checkpoint, {wanted}; train first, or wait for the first validation"
+                f"{where}: no such checkpoint, {wanted}; train first, or wait for the first validation"
             )
         content = load_strictly(network, weights)
-        facts = summary_of(folder, path)
-        record = require_recorded(folder, network.state_dict(), facts, path)
+        facts = summary_of(folder, where)
+        record = require_recorded(folder, network.state_dict(), facts, where)
         hashes = hashlib.sha256(content).hexdigest() + "".join(map(sha256, executed_files(folder)))
         return Model(
             network=network.eval(),
@@ -107,7 +110,8 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Path]:
+def _opened(path: Path | str) -> Iterator[Path]:
+    path = located(path)
     if path.is_dir():
         yield path
         return
@@ -125,7 +129,7 @@ def _first_of(folder: Path, names: Sequence[str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _config(path: Path, file: Path) -> dict[str, Any]:
+def _config(path: Path | str, file: Path) -> dict[str, Any]:
     try:
         text = read_text(file)
         config = parse_json(text) if file.suffix == ".json" else parse_yaml(text, old=True)
@@ -136,7 +140,7 @@ def _config(path: Path, file: Path) -> dict[str, Any]:
     return config
 
 
-def _settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(path: Path | str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The plain values that say how slices are handed over, checked."""
     names, size, channels = config.get("class_names"), config.get("size"), config.get("in_channels", 1)
     if not isinstance(names, list) or len(names) < 2 or not all(_is_name(name) for name in names):
@@ -164,15 +168,15 @@ def _is_name(name: Any) -> bool:
     return isinstance(name, str) and name.isprintable() and bool(name.strip())
 
 
-def _network(path: Path, file: Path, config: Mapping[str, Any], trust: bool) -> nn.Module:
+def _network(path: Path | str, file: Path, config: Mapping[str, Any], *, trust: bool, hub: bool) -> nn.Module:
     definition, folder = config.get("slice_network"), file.parents[1]
     if definition is None:
         raise InputError(f"{path}: its configuration has no slice_network; give what train or export wrote")
     code = code_in(definition)
-    if code and not (trust or is_own(folder)):
+    if code and not (trust or (not hub and is_own(folder))):
         raise InputError(
-            f"{path}: would run code of its own ({code}); read {folder.name}'s configs and scripts, and where "
-            "you trust them say --trust (trust=True in Python)"
+            f"{path}: would run code of its own ({code}); read {folder if hub else folder.name}'s configs and "
+            "scripts, and where you trust them say --trust (trust=True in Python)"
         )
     try:
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced

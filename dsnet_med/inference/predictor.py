@@ -63,7 +63,7 @@ class Predictor:
         compile_networks: bool = False,
         trust: bool = False,
     ) -> "Predictor":
-        """The best checkpoint of a run folder, an exported bundle or a zip of one; of several, an ensemble.
+        """The best checkpoint of a run folder, a bundle, a zip of one or `hf://OWNER/NAME`; several, an ensemble.
 
         `trust` lets folders run code of their own. Raises InputError for folders that are no runs, weights that
         do not fit, and runs that differ in classes or slices.
@@ -72,7 +72,7 @@ class Predictor:
             raise InputError("got no run; give the folder that train wrote")
         wanted = choose_device(device)
         numbers, notice = choose_precision(precision, wanted)
-        loaded = [load_model(Path(run), trust=trust) for run in runs]
+        loaded = [load_model(run, trust=trust) for run in runs]
         _require_alike(loaded, runs)
         models = tuple(
             SliceModel.of(replace(model, network=member), wanted, numbers, compiled=compile_networks)

@@ -43,7 +43,7 @@ def _write(run: Path, digests: list[Any], facts: Mapping[str, Any]) -> None:
 
 
 def require_recorded(
-    run: Path, weights: Mapping[str, Tensor], summary: Mapping[str, Any], where: Path | None = None
+    run: Path, weights: Mapping[str, Tensor], summary: Mapping[str, Any], where: Path | str | None = None
 ) -> str:
     """How the weights of a run are vouched for, in a word: "as trained", or "without a record".
 
@@ -67,7 +67,7 @@ def require_recorded(
     return "as trained"
 
 
-def summary_of(run: Path, where: Path | None = None) -> dict[str, Any]:
+def summary_of(run: Path, where: Path | str | None = None) -> dict[str, Any]:
     """What a run's summary.json says, nothing where there is none; InputError where it was changed since.
 
     A folder with a record has one that is sealed; of others' any content will do.
@@ -118,5 +118,5 @@ def _id(value: Any) -> Any:
     return value.get("id") if isinstance(value, Mapping) else value
 
 
-def _refused(where: Path, why: str) -> InputError:
+def _refused(where: Path | str, why: str) -> InputError:
     return InputError(f"{where}: {why}; put back what was there, or remove {RECORD} where the change is meant")
