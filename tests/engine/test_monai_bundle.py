@@ -1,0 +1,181 @@
+"""A run and a bundle (the same folder with its configurations as JSON) under MONAI's own functions."""
+
+import contextlib
+import io
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import (
+    ConfigWorkflow,
+    ckpt_export,
+    load,
+    onnx_export,
+    run_workflow,
+    trt_export,
+    verify_metadata,
+    verify_net_in_out,
+)
+
+from dsnet_med import Predictor
+from dsnet_med.cli.bundle import bundle_command
+from dsnet_med.errors import InputError, root_cause
+from dsnet_med.inference.record import RECORD
+from dsnet_med.networks.checkpoint import read_checkpoint
+from dsnet_med.yaml_core import read_yaml
+
+SCHEMA = Path(__file__).parents[1] / "data" / "meta_schema_20240725.json"
+DOCS = Path(__file__).parents[2] / "docs" / "bundle.md"
+ALIKE = (("inference",), ("train",), ("train", "evaluate"))
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run with its configurations as JSON, as an export has them."""
+    folder = tmp_path_factory.mktemp("bundles") / "bundle"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoints", RECORD))
+    for file in (folder / "configs").glob("*.yaml"):
+        file.with_suffix(".json").write_text(json.dumps(read_yaml(file), indent=2))
+        file.unlink()
+    return folder
+
+
+@pytest.fixture(params=["run", "bundle"])
+def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of either kind, in which one works."""
+    folder: Path = request.getfixturevalue(request.param)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    level = logging.root.level
+    yield folder
+    logging.root.setLevel(level)
+
+
+def _config(root: Path, name: str) -> str:
+    kind = "json" if (root / "configs" / "inference.json").is_file() else "yaml"
+    return f"configs/{name}.{kind}"
+
+
+def _said(error: BaseException) -> str:
+    """What the first of errors that libraries wrap says."""
+    assert isinstance(cause := root_cause(error), InputError)
+    return str(cause)
+
+
+@pytest.mark.parametrize("names", ALIKE)
+def test_all_workflows_have_the_properties_that_monai_requires(names: tuple[str, ...], root: Path) -> None:
+    files = [_config(root, name) for name in names]
+    kind = "train" if names == ("train",) else "inference"
+    workflow = ConfigWorkflow(files, workflow_type=kind, logging_file=False)
+    workflow.initialize()  # though there are no inputs yet
+    try:
+        assert workflow.check_properties() == []
+    finally:
+        workflow.finalize()
+
+
+def test_the_network_gives_what_the_metadata_say(root: Path) -> None:
+    meta, config = "configs/metadata.json", _config(root, "inference")
+    verify_net_in_out(net_id="network_def", meta_file=meta, config_file=config)
+    verify_net_in_out(net_id="network_def", meta_file=meta, config_file=config, any=20)
+    slices = {"_meta_#network_data_format#inputs#image#spatial_shape": ["*", "*"]}
+    verify_net_in_out(
+        net_id="network_def", meta_file=meta, config_file=_config(root, "train"), any=64, **slices
+    )
+
+
+@pytest.mark.parametrize("kind", ["inference", "train"])
+def test_monai_loads_the_weights_of_a_bundle(kind: str, bundle: Path) -> None:
+    network = load(
+        bundle.name, bundle_dir=str(bundle.parent), workflow_type=kind, source="github", repo="a/b/c"
+    )
+    trained, loaded = read_checkpoint(bundle / "models" / "model.pt"), network.state_dict()
+    assert loaded.keys() == trained.keys()
+    assert all(torch.equal(loaded[name].cpu(), trained[name]) for name in trained)
+
+
+def test_a_workflow_infers_a_list_of_files_and_gives_integers(root: Path, raw: Path, tmp_path: Path) -> None:
+    image = raw / "RawData" / "Training" / "img" / "img0002.nii.gz"
+    workflow = ConfigWorkflow(_config(root, "inference"), workflow_type="inference", logging_file=False)
+    workflow.dataset_dir = [{"image": str(image)}]
+    workflow.parser["output_dir"] = str(tmp_path)
+    workflow.initialize()
+    workflow.run()
+    wanted = Predictor.from_run(root).predict(image)
+    mask = nib.load(tmp_path / "img0002.nii.gz")
+    assert mask.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asanyarray(mask.dataobj), wanted.voxels)
+    # As viewers run it, which leave out what loads and saves:
+    item = workflow.dataset[0]
+    pred = workflow.inferer(item["image"][None], workflow.network_def.eval())[0]
+    post = workflow.postprocessing.transforms[:-1]
+    result = {**item, "pred": pred}
+    with torch.no_grad():
+        for step in post:
+            result = step(result)
+    assert result["pred"].dtype == torch.uint8 and result["pred"].shape == (1, *mask.shape)
+
+
+def test_a_folder_without_inputs_is_one_line(root: Path) -> None:
+    with pytest.raises(RuntimeError) as typed:
+        bundle_command(["run", "--trust"])
+    assert _said(typed.value) == "inputs: no such file or folder (--dataset_dir says what to segment)"
+    with pytest.raises(RuntimeError) as raised:
+        run_workflow(config_file=_config(root, "inference"), workflow_type="inference", logging_file=False)
+    assert "no such file or folder" in _said(raised.value)
+
+
+def test_ckpt_export_is_right_at_every_size_or_refuses(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root := bundle)
+    config, file = _config(root, "inference"), tmp_path / "model.ts"
+    ckpt_export(config_file=config, filepath=str(file))
+    script, network = torch.jit.load(file), Predictor.from_run(root).models[0]
+    for shape in ((1, 1, 2, 64, 64), (2, 1, 3, 40, 90)):
+        image = torch.rand(shape)
+        with torch.no_grad():
+            got = script(image)
+        for volume, logits in zip(image, got, strict=True):
+            wanted = network.logits(volume.transpose(0, 1)).transpose(0, 1)
+            torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4)
+    files = {"inference.json": "", "metadata.json": ""}
+    torch.jit.load(file, _extra_files=files)
+    assert json.loads(files["inference.json"])["class_names"][5] == "liver"
+    with pytest.raises(InputError, match="of one shape alone"):
+        ckpt_export(config_file=config, filepath=str(file), use_trace=True)
+
+
+@pytest.mark.slow
+def test_onnx_and_tensorrt_are_refused_for_volumes_and_right_for_slices(bundle: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    given: Mapping[str, Any] = {
+        "config_file": str(bundle / "configs" / "inference.json"),
+        "meta_file": str(bundle / "configs" / "metadata.json"),
+        "ckpt_file": str(bundle / "models" / "model.pt"),
+        "filepath": str(tmp_path / "model.onnx"),
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        with pytest.raises(Exception, match="step 1") as raised:  # torch.onnx's own, around ours
+            onnx_export(net_id="network_def", **given)
+        assert "one shape alone" in _said(raised.value)
+        onnx_export(net_id="slice_network", input_shape=[1, 1, 64, 64], **given)
+    session = onnxruntime.InferenceSession(given["filepath"], providers=["CPUExecutionProvider"])
+    (name,) = (each.name for each in session.get_inputs())
+    image = torch.rand(1, 1, 64, 64)
+    wanted = Predictor.from_run(bundle).models[0].logits(image)
+    np.testing.assert_allclose(session.run(None, {name: image.numpy()})[0], wanted, atol=1e-4)
+    with pytest.raises(Exception, match="Got invalid dimensions"):
+        session.run(None, {name: np.zeros((1, 1, 80, 64), np.float32)})
+    assert not (tmp_path / "model.ts").exists()
+    with pytest.raises(Exception):  # noqa: B017, PT011 -- without TensorRT whatever MONAI says
+        trt_export(net_id="network_def", **{**given, "filepath": str(tmp_path / "model.ts")})
+    assert not (tmp_path / "model.ts").exists()
