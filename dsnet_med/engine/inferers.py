@@ -12,6 +12,7 @@ from dsnet_med.engine.scripted import ScriptedSlices
 from dsnet_med.errors import InputError, first_of, unknown
 from dsnet_med.inference.bundle_reader import FITS
 from dsnet_med.inference.slice_model import slice_logits
+from dsnet_med.networks.ensemble import mean_logits, members_of
 from dsnet_med.networks.layers import is_traced, with_channels
 
 
@@ -78,8 +79,12 @@ class SliceWise(nn.Module):
 
     def _volume(self, volume: Tensor) -> Tensor:
         stack = with_channels(volume.transpose(0, 1), self.in_channels)  # (D, C, H, W)
-        logits = [self.inferer(part, self.network) for part in stack.split(self.batch_size)]
+        logits = [self._slices(part) for part in stack.split(self.batch_size)]
         return torch.cat(logits).transpose(0, 1)
+
+    def _slices(self, slices: Tensor) -> Tensor:
+        outputs = [self.inferer(slices, member) for member in members_of(self.network)]
+        return mean_logits(outputs) if len(outputs) > 1 else outputs[0]  # as infer averages several models
 
 
 def _as_slice_names(_: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, one_line, root_cause, unknown
 from dsnet_med.inference.bundle_reader import FITS
-from dsnet_med.networks.ensemble import main_output
+from dsnet_med.networks.ensemble import SMALLEST, main_output, members_of
 
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-6  # what a trace may differ by, of the largest logit and beside it
 
@@ -26,9 +26,9 @@ class ScriptedSlices(nn.Module):
 
     Anything else raises: MONAI Deploy, where it finds no configuration in the file, hands over raw voxels.
 
-    `network` takes slices (B, in_channels, *size), and is traced when this is made: for evaluation, and on the
-    device where it is. `torch.jit.script` then compiles all of it. Raises InputError where a trace of the
-    network differs from it.
+    `network`, or each of an `Ensemble`, takes slices (B, in_channels, *size), and is traced when this is made:
+    for evaluation, and on the device where it is. `torch.jit.script` then compiles all of it. Raises InputError
+    where a trace of the network differs from it.
     """
 
     def __init__(
@@ -42,23 +42,19 @@ class ScriptedSlices(nn.Module):
         super().__init__()
         if fit not in FITS:
             raise unknown("fit", fit, FITS)
-        self.height, self.width = int(size[0]), int(size[1])
-        self.window, self.batch_size, self.in_channels = fit == "window", batch_size, in_channels
-        self.network = traced(network, (self.height, self.width), in_channels)
-        weights = compute_importance_map((self.height, self.width), "gaussian", 0.125)
-        self.register_buffer("weights", weights[None, None].to(_device(network)), persistent=False)
-        self.weights: Tensor
+        self.batch_size, self.in_channels = batch_size, in_channels
+        self.smallest = SMALLEST
+        self.members = nn.ModuleList(
+            _Fitted(member, (int(size[0]), int(size[1])), fit == "window", in_channels)
+            for member in members_of(network)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         if image.dim() != 5:
             raise ValueError(f"got an image of {image.dim()} axes, wanted (B, C, D, H, W)")
-        return self.volumes(image)
-
-    def volumes(self, images: Tensor) -> Tensor:
-        """(B, C, D, H, W) -> (B, K, D, H, W)"""
         parts: list[Tensor] = []
-        for image in images.unbind(0):
-            stack = image.transpose(0, 1)  # (D, C, H, W)
+        for volume in image.unbind(0):
+            stack = volume.transpose(0, 1)  # (D, C, H, W)
             if stack.size(1) == 1 and self.in_channels != 1:
                 stack = stack.expand(-1, self.in_channels, -1, -1)
             logits = [self.slices(part) for part in torch.split(stack, self.batch_size)]
@@ -66,7 +62,29 @@ class ScriptedSlices(nn.Module):
         return torch.stack(parts)
 
     def slices(self, images: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, K, H, W)"""
+        """(B, in_channels, H, W) -> (B, K, H, W); of several networks the logarithm of their mean softmax."""
+        outputs: list[Tensor] = []
+        for member in self.members:
+            outputs.append(member(images))  # noqa: PERF401 -- a module in a comprehension is no TorchScript
+        if len(outputs) == 1:
+            return outputs[0]
+        shares = [logits.softmax(1) for logits in outputs]
+        return torch.stack(shares).mean(0).clamp_min(self.smallest).log()
+
+
+class _Fitted(nn.Module):
+    """One 2-D network, traced at its size, for slices (B, in_channels, H, W) of any size."""
+
+    def __init__(self, network: nn.Module, size: tuple[int, int], window: bool, in_channels: int) -> None:
+        super().__init__()
+        self.height, self.width = size
+        self.window = window
+        self.network = traced(network, size, in_channels)
+        weights = compute_importance_map(size, "gaussian", 0.125)
+        self.register_buffer("weights", weights[None, None].to(_device(network)), persistent=False)
+        self.weights: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
         if self.window:
             return self.windows(images)
         height, width = images.size(2), images.size(3)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-_SMALLEST = 1e-30  # of a probability whose logarithm is taken
+SMALLEST = 1e-30  # of a probability whose logarithm is taken
 
 
 class Ensemble(nn.Module):
@@ -26,7 +26,7 @@ class Ensemble(nn.Module):
 
 def mean_logits(logits: Sequence[Tensor]) -> Tensor:
     """The logarithm of the mean softmax over channels of logits (B, K, ...)."""
-    return torch.stack([each.softmax(1) for each in logits]).mean(0).clamp_min(_SMALLEST).log()
+    return torch.stack([each.softmax(1) for each in logits]).mean(0).clamp_min(SMALLEST).log()
 
 
 def members_of(network: nn.Module) -> list[nn.Module]:

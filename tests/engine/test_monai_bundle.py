@@ -21,7 +21,6 @@ from monai.bundle import (
     onnx_export,
     run_workflow,
     trt_export,
-    verify_metadata,
     verify_net_in_out,
 )
 
@@ -32,8 +31,6 @@ from dsnet_med.inference.record import RECORD
 from dsnet_med.networks.checkpoint import read_checkpoint
 from dsnet_med.yaml_core import read_yaml
 
-SCHEMA = Path(__file__).parents[1] / "data" / "meta_schema_20240725.json"
-DOCS = Path(__file__).parents[2] / "docs" / "bundle.md"
 ALIKE = (("inference",), ("train",), ("train", "evaluate"))
 
 
@@ -66,7 +63,8 @@ def _config(root: Path, name: str) -> str:
 
 def _said(error: BaseException) -> str:
     """What the first of errors that libraries wrap says."""
-    assert isinstance(cause := root_cause(error), InputError)
+    cause = root_cause(error)
+    assert isinstance(cause, InputError)
     return str(cause)
 
 
@@ -176,6 +174,6 @@ def test_onnx_and_tensorrt_are_refused_for_volumes_and_right_for_slices(bundle: 
     with pytest.raises(Exception, match="Got invalid dimensions"):
         session.run(None, {name: np.zeros((1, 1, 80, 64), np.float32)})
     assert not (tmp_path / "model.ts").exists()
-    with pytest.raises(Exception):  # noqa: B017, PT011 -- without TensorRT whatever MONAI says
+    with pytest.raises(Exception):  # noqa: B017 -- without TensorRT whatever MONAI says
         trt_export(net_id="network_def", **{**given, "filepath": str(tmp_path / "model.ts")})
     assert not (tmp_path / "model.ts").exists()

@@ -11,6 +11,7 @@ from dsnet_med import build_network
 from dsnet_med.engine.inferers import SliceWise
 from dsnet_med.engine.scripted import scripted, traced
 from dsnet_med.errors import InputError
+from dsnet_med.networks import Ensemble
 
 _SHAPES = ((1, 1, 3, 16, 24), (2, 1, 5, 31, 20), (1, 1, 1, 40, 10))
 _METHODS = (
@@ -54,6 +55,20 @@ def test_the_script_gives_the_logits_of_the_volume_network(fit: str, channels: i
             torch.testing.assert_close(script(image), whole(image), rtol=0, atol=1e-6)
         with pytest.raises(torch.jit.Error, match="wanted"):
             script(image[0])
+
+
+@pytest.mark.parametrize("fit", ["resize", "window"])
+def test_an_ensemble_is_averaged_behind_the_resize(fit: str) -> None:
+    torch.manual_seed(0)
+    both = [_Places().eval(), _Places().eval()]
+    whole, image = SliceWise(Ensemble(both), (16, 24), fit).eval(), torch.rand(_SHAPES[1])
+    script = _again(torch.jit.script(whole))
+    with torch.no_grad():
+        parts = [SliceWise(each, (16, 24), fit)(image).softmax(1) for each in both]
+        wanted = torch.stack(parts).mean(0)
+        torch.testing.assert_close(whole(image).softmax(1), wanted, rtol=0, atol=1e-6)
+        torch.testing.assert_close(script(image).softmax(1), wanted, rtol=0, atol=1e-6)
+    assert whole.state_dict().keys() == Ensemble(both).state_dict().keys()
 
 
 @pytest.mark.slow
