@@ -105,9 +105,7 @@ def bundle_folder(path: Path) -> Path | None:
     if is_reference(path):
         folder = fetched(path, whole=True)
         if not (folder / name).is_file():
-            raise InputError(
-                f"{reference(path)}: has no {name}, so nothing can be compared"
-            )
+            raise InputError(f"{reference(path)}: has no {name}, so nothing can be compared")
         return folder
     if path.is_dir():
         return path if (path / name).is_file() else None
