@@ -12,7 +12,6 @@ from dsnet_med.errors import InputError, cannot_read
 
 _PACKED = (".gz", ".bz2", ".xz", ".zst", "")  # the last two are known to be volumes, and refused by content
 NIFTI = tuple(f"{ending}{packed}" for packed in _PACKED for ending in (".nii", ".hdr"))
-_OF_MASKS = (".seg.nrrd", ".labelmap.dcm", ".rtstruct.dcm")
 VOXELS = tuple(f".img{packed}" for packed in _PACKED)  # of a pair, which has the name of its header
 FORMS = {  # of a mask that `infer` writes, by what --format calls them: the ending of a case's file
     "nifti": ".nii.gz",
@@ -122,11 +121,19 @@ def is_volume(path: Path) -> bool:
 
 
 def case_name(path: Path) -> str:
-    """The file's name without `.nii.gz`, `.nrrd`, `.seg.nrrd` and the like."""
-    for suffix in (*_OF_MASKS, *NIFTI, *VOXELS, *NRRD, *METAIMAGE):
+    """The file's name without `.nii.gz`, `.nrrd` and the like."""
+    for suffix in (*NIFTI, *VOXELS, *NRRD, *METAIMAGE):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.stem
+
+
+def mask_case(path: Path) -> str:
+    """The case of a mask that `infer` wrote in any of its forms; of other files as `case_name`."""
+    for ending in sorted(FORMS.values(), key=len, reverse=True):
+        if path.name.endswith(ending):
+            return path.name.removesuffix(ending)
+    return case_name(path)
 
 
 def the_volume(path: Path) -> Path:

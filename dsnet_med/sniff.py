@@ -33,6 +33,11 @@ _WANTING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE)
 _DICOM_START = 512  # bytes that tell a DICOM object
 _DICOM_PREFIX = b"DICM"  # behind a preamble of 128 bytes, which may hold anything
 _DICOMDIR = b"1.2.840.10008.1.3.10"  # the class of the index of a medium, beside the images on most of them
+_SEGMENTATIONS: tuple[tuple[bytes, Literal["seg", "rtstruct"]], ...] = (  # classes of objects
+    (b"1.2.840.10008.5.1.4.1.1.66.4", "seg"),
+    (b"1.2.840.10008.5.1.4.1.1.66.7", "seg"),  # a label map
+    (b"1.2.840.10008.5.1.4.1.1.481.3", "rtstruct"),
+)
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 _SHORT = set(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _FIRST_GROUPS = (0x0002, 0x0008)
@@ -224,16 +229,27 @@ def is_dicom(path: Path) -> bool:
 
     What is no file, or may not be read, is none. Raises InputError where means are wanting to tell.
     """
+    start = _start_of(path)
+    return starts_dicom(start) and _DICOMDIR not in start
+
+
+def dicom_segmentation(path: Path) -> Literal["seg", "rtstruct"] | None:
+    """Which kind of DICOM segmentation a file is, a segmentation or a structure set; None for others."""
+    start = _start_of(path)
+    kind = next((kind for uid, kind in _SEGMENTATIONS if uid in start), None)
+    return kind if kind and starts_dicom(start) else None
+
+
+def _start_of(path: Path) -> bytes:
     try:
         if not path.is_file():  # a pipe might never end
-            return False
+            return b""
         with path.open("rb") as stream:
-            start = stream.read(_DICOM_START)
+            return stream.read(_DICOM_START)
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in _WANTING:
             raise cannot_read(path, error, str(error)) from error
-        return False
-    return starts_dicom(start) and _DICOMDIR not in start
+        return b""
 
 
 def starts_dicom(start: bytes) -> bool:

@@ -127,12 +127,13 @@ def _finite(volume: Volume) -> Volume:
     return volume
 
 
-def read_labels(path: Path, *, hashed: bool = False) -> Volume:
+def read_labels(path: Path, volume_index: int | None = None, *, hashed: bool = False) -> Volume:
     """A label map as unsigned integers (uint8 where it fits, else uint16), with its digests where `hashed`.
 
-    Floating-point files are accepted when every voxel is a whole number, to a thousandth. Raises InputError.
+    Floating-point files are accepted when every voxel is a whole number, to a thousandth. `volume_index` takes
+    one of several maps. Raises InputError.
     """
-    volume = _read(path, hashed=hashed)
+    volume = _read(path, volume_index, hashed=hashed)
     voxels, note = _whole_numbers(path, volume.voxels)
     try:
         dtype = _label_type(voxels)
@@ -215,6 +216,11 @@ def require_nifti_name(path: Path) -> None:
     """Raise InputError for a name under which nobody expects a single NIfTI file."""
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path}: masks are written as NIfTI; give it a name that ends in .nii or .nii.gz")
+
+
+def label_type(highest: int) -> type[np.unsignedinteger[Any]]:
+    """The smallest type of label map for values up to `highest`; ValueError where none holds it."""
+    return _label_type(np.array([highest]))
 
 
 def _label_type(voxels: NDArray[Any]) -> type[np.unsignedinteger[Any]]:

@@ -36,7 +36,7 @@ _MILLIMETRES = ("mm", "millimeter", "millimeters", "millimetre", "millimetres")
 _SPATIAL = ("domain", "space")
 _NO_UNIT = ("", "?", "???", "none", "unknown")
 _BEFORE_REASON = re.compile(r".*ERROR:\s*(\w+\(\w+\):\s*)?", re.DOTALL)
-_SEGMENT = re.compile(rb"^(Segment\d+_(?:Name|LabelValue)):=(.*)$", re.MULTILINE)
+_SEGMENT = re.compile(rb"^(Segment\d+)_(Name|LabelValue|Layer):=(.*)$", re.MULTILINE)
 _LONGEST_HEADER = 1 << 20
 _ONE_READER = Lock()
 
@@ -108,15 +108,17 @@ def data_file(path: Path) -> Path | None:
     return voxels
 
 
-def segment_names(path: Path) -> dict[int, str]:
-    """What 3D Slicer's segmentation file (.seg.nrrd) calls its values; nothing for other files."""
-    said = {key.decode(): _text(value) for key, value in _SEGMENT.findall(_header(path))}
-    values = {key[:-11]: value for key, value in said.items() if key.endswith("_LabelValue")}
-    return {
-        int(value): said[f"{segment}_Name"]
-        for segment, value in values.items()
-        if value.isdecimal() and f"{segment}_Name" in said
-    }
+def segments_of(path: Path) -> list[tuple[int, int, str]]:
+    """Layer, value and name of the segments in 3D Slicer's segmentation file (.seg.nrrd); none of others."""
+    said: dict[bytes, dict[bytes, str]] = {}
+    for segment, key, value in _SEGMENT.findall(_header(path)):
+        said.setdefault(segment, {})[key] = _text(value)
+    found = []
+    for own in said.values():
+        value, layer = own.get(b"LabelValue", ""), own.get(b"Layer", "0")
+        if value.isdecimal() and layer.isdecimal() and own.get(b"Name"):
+            found.append((int(layer), int(value), own[b"Name"]))
+    return sorted(found)
 
 
 def _text(value: bytes) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from dsnet_med.errors import cannot_read, first_of, one_line
 from dsnet_med.evaluate.score_folders import RUN_FACTS
 from dsnet_med.files import read_json, sha256
-from dsnet_med.find import case_name
+from dsnet_med.find import mask_case
 from dsnet_med.inference.sidecar import ENDINGS, SIDECAR, Sidecar, is_as_written, read_sidecar
 from dsnet_med.seal import SEAL, holds
 
@@ -32,7 +32,7 @@ def origin_of(predictions: Path, files: Sequence[Path]) -> Origin:
     models: dict[tuple[str, ...], list[str]] = {}
     changed, unknown = [], []
     for file in files:
-        case = case_name(file)
+        case = mask_case(file)
         sidecar = read_sidecar(folder, case)
         if sidecar is None:
             unknown.append(file.name)

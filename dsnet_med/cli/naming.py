@@ -16,8 +16,10 @@ import numpy as np
 from dsnet_med.errors import InputError, cannot_read, one_line, want_of_means
 from dsnet_med.evaluate.labels import Labels, label_names, read_labels_argument
 from dsnet_med.evaluate.pairing import CaseOf, Pair
+from dsnet_med.evaluate.segments import label_called
 from dsnet_med.files import read_json
-from dsnet_med.find import case_name
+from dsnet_med.find import case_name, mask_case
+from dsnet_med.segmentations import names_in
 from dsnet_med.volumes import read_labels
 
 if TYPE_CHECKING:
@@ -62,6 +64,10 @@ def values_of(pairs: Sequence[Pair], missing: Iterable[Path], naming: Naming) ->
         return found
     references = [*(pair.reference for pair in pairs), *missing]
     predictions = [pair.prediction for pair in pairs if pair.prediction is not None]
+    references, predictions = (
+        [file for file in files if not _tells_by_name(file, naming.labels.names)]
+        for files in (references, predictions)
+    )
     for files, role in ((references, "reference"), (predictions, "prediction")):
         for folder in dict.fromkeys(file.parent for file in files):
             own = [file for file in files if file.parent == folder]
@@ -71,6 +77,14 @@ def values_of(pairs: Sequence[Pair], missing: Iterable[Path], naming: Naming) ->
             held = f"raw values of '{recipe.id}', mapped to its classes" if raw else "class ids"
             found.notes.append(f"{role}s in {folder}: taken as {held}: {why}")
     return found
+
+
+def _tells_by_name(file: Path, labels: Mapping[int, str]) -> bool:
+    """Whether a file calls its segments as the labels are called: then its values mean nothing."""
+    try:
+        return any(label_called(name, labels) is not None for name in names_in(file))
+    except InputError:  # its case fails by itself, with its line
+        return False
 
 
 def _by_recipe(name: str) -> Naming:
@@ -88,7 +102,9 @@ def _by_recipe(name: str) -> Naming:
     return Naming(
         Labels({i: name for i, name in enumerate(recipe.classes) if i > 0}),
         prediction_case=lambda file: _case_of_prediction(recipe, file),
-        reference_case=lambda file: case_of_label(recipe, file) or case_of_image(recipe, file),
+        reference_case=lambda file: (
+            case_of_label(recipe, _as_nifti(file)) or case_of_image(recipe, _as_nifti(file))
+        ),
         recipe=recipe,
     )
 
@@ -97,14 +113,21 @@ def _case_of_prediction(recipe: "Recipe", file: Path) -> str:
     """The case of a mask: named as its image, or as the data set's own label of it."""
     from dsnet_med.prepare.cases import case_of_image, case_of_label
 
+    file = _as_nifti(file)
     case = case_of_image(recipe, file)
     return (case_of_label(recipe, file) or case) if case == case_name(file) else case
+
+
+def _as_nifti(file: Path) -> Path:
+    """A mask in one of the other forms of `infer`, as the NIfTI file that recipes know the names of."""
+    case = mask_case(file)
+    return file if case == case_name(file) and file.suffix != ".dcm" else file.with_name(f"{case}.nii.gz")
 
 
 def _holds_raw(files: Sequence[Path], folder: Path, recipe: "Recipe", role: str) -> tuple[bool, str]:
     """Whether the files of one folder hold raw values, and how that is known."""
     classes = {i: name for i, name in enumerate(recipe.classes) if i > 0}
-    for said in (folder / _SAYS_LABELS, *(folder / f"{case_name(file)}.json" for file in files[:1])):
+    for said in (folder / _SAYS_LABELS, *(folder / f"{mask_case(file)}.json" for file in files[:1])):
         if (names := _said(said)) is not None:
             return _by_names(names, said, recipe, classes), f"{said.name} beside them says so"
     if all(_is_own_name(recipe, file) for file in files):

@@ -14,6 +14,7 @@ from dsnet_med.files import parse_json, read_text
 LARGEST_LABEL = int(np.iinfo(np.uint16).max)
 _LABEL_FILES = (".json", ".txt", ".csv", ".tsv")
 _LINE = re.compile(r"(\d+)\s*[\s,;:=]\s*(\S.*)")
+_ITK_SNAP = re.compile(r'(\d+)(?:\s+\d+){3}\s+[\d.]+(?:\s+\d+){2}\s+"(.*)"')  # value, colour, three flags, name
 _WANTED = 'wanted a labels.json such as {"1": "liver", "2": "spleen"}'
 
 
@@ -72,7 +73,7 @@ def read_labels_argument(text: str) -> Labels | None:
 
 def read_label_file(path: Path) -> Labels:
     """The labels of a JSON file such as {"1": "liver"}, or of its key "labels" (a decathlon or nnU-Net
-    dataset.json), or of a text file with a value and a name on each line. Raises InputError."""
+    dataset.json), of a text file with a value and a name on each line, or of ITK-SNAP. Raises InputError."""
     try:
         text = read_text(path)
     except (OSError, ValueError) as error:
@@ -80,7 +81,8 @@ def read_label_file(path: Path) -> Labels:
     if path.suffix.lower() == ".json":
         return _of_json(text, str(path))
     lines = [line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"]
-    found = [_LINE.fullmatch(line) for line in lines]
+    of_itk_snap = any(map(_ITK_SNAP.fullmatch, lines))
+    found = [(_ITK_SNAP if of_itk_snap else _LINE).fullmatch(line) for line in lines]
     wrong = next((line for line, match in zip(lines, found, strict=True) if match is None), None)
     if wrong is not None and wrong is not lines[0]:  # the first may be a heading
         raise InputError(f"{path}: got the line '{wrong}', wanted a value and a name; {_WANTED}")

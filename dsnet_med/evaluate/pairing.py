@@ -11,13 +11,18 @@ from typing import Any, NamedTuple
 from dsnet_med.csv_cells import unshielded
 from dsnet_med.errors import InputError, cannot_read, first_of, one_line
 from dsnet_med.files import parse_json, read_text
-from dsnet_med.find import case_name, files_in, is_volume
+from dsnet_med.find import FORMS, case_name, files_in, is_volume, mask_case
+from dsnet_med.sniff import dicom_segmentation
 
 # What tools and people add to a case's name to say what the file is; nnU-Net numbers a case's channels.
-_ROLE = r"(?:seg(?:mentation)?s?|pred(?:iction)?s?|gt|ground[_-]?truth|ref(?:erence)?s?|labels?|masks?|0000)"
+_ROLE = (
+    r"(?:seg(?:mentation)?s?|pred(?:iction)?s?|gt|ground[_-]?truth|ref(?:erence)?s?|labels?|masks?|rtstruct|labelmap"
+    r"|0000)"
+)
 _ADDED = re.compile(rf"(?:[._-]+{_ROLE})+$|^(?:{_ROLE}[._-]+)+", re.IGNORECASE)
 REGRIDDED = ".regridded.nii.gz"  # a mask of `infer --regrid`, beside the one on the grid of its image
-_KINDS = "*.nii.gz, *.nii, *.nrrd or *.mha"
+_KINDS = "*.nii.gz, *.nii, *.nrrd, *.mha or *.dcm"
+_SLICER = ".seg.nrrd"
 
 CaseOf = Callable[[Path], str | None]
 
@@ -130,8 +135,37 @@ def require_one_file_per_case(cases: Iterable[str], labels: Mapping[int, str], w
 
 
 def listed_files(folder: Path) -> list[Path]:
-    """The volumes in a folder, sorted; links that lead nowhere too, so that their case is not lost."""
-    return [path for path in files_in(folder) if is_volume(path) and not _is_regridded(path)]
+    """The label maps in a folder, sorted; links that lead nowhere too, so that their case is not lost.
+
+    DICOM segmentations and structure sets are among them; of the forms of one mask of `infer` the first.
+    """
+    files = [path for path in files_in(folder) if _is_label_map(path) and not _is_regridded(path)]
+    by_case: dict[str, list[Path]] = {}
+    for path in files:
+        by_case.setdefault(mask_case(path), []).append(path)
+    second = {
+        path
+        for case, forms in by_case.items()
+        if len(forms) > 1 and (folder / f"{case}.json").is_file()
+        for path in _second_forms(case, forms)
+    }
+    return [path for path in files if path not in second]
+
+
+def _is_label_map(path: Path) -> bool:
+    """Whether it has a volume's name, or is a DICOM segmentation; of a series' images none is."""
+    may_be_dicom = path.suffix.lower() in ("", ".dcm", ".seg")
+    return is_volume(path) or (may_be_dicom and dicom_segmentation(path) is not None)
+
+
+def _second_forms(case: str, files: Sequence[Path]) -> list[Path]:
+    names = [f"{case}{ending}" for ending in FORMS.values()]
+    forms = sorted((path for path in files if path.name in names), key=lambda path: names.index(path.name))
+    return forms[1:]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [path for path in files_in(folder) if is_volume(path) and not path.name.lower().endswith(_SLICER)]
 
 
 def find_images(folder: Path, cases: Collection[str], case_of: CaseOf = case_name) -> dict[str, Path]:
@@ -142,7 +176,7 @@ def find_images(folder: Path, cases: Collection[str], case_of: CaseOf = case_nam
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of images")
-    files = listed_files(folder)
+    files = _images_in(folder)
     found = {}
     for case in sorted(cases):
         named = [file for file in files if case_name(file) in (case, f"{case}_0000")]

@@ -13,23 +13,24 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dsnet_med.errors import InputError, first_of, one_line, unknown
+from dsnet_med.errors import InputError, one_line, unknown
 from dsnet_med.evaluate import arrays
 from dsnet_med.evaluate.arrays import LabelMap
 from dsnet_med.evaluate.labels import label_names
-from dsnet_med.evaluate.measurements import LabelMeasurement, measure_case
+from dsnet_med.evaluate.measurements import LabelMeasurement
 from dsnet_med.evaluate.pairing import Pair
 from dsnet_med.evaluate.pooled_volumes import CaseBorders, borders_of_case
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
 from dsnet_med.evaluate.resample import onto_grid
+from dsnet_med.evaluate.segments import Classes, LabelValues, classes_of, measured
 from dsnet_med.files import read_json, sha256
-from dsnet_med.find import NRRD, case_name
+from dsnet_med.find import mask_case
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.processes import in_parallel, on_cluster, peak_memory_bytes, workers_that_fit
+from dsnet_med.segmentations import Layered, read_pair
 from dsnet_med.sniff import GZIP_AT_MOST
-from dsnet_med.volumes import Volume, files_of, read_labels, require_same_grid
+from dsnet_med.volumes import Volume, files_of, require_same_grid
 
-LabelValues = Mapping[int, int]
 Missing = Literal["refuse", "zero", "ignore"]
 MISSING: tuple[Missing, ...] = get_args(Missing)
 RUN_FACTS = "run.json"  # in a folder of masks: which run made them
@@ -96,11 +97,11 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Maps:
-    """The two label maps of a case on the reference's grid, as classes, and what is known of their files."""
+    """The two files of a case on the reference's grid, as classes, and what is known of them."""
 
     reference: Volume
-    classes: LabelMap
-    predicted: LabelMap
+    classes: Classes
+    predicted: Classes
     notes: tuple[str, ...]
     resampled: str
     prediction_sha256: str
@@ -177,33 +178,18 @@ def workers_for(pairs: Sequence[Pair], workers: int) -> int:
 
 
 def maps_of(score: CaseScore) -> tuple[LabelMap, LabelMap]:
-    """Reference and prediction of a case that was scored, read again as they were scored: classes in the axis
-    order of the reference's file. Raises InputError, also where a file changed since."""
+    """Reference and prediction of a case that was scored, read again as they were scored.
+
+    Classes in the axis order of the reference's file; of those that overlap the last. Raises InputError, also
+    where a file changed since.
+    """
     if score.task is None:
         raise InputError(f"{score.case}: was not scored from files, so there is nothing to show")
     maps = _read(score.task)
     then = (score.reference_sha256, score.prediction_sha256 if score.task.pair.prediction else "")
     if (digest_of(maps.reference.digests), maps.prediction_sha256) != then:
         raise InputError(f"{score.case}: its files changed since they were scored")
-    return maps.classes, maps.predicted
-
-
-def mapped(volume: Volume, values: LabelValues | None) -> LabelMap:
-    """The voxels of a label map with raw values replaced by classes. Raises InputError for unknown values."""
-    voxels: LabelMap = volume.voxels
-    if values is None:
-        return voxels
-    present = np.flatnonzero(np.bincount(voxels.ravel(order="K")))
-    unknown = [int(value) for value in present if value not in values]
-    if unknown:
-        raise InputError(
-            f"{volume.path}: label values {first_of(unknown)} are none of the "
-            f"{len(values)} that the label map knows; add them to it or correct the file"
-        )
-    table = np.zeros(int(present.max()) + 1, np.uint16)
-    for value in present:
-        table[value] = values[int(value)]
-    return table.astype(np.uint8)[voxels] if table.max() <= 255 else table[voxels]
+    return maps.classes.painted, maps.predicted.painted
 
 
 def _score(task: _Task) -> CaseScore:
@@ -225,32 +211,38 @@ def _score(task: _Task) -> CaseScore:
 def _read(task: _Task) -> _Maps:
     """Raises InputError."""
     pair, rules = task.pair, task.rules
-    reference = read_labels(pair.reference, hashed=True)
-    notes = _notes(pair.reference, reference, rules.labels)
-    if pair.prediction is None:
-        raw: LabelMap = np.zeros(reference.shape, np.uint8, order="F")
-        resampled = digest = ""
-    else:
-        given = read_labels(pair.prediction, hashed=True)
-        digest = digest_of(given.digests)
-        prediction, resampled = _on_one_grid(reference, given, rules)
-        notes += (*_notes(pair.prediction, prediction, rules.labels), *_guessed(pair.prediction))
-        raw = mapped(prediction, task.prediction_map)
-    classes = mapped(reference, task.reference_map)
-    if task.reference_map is not None and task.prediction_map is None:
-        _require_classes(pair, reference.voxels, classes, raw)
-    if rules.ignored is not None and (left_out := reference.voxels == rules.ignored).any():
-        classes, raw = np.where(left_out, 0, classes), np.where(left_out, 0, raw)
-    return _Maps(reference, classes, raw, notes, resampled, digest)
+    both = read_pair(pair.reference, pair.prediction)
+    reference = both[0].volume
+    classes, notes = _classes(both[0], rules, task.reference_map)
+    predicted = Classes((np.zeros(reference.shape, np.uint8, order="F"),))
+    resampled = digest = ""
+    if both[1] is not None and pair.prediction is not None:
+        digest = digest_of(both[1].volume.digests)
+        given, resampled = _on_one_grid(reference, both[1], rules)
+        predicted, more = _classes(given, rules, task.prediction_map)
+        notes += (*more, *_guessed(pair.prediction))
+    by_name = classes.by_name or predicted.by_name
+    if task.reference_map is not None and task.prediction_map is None and not by_name:
+        _require_classes(pair, reference.voxels, classes.painted, predicted.painted)
+    if rules.ignored is not None and not classes.by_name:
+        left_out = reference.voxels == rules.ignored
+        classes, predicted = classes.without(left_out), predicted.without(left_out)
+    return _Maps(reference, classes, predicted, notes, resampled, digest)
 
 
 def _measured(task: _Task) -> CaseScore:
     pair, rules, maps = task.pair, task.rules, _read(task)
-    reference, classes, raw = maps.reference, maps.classes, maps.predicted
+    reference = maps.reference
+    pooled = any(protocol.stacked for protocol in rules.protocols)
+    if pooled and max(len(maps.classes.layers), len(maps.predicted.layers)) > 1:
+        raise InputError(
+            f"{pair.prediction} or {pair.reference}: has segments that overlap, which a protocol that stacks "
+            "all slices does not count; leave dpcnet out"
+        )
     try:
-        measured = measure_case(
-            classes,
-            raw,
+        measures = measured(
+            maps.classes,
+            maps.predicted,
             reference.affine[:3, :3],
             rules.labels,
             in_voxels=any(protocol.unit == "voxels" for protocol in rules.protocols),
@@ -260,15 +252,15 @@ def _measured(task: _Task) -> CaseScore:
     except InputError as error:
         raise InputError(f"{pair.prediction} against {pair.reference}: {error}") from error
     order = SliceOrder.of(reference.affine, "coarsest")
-    pooled = any(protocol.stacked for protocol in rules.protocols)
+    stacks = [order.to_slices(each.painted) for each in (maps.classes, maps.predicted)] if pooled else []
     return CaseScore(
         pair.case,
         pair.prediction,
         pair.reference,
         unpredicted="" if pair.prediction else "no prediction",
         notes=maps.notes,
-        measures=measured.measures,
-        borders=borders_of_case(order.to_slices(classes), order.to_slices(raw)) if pooled else None,
+        measures=measures,
+        borders=borders_of_case(*stacks) if pooled else None,
         shape=reference.shape,
         affine=reference.affine,
         spacing_mm=reference.spacing_mm,
@@ -293,16 +285,18 @@ def volume_sha256(path: Path) -> str:
     return digest_of({file: sha256(file) for file in files_of(path)})
 
 
-def _on_one_grid(reference: Volume, prediction: Volume, rules: _Rules) -> tuple[Volume, str]:
+def _on_one_grid(reference: Volume, prediction: Layered, rules: _Rules) -> tuple[Layered, str]:
     """The prediction on the reference's grid, and what was done to bring it there. Raises InputError."""
     try:
-        require_same_grid(reference, prediction)
+        require_same_grid(reference, prediction.volume)
     except InputError as error:
         if not rules.resample:
             raise InputError(
                 f"{error} (evaluate --resample brings the prediction onto the other grid)"
             ) from error
-        return onto_grid(prediction, reference, drop_outside=rules.drop_outside)
+        layers = [replace(prediction.volume, voxels=layer) for layer in prediction.layers]
+        moved = [onto_grid(layer, reference, drop_outside=rules.drop_outside) for layer in layers]
+        return prediction.on(moved[0][0], (layer.voxels for layer, _ in moved)), moved[0][1]
     return prediction, ""
 
 
@@ -335,33 +329,16 @@ def _agreement(one: LabelMap, other: LabelMap) -> float:
     return float((2 * both[found] / (a + b)[found]).mean()) if len(found) else 0.0
 
 
-def _notes(path: Path, volume: Volume, labels: Mapping[int, str]) -> tuple[str, ...]:
-    """What a reader has to know of a file, each note with its name. Raises InputError where the file's own
-    names of its values (3D Slicer writes them) contradict `labels`."""
-    if not path.name.lower().endswith(NRRD):
-        return tuple(f"{path.name}: {note}" for note in volume.notes)
-    from dsnet_med.volumes_itk import segment_names  # noqa: PLC0415 -- SimpleITK takes long to load
-
-    def plain(name: str) -> str:
-        return "".join(letter for letter in name.lower() if letter.isalnum())
-
-    notes, known = list(volume.notes), {plain(name) for name in labels.values()}
-    for value, name in segment_names(path).items():
-        if value not in labels or plain(name) == plain(labels[value]):
-            continue
-        if plain(name) in known:
-            raise InputError(
-                f"{path}: calls its value {value} '{name}', the labels call it '{labels[value]}'; correct the "
-                "labels or the file"
-            )
-        notes.append(f"calls its value {value} '{name}', scored as '{labels[value]}'")
-    return tuple(f"{path.name}: {note}" for note in notes)
+def _classes(given: Layered, rules: _Rules, values: LabelValues | None) -> tuple[Classes, tuple[str, ...]]:
+    """What a file holds, and what a reader has to know of it, each note with its name. Raises InputError."""
+    classes, notes = classes_of(given, rules.labels, values)
+    return classes, tuple(f"{given.volume.path.name}: {note}" for note in (*given.volume.notes, *notes))
 
 
 def _guessed(prediction: Path) -> tuple[str, ...]:
     """What `infer` had to guess of the geometry of the image that a mask was made of: its CASE.json has it."""
     try:
-        guessed = read_json(prediction.with_name(f"{case_name(prediction)}.json"))["unstated"]
+        guessed = read_json(prediction.with_name(f"{mask_case(prediction)}.json"))["unstated"]
     except (OSError, ValueError, LookupError, TypeError):  # none, or somebody's
         return ()
     if not isinstance(guessed, list):

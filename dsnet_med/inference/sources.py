@@ -31,6 +31,8 @@ _OF_DICOM = (".dcm", ".ima")
 _OTHER_VOLUMES = (".img", ".img.gz", ".img.bz2", ".mgz", ".mgh", ".mnc", ".par", ".rec", *_OF_DICOM)
 _RESERVED = ("labels", "run", "statistics")
 _SHOWN = 3
+_SLICER = ".seg.nrrd"
+_NO_IMAGE = "{}: is a segmentation of 3D Slicer, wanted an image; move it elsewhere"
 Note = Callable[[str], None]
 
 
@@ -127,6 +129,8 @@ def _single(path: Path) -> Source:
     if path in masks.written:
         refused = f"{path}: is a mask that infer wrote, wanted an image"
         return Source(case_name(path), "file", (path,), path, refused)
+    if path.name.lower().endswith(_SLICER):
+        return Source(_bare(path), "file", (path,), path, _NO_IMAGE.format(path))
     if is_dicom(path):
         return Source(_bare(path), "dicom", (path,), path)
     return _volume("", header_of(path), _doubt(path) if masks.doubtful else None)
@@ -184,7 +188,9 @@ def _in_folder(folder: Path, top: Path, written: list[Path]) -> Iterator[Source]
     written += sorted(masks.written)
     dicom, lost = [], []
     for file in sorted(set(files) - masks.written):
-        if is_volume(file):
+        if file.name.lower().endswith(_SLICER):
+            yield Source(prefix + _bare(file), "file", (file,), file, _NO_IMAGE.format(file))
+        elif is_volume(file):
             yield _volume(prefix, file, _doubt(file) if file in masks.doubtful else unreadable(file))
         elif is_dicom(file):
             dicom.append(file)

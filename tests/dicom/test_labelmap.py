@@ -12,7 +12,7 @@ from dsnet_med.dicom.segmentation import write_segmentation
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
 
-@pytest.mark.parametrize("place", ["axial", "oblique", "reversed slices", "tilted gantry"])
+@pytest.mark.parametrize("place", ["oblique", "tilted gantry"])
 def test_highdicom_reads_the_same_labels(tmp_path, place):
     source, labels = single_frames(tmp_path / "ct", PLACES[place]), random_labels()
     for file, kind in (("seg.dcm", "BINARY"), ("map.dcm", "LABELMAP"), ("again.dcm", "LABELMAP")):

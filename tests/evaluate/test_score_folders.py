@@ -133,7 +133,7 @@ def test_an_unforeseen_error_fails_its_case_alone(folders, monkeypatch):
             raise RuntimeError("a surprise")
         return read_labels(path)
 
-    monkeypatch.setattr("dsnet_med.evaluate.score_folders.read_labels", read)
+    monkeypatch.setattr("dsnet_med.segmentations.read_labels", read)
     scores, summary = evaluate(*folders)
     assert "RuntimeError: a surprise" in scores[0].error
     assert summary["cases"] == 1
@@ -412,7 +412,7 @@ def test_the_hash_in_a_score_is_that_of_what_was_read(tmp_path, monkeypatch):
         write(path, ball(shift=2))
         return volume
 
-    monkeypatch.setattr("dsnet_med.evaluate.score_folders.read_labels", exchanging)
+    monkeypatch.setattr("dsnet_med.segmentations.read_labels", exchanging)
     (score,) = evaluate_pairs([Pair("a", prediction, reference)], NAMES)
     assert score.error is None
     assert score.prediction_sha256 == then
