@@ -28,7 +28,7 @@ def stack_of(view: CaseView, most_bytes: float) -> dict[str, Any] | None:
     None where even its smallest form is larger, or where the labels do not fit a byte.
     """
     across = [axis for axis in range(3) if axis != view.plane]
-    if view.maps[0].itemsize > 1:
+    if view.maps[0].itemsize > 1 or most_bytes <= 0:
         return None
     longest = max(view.shape[axis] for axis in across)
     side = min(longest, _LARGEST)
@@ -38,12 +38,15 @@ def stack_of(view: CaseView, most_bytes: float) -> dict[str, Any] | None:
             shape[axis] = max(1, round(view.shape[axis] * side / longest))
         if np.prod(shape, dtype=np.int64) <= _MOST_VOXELS:
             packed = _packed(view, shape, across)
-            size = len(packed["labels"]) + sum(map(len, packed["sheets"]))
+            size = size_of(packed)
             if size <= most_bytes:
                 return packed
+            too_large = size / most_bytes
+        else:
+            too_large = np.prod(shape, dtype=np.int64) / _MOST_VOXELS
         if side <= _SMALLEST:
             return None
-        side = max(_SMALLEST, round(side * 0.8))
+        side = max(_SMALLEST, min(side - 1, int(0.97 * side / too_large**0.5)))
 
 
 def size_of(stack: dict[str, Any]) -> int:
