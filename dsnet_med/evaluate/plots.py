@@ -12,7 +12,7 @@ from dsnet_med.evaluate.strips import Axis, distance_axis, share_axis
 _WIDTH, _HEIGHT = 280.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48.0, 18.0, 10.0, 24.0
 _SHOWN = 16  # plots in a page
-_NAME = 16  # letters of a prediction's name beneath a line plot
+_LETTERS = 36  # of all names beneath a line plot
 
 
 def bland_altman(
@@ -60,13 +60,28 @@ def paired(
             }
         )
     counts = {kind: sum(line["kind"] == kind for line in lines) for kind in ("gain", "loss", "same")}
-    short = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in names]
+    short = _short(names)
     return {
         "lines": lines,
         "y_ticks": _apart([{"y": _up(y, tick), "words": f"{tick:g}"} for tick in y.ticks]),
         "columns": list(zip(places, short, names, strict=True)),
         "words": _counted(counts, names),
     }
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """The names without the end that all of them have, and no longer than there is room for."""
+    most, end = _LETTERS // len(names), _common_end(names)
+    cut = len(end) if all(len(name) > len(end) for name in names) else 0
+    own = [name[: len(name) - cut].rstrip("-_ ") or name for name in names]
+    own = own if len(set(own)) == len(own) else list(names)
+    return [name if len(name) <= most else f"{name[: most - 1]}…" for name in own]
+
+
+def _common_end(names: Sequence[str]) -> str:
+    """The longest end that all of the names have."""
+    first = names[0]
+    return next(first[k:] for k in range(len(first) + 1) if all(name.endswith(first[k:]) for name in names))
 
 
 def _counted(counts: Mapping[str, int], names: Sequence[str]) -> str:
