@@ -234,7 +234,7 @@ def _training(summary: Mapping[str, Any]) -> dict[str, Any]:
         "best at step": summary["best"].get("iteration") if isinstance(summary.get("best"), Mapping) else None,
         "starting weights": _WEIGHTS.get(str(summary.get("pretrained")), summary.get("pretrained")),
         "members": "; ".join(
-            f"{each['method']['title']}, seed {each.get('seed')}" for each in summary.get("members", ())
+            f"{each['title']}, seed {each.get('seed', 'unknown')}" for each in summary.get("members", ())
         )
         or None,
     }

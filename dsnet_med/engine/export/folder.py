@@ -93,12 +93,9 @@ def joined(runs: Sequence[Run]) -> Model:
 def _facts_of(runs: Sequence[Run]) -> dict[str, Any]:
     """What summary.json says of an ensemble: that of its first run, with the methods and seeds of all."""
     facts = dict(runs[0].model.facts)
+    names = ("method", "seed", "iterations", "parameters", "store_id", "best")
     members = [
-        {
-            name: run.model.facts[name]
-            for name in ("method", "seed", "iterations", "parameters", "store_id", "best")
-            if name in run.model.facts
-        }
+        {"title": run.model.title, **{name: run.model.facts[name] for name in names if name in run.model.facts}}
         for run in runs
     ]
     title = f"ensemble of {len(runs)}: " + ", ".join(dict.fromkeys(run.model.title for run in runs))
