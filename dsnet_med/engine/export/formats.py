@@ -186,7 +186,15 @@ FORMATS = (
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without what exporters print, log and warn of, which is for PyTorch's developers."""
-    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "monai.bundle.workflows", "monai.data")
+    names = (
+        "torch.onnx",
+        "torch.export",
+        "torch.__trace",
+        "onnxscript",
+        "onnx_ir",
+        "monai.bundle.workflows",
+        "monai.data",
+    )
     loggers = [logging.getLogger(name) for name in names]
     before = [(logger, logger.level) for logger in loggers]
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):

@@ -29,11 +29,13 @@ class Input:
 
 
 def sizes_around(size: Sequence[int]) -> list[tuple[int, int]]:
-    """Three sizes to try: the trained one, a smaller and a larger one, of which at least one is not square."""
+    """Three sizes to try: the trained one, a smaller and a larger one that are not square where it is."""
     height, width = size
-    lower = (max(_STRIDE, height // 2 // _STRIDE * _STRIDE), width)
+    lower = (max(2 * _STRIDE, height // 2 // _STRIDE * _STRIDE), width)  # deep graphs hold from 33 pixels on
+    if lower == (height, width):
+        lower = (height, width + _STRIDE)
     higher = ((height + _STRIDE) // _STRIDE * _STRIDE, (width + 2 * _STRIDE) // _STRIDE * _STRIDE)
-    return list(dict.fromkeys([(height, width), lower, higher]))
+    return [(height, width), lower, higher]
 
 
 def made_up_slices(size: Sequence[int], count: int) -> Tensor:
