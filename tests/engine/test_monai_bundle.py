@@ -4,7 +4,10 @@ import contextlib
 import io
 import json
 import logging
+import re
+import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,14 +26,18 @@ from monai.bundle import (
     trt_export,
     verify_net_in_out,
 )
+from monai.bundle import __main__ as monai_commands
 
 from dsnet_med import Predictor
 from dsnet_med.cli.bundle import bundle_command
+from dsnet_med.engine.export.bundle import export
 from dsnet_med.errors import InputError, root_cause
 from dsnet_med.inference.record import RECORD
 from dsnet_med.networks.checkpoint import read_checkpoint
 from dsnet_med.yaml_core import read_yaml
 
+SCHEMA = Path(__file__).parents[1] / "data" / "meta_schema_20240725.json"
+DOCS = Path(__file__).parents[2] / "docs" / "bundle.md"
 ALIKE = (("inference",), ("train",), ("train", "evaluate"))
 
 
@@ -177,3 +184,66 @@ def test_onnx_and_tensorrt_are_refused_for_volumes_and_right_for_slices(bundle: 
     with pytest.raises(Exception):  # noqa: B017 -- without TensorRT whatever MONAI says
         trt_export(net_id="network_def", **{**given, "filepath": str(tmp_path / "model.ts")})
     assert not (tmp_path / "model.ts").exists()
+
+
+ROWS = re.findall(r"^\| `(.+?)` \| (\d) \| (.+) \|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as `dsnet-med export` writes it, without the forms that are graphs."""
+    folder = tmp_path_factory.mktemp("exported") / "bundle"
+    export([run], folder, ["bundle"])
+    return folder
+
+
+def test_the_page_lists_every_command_of_monai() -> None:
+    assert len(ROWS) > 20
+    commands = {
+        name for name in vars(monai_commands) if name.islower() and callable(vars(monai_commands)[name])
+    }
+    text = DOCS.read_text(encoding="utf-8")
+    assert not [name for name in commands if f"monai.bundle {name}" not in text]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["run", "exported"])
+@pytest.mark.parametrize(("command", "code", "outcome"), ROWS, ids=[f"{k}" for k in range(len(ROWS))])
+def test_each_command_of_the_page_does_what_it_says(
+    command: str,
+    code: str,
+    outcome: str,
+    folder: str,
+    request: pytest.FixtureRequest,
+    raw: Path,
+    store: Path,
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "bundle"
+    shutil.copytree(request.getfixturevalue(folder), root)
+    shutil.copy(SCHEMA, tmp_path / "schema.json")
+    volume = raw / "RawData" / "Training" / "img" / "img0001.nii.gz"
+    places = {
+        "VOLUMES": volume,
+        "STORE": store,
+        "SCHEMA.json": tmp_path / "schema.json",
+        "OUT": tmp_path / "out",
+    }
+    (tmp_path / "out").mkdir()
+    for name, place in places.items():
+        command = re.sub(rf"\b{re.escape(name)}\b", str(place), command)
+    if folder == "run":
+        command = re.sub(r"configs/(inference|train|evaluate)\.json", r"configs/\1.yaml", command)
+    words = shlex.split(command)
+    python = [sys.executable] if words[0] == "python" else [str(Path(sys.executable).with_name("monai"))]
+    done = subprocess.run([*python, *words[1:]], cwd=root, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == int(code), said
+    if told := re.match(r"(?:[^`]*)`([^`]+)`", outcome):
+        assert told[1].strip("()") in said, said
+    if "masks" in outcome:
+        wanted = Predictor.from_run(root).predict(volume).voxels
+        mask = nib.load(tmp_path / "out" / volume.name)
+        np.testing.assert_array_equal(np.asanyarray(mask.dataobj), wanted)
+    if code != "0":
+        assert not list((tmp_path / "out").iterdir())
