@@ -73,7 +73,10 @@ def _names(content: "Dataset") -> dict[int, str]:
 
 def _points(contour: "Dataset") -> NDArray[np.float64]:
     """The points (N, 3) of a contour in millimetres, LPS+."""
-    return np.reshape(np.array(contour.ContourData, np.float64), (-1, 3))
+    stored = contour.get_item("ContourData").value
+    if isinstance(stored, bytes):  # as it is read from a file: pydicom would make an object of each number
+        stored = np.array(stored.split(b"\\"))
+    return np.reshape(np.asarray(stored, np.float64), (-1, 3))
 
 
 def _others(drawn: "Dataset") -> bool:

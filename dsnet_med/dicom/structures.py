@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from contourpy import contour_generator
 from numpy.typing import NDArray
-from pydicom import Dataset
-from pydicom.dataelem import RawDataElement
+from pydicom import DataElement, Dataset
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ImplicitVRLittleEndian, RTStructureSetStorage
@@ -177,10 +176,9 @@ def _contour(points: NDArray[np.float64], digits: int) -> Dataset:
     """A closed contour through these points (N, 3) of the patient, in millimetres."""
     made = Dataset()
     made.ContourGeometricType, made.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
-    words = "\\".join(f"{value:.{digits}f}" for value in points.ravel().tolist()).encode()
-    words += b" " * (len(words) % 2)
-    # As it will be written: of a million numbers pydicom would make an object each.
-    made[_CONTOUR_DATA] = RawDataElement(_CONTOUR_DATA, "DS", len(words), words, 0, True, True, True)
+    words = "\\".join(f"{value:.{digits}f}" for value in points.ravel().tolist())
+    # In the form that it is written in: of a million numbers pydicom would make an object each.
+    made[_CONTOUR_DATA] = DataElement(_CONTOUR_DATA, "DS", words, already_converted=True)
     return made
 
 
