@@ -1,11 +1,12 @@
 """A run without a training, and a bundle of it."""
 
-import json
 from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
 
+from dsnet_med.engine.export.folder import joined, read_run, write_folder
+from dsnet_med.engine.export.formats import write_torchscript
 from dsnet_med.engine.run import prepare
 from dsnet_med.engine.scripted import scripted
 from dsnet_med.inference.bundle_reader import load_model
@@ -39,24 +40,12 @@ def untrained_run(folder: Path) -> Path:
 
 
 def as_bundle(run: Path, folder: Path) -> Path:
-    """The bundle of a run, as far as other programs read it."""
-    (folder / "configs").mkdir(parents=True)
-    (folder / "models").mkdir()
-    for name in ("inference", "train"):
-        parser = ConfigParser()
-        parser.read_config(str(run / "configs" / f"{name}.yaml"))
-        config = {
-            key: value for key, value in parser.get().items() if key != "_meta_"
-        }  # which Deploy would take
-        if name == "train":
-            config["dataset_dir"] = "stores/synapse"
-        (folder / "configs" / f"{name}.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    metadata = (run / "configs" / "metadata.json").read_text(encoding="utf-8")
-    (folder / "configs" / "metadata.json").write_text(metadata, encoding="utf-8")
-    (folder / "models" / "model.pt").write_bytes((run / "models" / "model.pt").read_bytes())
-    model = load_model(run, trust=True)
-    extra = {"metadata.json": json.dumps(json.loads(metadata))}
-    extra["inference.json"] = (folder / "configs" / "inference.json").read_text(encoding="utf-8")
+    """What `export` writes of a run and other programs read, without the certificate, which takes its time."""
+    folder.mkdir()
+    read = read_run(run, load_model, trust=True)
+    write_folder([read], joined([read]), read.configs["metadata"], folder)
+    model, configs = load_model(folder, trust=True), folder / "configs"
+    extra = {name: (configs / name).read_text(encoding="utf-8") for name in ("inference.json", "metadata.json")}
     module = scripted(model.network, model.size, model.fit, 4, model.in_channels)
-    torch.jit.save(module, str(folder / "models" / "model.ts"), _extra_files=extra)
+    write_torchscript(module, extra, folder / "models" / "model.ts")
     return folder
