@@ -5,9 +5,9 @@ import io
 import json
 import logging
 import re
+import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ from monai.bundle import (
 from monai.bundle import __main__ as monai_commands
 
 from dsnet_med import Predictor
-from dsnet_med.cli.bundle import bundle_command
+from dsnet_med.cli.bundle import bundle_command, monai_command
 from dsnet_med.engine.export.bundle import export
 from dsnet_med.errors import InputError, root_cause
 from dsnet_med.inference.record import RECORD
@@ -206,6 +206,31 @@ def test_the_page_lists_every_command_of_monai() -> None:
     assert not [name for name in commands if f"monai.bundle {name}" not in text]
 
 
+def _typed(
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> tuple[int, str]:
+    """The exit status of a command, and what it says; in this process, which has MONAI loaded."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", words[2:])
+    caplog.set_level(logging.INFO)
+    ended, error = 0, None
+    try:
+        if words[0] == "monai":
+            monai_command(words[1:])
+        else:
+            runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    except (Exception, SystemExit) as raised:
+        error = root_cause(raised)
+        ended = 2 if words[0] == "monai" and isinstance(error, InputError) else 1
+        if isinstance(raised, SystemExit):
+            ended = int(raised.code or 0)
+    streams = capfd.readouterr()
+    return ended, f"{streams.out}{streams.err}{caplog.text}{error}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["run", "exported"])
 @pytest.mark.parametrize(("command", "code", "outcome"), ROWS, ids=[f"{k}" for k in range(len(ROWS))])
@@ -218,6 +243,9 @@ def test_each_command_of_the_page_does_what_it_says(
     raw: Path,
     store: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     root = tmp_path / "bundle"
     shutil.copytree(request.getfixturevalue(folder), root)
@@ -234,13 +262,11 @@ def test_each_command_of_the_page_does_what_it_says(
         command = re.sub(rf"\b{re.escape(name)}\b", str(place), command)
     if folder == "run":
         command = re.sub(r"configs/(inference|train|evaluate)\.json", r"configs/\1.yaml", command)
-    words = shlex.split(command)
-    python = [sys.executable] if words[0] == "python" else [str(Path(sys.executable).with_name("monai"))]
-    done = subprocess.run([*python, *words[1:]], cwd=root, capture_output=True, text=True, check=False)
-    said = done.stdout + done.stderr
-    assert done.returncode == int(code), said
+    monkeypatch.chdir(root)
+    ended, said = _typed(shlex.split(command), monkeypatch, caplog, capfd)
+    assert ended == int(code), said
     if told := re.match(r"(?:[^`]*)`([^`]+)`", outcome):
-        assert told[1].strip("()") in said, said
+        assert told[1] in said, said
     if "masks" in outcome:
         wanted = Predictor.from_run(root).predict(volume).voxels
         mask = nib.load(tmp_path / "out" / volume.name)
