@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+_LARGEST = int(np.iinfo(np.uint16).max)
 _IN_PLANE = 0.2  # of a voxel; contours are often rounded to a tenth of a millimetre
 _OUTSIDE = 1.0  # voxels that a contour may run beyond the grid
 _ON_CONTOUR = 0.004  # of a voxel: nearer centres lie on it
@@ -36,11 +37,12 @@ def read_structures(path: Path, like: Grid) -> Named:
     """The names by number; the pieces of each structure on the grid of `like`; notes. Raises InputError."""
     with reading(path):
         content = _opened(path)
-        names = _names(content)
-        drawn = {int(each.ReferencedROINumber): each for each in content.get("ROIContourSequence", ())}
+        names, values = _names(content), _values(content)
+        contours = content.get("ROIContourSequence", ())
+        drawn = {values.get(int(each.ReferencedROINumber)): each for each in contours}
         planes = {number: _planes(path, names[number], drawn.get(number), like) for number in names}
     notes = [note for number, found in planes.items() if (note := _gaps(names[number], found))]
-    if left_out := [names[number] for number, each in drawn.items() if number in names and _others(each)]:
+    if left_out := [name for number, name in names.items() if number in drawn and _others(drawn[number])]:
         notes.append(f"points and open contours are no part of a structure: {first_of(left_out)} has some")
     return names, _pieces(planes, like), tuple(notes)
 
@@ -68,7 +70,17 @@ def _opened(path: Path) -> "Dataset":
 
 
 def _names(content: "Dataset") -> dict[int, str]:
-    return {int(each.ROINumber): str(each.get("ROIName", "")) for each in content.StructureSetROISequence}
+    values = _values(content)
+    return {
+        values[int(each.ROINumber)]: str(each.get("ROIName", "")) for each in content.StructureSetROISequence
+    }
+
+
+def _values(content: "Dataset") -> dict[int, int]:
+    """The value of each structure in a label map: its number, or its place from 1 where one is 0 or too big."""
+    numbers = [int(each.ROINumber) for each in content.StructureSetROISequence]
+    fit = all(0 < number <= _LARGEST for number in numbers)
+    return {number: number if fit else place for place, number in enumerate(numbers, start=1)}
 
 
 def _points(contour: "Dataset") -> NDArray[np.float64]:

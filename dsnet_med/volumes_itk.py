@@ -116,7 +116,7 @@ def segments_of(path: Path) -> list[tuple[int, int, str]]:
     found = []
     for own in said.values():
         value, layer = own.get(b"LabelValue", ""), own.get(b"Layer", "0")
-        if value.isdecimal() and layer.isdecimal() and own.get(b"Name"):
+        if value.isdecimal() and int(value) and layer.isdecimal() and own.get(b"Name"):
             found.append((int(layer), int(value), own[b"Name"]))
     return sorted(found)
 

@@ -107,6 +107,40 @@ def test_a_structure_set_needs_a_grid_that_holds_it(tmp_path):
         read_pair(tmp_path / "less.nii.gz", tmp_path / "out" / "a.dcm")
 
 
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (7, 70_000, 9)])
+def test_structures_whose_numbers_are_no_values(tmp_path, numbers):
+    source, labels = single_frames(tmp_path / "ct", PLACES["axial"]), blobs()
+    written(tmp_path / "out", source, labels)
+    content = pydicom.dcmread(tmp_path / "out" / "a.rtstruct.dcm")
+    for number, one, other in zip(
+        numbers, content.StructureSetROISequence, content.ROIContourSequence, strict=True
+    ):
+        one.ROINumber = other.ReferencedROINumber = number
+    content.ROIContourSequence[0].ContourSequence[0].ContourGeometricType = "POINT"
+    content.save_as(tmp_path / "b.dcm")
+    _, found = read_pair(tmp_path / "out" / "a.nii.gz", tmp_path / "b.dcm")
+    assert [segment[:2] for segment in found.segments] == [("Liver", 1), ("Left kidney", 2), ("Spleen", 3)]
+    np.testing.assert_array_equal(found.volume.voxels == 2, labels == 2)
+    assert np.count_nonzero(found.volume.voxels == 1) < np.count_nonzero(labels == 1)
+    assert any("points and open contours are no part of a structure: Liver" in n for n in found.volume.notes)
+
+
+def test_a_fractional_segmentation_counts_from_one_half_on(tmp_path):
+    source = single_frames(tmp_path / "ct", PLACES["axial"])
+    ones = np.ones(source.shape, np.uint8)
+    write_segmentation(tmp_path / "a.dcm", ones, source, NAMES[:2], ALGORITHM)
+    content = pydicom.dcmread(tmp_path / "a.dcm")
+    content.SegmentationType, content.SegmentationFractionalType = "FRACTIONAL", "PROBABILITY"
+    content.MaximumFractionalValue, content.BitsAllocated, content.BitsStored, content.HighBit = 255, 8, 8, 7
+    values = np.random.default_rng(0).integers(0, 256, (6, 7)).astype(np.uint8)
+    content.PixelData = values.tobytes() * 5
+    content.save_as(tmp_path / "a.dcm")
+    write_labels(tmp_path / "a.nii.gz", ones, source)
+    _, found = read_pair(tmp_path / "a.nii.gz", tmp_path / "a.dcm")
+    np.testing.assert_array_equal(found.volume.voxels, np.repeat(values.T[..., None] >= 128, 5, axis=2))
+    assert found.volume.notes == ("is a fractional segmentation: voxels of at least one half count",)
+
+
 def test_slices_without_a_contour_are_said(tmp_path):
     source, labels = single_frames(tmp_path / "ct", PLACES["axial"]), blobs()
     written(tmp_path / "out", source, labels)

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError
+from dsnet_med.find import FORMS
+from dsnet_med.inference.slicer import write_seg_nrrd
 from dsnet_med.volumes import Volume, require_nifti_name, write_labels
 
 _SAVED: set[Path] = set()  # by this process
@@ -48,17 +50,21 @@ class Mask:
         return np.array(self.voxels, dtype=dtype) if copy else np.asarray(self.voxels, dtype=dtype)
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> None:
-        """Write a NIfTI file (.nii or .nii.gz) on the grid of the input.
+        """Write a NIfTI file (.nii or .nii.gz), or a segmentation of 3D Slicer (.seg.nrrd), on its grid.
 
         Raises InputError for another name, and for a file that this process has not saved itself, unless that
         is to be replaced.
         """
         place = Path(path)
-        require_nifti_name(place)
+        if not (of_slicer := place.name.endswith(FORMS["seg.nrrd"])):
+            require_nifti_name(place)
         own = place.absolute()
         if os.path.lexists(place) and not overwrite and own not in _SAVED:
             raise InputError(
                 f"{place} is there already; choose another name, or replace it with overwrite=True"
             )
-        write_labels(place, self.voxels, self.source)
+        if of_slicer:
+            write_seg_nrrd(place, self.voxels, self.source, self.class_names)
+        else:
+            write_labels(place, self.voxels, self.source)
         _SAVED.add(own)

@@ -19,6 +19,7 @@ from dsnet_med.inference.slicer import terminology, write_seg_nrrd
 from dsnet_med.inference.sources import find_sources
 from dsnet_med.organs import organ_of
 from dsnet_med.volumes import Grid, read_labels, write_labels
+from dsnet_med.volumes_itk import segments_of
 
 ORGANS = ("background", "liver", "left_kidney", "my organ")
 ALL = ("nifti", "seg.nrrd", "dicom-seg", "dicom-labelmap", "rtstruct", "itk-snap")
@@ -174,3 +175,14 @@ def test_one_format_after_another_adds_to_the_case(tmp_path: Path) -> None:
         (result,) = _run(image, tmp_path / "out", *formats)
         assert result.written
     assert set(json.loads((tmp_path / "out" / "a.json").read_text())["files"]) == {".nii.gz", ".seg.nrrd"}
+
+
+def test_a_mask_in_python_is_saved_for_slicer(tmp_path: Path) -> None:
+    (image,) = tiny.write_images(tmp_path / "in", "a")
+    mask = tiny.predictor().predict(image)
+    mask.save(tmp_path / "a.seg.nrrd")
+    mask.save(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.seg.nrrd").voxels, mask.voxels)
+    assert segments_of(tmp_path / "a.seg.nrrd") == [(0, 1, "A"), (0, 2, "B"), (0, 3, "C")]
+    with pytest.raises(InputError, match="give it a name that ends in"):
+        mask.save(tmp_path / "a.nrrd")
