@@ -9,7 +9,7 @@ import typer
 from tqdm import tqdm
 
 from dsnet_med.errors import CasesFailedError, InputError
-from dsnet_med.inference.hub import fetched, is_reference, reference
+from dsnet_med.inference.hub import fetched, is_reference, reference, require_name
 
 _FORMS = 9  # steps of an export, about
 
@@ -31,6 +31,8 @@ def export(
     from dsnet_med.engine.export.bundle import export as make
     from dsnet_med.engine.export.card import Words
 
+    if push_to:
+        require_name(push_to)
     named = None if formats is None else [each.strip() for each in formats.split(",") if each.strip()]
     if named is not None and not named:
         raise InputError("got an empty --formats: give bundle, onnx, pt2, torchscript, or leave it out")

@@ -82,8 +82,7 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
     bundle that this one lacks go in the same commit. Its docs/README.md is the model's card, too. Raises
     InputError, in one line, for whatever is in the way.
     """
-    if not re.fullmatch(_NAME, name, re.ASCII):
-        raise InputError(f"got '{printable(name)}' to push to, wanted OWNER/NAME")
+    require_name(name)
     files = _files_of(folder)
     with _in_one_line(f"hf://{name}"):
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi  # noqa: PLC0415
@@ -98,6 +97,12 @@ def push(folder: Path, name: str, *, private: bool = False) -> str:
         changes += [CommitOperationDelete(place) for place in _there(api, name) if place not in files]
         api.create_commit(name, changes, commit_message=f"dsnet-med {dsnet_med.__version__}")
     return address
+
+
+def require_name(name: str) -> None:
+    """Raise InputError unless `name` is one that a model of the hub can have, OWNER/NAME."""
+    if not re.fullmatch(_NAME, name, re.ASCII):
+        raise InputError(f"got '{printable(name)}' to push to, wanted OWNER/NAME")
 
 
 def _files_of(folder: Path) -> dict[str, Path]:

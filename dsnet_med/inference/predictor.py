@@ -63,7 +63,7 @@ class Predictor:
         compile_networks: bool = False,
         trust: bool = False,
     ) -> "Predictor":
-        """The best checkpoint of a run folder, a bundle, a zip of one or `hf://OWNER/NAME`; of several, all.
+        """The best of a run, a bundle, a zip of one or `hf://OWNER/NAME`; of several, an ensemble.
 
         `trust` lets folders run code of their own. Raises InputError for folders that are no runs, weights that
         do not fit, and runs that differ in classes or slices.
