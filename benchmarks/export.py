@@ -67,7 +67,8 @@ def main() -> None:
         }
         for name in ways
     ]
-    head = f"{options.method}, width {options.width:g}, {options.batch} x {options.size}, {options.threads} threads"
+    head = f"{options.method}, width {options.width:g}, {options.batch} x {options.size}"
+    head += f", {options.threads} threads"
     print(head)
     for row in rows:
         speed = f"{row['ms_per_slice']:8.1f} ms a slice, {row['of_eager']:.2f} of eager"

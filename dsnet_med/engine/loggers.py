@@ -11,6 +11,7 @@ from math import isfinite
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 from ignite.engine import Engine, Events
@@ -27,11 +28,12 @@ Picture = NDArray[np.uint8]  # (H, W, 3)
 
 
 class Logger(NamedTuple):
-    """What one place does with finite numbers by name, with a picture, and at the end."""
+    """What one place does with finite numbers by name, a picture, and at the end; where people look at it."""
 
     numbers: Callable[[int, Mapping[str, float]], None]
     picture: Callable[[int, str, Picture], object]
     close: Callable[[], object]
+    link: str = ""
 
 
 def require_known(names: Any) -> list[str]:
@@ -64,6 +66,11 @@ class Loggers:
         self.names, self.folder, self.settings = require_known(names), Path(folder), settings or {}
         self.file, self.lines = self.folder / "metrics.jsonl", 0
         self.writes, self.run, self.others = writes, "", list[Logger]()
+
+    @property
+    def links(self) -> list[str]:
+        """Where people look at this run: an address, or the name under which a tracker has it."""
+        return [logger.link for logger in self.others if logger.link]
 
     @property
     def shows_pictures(self) -> bool:
@@ -195,6 +202,7 @@ def _wandb(folder: Path, run: str, _trainer: Engine, settings: Mapping[str, Any]
         lambda iteration, values: begun.log(dict(values), step=iteration),
         lambda iteration, name, pixels: begun.log({name: wandb.Image(pixels)}, step=iteration),
         begun.finish,
+        str(begun.url) if begun.url else f"Weights & Biases, run {run} (offline)",
     )
 
 
@@ -221,7 +229,17 @@ def _mlflow(folder: Path, run: str, trainer: Engine, settings: Mapping[str, Any]
             number, pixels, f"{_mlflow_name(name)}/{iteration:07d}.png"
         ),
         handler.close,
+        _mlflow_page(number, handler.cur_run.info.experiment_id),
     )
+
+
+def _mlflow_page(number: str, experiment: str) -> str:
+    """Where a person looks at a run of MLflow; of a server the address without what it was logged in with."""
+    uri = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if uri.scheme not in ("http", "https") or not uri.hostname:
+        return f"MLflow, run {number}"
+    place = uri.hostname + (f":{uri.port}" if uri.port else "")
+    return f"{uri.scheme}://{place}{uri.path.rstrip('/')}/#/experiments/{experiment}/runs/{number}"
 
 
 def _mlflow_name(name: str) -> str:

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from dsnet_med.engine import loggers
-from dsnet_med.engine.loggers import Loggers, require_known
+from dsnet_med.engine.loggers import Loggers, _mlflow_page, require_known
 from dsnet_med.errors import InputError
 
 PICTURE = np.full((4, 6, 3), 200, np.uint8)
@@ -172,7 +172,9 @@ def test_tensorboard_has_numbers_pictures_and_hyper_parameters(tmp_path: Path) -
 def test_wandb_works_without_an_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_SILENT", "true")
-    _trained(Loggers("wandb", str(tmp_path)), 1, 2)
+    logger = Loggers("wandb", str(tmp_path))
+    _trained(logger, 1, 2)
+    assert logger.links == [f"Weights & Biases, run {logger.run} (offline)"]
     assert os.environ["WANDB_ERROR_REPORTING"] == "false"  # strace: it asks for no host, then
     (run,) = tmp_path.glob("wandb/offline-run-*")
     assert list(run.glob("files/media/images/slices/*.png"))
@@ -183,7 +185,7 @@ class _Client:
 
     def __init__(self, tracking_uri: str | None = None) -> None:
         self.uri, self.said = tracking_uri, []
-        info = types.SimpleNamespace(run_id="r", run_name="n", status="RUNNING")
+        info = types.SimpleNamespace(experiment_id="7", run_id="r", run_name="n", status="RUNNING")
         data = types.SimpleNamespace(params={"known": "1"})
         self.run = types.SimpleNamespace(info=info, data=data)
 
@@ -226,6 +228,7 @@ def test_mlflow_is_told_by_monais_handler(tmp_path: Path, monkeypatch: pytest.Mo
     assert ("log_metric", "loss", 2.0, 2) in client.said
     assert any(each[0] == "log_image" and each[2] == "slices/a/0000002.png" for each in client.said)
     assert client.said[-1][0] == "set_terminated"
+    assert logger.links[0].startswith("MLflow, run ")
     assert logger.state_dict()["run"].startswith(tmp_path.name)
 
 
@@ -241,3 +244,22 @@ def test_a_full_disk_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(InputError, match="cannot write"):
         Loggers("none", str(tmp_path)).numbers(1, {})
+
+
+@pytest.mark.parametrize(
+    ("uri", "page"),
+    [
+        (
+            "https://me:secret@flow.example:5000/base/",
+            "https://flow.example:5000/base/#/experiments/7/runs/abc",
+        ),
+        ("http://flow.example", "http://flow.example/#/experiments/7/runs/abc"),
+        ("file:///home/me/mlruns", "MLflow, run abc"),
+        ("", "MLflow, run abc"),
+    ],
+)
+def test_the_page_of_an_mlflow_run_holds_no_secret(
+    monkeypatch: pytest.MonkeyPatch, uri: str, page: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert _mlflow_page("abc", "7") == page
