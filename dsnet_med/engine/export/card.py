@@ -15,8 +15,10 @@ from dsnet_med import resources
 from dsnet_med.errors import InputError, cannot_read, one_line, shown
 from dsnet_med.files import read_json, write_text
 from dsnet_med.inference.bundle_reader import Model
+from dsnet_med.prepare.recipe import load_recipe, recipe_ids
 from dsnet_med.prepare.store import Store
 from dsnet_med.seal import holds
+from dsnet_med.yaml_core import read_yaml
 
 PAPER = "Does the Attention Mechanism Act As a Correction Factor? (DSNet)"
 _HUB = {
@@ -88,8 +90,8 @@ def facts_of(summary: Mapping[str, Any], store: Store | None) -> Facts:
         splits |= {"test": len(store.splits.get("test", ()))} if "test" not in splits else {}
         return Facts(store.recipe, splits)
     name = summary.get("recipe")
-    if isinstance(name, str) and name in resources.config_ids("recipe"):
-        return Facts(resources.read_config("recipe", name), splits)
+    if name in recipe_ids() and load_recipe(str(name)).hash == summary.get("recipe_hash"):
+        return Facts(read_yaml(resources.data_prep() / str(name) / "recipe.yaml"), splits)
     return Facts({"id": str(name or "unknown")}, splits)
 
 
