@@ -117,7 +117,13 @@ def bundle_folder(path: Path) -> Path | None:
 def verify(folder: Path, *, trust: bool, of_hub: bool = False) -> None:
     """Compare every form of an exported bundle again. CasesFailedError where its certificate does not hold."""
     from dsnet_med.cli.scoring import tell_differences
-    from dsnet_med.engine.export.certificate import changed_files, differences, examined, read_certificate
+    from dsnet_med.engine.export.certificate import (
+        Reference,
+        changed_files,
+        differences,
+        examined,
+        read_certificate,
+    )
     from dsnet_med.inference.trust import configured, require_own
 
     certificate = read_certificate(folder)
@@ -130,9 +136,10 @@ def verify(folder: Path, *, trust: bool, of_hub: bool = False) -> None:
     if not trust:
         require_own(folder, configured(folder), "comparing it again")
     fixed = [name for name, form in certificate["formats"].items() if form.get("sizes", "any") != "any"]
+    reference = Reference.of(folder, trust=trust)
     results: dict[str, Any] = {}
     with tqdm(total=len(certificate["formats"]), desc="verify", unit="form", ncols=100) as shown:
-        for name, result in examined(folder, [], fixed=fixed, trust=trust):
+        for name, result in examined(folder, reference, fixed=fixed, trust=trust):
             results[name] = result
             shown.set_postfix_str(name)
             shown.update()

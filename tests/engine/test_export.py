@@ -18,6 +18,7 @@ from dsnet_med.engine.export import bundle as exporting
 from dsnet_med.engine.export.bundle import export
 from dsnet_med.engine.export.card import Words
 from dsnet_med.engine.export.certificate import (
+    Reference,
     changed_files,
     differences,
     examined,
@@ -123,7 +124,7 @@ def test_the_bundle_segments_as_the_run_does(run: Path, exported: Path) -> None:
 
 def test_it_holds_when_compared_again(exported: Path) -> None:
     certificate = read_certificate(exported)
-    results = {name: result for name, result in examined(exported, []) if name != "bundle"}
+    results = {name: result for name, result in examined(exported, Reference.of(exported)) if name != "bundle"}
     results["bundle"] = {"holds": True}
     assert differences(certificate, results) == []
     assert changed_files(exported, certificate) == []
@@ -195,7 +196,7 @@ def test_what_changed_since_is_named(exported: Path, tmp_path: Path, line: str) 
 
 def test_another_network_behind_the_same_certificate_is_noticed(exported: Path) -> None:
     certificate = read_certificate(exported)
-    eager = dict(next(examined(exported, []))[1])
+    eager = dict(next(examined(exported, Reference.of(exported)))[1])
     results = {name: {"holds": True} for name in certificate["formats"]} | {"eager": eager}
     assert differences(certificate, results) == []
     moved = json.loads(json.dumps(eager))

@@ -15,6 +15,7 @@ from dsnet_med.engine.export.certificate import (
     CERTIFICATE,
     TORCHSCRIPT,
     WEIGHTS,
+    Reference,
     compared_graph,
     described,
     examined,
@@ -104,9 +105,10 @@ def export(
             remember(configured(place))
             possible = [each for each in wanted if each not in gone]
             reason = _add_torchscript(model, place) if "torchscript" in possible else None
-            results, failed = _compare(place, inputs, tell)
+            reference = Reference.of(place, inputs)
+            results, failed = _compare(place, reference, tell)
             failed |= {"torchscript": reason} if reason else {}
-            graphs, others = _add_graphs(possible, model, place, inputs, tell)
+            graphs, others = _add_graphs(possible, reference, place, tell)
             results, failed = results | graphs, failed | others
             certificate = _describe(place, results, {**gone, **failed}, told)
             require_portable(place, runs)
@@ -153,17 +155,17 @@ class _Graphs:
 
 
 def _add_graphs(
-    formats: Sequence[str], model: Model, place: Path, inputs: Sequence[Input], tell: Tell
+    formats: Sequence[str], reference: Reference, place: Path, tell: Tell
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write the forms of the graph, for any size or else the trained one; what came of each, or why nothing."""
-    graphs, results, failed = _Graphs(model), dict[str, Any](), dict[str, str]()
+    graphs, results, failed = _Graphs(reference.model), dict[str, Any](), dict[str, str]()
     for form in FORMATS:
         for any_size in (True, False) if form.name in formats else ():
             tell(form.name)
             file = place / form.file
             try:
                 form.write(graphs.of(any_size=any_size), file)
-                result = compared_graph(place, form, inputs, any_size=any_size)
+                result = compared_graph(place, reference, form, any_size=any_size)
             except Exception as error:  # whatever an exporter raises for a stranger's network
                 result = {"holds": False, "why": why(error)}
             if result["holds"]:
@@ -187,11 +189,11 @@ def _add_torchscript(model: Model, place: Path) -> str | None:
     return None
 
 
-def _compare(place: Path, inputs: Sequence[Input], tell: Tell) -> tuple[dict[str, Any], dict[str, str]]:
+def _compare(place: Path, reference: Reference, tell: Tell) -> tuple[dict[str, Any], dict[str, str]]:
     """What came of each form that is no graph, and why each of those that differ, which are removed, does."""
     results: dict[str, Any] = {}
     failed: dict[str, str] = {}
-    for name, result in examined(place, inputs):
+    for name, result in examined(place, reference):
         tell(name)
         if result["holds"]:
             results[name] = result

@@ -12,8 +12,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,78 +66,103 @@ _PACKAGES = ("torch", "monai", "numpy", "timm", "safetensors", "onnx", "onnxscri
 
 @dataclass(frozen=True)
 class Reference:
-    """The network of a bundle as PyTorch runs it, and the three ways in which slices go through it."""
+    """The network of a bundle as PyTorch runs it, what all is compared on, and what it makes of that."""
 
     model: Model
     network: nn.Module  # GreySlices
+    inputs: Sequence[Input]
+    known: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, bundle: Path, *, trust: bool = False) -> "Reference":
-        """The reference of a bundle in a folder. Raises InputError as `load_model`."""
+    def of(cls, bundle: Path, inputs: Sequence[Input] = (), *, trust: bool = False) -> "Reference":
+        """The reference of a bundle, with made-up inputs and `inputs`. Raises InputError as `load_model`."""
         model = load_model(bundle, trust=trust)
-        return cls(model, GreySlices(model.network, model.in_channels).eval().requires_grad_(False))
+        made = made_up(model.size, sizes_around(model.size))
+        network = GreySlices(model.network, model.in_channels).eval().requires_grad_(False)
+        return cls(model, network, [*made, *inputs])
 
-    def slices(self, images: Tensor) -> Tensor:
+    def slices(self, given: Input) -> Tensor:
         """Logits of slices (B, 1, H, W) at their own size."""
-        return torch.as_tensor(self.network(images))
+        return self._once(given, "slices", lambda: torch.as_tensor(self.network(given.images)))
 
-    def fitted(self, images: Tensor, run: Run | None = None) -> Tensor:
-        """Logits of slices that are brought to the trained size first, by `run` in place of the network."""
-        return slice_logits(images, run or self.network, self.model.size, self.model.fit)
+    def fitted(self, given: Input) -> Tensor:
+        """Logits of slices that are brought to the trained size and back."""
+        return self._once(given, "fitted", lambda: self.through(given.images, self.network))
 
-    def volume(self, images: Tensor) -> Tensor:
+    def volume(self, given: Input) -> Tensor:
         """Logits as `infer` has them: of an ensemble the mean, after slices have their own size again."""
-        parts = [self.fitted(images, self._member(each)) for each in members_of(self.model.network)]
-        return mean_logits(parts) if len(parts) > 1 else parts[0]
+        members = members_of(self.model.network)
+        if len(members) == 1:
+            return self.fitted(given)
+        return self._once(
+            given,
+            "volume",
+            lambda: mean_logits([self.through(given.images, self._run(each)) for each in members]),
+        )
 
-    def _member(self, network: nn.Module) -> Run:
+    def through(self, images: Tensor, run: Run) -> Tensor:
+        """What `run` gives for slices that are brought to the trained size first, at their own size again."""
+        return slice_logits(images, run, self.model.size, self.model.fit)
+
+    def _run(self, network: nn.Module) -> Run:
         return lambda images: main_output(network(with_channels(images, self.model.in_channels)))
+
+    def _once(self, given: Input, way: str, make: Callable[[], Tensor]) -> Tensor:
+        if (given.name, way) not in self.known:  # a large network takes seconds for a slice
+            with torch.no_grad():
+                self.known[given.name, way] = make()
+        return self.known[given.name, way]
 
 
 def examined(
-    bundle: Path, inputs: Sequence[Input], *, fixed: Sequence[str] = (), trust: bool = False
+    bundle: Path, reference: Reference, *, fixed: Sequence[str] = (), trust: bool = False
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The name of every form in a bundle with what came of comparing it, one after the other.
 
-    `fixed` are forms that take slices of the trained size only. Raises InputError where the reference itself
-    cannot be had.
+    `fixed` are forms that take slices of the trained size only.
     """
-    reference = Reference.of(bundle, trust=trust)
-    inputs = with_made_up(reference.model, inputs)
     with torch.no_grad():
-        yield "eager", _timed(reference, reference.slices, None) | _probes(reference, inputs)
+        yield "eager", _timed(reference, reference.network, None) | _probes(reference)
         for name, file in WEIGHTS.items():
             if (bundle / file).is_file():
                 opened = partial(_strict, bundle, bundle / file, trust)
-                yield name, _form(reference, inputs, opened, file, f"torch {torch.__version__}, strict")
+                runtime = f"torch {torch.__version__}, strict"
+                yield (
+                    name,
+                    _form(reference, opened, file, runtime, wanted=_is_first),
+                )  # equal weights, equal network
         if (bundle / TORCHSCRIPT).is_file():
             opened = partial(open_torchscript, bundle / TORCHSCRIPT)
-            runtime = f"torch.jit {torch.__version__}"
-            yield "torchscript", _form(reference, inputs, opened, TORCHSCRIPT, runtime, volumes=True)
+            yield (
+                "torchscript",
+                _form(reference, opened, TORCHSCRIPT, f"torch.jit {torch.__version__}", volumes=True),
+            )
         for form in FORMATS:
             if (bundle / form.file).is_file():
-                yield (
-                    form.name,
-                    compared_graph(bundle, form, inputs, any_size=form.name not in fixed, trust=trust),
-                )
+                yield form.name, compared_graph(bundle, reference, form, any_size=form.name not in fixed)
     yield "bundle", _workflow(bundle, reference, trust)
 
 
-def compared_graph(
-    bundle: Path, form: Format, inputs: Sequence[Input], *, any_size: bool, trust: bool = False
-) -> dict[str, Any]:
+def compared_graph(bundle: Path, reference: Reference, form: Format, *, any_size: bool) -> dict[str, Any]:
     """What comes of one form of the graph, on slices of several sizes or of the trained one alone."""
-    reference = Reference.of(bundle, trust=trust)
-    inputs = with_made_up(reference.model, inputs)
     opened = partial(form.open, bundle / form.file)
+    height, width = reference.model.size
+
+    def fits(given: Input) -> bool:
+        return given.volume or tuple(given.images.shape[2:]) == (height, width)
+
+    sizes = "any" if any_size else f"{height}x{width}"
+    wanted = _is_any if any_size else fits
     with torch.no_grad():
-        return _form(reference, inputs, opened, form.file, version_of(form), any_size=any_size)
+        return _form(reference, opened, form.file, version_of(form), wanted=wanted, sizes=sizes)
 
 
-def with_made_up(model: Model, inputs: Sequence[Input]) -> list[Input]:
-    """`inputs` behind those that are made up, each once."""
-    made = made_up(model.size, sizes_around(model.size))
-    return [*made, *(each for each in inputs if not each.made_up)]
+def _is_any(_: Input) -> bool:
+    return True
+
+
+def _is_first(given: Input) -> bool:
+    return given.first
 
 
 def _strict(bundle: Path, file: Path, trust: bool) -> Run:
@@ -152,27 +177,24 @@ def _strict(bundle: Path, file: Path, trust: bool) -> Run:
 
 def _form(
     reference: Reference,
-    inputs: Sequence[Input],
-    opened: Any,
+    opened: Callable[[], Run],
     file: str,
     runtime: str,
     *,
+    wanted: Callable[[Input], bool] = _is_any,
+    sizes: str = "any",
     volumes: bool = False,
-    any_size: bool = True,
 ) -> dict[str, Any]:
+    """One form on the `wanted` inputs; `volumes` where it takes whole volumes."""
     before = resident_bytes()
     restart_peak()
     try:
-        run: Run = opened()
-        checks = [
-            _compared(reference, each, run, volumes)
-            for each in inputs
-            if _fits(reference, each, volumes or any_size)
-        ]
+        run = opened()
+        checks = [_compared(reference, each, run, volumes) for each in reference.inputs if wanted(each)]
         result = {
             "file": file,
             "runtime": runtime,
-            "sizes": "any" if volumes or any_size else f"{reference.model.size[0]}x{reference.model.size[1]}",
+            "sizes": sizes,
             **_worst(checks),
             **_timed(reference, run, before),
             "checks": checks,
@@ -182,18 +204,14 @@ def _form(
     return result
 
 
-def _fits(reference: Reference, given: Input, any_size: bool) -> bool:
-    return given.volume or any_size or tuple(given.images.shape[2:]) == reference.model.size
-
-
 def _compared(reference: Reference, given: Input, run: Run, volumes: bool) -> dict[str, Any]:
     """One form on one input: `run` takes slices as they are, or whole volumes and fits them itself."""
     if volumes:
-        wanted, got = reference.volume(given.images), run(given.images)
+        wanted, got = reference.volume(given), run(given.images)
     elif given.volume:
-        wanted, got = reference.fitted(given.images), reference.fitted(given.images, run)
+        wanted, got = reference.fitted(given), reference.through(given.images, run)
     else:
-        wanted, got = reference.slices(given.images), run(given.images)
+        wanted, got = reference.slices(given), run(given.images)
     largest = float(wanted.abs().max())
     difference = float((got - wanted).abs().max()) if got.shape == wanted.shape else float("inf")
     equal = float((got.argmax(1) == wanted.argmax(1)).double().mean()) if got.shape == wanted.shape else 0.0
@@ -241,12 +259,12 @@ def _timed(reference: Reference, run: Run, before: int | None) -> dict[str, Any]
     return {"ms_per_slice": round(1000 * statistics.median(durations), 2), "memory_bytes": grown}
 
 
-def _probes(reference: Reference, inputs: Sequence[Input]) -> dict[str, Any]:
+def _probes(reference: Reference) -> dict[str, Any]:
     """A few logits of every made-up input, and how many pixels each class has: the same on other machines."""
     probes = []
-    for given in inputs:
+    for given in reference.inputs:
         if given.made_up:
-            logits = reference.volume(given.images) if given.volume else reference.slices(given.images)
+            logits = reference.volume(given) if given.volume else reference.slices(given)
             flat = logits.reshape(-1)
             places = torch.linspace(0, len(flat) - 1, _PROBES, dtype=torch.float64).long()
             counts = torch.bincount(logits.argmax(1).reshape(-1), minlength=logits.shape[1])

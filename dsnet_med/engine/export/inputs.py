@@ -12,7 +12,7 @@ from dsnet_med.prepare.store import Store
 
 BATCHES = (1, 3)
 _SEED = 20240725
-_THICKNESS = 6  # slices of a volume: enough to be cut into batches
+_THICKNESS = 4  # slices of a volume
 _COARSE = 8  # pixels of a blob
 _STRIDE = 32  # the largest reduction of our backbones
 _REAL_CASES = 2
@@ -26,6 +26,7 @@ class Input:
     images: Tensor
     volume: bool = False
     made_up: bool = False
+    first: bool = False  # of all
 
 
 def sizes_around(size: Sequence[int]) -> list[tuple[int, int]]:
@@ -55,11 +56,12 @@ def made_up(size: Sequence[int], sizes: Sequence[Sequence[int]]) -> list[Input]:
             f"made up, {count} x {height}x{width}",
             made_up_slices((height, width), max(BATCHES))[:count],
             made_up=True,
+            first=number == 0 and count == BATCHES[0],
         )
-        for height, width in sizes
+        for number, (height, width) in enumerate(sizes)
         for count in BATCHES
     ]
-    return slices + [
+    volumes = [
         Input(
             f"made-up volume {height}x{width}x{_THICKNESS}",
             made_up_slices((height, width), _THICKNESS),
@@ -68,22 +70,21 @@ def made_up(size: Sequence[int], sizes: Sequence[Sequence[int]]) -> list[Input]:
         )
         for height, width in ((size[0] * 9 // 8, size[1]), (size[0] // 2 + 7, size[1] // 2 + 20))
     ]
+    return slices + volumes
 
 
 def real(store: Store, cases: Sequence[str], sizes: Sequence[Sequence[int]]) -> Iterator[Input]:
-    """Slices of cases of the training's store: batches at `sizes`, and the middle of two volumes as it is.
+    """Slices of cases of the training's store: one at each of `sizes`, and the middle of two volumes as it is.
 
     Nothing of them but differences is written anywhere.
     """
-    known = [case for case in cases if case in store.cases][:_REAL_CASES]
+    known = [case for case in dict.fromkeys(cases) if case in store.cases][:_REAL_CASES]
     for number, case in enumerate(known, start=1):
         whole, _ = store.read_case(case)
-        middle = len(whole) // 2
-        first = max(0, middle - _THICKNESS // 2)
+        first = max(0, (len(whole) - _THICKNESS) // 2)
         images = torch.from_numpy(np.ascontiguousarray(whole[first : first + _THICKNESS]))[:, None].float()
         height, width = images.shape[-2:]
         yield Input(f"real volume {number}, {height}x{width}x{len(images)}", images, volume=True)
         for size in sizes if number == 1 else ():
-            resized = F.interpolate(images, tuple(size), mode="bilinear", align_corners=False)
-            for count in BATCHES:
-                yield Input(f"real, {count} x {size[0]}x{size[1]}", resized[:count])
+            resized = F.interpolate(images[:1], tuple(size), mode="bilinear", align_corners=False)
+            yield Input(f"real, 1 x {size[0]}x{size[1]}", resized)
