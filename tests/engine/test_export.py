@@ -321,3 +321,34 @@ def test_a_resealed_certificate_of_other_files_does_not_hold(exported: Path, tmp
     assert changed_files(bundle, read_certificate(bundle)) == [
         "models/model.pt is not the file that was exported"
     ]
+
+
+def _summary(**changes: Any) -> dict[str, Any]:
+    dice = {"mean": 0.8, "std": 0.1, "n": 4, "ci95": [0.75, 0.85]}
+    distance = {"mean": 3.25, "std": 1.0, "n": 4}
+    return {
+        "protocol": "strict",
+        "hd95": {"rule": "pooled", "unit": "mm"},
+        "labels": {"liver": {"dice": dice, "hd95_mm": distance}},
+        "mean": {"dice": 0.8, "hd95_mm": 3.25},
+        "mean_ci95": {"dice": [0.75, 0.85]},
+        "cases": 4,
+        **changes,
+    }
+
+
+def test_scores_of_this_run_go_into_the_card_and_others_are_refused(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "summary.json"
+    file.write_text(json.dumps(sealed(_summary(run={"recipe": "synapse", "seed": 0}))))
+    export([run], tmp_path / "out", ["bundle"], scores=file)
+    card = (tmp_path / "out" / "docs" / "README.md").read_text()
+    assert "| liver | 0.8000 | 0.7500 to 0.8500 | 3.25 | 4 |" in card
+    metadata = json.loads((tmp_path / "out" / "configs" / "metadata.json").read_text())
+    assert metadata["eval_metrics"]["mean_dice"] == 0.8
+    for other, told in (
+        ({"run": {"seed": 1}}, "another run, seed 1"),
+        ({"labels": {"spine": _summary()["labels"]["liver"]}}, "'spine'"),
+    ):
+        file.write_text(json.dumps(sealed(_summary(**other))))
+        with pytest.raises(InputError, match=told):
+            export([run], tmp_path / "other", ["bundle"], scores=file)

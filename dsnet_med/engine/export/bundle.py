@@ -94,6 +94,8 @@ def export(
             raise InputError(f"{out} is not empty, it holds {sorted(left)[0]}; choose another --out")
         runs = [read_run(folder, lambda each: load_model(each, trust=trust), trust=trust) for folder in folders]
         model = joined(runs)
+        if measured is not None and scores is not None:
+            cards.require_of_model(measured, model, scores)
         gone = _missing(wanted, asked=formats is not None)
         store = _store_of(runs[0])
         facts = cards.facts_of(model.facts, store)

@@ -190,6 +190,25 @@ def read_scores(file: Path) -> dict[str, Any]:
         raise cannot_read(file, error, f"not a summary.json of evaluate ({one_line(error)})") from error
 
 
+def require_of_model(scores: Mapping[str, Any], model: Model, where: Path) -> None:
+    """Raise InputError where scores are of other classes than the model's, or of masks of another run."""
+    if strange := [name for name in scores["labels"] if name not in model.class_names]:
+        raise InputError(
+            f"{where}: scores '{strange[0]}', which this model does not segment; give its own scores"
+        )
+    run, method = scores.get("run") or {}, model.facts.get("method")
+    if "members" in model.facts:  # infer says of several runs together what they agree in
+        return
+    own = {"method": method.get("title") if isinstance(method, Mapping) else None}
+    own |= {name: model.facts.get(name) for name in ("recipe", "seed", "iterations")}
+    for name, value in own.items():
+        if value is not None and name in run and run[name] != value:
+            raise InputError(
+                f"{where}: is of masks of another run, {name} {shown(run[name])} and not {shown(value)}; "
+                "evaluate the masks of this one"
+            )
+
+
 def _scores(summary: Mapping[str, Any]) -> dict[str, Any]:
     unit = summary["hd95"]["unit"]
     rows = {}
