@@ -714,6 +714,46 @@ def trial(bench: Bench) -> Iterator[None]:
             bench.row(arm=entry["arm"], seeds=entry["seeds"], cases=entry["cases"], verdict=entry["verdict"])
 
 
+def forms(bench: Bench) -> Iterator[None]:
+    """What `export` writes on a CPU, opened on the GPU: does each form run there, equal, and how fast?"""
+    import torch
+
+    from dsnet_med import build_network
+    from dsnet_med.engine.export.formats import FORMATS, GreySlices, graph_of, write_torchscript
+    from dsnet_med.engine.export.inputs import made_up_slices
+    from dsnet_med.engine.scripted import scripted
+
+    torch.manual_seed(0)
+    network = build_network("fcn_dsm", num_classes=CLASSES, width=bench.width).eval().requires_grad_(False)
+    grey, images = GreySlices(network, 1).eval(), made_up_slices((bench.size, bench.size), 2)
+    with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
+        pt2, script = Path(scratch) / "model.pt2", Path(scratch) / "model.ts"
+        next(form for form in FORMATS if form.name == "pt2").write(
+            graph_of(grey, images[:1], any_size=True), pt2
+        )
+        write_torchscript(scripted(network, (bench.size, bench.size)), {}, script)
+        yield
+        eager, on_device = grey.to(bench.device), images.to(bench.device)
+        wanted = eager(on_device)
+        opened: dict[str, Callable[[], Callable[[], Any]]] = {
+            "eager": lambda: lambda: eager(on_device),
+            "pt2": lambda: partial(torch.export.load(pt2).module().to(bench.device), on_device),
+            "torchscript": lambda: partial(
+                torch.jit.load(str(script), map_location=bench.device), on_device.transpose(0, 1)[None]
+            ),
+        }
+        for name, make in opened.items():
+            try:
+                run = make()
+                got = run()
+                got = got[0].transpose(0, 1) if got.ndim == 5 else got
+                seconds = bench.seconds({name: run}, blocks=2, inner=5)[name]
+                difference = float((got - wanted).abs().max())
+                bench.row(form=name, ms_per_slice=round(500 * seconds, 3), largest_difference=difference)
+            except Exception as error:  # which is what there is to know
+                bench.row(form=name, error=f"{type(error).__name__}: {str(error)[:300]}")
+
+
 CHECKS: dict[str, Check] = {
     "machine": machine,
     "trainer": trainer(
@@ -732,6 +772,7 @@ CHECKS: dict[str, Check] = {
     "exact": exact,
     "natural_amp": natural(amp=True),
     "trial": trial,
+    "forms": forms,
 }
 
 
