@@ -27,6 +27,7 @@ from dsnet_med.errors import InputError, root_cause
 from dsnet_med.files import locked, output_error, write_json
 from dsnet_med.seal import sealed
 
+_OF_A_TRAINING = ("curves.png", "certificate.json", "docs/certificate.md", "docs/README.md")
 _USED_MEANWHILE = ("models/model.pt", "weights.json")  # until a validation finds better ones
 BEGUN = ("summary.json", "metrics.jsonl", "models/model.pt", "checkpoints/last.pt")
 
@@ -37,11 +38,14 @@ def owned(folder: Path) -> AbstractContextManager[None]:
 
 
 def set_aside(folder: Path) -> None:
-    """Keep what a run's folder has of its training in before/N; its weights stay where they are, too.
+    """Keep what a run's or a bundle's folder has of its training in before/N; model.pt stays where it is, too.
 
+    What was made of the weights (model.ts, a certificate, the model card) would be of others soon, and goes.
     Raises InputError where that cannot be written.
     """
-    found = [name for name in (*BEGUN, "weights.json", "curves.png") if (folder / name).is_file()]
+    made = [path.relative_to(folder).as_posix() for path in sorted((folder / "models").glob("model.*"))]
+    names = dict.fromkeys((*BEGUN, *_USED_MEANWHILE, *made, *_OF_A_TRAINING))
+    found = [name for name in names if (folder / name).is_file()]
     if not found:
         return
     before = folder / "before"

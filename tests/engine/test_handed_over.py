@@ -145,3 +145,14 @@ def test_every_training_is_set_aside_in_a_folder_of_its_own(tmp_path: Path) -> N
         set_aside(tmp_path)
         assert (tmp_path / "before" / str(number) / "summary.json").read_text() == str(number)
         assert not (tmp_path / "summary.json").exists()
+
+
+def test_what_was_made_of_the_weights_goes_with_them(tmp_path: Path) -> None:
+    names = ("model.pt", "model.safetensors", "model.ts", "model.onnx", "model.pt2")
+    (tmp_path / "models").mkdir()
+    for name in (*(f"models/{each}" for each in names), "certificate.json"):
+        (tmp_path / name).write_text(name)
+    set_aside(tmp_path)
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["model.pt"]
+    assert sorted(path.name for path in (tmp_path / "before" / "1" / "models").iterdir()) == sorted(names)
+    assert not (tmp_path / "certificate.json").exists()
