@@ -17,7 +17,7 @@ STOPS = [
 
 def test_each_way_has_at_most_seven_stops():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    assert [len(re.findall(r"^\| \d \|", way, re.M)) for way in text.split("\n**One ")[1:]] == [7, 7, 7, 7]
+    assert [len(re.findall(r"^\| \d \|", way, re.M)) for way in text.split("\n**One ")[1:]] == [7, 7, 7, 7, 6]
 
 
 @pytest.mark.parametrize(("file", "name"), STOPS)
