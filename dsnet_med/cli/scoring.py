@@ -1,10 +1,10 @@
 """What `evaluate` does: which file belongs to which case, which values mean which organ. Without torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import typer
@@ -28,6 +28,9 @@ from dsnet_med.evaluate.score_folders import CaseScore, Missing, evaluate_pairs
 from dsnet_med.evaluate.stacks import PAGE_MB
 from dsnet_med.evaluate.summary import by_protocol, summarise
 from dsnet_med.files import require_writable
+
+if TYPE_CHECKING:
+    from dsnet_med.prepare.intensity import Intensity
 
 _SHOWN = 6
 _SHOWN_DIFFERENCES = 20
@@ -101,7 +104,7 @@ def evaluate(
     for place in {out, *places}:
         require_replaceable(place, overwrite=overwrite)
     require_writable(out)
-    looks = _looks(looks or Looks(), naming)
+    looks = _looks(looks or Looks(), naming, given.values())
     scored, failures = _score_all(given, naming, options)
     gone = _not_scored_everywhere(given, scored) if len(given) > 1 else {}
     if gone.keys() >= {score.case for own in scored.values() for score in own if not score.error}:
@@ -207,12 +210,21 @@ def _prepared(
     return _Predictions(prediction, out, found, values, [*origin.notes, *notes, *values.notes], origin)
 
 
-def _looks(looks: Looks, naming: Naming) -> Looks:
-    """With the window of the recipe, where it has one and none is given."""
+def _looks(looks: Looks, naming: Naming, given: Iterable[_Predictions]) -> Looks:
+    """With the window of the recipe where none is given: of `--labels`, else of the run behind the masks."""
+    if looks.window is not None:
+        return looks
     rule = None if naming.recipe is None else naming.recipe.intensity
-    if looks.window is None and rule is not None and rule.kind == "window":
-        return replace(looks, window=(rule.low, rule.high))
-    return looks
+    for each in given:
+        rule = rule or _trained_on((each.origin.run or {}).get("recipe"))
+    return replace(looks, window=(rule.low, rule.high)) if rule and rule.kind == "window" else looks
+
+
+def _trained_on(recipe: Any) -> "Intensity | None":
+    """The intensity rule of a recipe that a run names, where we know one of this name."""
+    from dsnet_med.prepare.recipe import load_recipe, recipe_ids
+
+    return load_recipe(recipe).intensity if recipe in recipe_ids() else None
 
 
 def parsed_window(text: str) -> tuple[float, float]:

@@ -8,6 +8,7 @@ with the coarsest spacing) are all there; across them the view is cropped to the
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,9 @@ def view_of(
     plane = order.axes.index(acquired)
     pairs = [maps_of(score) for score in scores]
     found = [order.to_slices(each) for each in (pairs[0][0], *(prediction for _, prediction in pairs))]
-    labelled = np.logical_or.reduce([each > 0 for each in found])
+    labelled = found[0] > 0
+    for each in found[1:]:
+        labelled |= each > 0
     spacing = order.spacing_mm(first.affine)
     box = _box(labelled, spacing, plane)
     z, y, x = labelled.shape
@@ -140,18 +143,21 @@ def _grey(
         require_same_grid(volume, Grid(score.reference, (x, y, z), score.affine, None))
     except InputError as error:
         return None, "", f"image not shown: {error}", ""
-    shown = order.to_slices(volume.voxels)[box].astype(np.float32)
+    shown = order.to_slices(volume.voxels)[box]
     low, high = window or _contrast(shown, labelled[box])
-    grey = np.nan_to_num(np.clip((shown - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    grey = np.empty(shown.shape, np.uint8)
+    for place, plane in enumerate(shown):  # one by one: as numbers with fractions a volume takes gigabytes
+        scaled = np.clip((plane.astype(np.float32) - low) / (high - low), 0, 1)
+        grey[place] = np.nan_to_num(scaled) * 255
     span = f"{low:.4g} to {high:.4g}"
     words = f"window {span}" if window else f"greys from {span}, by the labelled voxels"
     return grey, words, "", digest_of(volume.digests)
 
 
-def _contrast(shown: NDArray[np.float32], labelled: Mask) -> Window:
+def _contrast(shown: NDArray[Any], labelled: Mask) -> Window:
     """From the labelled voxels' darkest to their brightest hundredth, with room on either side for what lies
     around them."""
-    counted = shown[labelled] if labelled.any() else shown
+    counted = shown[labelled] if labelled.any() else shown[:: max(1, len(shown) // 8)]
     counted = counted[np.isfinite(counted)]
     low, high = (float(each) for each in np.percentile(counted, (1, 99))) if counted.size else (0.0, 1.0)
     room = 0.5 * (high - low) or 1.0

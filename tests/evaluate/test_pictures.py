@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsnet_med.cli.scoring import parsed_window
+from dsnet_med.cli.scoring import Looks, Options, evaluate, parsed_window
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate import nsd
 from dsnet_med.evaluate.agreement import agreement
@@ -218,3 +218,25 @@ def test_a_case_without_files_has_a_line_not_a_picture(tmp_path):
     scores = [CaseScore("c", tmp_path, tmp_path, measures=measures, shape=(1, 4, 4))]
     write_results(tmp_path / "out", scores, summarise(scores, NAMES), NAMES)
     assert "not shown: c: was not scored from files" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "said"),
+    [
+        ("synapse", None, "window -125 to 275"),
+        ('{"1": "aorta", "2": "gallbladder"}', None, "by the labelled voxels"),
+        ('{"1": "aorta", "2": "gallbladder"}', {"recipe": "synapse"}, "window -125 to 275"),
+        ('{"1": "aorta", "2": "gallbladder"}', {"recipe": "of my own"}, "by the labelled voxels"),
+        ("synapse", (-10, 30), "window -10 to 30"),
+    ],
+)
+def test_the_window_is_the_recipes(scored, tmp_path, labels, given, said):
+    if isinstance(given, dict):
+        (tmp_path / "a" / "run.json").write_text(json.dumps(given))
+    for role in "ra":
+        (tmp_path / role / "labels.json").write_text('{"1": "aorta", "2": "gallbladder"}')
+    looks = Looks(given) if isinstance(given, tuple) else None
+    args = ([tmp_path / "a"], tmp_path / "r", labels, tmp_path / "out")
+    evaluate(*args, images=tmp_path / "i", options=Options(workers=1), looks=looks)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"; {said}</span>" in re.sub(r"greys from \S+ to \S+, ", "", page)
