@@ -107,6 +107,14 @@ def test_a_zipped_series(large_server: Served, predictor: Predictor, series: Pat
     large_server.require_empty()
 
 
+def test_a_segmentation_of_slicer(server: Served, predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(nifti(2))
+    predictor.predict(tmp_path / "a.nii.gz").save(tmp_path / "a.seg.nrrd")
+    answer = server.raw(nifti(2), format="seg.nrrd")
+    assert answer.headers["content-disposition"] == 'attachment; filename="mask.seg.nrrd"'
+    assert answer.content == (tmp_path / "a.seg.nrrd").read_bytes()
+
+
 def test_a_segmentation_object(large_server: Served, predictor: Predictor, series: Path) -> None:
     answer = large_server.raw(series_zip(series), format="dicom-seg")
     assert answer.status_code == 200, answer.text
