@@ -14,11 +14,12 @@ from monai.utils import convert_to_tensor
 from dsnet_med.errors import InputError, first_of, shown, unknown
 from dsnet_med.networks.layers import with_channels
 from dsnet_med.prepare.cases import RawCase
-from dsnet_med.prepare.store import Store
+from dsnet_med.prepare.store import MANIFEST, Store
 from dsnet_med.prepare.stored_case import StoredCase
 
 VALIDATION_FRACTION = 0.15
 SELECT_ON = ("val", "test")
+_NO_CASE = ""  # stands for the cases of a store that is not there
 _Case = TypeVar("_Case", StoredCase, RawCase)
 
 
@@ -78,6 +79,16 @@ def split_cases(store: str, select_on: str = "val") -> dict[str, list[str]]:
     return {"train": [case.id for case in train], "val": [case.id for case in val]}
 
 
+def cases_where_there(store: str, select_on: str = "val") -> dict[str, list[str]]:
+    """As `split_cases`; where there is no store, a case on each side whose slices say so when they are read.
+
+    A bundle's workflow can so be made, and asked for its properties, before its data are there.
+    """
+    if (Path(store) / MANIFEST).is_file():
+        return split_cases(store, select_on)
+    return {"train": [_NO_CASE], "val": [_NO_CASE]}
+
+
 def hold_out(train: Sequence[_Case]) -> tuple[list[_Case], list[_Case]]:
     """Cases to train on and to validate on: those of 15 % of the subjects, at least of one.
 
@@ -93,12 +104,16 @@ def hold_out(train: Sequence[_Case]) -> tuple[list[_Case], list[_Case]]:
 
 def slices(store: str, cases: Sequence[str]) -> list[dict[str, Any]]:
     """One item per slice of these cases: {"case": id, "index": k}."""
+    if list(cases) == [_NO_CASE]:
+        return [{"case": _NO_CASE, "index": 0}]
     opened = open_store(store)
     return [{"case": case, "index": k} for case in cases for k in range(opened.cases[case].shape[0])]
 
 
 def slice_batches(store: str, cases: Sequence[str], thickness: int) -> list[dict[str, Any]]:
     """One item per run of at most `thickness` neighbouring slices of one case: {"case": id, "index": range}."""
+    if list(cases) == [_NO_CASE]:
+        return [{"case": _NO_CASE, "index": range(1)}]
     opened = open_store(store)
     return [
         {"case": case, "index": range(start, min(start + thickness, opened.cases[case].shape[0]))}

@@ -173,3 +173,15 @@ def test_an_incomplete_store_is_refused(store: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match=r"0003.*--exclude"):
         data.open_store(str(store))
     data.open_store.cache_clear()
+
+
+def test_a_workflow_can_be_made_without_its_store_and_reading_says_that_it_is_not_there(
+    store: Path, tmp_path: Path
+) -> None:
+    assert data.cases_where_there(str(store), "test") == data.split_cases(str(store), "test")
+    gone = str(tmp_path / "gone")
+    cases = data.cases_where_there(gone)
+    for items in (data.slices(gone, cases["train"]), data.slice_batches(gone, cases["val"], 8)):
+        (item,) = items
+        with pytest.raises(InputError, match="not a store"):
+            data.ReadSliced(gone)(item)

@@ -79,12 +79,22 @@ def _said(error: BaseException) -> str:
 def test_all_workflows_have_the_properties_that_monai_requires(names: tuple[str, ...], root: Path) -> None:
     files = [_config(root, name) for name in names]
     kind = "train" if names == ("train",) else "inference"
-    workflow = ConfigWorkflow(files, workflow_type=kind, logging_file=False)
-    workflow.initialize()  # though there are no inputs yet
-    try:
-        assert workflow.check_properties() == []
-    finally:
-        workflow.finalize()
+    for where in ({}, {"dataset_dir": "nowhere"}):  # though there are no inputs, and there is no store
+        workflow = ConfigWorkflow(files, workflow_type=kind, logging_file=False, **where)
+        workflow.initialize()
+        try:
+            assert workflow.check_properties() == []
+        finally:
+            workflow.finalize()
+
+
+def test_a_store_that_is_not_there_is_told_when_the_bundle_evaluates(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle)
+    with pytest.raises(RuntimeError) as raised:  # MONAI's own, around ours
+        bundle_command(["run", "evaluating", "--trust", "--dataset_dir", "nowhere"])
+    assert "nowhere: not a store" in _said(raised.value)
 
 
 def test_the_network_gives_what_the_metadata_say(root: Path) -> None:
