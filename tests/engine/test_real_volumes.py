@@ -12,7 +12,7 @@ import pytest
 import yaml
 from narrow import NARROW
 
-from dsnet_med.engine.predict import items
+from dsnet_med.engine.predict import items, require
 from dsnet_med.engine.run import prepare, train
 from dsnet_med.errors import InputError
 from dsnet_med.inference import Predictor
@@ -133,4 +133,4 @@ def test_a_bundle_is_given_no_two_images_of_one_name(tmp_path: Path) -> None:
     assert items(str(tmp_path)) == [{"image": str(tmp_path / name)} for name in ("a.nii", "b.nii")]
     (tmp_path / "a.nii.gz").touch()
     with pytest.raises(InputError, match="two inputs are called 'a'"):
-        items(str(tmp_path))
+        require(items(str(tmp_path)), str(tmp_path))
