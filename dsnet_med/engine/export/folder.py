@@ -14,6 +14,7 @@ import yaml
 from dsnet_med import resources
 from dsnet_med.engine.compose import plain
 from dsnet_med.engine.export.formats import GreySlices
+from dsnet_med.engine.export.upgrade import as_now
 from dsnet_med.errors import InputError
 from dsnet_med.files import parse_json, read_text, sha256, write_json, write_text
 from dsnet_med.inference.bundle_reader import Model
@@ -144,7 +145,8 @@ def grey(model: Model) -> GreySlices:
 
 def _configs(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """The configurations of a bundle: of an ensemble, which is not trained as one, that for inference alone."""
-    configs = {name: _portable(config) for name, config in runs[0].configs.items() if name != "metadata"}
+    own = {name: config for name, config in runs[0].configs.items() if name != "metadata"}
+    configs = {name: _portable(as_now(name, config)) for name, config in own.items()}
     inference = configs["inference"] | {"bundle_root": "."}
     if len(runs) > 1:
         members = [_with_values(run.configs["inference"]) for run in runs]
