@@ -254,7 +254,7 @@ def test_a_full_disk_is_bad_input(tmp_path: Path) -> None:
             "https://flow.example:5000/base/#/experiments/7/runs/abc",
         ),
         ("http://flow.example", "http://flow.example/#/experiments/7/runs/abc"),
-        ("file:///home/me/mlruns", "MLflow, run abc"),
+        ("file:///srv/mlruns", "MLflow, run abc"),
         ("", "MLflow, run abc"),
     ],
 )
