@@ -205,6 +205,8 @@ def test_another_network_behind_the_same_certificate_is_noticed(exported: Path) 
     fewer = json.loads(json.dumps(eager))
     fewer["probes"][1]["pixels"].pop()
     assert "8 classes" in differences(certificate, results | {"eager": fewer})[0]
+    others = {**eager, "probes": [{**probe, "input": "another"} for probe in eager["probes"]]}
+    assert "other slices" in differences(certificate, results | {"eager": others})[0]
 
 
 def test_a_form_that_differs_is_left_out(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -452,15 +452,16 @@ def differences(certificate: Mapping[str, Any], results: Mapping[str, Any]) -> l
     ]
     lines += [f"{name}: is not there any more" for name in certificate["formats"] if name not in results]
     claimed = {each["input"]: each for each in certificate["formats"]["eager"]["probes"]}
-    for probe in results["eager"]["probes"]:
-        if line := _otherwise(claimed.get(probe["input"]), probe):
+    common = [probe for probe in results["eager"]["probes"] if probe["input"] in claimed]
+    if not common:
+        lines.append("eager: this version makes up other slices than those in the certificate; export again")
+    for probe in common:
+        if line := _otherwise(claimed[probe["input"]], probe):
             lines.append(f"eager, {probe['input']}: {line}")
     return lines
 
 
-def _otherwise(claimed: Mapping[str, Any] | None, probe: Mapping[str, Any]) -> str | None:
-    if claimed is None:
-        return "not in the certificate"
+def _otherwise(claimed: Mapping[str, Any], probe: Mapping[str, Any]) -> str | None:
     if len(claimed["pixels"]) != len(probe["pixels"]):
         return f"{len(probe['pixels'])} classes, the certificate says {len(claimed['pixels'])}"
     gaps = [
