@@ -3,12 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
+from dsnet_med import resources
+from dsnet_med.engine.overrides import load
+
 _TAKE = "$engine.handed_over.take()"
 _INTEGERS = "$torch.uint8 if @num_classes <= 256 else torch.int16"
 
 
 def as_now(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """train or inference of a run, so that MONAI Label can train it and gets integers; others as they are."""
+    if isinstance(cases := config.get("cases"), str):  # so that it can be made where the store is not
+        config = {
+            **config,
+            "cases": cases.replace("engine.data.split_cases(", "engine.data.cases_where_there("),
+        }
+    if name == "evaluate" and config.get("loader") and "evaluator" not in config:
+        return load(resources.configs() / "evaluate.yaml")
     if name == "train" and isinstance(config.get("initialize"), list) and _TAKE not in config["initialize"]:
         return {**config, "initialize": [_TAKE, *config["initialize"]]}
     after = config.get("postprocessing") if name == "inference" else None
