@@ -239,6 +239,7 @@ _OUT_COMMANDS = {
     "evaluate": ["--prediction", "x", "--reference", "x", "--labels", "synapse"],
     "quickstart": [],
     "compare": ["--scores", "scores.csv"],
+    "export": ["x"],
 }
 
 
