@@ -54,7 +54,6 @@ CERTIFICATE = "certificate.json"
 PAGE = "docs/certificate.md"
 TORCHSCRIPT = "models/model.ts"
 WEIGHTS = {"safetensors": "models/model.safetensors", "pt": "models/model.pt"}
-FORMS = ("eager", *WEIGHTS, "bundle", "torchscript", *(form.name for form in FORMATS))
 _SCHEMA = 1
 _LARGEST_DIFFERENCE, _OF_THE_LARGEST = 1e-4, 1e-5
 _SMALLEST_SHARE = 0.9999
@@ -247,7 +246,7 @@ def _worst(checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _timed(reference: Reference, run: Run, before: int | None) -> dict[str, Any]:
-    """Milliseconds for one slice of the trained size, the best of a few; what the process grew by."""
+    """Milliseconds for one slice of the trained size, the middle of a few; what the process grew by."""
     images = made_up_slices(reference.model.size, 1)
     durations = []
     for _ in range(_TIMED):
