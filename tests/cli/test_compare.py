@@ -1,44 +1,24 @@
-"""`compare`: a trial on phantoms, killed and gone on with; what it refuses."""
+"""`compare`: a trial on phantoms; what it refuses, and what it does beside others."""
 
 import csv
-import json
-import os
 import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typed
 import yaml
+from small_trial import PLACE, TINY, begun, make_store, options, results_of
 
 from dsnet_med.cli.app import app
 from dsnet_med.cli.guard import guarded
-from dsnet_med.phantoms import make_synapse
-from dsnet_med.prepare.convert import convert
-from dsnet_med.prepare.recipe import load_recipe
 from dsnet_med.resources import config_file
-
-PLACE = "layer4.*.act2"
-ADAM = "optimizer={_target_: torch.optim.AdamW, params: '$@network.parameters()', lr: 0.005}"
-TINY = [
-    *("network_def#backbone#layers=[1, 1, 1, 1]", "batch_size=4", ADAM),
-    *("train#augmentation#rotate_prob=0.0", "train#augmentation#flip_prob=0.0"),
-]
-
-
-def options(*settings: str) -> list[str]:
-    return [part for setting in settings for part in ("--set", setting)]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four phantoms to score and six to learn from."""
-    raw, store = tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("store")
-    list(make_synapse(raw, cases=10, seed=0, size=(64, 64, 8)))
-    assert all(result.error is None for result in convert(load_recipe("synapse"), raw, store, workers=1))
-    return store
+    return make_store(tmp_path_factory.mktemp("raw"), tmp_path_factory.mktemp("store"))
 
 
 def row_of_width(folder: Path, name: str, width: float) -> Path:
@@ -47,14 +27,6 @@ def row_of_width(folder: Path, name: str, width: float) -> Path:
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump({**row, "width": width}), encoding="utf-8")
     return file
-
-
-def results_of(folder: Path) -> dict[str, Any]:
-    """results.json without what was measured of time and memory, and the hashes of files that show it."""
-    results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    for arm in results["arms"].values():
-        arm["cost"] = {name: arm["cost"].get(name) for name in ("parameters", "macs")}
-    return {name: value for name, value in results.items() if name not in ("files", "seal", "pareto")}
 
 
 def test_a_trial_on_phantoms(store: Path, tmp_path: Path) -> None:
@@ -91,50 +63,6 @@ def test_a_trial_on_phantoms(store: Path, tmp_path: Path) -> None:
     other = results_of(tmp_path / "again")
     assert {each["arm"]: each["verdict"] for each in other["contrasts"]}["wide"] == "better"
     assert typed.run("verify", out).returncode == 0
-
-
-def begun(out: Path) -> list[Path]:
-    return sorted(out.glob("runs/*/*/checkpoints/last.pt"))
-
-
-def children(process: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)
-    return [int(line) for line in found.stdout.split()]
-
-
-def test_killed_and_run_again_it_ends_as_an_undisturbed_one(store: Path, tmp_path: Path) -> None:
-    command: list[str | Path] = [
-        *("compare", "--methods", f"fcn,fcn+SE@{PLACE}", "--data", store, "--seeds", "0", "--jobs", "2"),
-        *("--iterations", "20", *options(*TINY, "width=0.125", "validate_every=10", "checkpoint_every=4")),
-    ]
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    assert typed.run_anew(*command, "--out", undisturbed).returncode == 0
-    with subprocess.Popen(
-        [str(typed.BIN), *map(str, command), "--out", str(killed)], stderr=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not begun(killed) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        own = children(process.pid)
-        process.send_signal(signal.SIGKILL)
-    assert begun(killed)
-    while any(_runs(child) for child in own) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not (killed / "results.json").exists()
-    ended = typed.run_anew(*command, "--out", killed)
-    assert ended.returncode == 0, ended.stderr
-    assert (killed / "scores.csv").read_bytes() == (undisturbed / "scores.csv").read_bytes()
-    assert results_of(killed) == results_of(undisturbed)
-    assert results_of(killed)["contrasts"][0]["verdict"] == "no verdict"  # one seed
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{process}/status")
-    return not status.is_file() or "\nState:\tZ" not in status.read_text(encoding="ascii")
 
 
 @pytest.mark.parametrize(
