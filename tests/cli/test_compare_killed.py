@@ -18,13 +18,13 @@ def children(process: int) -> list[int]:
 def test_killed_and_run_again_it_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     store = make_store(tmp_path / "raw", tmp_path / "store")
     command: list[str | Path] = [
-        *("compare", "--methods", f"fcn,fcn+SE@{PLACE}", "--data", store, "--seeds", "0", "--jobs", "2"),
+        *("compare", "--methods", f"fcn,fcn+SE@{PLACE}", "--data", store, "--seeds", "0"),
         *("--iterations", "20", *options(*TINY, "width=0.125", "validate_every=10", "checkpoint_every=4")),
     ]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    assert typed.run_anew(*command, "--out", undisturbed).returncode == 0
+    assert typed.run_anew(*command, "--jobs", "1", "--out", undisturbed).returncode == 0
     with subprocess.Popen(
-        [str(typed.BIN), *map(str, command), "--out", str(killed)], stderr=subprocess.DEVNULL
+        [str(typed.BIN), *map(str, command), "--jobs", "2", "--out", str(killed)], stderr=subprocess.DEVNULL
     ) as process:
         deadline = time.monotonic() + 120
         while not begun(killed) and time.monotonic() < deadline:
@@ -35,7 +35,7 @@ def test_killed_and_run_again_it_ends_as_an_undisturbed_one(tmp_path: Path) -> N
     while any(_runs(child) for child in own) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not (killed / "results.json").exists()
-    ended = typed.run_anew(*command, "--out", killed)
+    ended = typed.run_anew(*command, "--jobs", "1", "--out", killed)
     assert ended.returncode == 0, ended.stderr
     assert (killed / "scores.csv").read_bytes() == (undisturbed / "scores.csv").read_bytes()
     assert results_of(killed) == results_of(undisturbed)
