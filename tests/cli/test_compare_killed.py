@@ -1,4 +1,4 @@
-"""`compare`, killed and gone on with. In a file of its own: files run side by side."""
+"""`compare`, killed and gone on with."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 import typed
 from small_trial import PLACE, TINY, begun, make_store, options, results_of
 
@@ -15,6 +16,7 @@ def children(process: int) -> list[int]:
     return [int(line) for line in found.stdout.split()]
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_it_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     store = make_store(tmp_path / "raw", tmp_path / "store")
     command: list[str | Path] = [

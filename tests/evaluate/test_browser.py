@@ -174,7 +174,7 @@ def coloured(picture):
     return picture.max(axis=2) - picture.min(axis=2) > 40
 
 
-@pytest.mark.parametrize("name", ["report", "comparison"])
+@pytest.mark.parametrize("name", ["report", pytest.param("comparison", marks=pytest.mark.slow)])
 def test_all_slices_can_be_scrolled_through(browser, reports, name):
     page = browser.new_page(viewport={"width": 1366, "height": 768})
     page.add_init_script("window.IntersectionObserver = class { observe() {} };")
