@@ -61,9 +61,11 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def _untrained(method: str, store: Path, folder: Path, plugin: PluginChoice | None = None) -> Path:
+def _untrained(
+    method: str, store: Path, folder: Path, plugin: PluginChoice | None = None, size: int = 64
+) -> Path:
     """A run whose weights were drawn, and make a difference."""
-    settings = {"width": 0.125, "size": 64, "network_def#backbone#layers": [1, 1, 1, 1]}
+    settings = {"width": 0.125, "size": size, "network_def#backbone#layers": [1, 1, 1, 1]}
     prepare(method, store, folder, settings, plugin=plugin)
     config = load(folder / "configs" / "train.yaml") | {"bundle_root": str(folder)}
     torch.manual_seed(0)
@@ -86,9 +88,9 @@ def _require_equal(got: Tensor, wanted: Tensor) -> None:
     assert float((got.argmax(1) == wanted.argmax(1)).double().mean()) >= 0.9999
 
 
-def _require_all_forms(run: Path, out: Path, *, trust: bool = False) -> None:
+def _require_all_forms(run: Path, out: Path, *, size_of_training: int = 64) -> None:
     """Compare the forms with the run's network once more, without the certificate's code."""
-    network = load_model(run, trust=trust).network
+    network = load_model(run).network
     assert all(form["sizes"] == "any" for form in read_certificate(out)["formats"].values() if "sizes" in form)
     graphs = [form.open(out / form.file) for form in FORMATS]
     script = open_torchscript(out / "models" / "model.ts")
@@ -99,7 +101,7 @@ def _require_all_forms(run: Path, out: Path, *, trust: bool = False) -> None:
                 for graph in graphs:
                     _require_equal(graph(images), network(images))
                 volume = script(images)
-                small = nn.functional.interpolate(images, (64, 64), mode="bilinear")
+                small = nn.functional.interpolate(images, (size_of_training,) * 2, mode="bilinear")
                 wanted = nn.functional.interpolate(network(small), size, mode="bilinear")
                 _require_equal(volume, wanted)
 
@@ -238,10 +240,10 @@ def test_other_rows(store: Path, tmp_path: Path, method: str) -> None:
 def test_a_plug_in_goes_along_and_the_card_says_that_it_runs(store: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(_PLUGIN)
     plugin = PluginChoice(f"{tmp_path}/mine.py:Gate", "layer4.*.act2")
-    run = _untrained("fcn", store, tmp_path / "run", plugin)
+    run = _untrained("fcn", store, tmp_path / "run", plugin, size=96)
     made = export([run], tmp_path / "bundle")
     assert not made.failed
-    _require_all_forms(run, tmp_path / "bundle")
+    _require_all_forms(run, tmp_path / "bundle", size_of_training=96)
     assert (tmp_path / "bundle" / "scripts" / "mine.py").read_text() == _PLUGIN
     assert "scripts/mine.py" in (tmp_path / "bundle" / "docs" / "README.md").read_text()
 

@@ -78,7 +78,7 @@ def graph_of(network: nn.Module, example: Tensor, *, any_size: bool) -> torch.ex
     sizes = {0: dynamic} | ({2: dynamic, 3: dynamic} if any_size else {})
     twice = torch.cat([example, example])  # one slice alone would be taken for all that there can be
     if any_size and twice.shape[2] == twice.shape[3]:  # and height and width for the same
-        twice = twice[..., : _another(twice.shape[3])]
+        twice = twice[..., : _another(twice.shape[3])].contiguous()
     with torch.no_grad(), quiet():
         program = torch.export.export(network, (twice,), dynamic_shapes={_GRAPH_INPUT: sizes}, strict=False)
     for module in program.graph_module.modules():
