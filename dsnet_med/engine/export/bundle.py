@@ -19,6 +19,7 @@ from dsnet_med.engine.export.certificate import (
     compared_graph,
     described,
     examined,
+    hashes,
 )
 from dsnet_med.engine.export.folder import (
     Run,
@@ -255,8 +256,9 @@ def _describe(
     write_large_files(place)
     cards.write_licences(place, told.words, told.facts)
     model = load_model(place, trust=True)
-    cards.write_card(place, model, told, described(place, results, left_out, model))
-    certificate = sealed(described(place, results, left_out, model))
+    content = described(results, left_out, model)
+    cards.write_card(place, model, told, content)
+    certificate = sealed({**content, "files": hashes(place)})
     cards.write_page(place, certificate)
     write_json(place / CERTIFICATE, certificate)
     return certificate

@@ -372,10 +372,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def described(
-    bundle: Path, results: Mapping[str, Any], left_out: Mapping[str, str], model: Model
-) -> dict[str, Any]:
-    """The certificate of a bundle, before it is sealed."""
+def described(results: Mapping[str, Any], left_out: Mapping[str, str], model: Model) -> dict[str, Any]:
+    """The certificate of a bundle but for the hashes of its `files`, and before it is sealed."""
     return {
         "schema": _SCHEMA,
         "tool": f"dsnet-med {dsnet_med.__version__}",
@@ -393,7 +391,6 @@ def described(
         "environment": environment(),
         "formats": dict(results),
         "left_out": dict(left_out),
-        "files": hashes(bundle),
     }
 
 
