@@ -20,6 +20,7 @@ T = TypeVar("T")
 _PHANTOMS = {  # and the folders that each writes
     "synapse": ("RawData",),
     "acdc": ("training", "testing"),
+    "brats": ("dataset.json", "imagesTr", "labelsTr"),
     "imagenet": ("train", "val", "val.txt"),
     "cityscapes": ("leftImg8bit", "gtFine"),
     "coco": ("annotations", "train2017", "val2017"),
@@ -35,10 +36,11 @@ def bar(results: Iterable[T], total: int | None, title: str) -> Iterable[T]:
 
 
 def phantom(
-    dataset: Annotated[str, typer.Argument(help="synapse, acdc, imagenet, cityscapes or coco")],
+    dataset: Annotated[str, typer.Argument(help="synapse, acdc, brats, imagenet, cityscapes or coco")],
     out: Out,
     cases: Annotated[
-        int, typer.Option(help="Number of volumes (synapse), patients (acdc) or images to train on.", min=1)
+        int,
+        typer.Option(help="Number of volumes (synapse), patients (acdc, brats) or images to train on.", min=1),
     ] = 6,
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
     size: Annotated[
@@ -46,31 +48,39 @@ def phantom(
         typer.Option(help="Rows x columns x slices (96x96x24), of images rows x columns.", metavar="HxWxD"),
     ] = None,
     oblique: Annotated[bool, typer.Option(help="Tilt the grid against the patient's axes.")] = False,
+    layout: Annotated[
+        str | None, typer.Option(help="Of brats: decathlon (4-D files; default) or nnunet (a raw folder).")
+    ] = None,
 ) -> None:
     """Make a synthetic data set in a real data set's raw layout."""
     if dataset not in _PHANTOMS:
         raise unknown("phantom", dataset, _PHANTOMS)
-    volumes = dataset in ("synapse", "acdc")
-    shape: Mapping[str, Any] = {} if size is None else {"size": _size(size, 3 if volumes else 2)}
-    if oblique and not volumes:
-        raise InputError(f"got --oblique for {dataset}, which holds images: leave it out")
+    volumes = dataset in ("synapse", "acdc", "brats")
+    given: dict[str, Any] = {} if size is None else {"size": _size(size, 3 if volumes else 2)}
+    if oblique:
+        if dataset not in ("synapse", "acdc"):
+            holds = "volumes on a straight grid" if volumes else "images"
+            raise InputError(f"got --oblique for {dataset}, which holds {holds}: leave it out")
+        given["oblique"] = True
+    if layout is not None:
+        if dataset != "brats":
+            raise InputError(f"got --layout {layout} for {dataset}, which has one layout: leave it out")
+        given["layout"] = layout
     with locked(out, "makes phantoms in"):
         _mark_phantom(dataset, out)
-        _draw(dataset, out, cases, seed, shape, oblique)
+        _draw(dataset, out, cases, seed, given)
 
 
-def _draw(dataset: str, out: Path, cases: int, seed: int, shape: Mapping[str, Any], oblique: bool) -> None:
-    if dataset not in ("synapse", "acdc"):
-        from dsnet_med.phantoms import make_cityscapes, make_coco, make_imagenet
+def _draw(dataset: str, out: Path, cases: int, seed: int, given: Mapping[str, Any]) -> None:
+    from dsnet_med import phantoms
 
-        images = {"imagenet": make_imagenet, "cityscapes": make_cityscapes, "coco": make_coco}[dataset]
-        drawn = list(bar(images(out, images=cases, seed=seed, **shape), None, "phantom"))
+    if dataset in ("imagenet", "cityscapes", "coco"):
+        images = getattr(phantoms, f"make_{dataset}")(out, images=cases, seed=seed, **given)
+        drawn = list(bar(images, None, "phantom"))
         typer.echo(f"{len(drawn)} {dataset} images, {cases} of them to train on, in {out}")
         return
-    from dsnet_med.phantoms import make_acdc, make_synapse
-
-    make = make_synapse if dataset == "synapse" else make_acdc
-    made = list(bar(make(out, cases=cases, seed=seed, oblique=oblique, **shape), cases, "phantom"))
+    make = getattr(phantoms, f"make_{dataset}")
+    made = list(bar(make(out, cases=cases, seed=seed, **given), cases, "phantom"))
     typer.echo(f"{len(made)} {dataset} phantoms in {out}")
 
 
