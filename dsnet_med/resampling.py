@@ -119,35 +119,26 @@ class Linear:
 
 @dataclass(frozen=True)
 class Resampler:
-    """The way of logits from a grid (D', H', W') to one of the same extent (D, H, W), slab by slab along D.
+    """The way from a grid (D', H', W') to one of the same extent, `shape` (D, H, W), axis by axis.
 
-    `along` says between which slices of the first each slice of the second lies; `planes` the same of rows and
-    columns.
+    Linear but along the `separate` axis, where there is one: the nearest there.
     """
 
     shape: tuple[int, int, int]
-    along: Linear
-    planes: tuple[Linear, Linear]
+    lines: tuple[Linear, Linear, Linear]
+    separate: int | None
 
     @classmethod
     def between(
         cls, have: Sequence[int], shape: Sequence[int], spacing: Spacing, wanted: Spacing
     ) -> "Resampler":
-        """From one of shape `have` and `spacing` to `shape` and `wanted`: linear; nearest where elongated."""
+        """From a grid of shape `have` and `spacing` to `shape` and `wanted`."""
         axis = separate_axis(spacing, wanted)
-        lines = [
+        first, second, third = (
             (Linear.nearest if a == axis else Linear.of)(n, m)
             for a, (n, m) in enumerate(zip(have, shape, strict=True))
-        ]
-        return cls((shape[0], shape[1], shape[2]), lines[0], (lines[1], lines[2]))
-
-    def needs(self, part: slice) -> slice:
-        """The slices of the first grid that those of `part` of the second lie between."""
-        return slice(int(self.along.low[part].min()), int(self.along.high[part].max()) + 1)
-
-    def ready(self, done: int) -> int:
-        """How many slices of the second grid lie between the first `done` ones of the first."""
-        return int(np.searchsorted(self.along.high, done))
+        )
+        return cls((shape[0], shape[1], shape[2]), (first, second, third), axis)
 
 
 def resampled_labels(
@@ -172,10 +163,9 @@ def resampled_labels(
 
 def _voted(labels: NDArray[T], way: Resampler, part: slice) -> NDArray[T]:
     """The labels of some slices of the new grid: where the voxels around agree theirs, else what most say."""
-    lines = (way.along, *way.planes)
-    ends = [(line.low, line.high) for line in lines]
-    ends[0] = (way.along.low[part], way.along.high[part])
-    shares = [way.along.share[part], *(line.share for line in way.planes)]
+    along, rows, columns = way.lines
+    ends = [(along.low[part], along.high[part]), (rows.low, rows.high), (columns.low, columns.high)]
+    shares = (along.share[part], rows.share, columns.share)
     corners = [(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
     around = [labels[np.ix_(ends[0][i], ends[1][j], ends[2][k])] for i, j, k in corners]
     result = around[0].copy()

@@ -10,7 +10,6 @@ from skimage.transform import resize
 from dsnet_med.errors import InputError
 from dsnet_med.resampling import (
     Linear,
-    Resampler,
     nearest,
     new_shape,
     onto,
@@ -128,14 +127,6 @@ def test_slabs_do_not_show(monkeypatch):
     whole = resampled_labels(labels, (2.0, 1.0, 1.0), (1.0, 1.0, 1.3))
     monkeypatch.setattr("dsnet_med.resampling._SLAB", 1)
     np.testing.assert_array_equal(resampled_labels(labels, (2.0, 1.0, 1.0), (1.0, 1.0, 1.3)), whole)
-
-
-@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 30))
-def test_what_is_ready_needs_no_more_than_what_is_done(have, wanted, done):
-    way = Resampler.between((have, 4, 4), (wanted, 4, 4), (1.0, 1.0, 1.0), (have / wanted, 1.0, 1.0))
-    ready = way.ready(min(done, have))
-    assert all(way.needs(slice(k, k + 1)).stop <= done for k in range(ready))
-    assert ready == wanted or way.needs(slice(ready, ready + 1)).stop > done
 
 
 # ---------------------------------------------------------------- other grids

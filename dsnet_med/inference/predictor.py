@@ -14,7 +14,7 @@ from torch import Tensor
 from dsnet_med.errors import InputError
 from dsnet_med.geometry import SliceAxis, SliceOrder, cut_across, is_sheared
 from dsnet_med.inference.anatomy import contradictions
-from dsnet_med.inference.batches import first_guess, in_batches
+from dsnet_med.inference.batches import Batches, first_guess
 from dsnet_med.inference.bundle_reader import Model, load_model
 from dsnet_med.inference.hardware import choose_device, choose_precision
 from dsnet_med.inference.images import as_volume
@@ -160,9 +160,11 @@ class Predictor:
                     share[part] = scores[:, k].half().cpu().numpy()
             progress(len(scores) / len(slices))
 
-        fitted = in_batches(len(slices), size, work, notice)
-        if fitted < size:
-            self.batch_size = fitted
+        batches = Batches(size, notice)
+        for _ in batches.over(len(slices), work):
+            pass
+        if batches.size < size:
+            self.batch_size = batches.size
         return ids
 
     @property

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,20 +13,26 @@ from numpy.typing import NDArray
 from dsnet_med.files import output_error, written_whole
 
 Probabilities = NDArray[np.float16]
+T = TypeVar("T", bound=np.generic)
 
 
-def on_disk(folder: Path, shape: Sequence[int]) -> Probabilities:
-    """An array (K, X, Y, Z) in a file without a name in `folder`: it goes with the array, or with this process.
+def on_disk(
+    folder: Path,
+    shape: Sequence[int],
+    kind: type[T] = np.float16,  # type: ignore[assignment]
+    order: Literal["C", "F"] = "F",
+) -> NDArray[T]:
+    """An array, of zeros, in a file without a name in `folder`: it goes with the array, or with this process.
 
     Raises InputError.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as stream:
-            size = math.prod(shape) * np.dtype(np.float16).itemsize
+            size = math.prod(shape) * np.dtype(kind).itemsize
             if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
                 os.posix_fallocate(stream.fileno(), 0, size)
-            return np.memmap(stream, np.float16, "w+", shape=tuple(shape), order="F")
+            return np.memmap(stream, kind, "w+", shape=tuple(shape), order=order)
     except OSError as error:
         raise output_error(folder, error) from error
 

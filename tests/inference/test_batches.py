@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dsnet_med.errors import InputError
-from dsnet_med.inference.batches import first_guess, in_batches
+from dsnet_med.inference.batches import Batches, first_guess
 
 
 class _Hungry(nn.Module):
@@ -56,9 +56,11 @@ def test_other_failures_are_not_taken_for_a_shortage() -> None:
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (7, 3), (8, 4), (3, 100)])
 def test_every_slice_once(count: int, size: int) -> None:
-    seen: list[int] = []
-    assert in_batches(count, size, lambda part: seen.extend(range(count)[part]), seen.append) == size  # type: ignore[arg-type]
-    assert seen == list(range(count))
+    batches = Batches(size, pytest.fail)
+    assert [each for part in batches.over(count, lambda part: range(count)[part]) for each in part] == list(
+        range(count)
+    )
+    assert batches.size == size
 
 
 def test_small_slices_come_in_larger_batches() -> None:
