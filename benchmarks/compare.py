@@ -106,7 +106,7 @@ def compared(out: Path, store: Path, options: argparse.Namespace) -> None:
 def typed(out: Path, store: Path, options: argparse.Namespace, threads: int | None = None) -> None:
     """The same as separate commands, one after the other."""
     folder, opened = store.parent / "raw" / "RawData" / "Training", Store.open(store)
-    images = [store.parent / "raw" / str(case.image_file) for case in opened.cases_of("test")]
+    images = [store.parent / "raw" / case.image_files[0] for case in opened.cases_of("test")]
     protocols = [part for name in PROTOCOLS for part in ("--protocol", name)]
     for method, seed in runs(options):
         run = out / method / seed

@@ -75,4 +75,4 @@ def held_out_images(store: Path, raw: Path) -> list[Path]:
     """The raw images of a store's test cases."""
     from dsnet_med.prepare.store import Store
 
-    return [raw / case.image_file for case in Store.open(store).cases_of("test")]
+    return [raw / case.image_files[0] for case in Store.open(store).cases_of("test")]

@@ -87,12 +87,13 @@ def test_files(folder: Path, case: str) -> tuple[Path, Path]:
 def _write_case(store: Store, case: StoredCase, image: Path, label: Path) -> None:
     """A case as the store holds it, clipped, on its source's grid: of which inference makes the same."""
     images, labels = store.read_case(case.id)
-    raw = images / np.float32(case.slope) if case.slope else images
-    raw += np.float32(case.clip[0])
+    slope, (low, high) = case.slope[0], case.clip[0]
+    raw = images[0] / np.float32(slope) if slope else images[0]
+    raw += np.float32(low)
     affine = np.array(case.affine)
     voxels = case.order.to_volume(raw)
     if case.dtype == "uint16":
-        kind = np.int16 if case.clip[0] >= -(2**15) and case.clip[1] < 2**15 else np.int32
+        kind = np.int16 if low >= -(2**15) and high < 2**15 else np.int32
         voxels = np.rint(voxels).astype(kind)
     write_image(image, voxels, affine)
     write_labels(label, case.order.to_volume(labels), Grid(label, case.native_shape, affine, None))

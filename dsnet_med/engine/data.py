@@ -14,7 +14,7 @@ from monai.utils import convert_to_tensor
 from dsnet_med.errors import InputError, first_of, shown, unknown
 from dsnet_med.networks.layers import with_channels
 from dsnet_med.prepare.cases import RawCase
-from dsnet_med.prepare.store import MANIFEST, Store
+from dsnet_med.prepare.store import IGNORED, MANIFEST, Store
 from dsnet_med.prepare.stored_case import StoredCase
 
 VALIDATION_FRACTION = 0.15
@@ -208,12 +208,10 @@ def slice_weights(oversample: Any, store: str, items: Sequence[Mapping[str, Any]
 @lru_cache(maxsize=1)
 def _organs_held(store: str, slices: tuple[tuple[str, int], ...]) -> list[set[int]]:
     """The class ids but background of every slice."""
-    opened, every = open_store(store), []
-    for case, index in slices:
-        held = np.zeros(256, bool)
-        held[opened.read_label(case, index)] = True
-        every.append(set(np.flatnonzero(held).tolist()) - {0})
-    return every
+    opened = open_store(store)
+    counts = {case: opened.code_counts(case) for case in {case for case, _ in slices}}
+    nothing = {0, IGNORED} if opened.ignore else {0}
+    return [set(np.flatnonzero(counts[case][index]).tolist()) - nothing for case, index in slices]
 
 
 class PrepareBatch:
@@ -240,8 +238,9 @@ class PrepareBatch:
 class ReadSliced(MapTransform):
     """Read what an item names from the store.
 
-    An item whose index is one slice becomes image and label (1, H, W); one whose index is a range of n slices
-    becomes (n, 1, H, W), ready to be a batch. Images are float32, normalised; labels uint8 class ids.
+    An item whose index is one slice becomes an image (C, H, W) and a label (1, H, W); one whose index is a
+    range of n slices becomes (n, C, H, W) and (n, 1, H, W), ready to be a batch. Images are float32,
+    normalised; labels uint8 class ids.
     """
 
     def __init__(self, store: str) -> None:
@@ -258,4 +257,4 @@ class ReadSliced(MapTransform):
 
     def _read(self, case: str, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, label = open_store(self.store).read_slice(case, index)
-        return torch.from_numpy(image)[None], torch.from_numpy(label)[None]
+        return torch.from_numpy(image), torch.from_numpy(label)[None]

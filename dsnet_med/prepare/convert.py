@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from isal.isal_zlib import crc32
+from numpy.typing import NDArray
 
 from dsnet_med import __version__
 from dsnet_med.errors import InputError, cannot_read, first_of, one_line, shown, unknown, want_of_means
@@ -28,9 +28,9 @@ from dsnet_med.files import (
     require_writable,
     sha256,
     synchronise,
-    written_whole,
 )
 from dsnet_med.geometry import SliceOrder
+from dsnet_med.prepare.case_file import Slices, read_slices, read_tables, write_case
 from dsnet_med.prepare.cases import RawCase, find_cases
 from dsnet_med.prepare.doctor import source_findings, wanted_label
 from dsnet_med.prepare.doctor_case import volume_findings
@@ -45,14 +45,12 @@ from dsnet_med.prepare.store import MANIFEST, TOOL, Store
 from dsnet_med.prepare.stored_case import (
     CASES,
     FORMAT,
-    Slices,
     StoredCase,
     data_file,
     encode,
     encoding,
     entry_file,
     read_entry,
-    read_slices,
     require_whole,
     write_entry,
 )
@@ -185,7 +183,7 @@ def _described(
         recipe=recipe.as_dict(),
         recipe_hash=recipe.hash,
         classes=recipe.classes,
-        intensity=recipe.intensity,
+        intensities=(recipe.intensity,),
         slice_axis=recipe.slice_axis,
         splits={split: [case.id for case in stored.values() if case.split == split] for split in SPLITS},
         cases=stored,
@@ -286,8 +284,8 @@ def _stored(
         "id": raw.id,
         "subject": raw.subject,
         "split": raw.split,
-        "image_file": raw.image.relative_to(source).as_posix(),
-        "label_file": raw.label.relative_to(source).as_posix() if raw.label else "",
+        "image_files": (raw.image.relative_to(source).as_posix(),),
+        "label_files": (raw.label.relative_to(source).as_posix(),) if raw.label else (),
         "recipe_hash": recipe.hash,
     }
     entry, slices = _kept(out, origin, raw) or (None, None)
@@ -316,13 +314,13 @@ def _converted(recipe: Recipe, source: Path, out: Path, raw: RawCase, origin: di
     if unusable := [finding for finding in findings if finding.kind in ("label values", "empty label")]:
         raise InputError(f"{raw.label}: {unusable[0].message}")
     facts = {
-        "image_sha256": _joined(image.digests.values()),
-        "label_sha256": _joined(label.digests.values()) if label else "",
+        "image_sha256": (_joined(image.digests.values()),),
+        "label_sha256": (_joined(label.digests.values()),) if label else (),
         "unstated": tuple(dict.fromkeys((*image.unstated, *(label.unstated if label else ())))),
         "findings": tuple(finding.within(source) for finding in findings),
     }
     entry = _entry(recipe, image, label, origin | facts)
-    return _write_slices(data_file(out, raw.id), entry, recipe, image, label)
+    return write_case(data_file(out, raw.id), entry, _slices(entry, recipe, image, label))
 
 
 def _joined(digests: Iterable[str]) -> str:
@@ -338,8 +336,9 @@ def _kept(out: Path, origin: dict[str, Any], raw: RawCase) -> tuple[StoredCase, 
         if (entry.format, entry.recipe_hash) != (FORMAT, origin["recipe_hash"]):
             return None
         require_whole(out, entry)
-        digests = [_joined(map(sha256, files_of(path))) if path else "" for path in (raw.image, raw.label)]
-        return (entry, _read_back(out, entry)) if digests == [entry.image_sha256, entry.label_sha256] else None
+        digests = [_joined(map(sha256, files_of(path))) for path in (raw.image, raw.label) if path]
+        same = digests == [*entry.image_sha256, *entry.label_sha256]
+        return (entry, _read_back(out, entry)) if same else None
     except (
         InputError,
         OSError,
@@ -349,13 +348,13 @@ def _kept(out: Path, origin: dict[str, Any], raw: RawCase) -> tuple[StoredCase, 
 
 def _read_back(out: Path, entry: StoredCase) -> Slices:
     with data_file(out, entry.id).open("rb", buffering=0) as stream:
-        return read_slices(stream, entry)
+        return read_slices(stream, entry, read_tables(stream, entry))
 
 
 def _entry(recipe: Recipe, image: Volume, label: Volume | None, origin: dict[str, Any]) -> StoredCase:
     """What the manifest says of a case."""
     scaling = recipe.intensity.fit(image.voxels)
-    dtype, base = encoding(image.voxels.dtype, scaling)
+    dtype, base = encoding([image.voxels.dtype], [scaling])
     order = SliceOrder.of(image.affine, recipe.slice_axis)
     return StoredCase(
         **origin,
@@ -367,28 +366,19 @@ def _entry(recipe: Recipe, image: Volume, label: Volume | None, origin: dict[str
         label_voxels=class_counts(recipe, value_counts(label.voxels)) if label else {},
         dtype=dtype,
         base=base,
-        slope=scaling.slope,
-        clip=(scaling.low, scaling.high),
-        image_crc32="",
-        label_crc32="",
+        slope=(scaling.slope,),
+        clip=((scaling.low, scaling.high),),
     )
 
 
-def _write_slices(
-    path: Path, entry: StoredCase, recipe: Recipe, image: Volume, label: Volume | None
-) -> StoredCase:
-    """Write a case's data file; `entry` with the check sums of its slices."""
-    sums = []
+def _slices(
+    entry: StoredCase, recipe: Recipe, image: Volume, label: Volume | None
+) -> Iterator[tuple[list[NDArray[Any]], NDArray[np.uint8]]]:
+    """A case's slices as they are stored: the image of every channel and the classes."""
     images = entry.order.to_slices(image.voxels)
     blank = np.zeros(entry.shape[1:], np.uint8)
     labels = entry.order.to_slices(label.voxels) if label else np.broadcast_to(blank, entry.shape)
     table = class_table(recipe, labels.dtype)
-    with written_whole(path) as temporary, temporary.open("wb") as stream:
-        for picture, classes in zip(images, labels, strict=True):
-            # Most slices of a scan hold no organ, and looking is far cheaper than mapping.
-            mapped = table[classes] if classes.any() else np.full_like(blank, table[0])
-            parts = [np.ascontiguousarray(part) for part in (encode(picture, entry), mapped)]
-            stream.writelines(part.data for part in parts)
-            sums.append([f"{crc32(part):08x}" for part in parts])
-    image_sums, label_sums = ("".join(each) for each in zip(*sums, strict=True))
-    return entry.model_copy(update={"image_crc32": image_sums, "label_crc32": label_sums})
+    for picture, classes in zip(images, labels, strict=True):
+        # Most slices of a scan hold no organ, and looking is far cheaper than mapping.
+        yield [encode(picture, entry)], table[classes] if classes.any() else np.full_like(blank, table[0])

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from dsnet_med.errors import InputError, first_of
+from dsnet_med.prepare.case_file import Slices
 from dsnet_med.prepare.doctor import in_order
 from dsnet_med.prepare.doctor_set import examine_set
 from dsnet_med.prepare.findings import Examined, Finding
 from dsnet_med.prepare.fingerprint import CaseFingerprint, content_digest
 from dsnet_med.prepare.store import Store
-from dsnet_med.prepare.stored_case import CASES, Slices, StoredCase, entry_file, read_entry, require_whole
+from dsnet_med.prepare.stored_case import CASES, StoredCase, entry_file, read_entry, require_whole
 
 
 def examine_store(path: Path, *, workers: int = 1) -> Iterator[Examined]:
@@ -37,11 +38,12 @@ def examine_store(path: Path, *, workers: int = 1) -> Iterator[Examined]:
 def stored_fingerprint(case: StoredCase, slices: Slices) -> CaseFingerprint:
     """What the checks on a whole set need of a stored case."""
     image, labels = slices
-    fingerprint = CaseFingerprint(case.id, case.subject, case.split, content_digest(image))
+    every = image.reshape(-1, *image.shape[2:])
+    fingerprint = CaseFingerprint(case.id, case.subject, case.split, content_digest(every))
     names = tuple(case.label_voxels)
     if not np.isfinite(image).all() or labels.max() >= max(len(names), 1):
         return fingerprint
-    return fingerprint.with_features(image, labels if case.label_file else None, case.spacing_mm, names)
+    return fingerprint.with_features(image[0], labels if case.label_files else None, case.spacing_mm, names)
 
 
 def _examine_case(store: Store, case: StoredCase) -> tuple[Examined, CaseFingerprint]:
@@ -77,7 +79,7 @@ def _entry_findings(store: Store, case: StoredCase) -> Iterator[Finding]:
 def _label_findings(store: Store, case: StoredCase) -> Iterator[Finding]:
     missing = [name for name in store.classes if not case.label_voxels.get(name)]
     if (
-        case.label_file and missing and not set(store.classes[1:]) <= set(missing)
+        case.label_files and missing and not set(store.classes[1:]) <= set(missing)
     ):  # which is allowed, or refused
         yield Finding("warning", case.id, "missing class", f"holds no {', '.join(missing)}")
 

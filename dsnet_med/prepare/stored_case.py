@@ -1,25 +1,21 @@
-"""One case of a store: its entry in the manifest, and its slices in a data file, raw in and normalised out.
+"""One case of a store: its entry in the manifest, and how its voxels are stored.
 
-STORE/cases/<case>.bin     for each slice, in geometry.SliceOrder's order: the image, then the label (uint8)
+STORE/cases/<case>.bin     its slices (case_file.py)
 STORE/cases/<case>.json    the case's entry of the manifest; written last, so its presence means "finished"
 
 Images keep the clipped raw intensity: uint16 offsets from the lower clipping value where the source holds
-integers, else float32. Normalisation happens on reading, and gives bit for bit what Scaling.apply gives.
-
-The entry has a check sum of every slice, with which whatever is read is compared: damage, an exchanged file and
-a store that changed since it was opened are noticed by the reader, and cost no pass of their own.
+integers, else float32. Normalisation happens on reading, and gives bit for bit what Scaling.apply gives. What
+cannot be undone by a line, as a resampled image, is stored as float32 that is normalised already.
 """
 
-import struct
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from isal.isal_zlib import crc32
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from dsnet_med.errors import InputError, cannot_read, first_mistake, one_line
 from dsnet_med.files import read_json, write_json
@@ -28,19 +24,23 @@ from dsnet_med.prepare.findings import Finding
 from dsnet_med.prepare.intensity import Scaling
 from dsnet_med.seal import holds, sealed
 
-FORMAT = 2  # 1 had no check sums
+FORMAT = 3  # 2 had one channel and a check sum for each slice, 1 none
+READ = (2, FORMAT)
+BAND = 32  # rows that share a check sum: what a patch reads of a slice is rounded up to them
 CASES = "cases"
-Slices = tuple[NDArray[np.float32], NDArray[np.uint8]]
+_ONE_TO_MANY = {"image_file": "image_files", "label_file": "label_files"}
 
 
 class StoredCase(BaseModel):
     """What the manifest says of a case.
 
     `shape` (D, H, W) and `spacing_mm` (slice, row, column) are those of the slices; `native_shape` and `affine`
-    (4 x 4, voxels to RAS+ millimetres) those of the source volume. File names are relative to the source.
-    `base` and `slope` turn stored values into network input: (stored - base) * slope. `image_crc32` and
-    `label_crc32` are the CRC-32 of every slice as it is stored, eight hexadecimal digits each. `findings` are
-    what the data doctor saw in the source volume, `unstated` what was guessed of its geometry.
+    (4 x 4, voxels to RAS+ millimetres) those of the source volume. File names are relative to the source;
+    several channels may share a file, and a case without a label has no label file. `base` and `slope`, one for
+    each channel, turn stored values of the type `dtype` into network input: (stored - base) * slope; `clip` is
+    between which raw values. `codes` are the label values that occur. `tables_crc32` is the CRC-32 of the check
+    sums at the end of its data file, eight hexadecimal digits; one of format 2 has those of its slices here.
+    `findings` are what the data doctor saw in the source volume, `unstated` what was guessed of its geometry.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,42 +54,63 @@ class StoredCase(BaseModel):
     native_shape: tuple[int, int, int]
     affine: tuple[tuple[float, ...], ...]
     order: SliceOrder
-    image_file: str
-    image_sha256: str
-    label_file: str
-    label_sha256: str
+    image_files: tuple[str, ...]
+    image_sha256: tuple[str, ...]
+    label_files: tuple[str, ...]
+    label_sha256: tuple[str, ...]
     label_voxels: dict[str, int]
     dtype: str
-    base: float
-    slope: float
-    clip: tuple[float, float]
-    image_crc32: str
-    label_crc32: str
+    base: tuple[float, ...]
+    slope: tuple[float, ...]
+    clip: tuple[tuple[float, float], ...]
+    band: int = BAND
+    codes: tuple[int, ...] = ()
+    tables_crc32: str = ""
+    image_crc32: str = ""
+    label_crc32: str = ""
     recipe_hash: str
     unstated: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_channel(cls, told: Any) -> Any:
+        """An entry of format 2 as one of a single channel."""
+        if not isinstance(told, dict) or told.get("format") != 2 or "image_file" not in told:
+            return told
+        several = {new: (told[old],) if told[old] else () for old, new in _ONE_TO_MANY.items()}
+        hashes = {name: (told[name],) if told[name] else () for name in ("image_sha256", "label_sha256")}
+        lines = {name: (told[name],) for name in ("base", "slope", "clip")}
+        kept = {name: value for name, value in told.items() if name not in _ONE_TO_MANY}
+        return {**kept, **several, **hashes, **lines, "band": max(1, told["shape"][1])}
+
+    @property
+    def channels(self) -> int:
+        """How many images each slice has."""
+        return len(self.base)
+
+    @property
+    def bands(self) -> int:
+        """How many check sums each image and each label of a slice has, beside that of the whole."""
+        return -(-self.shape[1] // self.band)
+
     @cached_property
     def record(self) -> np.dtype[Any]:
         """How one slice lies on disk."""
-        size = self.shape[1:]
-        return np.dtype([("image", np.dtype(self.dtype).newbyteorder("<"), size), ("label", np.uint8, size)])
+        size, stored = self.shape[1:], np.dtype(self.dtype).newbyteorder("<")
+        return np.dtype([("image", stored, (self.channels, *size)), ("label", np.uint8, size)])
 
-    @cached_property
-    def sums(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The CRC-32 of the image and of the label of every slice, D of each. Raises InputError."""
-        form = f">{self.shape[0]}I"
-        try:
-            return struct.unpack(form, bytes.fromhex(self.image_crc32)), struct.unpack(
-                form, bytes.fromhex(self.label_crc32)
-            )
-        except (ValueError, struct.error) as error:
-            raise InputError(f"case '{self.id}': its check sums are damaged; run preprocess again") from error
+    @property
+    def table_words(self) -> int:
+        """How many numbers of 4 bytes follow the slices: check sums, then counts of every code."""
+        if self.format == 2:
+            return 0
+        return self.shape[0] * ((self.channels + 1) * (1 + self.bands) + len(self.codes))
 
     @property
     def nbytes(self) -> int:
         """The size of its data file."""
-        return self.shape[0] * self.record.itemsize
+        return self.shape[0] * self.record.itemsize + 4 * self.table_words
 
 
 def data_file(path: Path, case: str) -> Path:
@@ -136,17 +157,23 @@ def require_whole(path: Path, case: StoredCase) -> None:
         raise InputError(f"{file}: {got} bytes, wanted {case.nbytes}; run the same preprocess command again")
 
 
-def encoding(dtype: np.dtype[Any], scaling: Scaling) -> tuple[str, float]:
-    """How clipped voxels of this type are stored without loss: the stored type and StoredCase.base."""
+def encoding(dtypes: Sequence[np.dtype[Any]], scalings: Sequence[Scaling]) -> tuple[str, tuple[float, ...]]:
+    """How clipped channels of these types are stored without loss: their common type, StoredCase.base."""
+    if all(map(_fits_two_bytes, dtypes, scalings)):
+        return "uint16", (0.0,) * len(scalings)
+    return "float32", tuple(scaling.low for scaling in scalings)
+
+
+def _fits_two_bytes(dtype: np.dtype[Any], scaling: Scaling) -> bool:
     whole = dtype.kind in "iu" and float(scaling.low).is_integer() and float(scaling.high).is_integer()
-    if whole and scaling.high - scaling.low <= np.iinfo(np.uint16).max:
-        return "uint16", 0.0
-    return "float32", scaling.low
+    return whole and scaling.high - scaling.low <= np.iinfo(np.uint16).max
 
 
-def encode(picture: NDArray[Any], entry: StoredCase) -> NDArray[np.uint16] | NDArray[np.float32]:
-    """A raw slice (H, W) as it is stored, little-endian."""
-    low, high = entry.clip
+def encode(
+    picture: NDArray[Any], entry: StoredCase, channel: int = 0
+) -> NDArray[np.uint16] | NDArray[np.float32]:
+    """A raw slice (H, W) of a channel as it is stored, little-endian."""
+    low, high = entry.clip[channel]
     if entry.dtype == "float32":
         clipped: NDArray[np.float32] = np.clip(picture.astype("<f4"), np.float32(low), np.float32(high))
         return clipped
@@ -156,49 +183,3 @@ def encode(picture: NDArray[Any], entry: StoredCase) -> NDArray[np.uint16] | NDA
         picture = picture.astype(np.int64)
     offsets: NDArray[np.uint16] = (np.clip(picture, int(low), int(high)) - int(low)).astype("<u2")
     return offsets
-
-
-def checked_slices(stream: IO[bytes], entry: StoredCase, wanted: range) -> Iterator[Slices]:
-    """Slices of an open data file: each normalised image (H, W) and its labels (H, W), fresh arrays.
-
-    Raises InputError for one that is not what was stored.
-    """
-    image_sums, label_sums = entry.sums
-    stream.seek(wanted.start * entry.record.itemsize)
-    for index in wanted:
-        records = np.fromfile(stream, entry.record, count=1)
-        if not len(records) or crc32(records["image"][0]) != image_sums[index]:
-            raise changed(stream, index)
-        image, labels = records["image"][0].astype(np.float32), records["label"][0]
-        if crc32(labels) != label_sums[index]:
-            raise changed(stream, index)
-        if entry.base:
-            image -= np.float32(entry.base)
-        image *= np.float32(entry.slope)
-        yield image, labels
-
-
-def checked_labels(stream: IO[bytes], entry: StoredCase, index: int) -> NDArray[np.uint8]:
-    """The labels (H, W) of a slice of an open data file, without its image. Raises as `checked_slices`."""
-    size = entry.shape[1] * entry.shape[2]
-    stream.seek((index + 1) * entry.record.itemsize - size)
-    labels = np.fromfile(stream, np.uint8, size)
-    if crc32(labels) != entry.sums[1][index]:
-        raise changed(stream, index)
-    return labels.reshape(entry.shape[1:])
-
-
-def changed(stream: IO[bytes], index: int) -> InputError:
-    """What to say of a slice that is not what its check sum was made of."""
-    return InputError(
-        f"{stream.name}: slice {index} is not what was stored: damaged, cut short, or changed since the store "
-        "was opened; run preprocess, then this"
-    )
-
-
-def read_slices(stream: IO[bytes], entry: StoredCase) -> Slices:
-    """All slices of an open data file, (D, H, W). Raises as `checked_slices`."""
-    images, labels = np.empty(entry.shape, np.float32), np.empty(entry.shape, np.uint8)
-    for index, (image, label) in enumerate(checked_slices(stream, entry, range(entry.shape[0]))):
-        images[index], labels[index] = image, label
-    return images, labels

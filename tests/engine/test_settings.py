@@ -138,7 +138,7 @@ def test_a_store_that_moved_is_taken_and_another_is_not(store, tmp_path):
     reopen(tmp_path / "run", {}, data=moved)
     config = load(tmp_path / "run" / "configs" / "train.yaml")
     assert config["dataset_dir"] == str(moved)
-    _with_other_data(moved, "image_crc32")
+    _with_other_data(moved, "tables_crc32")
     open_store.cache_clear()
     for data in (moved, None):
         with pytest.raises(InputError, match="holds other data than the run began with"):
@@ -149,7 +149,7 @@ def test_a_store_that_moved_is_taken_and_another_is_not(store, tmp_path):
 def test_a_run_that_begins_sees_a_store_that_was_made_anew(store, tmp_path):
     copy = shutil.copytree(store, tmp_path / "store")
     before = compose_train("fcn", copy, {})["store_id"]
-    _with_other_data(copy, "image_crc32")
+    _with_other_data(copy, "tables_crc32")
     assert compose_train("fcn", copy, {})["store_id"] != before
 
 

@@ -65,9 +65,9 @@ def test_manifest_tells_where_everything_came_from(recipe: Recipe, source: Path,
     assert manifest["splits"] == {"train": ["0001"], "val": ["0002"], "test": ["0003"], "extra": []}
     assert manifest["intensity"] == {"window": [-125, 275]}
     case = manifest["cases"][0]
-    assert case["image_file"] == "img/img0001.nii.gz"
-    assert case["image_sha256"] == files.sha256(source / "img/img0001.nii.gz")
-    assert case["label_sha256"] == files.sha256(source / "label/label0001.nii.gz")
+    assert case["image_files"] == ["img/img0001.nii.gz"]
+    assert case["image_sha256"] == [files.sha256(source / "img/img0001.nii.gz")]
+    assert case["label_sha256"] == [files.sha256(source / "label/label0001.nii.gz")]
     _, raw = voxels_of(1)
     liver, spleen = int((raw == 6).sum()), int((raw == 1).sum())
     assert case["label_voxels"] == {"background": raw.size - liver - spleen, "liver": liver, "spleen": spleen}
@@ -238,7 +238,7 @@ def test_extra_case_needs_no_label(recipe: Recipe, tmp_path: Path, out: Path) ->
     (source / "label/label0009.nii.gz").unlink()
     assert run(recipe, source, out)["0009"].error is None
     store = Store.open(out)
-    assert (store.cases["0009"].label_file, store.cases["0009"].label_voxels) == ("", {})
+    assert (store.cases["0009"].label_files, store.cases["0009"].label_voxels) == ((), {})
     assert not store.read_case("0009")[1].any()
 
 
@@ -276,7 +276,7 @@ def test_only_what_changed_is_done_again(recipe: Recipe, source: Path, out: Path
         "0002": False,
         "0003": False,
     }
-    assert Store.open(out).cases["0002"].image_sha256 == files.sha256(source / "img/img0002.nii.gz")
+    assert Store.open(out).cases["0002"].image_sha256 == (files.sha256(source / "img/img0002.nii.gz"),)
 
 
 def _exchange(first: Path, second: Path) -> None:
@@ -355,7 +355,7 @@ def test_what_is_hashed_is_what_was_read(
 
     monkeypatch.setattr(module, "read_image", exchanged)
     stored = run(recipe, source, out)["0002"].stored
-    assert stored is not None and stored.image_sha256 == read_of["img0002.nii.gz"]
+    assert stored is not None and stored.image_sha256 == (read_of["img0002.nii.gz"],)
     monkeypatch.undo()
     assert not run(recipe, source, out)["0002"].reused
 
@@ -456,7 +456,7 @@ def test_changed_recipe_does_everything_again(recipe: Recipe, source: Path, out:
     run(recipe, source, out)
     other = load_recipe(str(write_recipe(tmp_path / "other", intensity={"window": [-100, 240]})))
     assert not any(result.reused for result in run(other, source, out).values())
-    assert Store.open(out).cases["0001"].clip == (-100, 240)
+    assert Store.open(out).cases["0001"].clip == ((-100, 240),)
 
 
 def test_reused_case_gets_its_new_split(tmp_path: Path, out: Path) -> None:
@@ -747,7 +747,7 @@ def test_real_hippocampus_with_two_workers(volumes: Path, out: Path, tmp_path: P
     for case in store.cases.values():
         image, labels = store.read_case(case.id)
         assert (image.min(), image.std(dtype=np.float64)) == (0, pytest.approx(1, abs=1e-4))
-        raw = np.asarray(nib.load(source / case.label_file).dataobj)
+        raw = np.asarray(nib.load(source / case.label_files[0]).dataobj)
         np.testing.assert_array_equal(case.order.to_volume(labels), raw)
 
 

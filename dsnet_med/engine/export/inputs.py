@@ -81,8 +81,9 @@ def real(store: Store, cases: Sequence[str], sizes: Sequence[Sequence[int]]) -> 
     known = [case for case in dict.fromkeys(cases) if case in store.cases][:_REAL_CASES]
     for number, case in enumerate(known, start=1):
         whole, _ = store.read_case(case)
-        first = max(0, (len(whole) - _THICKNESS) // 2)
-        images = torch.from_numpy(np.ascontiguousarray(whole[first : first + _THICKNESS]))[:, None].float()
+        slices = whole.swapaxes(0, 1)
+        first = max(0, (len(slices) - _THICKNESS) // 2)
+        images = torch.from_numpy(np.ascontiguousarray(slices[first : first + _THICKNESS]))
         height, width = images.shape[-2:]
         yield Input(f"real volume {number}, {height}x{width}x{len(images)}", images, volume=True)
         for size in sizes if number == 1 else ():
