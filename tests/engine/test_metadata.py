@@ -75,7 +75,7 @@ def test_what_the_caller_knows_better_and_what_a_store_that_is_gone_would_have_s
 
 def test_a_rule_without_a_largest_value_has_no_range(store: Path, tmp_path: Path) -> None:
     manifest = json.loads((store / "manifest.json").read_text())
-    manifest["intensity"] = {"unit_variance": [0.5, 99.5]}
+    manifest["intensities"] = [{"unit_variance": [0.5, 99.5]}]
     manifest["recipe"]["modality"] = "MR"
     shutil.copytree(store, tmp_path / "store")
     (tmp_path / "store" / "manifest.json").write_text(json.dumps(resealed(manifest)))

@@ -63,7 +63,7 @@ def test_manifest_tells_where_everything_came_from(recipe: Recipe, source: Path,
     assert manifest["recipe"]["label_map"]["6"] == 1
     assert manifest["recipe_hash"] == recipe.hash
     assert manifest["splits"] == {"train": ["0001"], "val": ["0002"], "test": ["0003"], "extra": []}
-    assert manifest["intensity"] == {"window": [-125, 275]}
+    assert (manifest["channels"], manifest["intensities"]) == (["image"], [{"window": [-125, 275]}])
     case = manifest["cases"][0]
     assert case["image_files"] == ["img/img0001.nii.gz"]
     assert case["image_sha256"] == [files.sha256(source / "img/img0001.nii.gz")]
