@@ -672,9 +672,9 @@ def trial(bench: Bench) -> Iterator[None]:
 
     What it found is kept in DIR/trial; runs that are not done by then are left out, and results.json says so.
     """
-    from dsnet_med.methods import method_ids
+    from dsnet_med.methods import published_ids
 
-    methods = ["fcn_se"] if bench.tiny else method_ids()
+    methods = ["fcn_se"] if bench.tiny else published_ids()
     spare = 10 if bench.tiny else 60  # seconds for the analysis
     with tempfile.TemporaryDirectory() as scratch:
         store, out = Path(scratch) / "store", Path(scratch) / "trial"

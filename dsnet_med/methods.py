@@ -16,6 +16,11 @@ def method_ids() -> list[str]:
     return config_ids("method")
 
 
+def published_ids() -> list[str]:
+    """The ids of the rows of the published tables, whose cards have the arithmetic of the published form."""
+    return [method for method in method_ids() if "flops" in method_row(method)["method_card"]]
+
+
 def natural_method_ids() -> list[str]:
     """The ids of the rows on natural images, <task>/<row>: the files in configs/natural/<task>/methods."""
     return config_ids("natural method")
@@ -37,6 +42,11 @@ def method_row(method: str) -> dict[str, Any]:
     return read_config("method", method)
 
 
+def dimensions(method: str) -> int:
+    """The spatial axes of what the network of row `method` sees: 2, slices, or 3, patches of volumes."""
+    return int(method_row(method).get("spatial_dims", 2))
+
+
 def row_file(method: str) -> Path:
     """The file of the row `method`, which may be one itself; InputError for an unknown id."""
     return config_file("method", method)
@@ -54,6 +64,9 @@ def build_network(
     **parts: Any,
 ) -> "nn.Module":
     """The network of row `method`: (B, in_channels, H, W) -> logits (B, num_classes, H, W), in training too.
+
+    A row of three dimensions takes (B, in_channels, D, H, W). Where a row has deep supervision (DynUNet),
+    training gives a tuple, the logits first and then those of coarser levels, each at its own size.
 
     A row on natural images takes three channels and gives what its task wants: a `networks.Classifier`, a
     `Segmenter` with an auxiliary head, or torchvision's Faster R-CNN (`networks.detector`).
@@ -79,18 +92,16 @@ def with_plugin(
 
     `plugin` is called with the channels, or names what is: one of ours ("SE"), or a class in a file
     ("mine.py:Mine"), which is executed. Names in the network are tried first, then those in its backbone, so
-    that "layer4.*.act2", the default, works. Raises InputError when nothing has such a name or the plug-in does
-    not fit.
+    that "layer4.*.act2", the default, works, then those in a network of another library. Raises InputError when
+    nothing has such a name or the plug-in does not fit.
     """
     from dsnet_med.networks.attaching import DEFAULT_PLACE, attach, matching  # noqa: PLC0415
     from dsnet_med.networks.plugin_file import load_plugin  # noqa: PLC0415
 
     factory = load_plugin(plugin) if isinstance(plugin, str) else plugin
     place = at or DEFAULT_PLACE
-    inside = f"backbone.{place}"
-    return attach(
-        network, factory, at=inside if not matching(network, place) and matching(network, inside) else place
-    )
+    tried = (place, f"backbone.{place}", f"network.{place}")
+    return attach(network, factory, at=next((each for each in tried if matching(network, each)), place))
 
 
 def _overridden(definition: Mapping[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:

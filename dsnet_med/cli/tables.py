@@ -10,13 +10,14 @@ from dsnet_med.methods import method_ids, method_row, natural_method_ids
 from dsnet_med.prepare.recipe import Recipe, load_recipe, recipe_ids
 from dsnet_med.prepare.splits import SPLITS, SeededSplit
 
-_METHOD_COLUMNS = ("id", "title", "backbone", "plugin", "place", "head", "parameters")
+_METHOD_COLUMNS = ("id", "title", "dimensions", "backbone", "plugin", "place", "head", "parameters")
 _RECIPE_COLUMNS = ("id", "title", "modality", "classes", "splits")
 
 
 def methods(as_json: bool) -> None:
     """Print the rows of the comparison."""
-    cards = [method_row(method)["method_card"] for method in (*method_ids(), *natural_method_ids())]
+    rows = [method_row(method) for method in (*method_ids(), *natural_method_ids())]
+    cards = [{**row["method_card"], "dimensions": row.get("spatial_dims", 2)} for row in rows]
     if as_json:
         typer.echo(json.dumps(cards, indent=2))
         return

@@ -16,10 +16,11 @@ from dsnet_med.networks import backbones, heads, plugins
 _LARGEST = 10_000
 _BUILDERS = ("dsnet_med.build_network", "dsnet_med.methods.build_network", "dsnet_med.methods.with_plugin")
 _PARTS = {
-    "dsnet_med.networks": ("Ensemble", "Segmenter"),
+    "dsnet_med.networks": ("Ensemble", "LibraryNetwork", "Segmenter"),
     "dsnet_med.networks.backbones": tuple(backbones.__all__),
     "dsnet_med.networks.heads": tuple(heads.__all__),
     "dsnet_med.networks.plugins": tuple(plugins.__all__),
+    "monai.networks.nets": ("DynUNet", "SegResNet", "SwinUNETR", "UNet"),  # those of the rows
 }
 
 

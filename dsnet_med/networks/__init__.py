@@ -4,7 +4,16 @@ from dsnet_med.networks.attaching import attach
 from dsnet_med.networks.classifier import Classifier
 from dsnet_med.networks.contract import check_plugin
 from dsnet_med.networks.ensemble import Ensemble
+from dsnet_med.networks.library import LibraryNetwork
 from dsnet_med.networks.reference import from_reference
 from dsnet_med.networks.segmenter import Segmenter
 
-__all__ = ["Classifier", "Ensemble", "Segmenter", "attach", "check_plugin", "from_reference"]
+__all__ = [
+    "Classifier",
+    "Ensemble",
+    "LibraryNetwork",
+    "Segmenter",
+    "attach",
+    "check_plugin",
+    "from_reference",
+]

@@ -65,9 +65,18 @@ def levels_of(backbone: nn.Module) -> tuple[tuple[int, ...], int]:
 
 
 def pyramid(backbone: nn.Module, images: Tensor) -> list[Tensor]:
-    """The feature maps of a backbone, each (B, C, H, W), however timm says that it keeps them."""
+    """The feature maps of a backbone, each (B, C, H, W), however timm says that it keeps them.
+
+    Outside of graphs, raises InputError where they are not what `feature_info` says.
+    """
     last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
-    return [each.permute(0, 3, 1, 2) if last else each for each in backbone(images)]
+    maps = [each.permute(0, 3, 1, 2) if last else each for each in backbone(images)]
+    info: Any = getattr(backbone, "feature_info", None)
+    if info is not None and not becomes_a_graph():
+        got, said = [each.shape[1] for each in maps], list(info.channels())
+        if got != said:
+            raise InputError(f"the backbone gives maps of {got} channels, and says that they have {said}")
+    return maps
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from dsnet_med.cli.app import app
 from dsnet_med.cli.guard import guarded
 from dsnet_med.cli.importing import import_checkpoint
 from dsnet_med.errors import InputError
-from dsnet_med.methods import build_network, method_ids
+from dsnet_med.methods import build_network, published_ids
 from dsnet_med.networks.checkpoint import read_checkpoint, write_safetensors
 from dsnet_med.networks.reference import reference_names
 
@@ -37,7 +37,7 @@ def narrow(method: str = "fcn", num_classes: int = 9, in_channels: int = 3) -> n
     return build_network(method, num_classes=num_classes, in_channels=in_channels, **NARROW)
 
 
-@pytest.mark.parametrize("method", method_ids())
+@pytest.mark.parametrize("method", published_ids())
 def test_every_method_comes_back_as_it_was(method: str, tmp_path: Path) -> None:
     network = narrow(method)
     with torch.no_grad():

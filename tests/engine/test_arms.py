@@ -13,7 +13,7 @@ from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.run import prepare
 from dsnet_med.errors import InputError
 from dsnet_med.inference.safe_config import code_in
-from dsnet_med.methods import build_network, method_ids, method_row
+from dsnet_med.methods import build_network, method_row, published_ids
 from dsnet_med.networks.plugin_file import load_plugin, plugin_text
 from dsnet_med.networks.plugins import DSM, SE
 
@@ -120,7 +120,7 @@ def test_placebos_sit_where_the_plugin_sits() -> None:
 
 
 def test_every_row_has_placebos_or_a_note() -> None:
-    arms = parse_arms(",".join(method_ids()))
+    arms = parse_arms(",".join(published_ids()))
     _, belong, notes = placebos_of(arms)
     without = {arm.name for arm in arms} - belong.keys() - {note.partition(" ")[0] for note in notes}
     assert without == {"fcn", "upernet_convnext_b", "upernet_mscan_b"}

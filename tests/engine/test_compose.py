@@ -14,12 +14,12 @@ from dsnet_med.engine import compose
 from dsnet_med.engine.card import titled
 from dsnet_med.engine.overrides import parse_settings
 from dsnet_med.errors import InputError
-from dsnet_med.methods import method_ids
+from dsnet_med.methods import published_ids
 from dsnet_med.networks import definition
 from dsnet_med.seal import sealed
 
 
-@pytest.mark.parametrize("method", method_ids())
+@pytest.mark.parametrize("method", published_ids())
 def test_every_method_composes(method: str, store: Path) -> None:
     config = compose.compose_train(method, store, {})
     assert config["method_card"]["id"] == method

@@ -17,7 +17,7 @@ from dsnet_med.engine.draws import seed_of
 from dsnet_med.engine.initialisation import Initialisation
 from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.run import prepare, train
-from dsnet_med.methods import build_network, method_ids
+from dsnet_med.methods import build_network, published_ids
 
 SHALLOW = {"num_classes": 3, "width": 0.125}
 
@@ -53,7 +53,7 @@ def fcn() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    "method", [each for each in method_ids() if "mscan" not in each and "convnext" not in each]
+    "method", [each for each in published_ids() if "mscan" not in each and "convnext" not in each]
 )
 def test_rows_share_their_backbone_and_what_their_heads_have_in_common(method: str, fcn: nn.Module) -> None:
     torch.manual_seed(1)

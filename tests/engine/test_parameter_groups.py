@@ -11,7 +11,7 @@ from dsnet_med import resources
 from dsnet_med.engine.overrides import load
 from dsnet_med.engine.parameter_groups import parameter_groups
 from dsnet_med.errors import InputError
-from dsnet_med.methods import build_network, method_ids
+from dsnet_med.methods import build_network, published_ids
 
 SMALL = {"backbone": {"layers": [1, 1, 1, 1]}}
 
@@ -34,7 +34,7 @@ def sizes(optimizer):
     return groups
 
 
-@pytest.mark.parametrize("method", method_ids())
+@pytest.mark.parametrize("method", published_ids())
 def test_every_parameter_is_trained_once_under_the_published_schedule(method):
     network, scheduler, parser = optimizer_of(method)
     optimizer = scheduler.optimizer

@@ -21,7 +21,7 @@ from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.run import prepare, reopen, train
 from dsnet_med.errors import InputError, root_cause
 from dsnet_med.inference import Predictor
-from dsnet_med.methods import method_ids, method_row
+from dsnet_med.methods import method_row, published_ids
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -94,7 +94,7 @@ def test_two_seeds_differ_and_one_seed_repeats(run: Path, store: Path, tmp_path:
     assert not _same(_weights(tmp_path / "1"), _weights(run))
 
 
-@pytest.mark.parametrize("method", method_ids())
+@pytest.mark.parametrize("method", published_ids())
 def test_every_row_trains_by_its_recipe_and_segments(method: str, store: Path, tmp_path: Path) -> None:
     recipe = method_row(method)
     prepare(method, store, tmp_path, {**NARROW, "iterations": 2, "validate_every": 2})

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dsnet_med.inference.fuse_batch_norm import fuse_batch_norm
-from dsnet_med.methods import build_network, method_ids
+from dsnet_med.methods import build_network, published_ids
 from dsnet_med.networks import Segmenter, attach
 
 SMALL = {"backbone": {"layers": [1, 1, 1, 1]}}
@@ -39,7 +39,7 @@ def _same(network: nn.Module, example: torch.Tensor) -> bool:
         )
 
 
-@pytest.mark.parametrize("method", method_ids())
+@pytest.mark.parametrize("method", published_ids())
 def test_every_row_gives_what_it_gave(method: str) -> None:
     network = _lively(build_network(method, num_classes=3, width=0.125))
     before = _norms(network.backbone)

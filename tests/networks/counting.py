@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dsnet_med.methods import method_ids, natural_method_ids
+from dsnet_med.methods import natural_method_ids, published_ids
 
 TABLES = {"synapse_512x512_9_classes": (512, 9), "acdc_256x256_4_classes": (256, 4)}  # size, classes
 # The ACDC table has the rows with a ResNet only.
-CASES = [(table, row) for table in TABLES for row in method_ids() if table[0] == "s" or row[-2:] != "_b"]
+CASES = [(table, row) for table in TABLES for row in published_ids() if table[0] == "s" or row[-2:] != "_b"]
 NATURAL_TABLES = {  # what the published counts are called, by task
     "imagenet": "imagenet_224x224",
     "cityscapes": "cityscapes_512x1024_19_classes_without_aux",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dsnet_med
-from dsnet_med.methods import method_ids
+from dsnet_med.methods import published_ids
 from dsnet_med.networks import heads, plugins
 
 PLUGINS = {
@@ -72,7 +72,7 @@ def test_heads_at_large_activations(name):
             assert (half - single).norm() <= tolerance * single.norm()
 
 
-@pytest.mark.parametrize("method", method_ids())
+@pytest.mark.parametrize("method", published_ids())
 def test_a_step_of_every_row_in_float16(method):
     torch.manual_seed(0)
     network = dsnet_med.build_network(method, in_channels=1, num_classes=3, width=0.0625)

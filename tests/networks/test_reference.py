@@ -6,7 +6,7 @@ from networks.direct import direct_network, with_reference_names
 from networks.reference_models import Full, without_initial_values
 
 from dsnet_med.errors import InputError
-from dsnet_med.methods import build_network, method_ids
+from dsnet_med.methods import build_network, published_ids
 from dsnet_med.networks import from_reference
 from dsnet_med.networks.backbones import resnet
 from dsnet_med.networks.reference import reference_names
@@ -26,7 +26,7 @@ STORED = [
 
 def test_stored_outputs_and_direct_forms_cover_all_rows(full):
     assert sorted(file.stem for file in full.folder.glob("*.npz")) == STORED
-    assert sorted(file.stem for file in full.folder.glob("*.json")) == method_ids()
+    assert sorted(file.stem for file in full.folder.glob("*.json")) == published_ids()
 
 
 @pytest.mark.parametrize("method", STORED)
@@ -46,7 +46,7 @@ def loaded(network, state):
     return network.eval()
 
 
-@pytest.mark.parametrize("method", sorted(set(method_ids()) - set(STORED)))
+@pytest.mark.parametrize("method", sorted(set(published_ids()) - set(STORED)))
 def test_whole_models_equal_the_direct_form(full, method):
     """On the reference's weights; where its outputs are not stored, its formulas stand for it."""
     state, image = full.state(method), full.image((2, 3, 64, 96))
