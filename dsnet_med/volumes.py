@@ -110,6 +110,43 @@ def read_image(path: Path, volume_index: int | None = None, *, hashed: bool = Fa
     return _finite(_read(path, volume_index, hashed=hashed))
 
 
+def read_channels(path: Path, channels: Sequence[str], *, hashed: bool = False) -> tuple[Volume, ...]:
+    """The 3-D volumes of a 4-D file, one for each of `channels`, as `read_image` reads each; bytes are read once.
+
+    Raises InputError, also for a file of more or fewer volumes.
+    """
+    if _by_itk(path):
+        _require_channels(path, _itk_volumes(path), channels)
+        return tuple(read_image(path, index, hashed=hashed) for index in range(len(channels)))
+    file = _open(path)
+    shape = file.shape
+    _require_channels(path, math.prod(shape[3:]), channels)
+    grid = Grid(path, _shape(path, file.header, 0), _affine(path, file.header), file.header)
+    require_millimetres(path, file.header)
+    voxels, digests = read_voxels(file, None, hashed=hashed)
+    every = voxels.reshape((*grid.shape, len(channels)), order="F")
+    return tuple(
+        _finite(_volume(grid, every[..., index], digests, file.notes)) for index in range(len(channels))
+    )
+
+
+def _require_channels(path: Path, volumes: int, channels: Sequence[str]) -> None:
+    if volumes != len(channels):
+        raise InputError(
+            f"{path}: holds {volumes} volume{'s' if volumes > 1 else ''}, wanted {len(channels)}, one for each "
+            f"channel ({', '.join(channels)})"
+        )
+
+
+def _itk_volumes(path: Path) -> int:
+    """How many volumes a file that ITK reads holds."""
+    try:
+        read_grid(path)
+    except SeveralVolumesError as error:
+        return error.count
+    return 1
+
+
 def of_image(path: Path, image: Any, volume_index: int | None = None) -> Volume:
     """The volume of a NIfTI image that nibabel holds; `path` is its name in errors. Raises as `read_image`."""
     affine = checked_affine(path, np.asarray(image.affine, np.float64))

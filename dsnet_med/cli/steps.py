@@ -40,7 +40,7 @@ def phantom(
     out: Out,
     cases: Annotated[
         int,
-        typer.Option(help="Number of volumes (synapse), patients (acdc, brats) or images to train on.", min=1),
+        typer.Option(help="Volumes (synapse), patients (acdc, brats) or images to train on.", min=1),
     ] = 6,
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
     size: Annotated[

@@ -1,7 +1,7 @@
 """Finding the cases of a data set on disk, and a file's case id from its name.
 
-Four layouts: `pairs` (two path templates with {case}), `acdc` (patient folders with an Info.cfg), `decathlon`
-(dataset.json, or imagesTr and labelsTr alone) and `table` (a CSV file that names every file).
+The layouts: `pairs` (path templates with {case}), `acdc` (patient folders with an Info.cfg), `decathlon` and
+`nnunet` (dataset.json, or imagesTr and labelsTr alone) and `table` (a CSV file that names every file).
 
 What cannot be used is a case too, with its `problem`: a link to data that are not there, a name that makes no
 case id, a patient without an Info.cfg. It fails alone and does not vanish.
@@ -9,7 +9,7 @@ case id, a patient without an Info.cfg. It fails alone and does not vanish.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -31,18 +31,18 @@ from dsnet_med.find import (
     the_volume,
 )
 from dsnet_med.prepare import decathlon
-from dsnet_med.prepare.recipe import Recipe
+from dsnet_med.prepare.recipe import TASK_FOLDERS, Recipe
 from dsnet_med.prepare.splits import assign, read_table
 
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+\-]*")
 _ACDC_LABEL = re.compile(r"(?P<case>patient\d+_frame\d+)_(gt|GT)\.nii(\.gz)?")
 _ACDC_FOLDERS = ("training", "testing", "database/training", "database/testing")  # database: in its archive
 _NIFTI_END = r"(?i:\.nii(?:\.gz)?)"
-_TABLE_COLUMNS = ("case", "subject", "image", "label")
 _LEVELS, _LOOKED_AT, _SHOWN = 3, 300, 6
 _HOLDS = {  # what a source holds, in words for messages; pairs have their template
     "acdc": "training/patientNNN/Info.cfg",
     "decathlon": "imagesTr/<case>.nii.gz",
+    "nnunet": "imagesTr/<case>_0000.nii.gz",
     "table": "the files that the table lists",
 }
 
@@ -51,27 +51,33 @@ _HOLDS = {  # what a source holds, in words for messages; pairs have their templ
 class RawCase:
     """One volume as it was published.
 
-    `label` is None where there is no such file, and `wanted` then says where it was looked for. `problem` says
-    why the case cannot be used, as far as names and links tell.
+    `images` is one file, 4-D where the recipe has several channels, or one for each channel; `labels` is one
+    label map, or a mask for each structure. It is empty where there is no such file, and `wanted` then says
+    where it was looked for. `problem` says why the case cannot be used, as far as names and links tell.
     """
 
     id: str
     subject: str
     split: str
-    image: Path
-    label: Path | None
+    images: tuple[Path, ...]
+    labels: tuple[Path, ...] = ()
     wanted: Path | None = None
     problem: str = ""
+
+    @property
+    def image(self) -> Path:
+        """The first image: what a message calls the case."""
+        return self.images[0]
 
 
 def find_cases(recipe: Recipe, source: Path) -> list[RawCase]:
     """The cases under `source`, sorted by id, each with its split.
 
-    A case that the recipe's split list does not name is `extra`. A missing label file gives `label=None`: what
+    A case that the recipe's split list does not name is `extra`. A missing label file gives no `labels`: what
     that means depends on the split, so the reader decides. Raises InputError for a missing source and for no
     cases at all.
     """
-    holds = _HOLDS.get(recipe.layout, recipe.image)
+    holds = _HOLDS.get(recipe.layout, recipe.image_templates[0])
     if not source.is_dir():
         raise InputError(f"{source}: no such folder; give the folder that holds {holds}")
     cases = sorted(_each_once(_FINDERS[recipe.layout](recipe, source)), key=lambda case: case.id)
@@ -86,13 +92,13 @@ def stray_labels(recipe: Recipe, source: Path) -> list[Path]:
     """Label files that belong to none of the images, sorted."""
     files: list[Path] = []
     if recipe.layout == "pairs":
-        files = [file for _, file in _pair_files(recipe, source)[1]]
+        files = [file for matches in _pair_files(recipe, source)[1] for _, file in matches]
     elif recipe.layout == "acdc":
         entries = [the_volume(entry) for patient in _patients(source) for entry in _listed(patient)]
         files = [entry for entry in entries if _ACDC_LABEL.fullmatch(entry.name)]
-    elif recipe.layout == "decathlon":
+    elif recipe.layout in TASK_FOLDERS:
         files = [entry for entry in map(the_volume, _listed(source / "labelsTr")) if is_volume(entry)]
-    return sorted(set(files) - {case.label for case in find_cases(recipe, source)})
+    return sorted(set(files) - {label for case in find_cases(recipe, source) for label in case.labels})
 
 
 def case_of_image(recipe: Recipe, file: Path) -> str:
@@ -119,50 +125,91 @@ def case_of_label(recipe: Recipe, file: Path) -> str | None:
 def _case_of(recipe: Recipe, file: Path, key: str) -> str | None:
     """The case of a file by its name and the folders above, up to {case} or until one row of the table fits."""
     if recipe.layout == "pairs":
-        parts = PurePosixPath(getattr(recipe, key)).parts
-        depth = next(n for n in range(1, len(parts) + 1) if "{case}" in parts[-n])
-        match = _pattern("/".join(parts[-depth:])).fullmatch("/".join(file.parts[-depth:]))
-        return match["case"] if match else None
-    rows = [row for row in _table(recipe) if row[key]]
+        templates = recipe.image_templates if key == "image" else recipe.label_templates
+        return next((case for each in templates if (case := _by_template(each, file))), None)
+    columns = _image_columns(recipe) if key == "image" else ("label",)
+    named = [(row["case"], row[column]) for row in _table(recipe) for column in columns if row[column]]
     for depth in range(1, len(file.parts) + 1):
         tail = file.parts[-depth:]
-        matches = [row["case"] for row in rows if PurePosixPath(row[key]).parts[-depth:] == tail]
+        matches = {case for case, name in named if PurePosixPath(name).parts[-depth:] == tail}
         if len(matches) <= 1:
-            return matches[0] if matches else None
+            return next(iter(matches), None)
     return None
 
 
+def _by_template(template: str, file: Path) -> str | None:
+    parts = PurePosixPath(template).parts
+    depth = next(n for n in range(1, len(parts) + 1) if "{case}" in parts[-n])
+    match = _pattern("/".join(parts[-depth:])).fullmatch("/".join(file.parts[-depth:]))
+    return match["case"] if match else None
+
+
 def _find_pairs(recipe: Recipe, source: Path) -> Iterator[RawCase]:
-    images, labels = _pair_files(recipe, source)
-    label_of = defaultdict(list)
-    for case, file in labels:
-        label_of[case].append(file)
-    for case, image in images:
-        own = label_of.get(case, [])
-        wanted = source / recipe.label.replace("{case}", case)
-        twice = f"{' and '.join(map(str, own))} are labels of one case; remove one" if len(own) > 1 else ""
-        yield RawCase(case, case, "", image, own[0] if own else None, wanted, twice)
+    images, labels = ([_grouped(matches) for matches in every] for every in _pair_files(recipe, source))
+    for case in sorted({case for of_channel in images for case in of_channel}):
+        own = [of_channel.get(case, []) for of_channel in images]
+        marked = [of_mask.get(case, []) for of_mask in labels]
+        wanted = [source / template.replace("{case}", case) for template in recipe.label_templates]
+        problem = _incomplete(
+            case,
+            "channel",
+            recipe.channels,
+            own,
+            [source / template.replace("{case}", case) for template in recipe.image_templates],
+        )
+        if any(marked):
+            problem = problem or _incomplete(case, "mask", recipe.masks, marked, wanted)
+        if twice := next((files for files in marked if len(files) > 1), None):
+            problem = f"{' and '.join(map(str, twice))} are labels of one case; remove one"
+        files = tuple(files[0] for files in marked) if all(marked) else ()
+        first = tuple(files[0] for files in own if files)
+        yield RawCase(case, case, "", first, files, wanted[0], problem)
+        for twin in own[0][1:]:  # of which `_each_once` makes a problem
+            yield RawCase(case, case, "", (twin,))
 
 
-def _pair_files(recipe: Recipe, source: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
-    """The images and the labels with their cases: where the templates say or, where no image is there, by name.
+def _grouped(matches: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
+    of_case: dict[str, list[Path]] = defaultdict(list)
+    for case, file in matches:
+        of_case[case].append(file)
+    return of_case
 
-    Mirrors of a data set keep its files' names and change its folders. Names tell images from labels only where
-    both templates say more than {case}.
+
+def _incomplete(
+    case: str, what: str, names: Sequence[str], files: Sequence[list[Path]], wanted: Sequence[Path]
+) -> str:
+    """Which of several files of a case are not there, as a problem; none where all are."""
+    lacking = [f"{name} ({file})" for name, own, file in zip(names, files, wanted, strict=False) if not own]
+    return f"case '{case}' has no {what} {', '.join(lacking)}; add it, or exclude the case" if lacking else ""
+
+
+_Matches = list[tuple[str, Path]]
+
+
+def _pair_files(recipe: Recipe, source: Path) -> tuple[list[_Matches], list[_Matches]]:
+    """The images of each channel and the labels, or masks of each structure, with their cases.
+
+    They lie where the templates say or, where no image is there, are found by name: mirrors of a data set keep
+    its files' names and change its folders. Names tell files apart where all templates say more than {case}.
     """
-    images, labels = (list(_matches(source, template)) for template in (recipe.image, recipe.label))
-    names = [PurePosixPath(template).name for template in (recipe.image, recipe.label)]
-    if not images and names[0] != names[1] and all(re.search(r"[^.{]\{case\}|\{case\}[^.]", n) for n in names):
+    templates = (*recipe.image_templates, *recipe.label_templates)
+    channels = len(recipe.image_templates)
+    found = [list(_matches(source, template)) for template in templates]
+    names = [PurePosixPath(template).name for template in templates]
+    telling = len(set(names)) == len(names) and all(re.search(r"[^.{]\{case\}|\{case\}[^.]", n) for n in names)
+    if not any(found[:channels]) and telling:
         folders = [source, *folders_in(source)]
         by_name = [[match for folder in folders for match in _matches(folder, name)] for name in names]
         if all(by_name):
-            images, labels = by_name
+            found = by_name
     # In one folder, `{case}.nii.gz` also matches the labels `{case}_seg.nii.gz`: the longer name decides.
-    if len(recipe.label) > len(recipe.image):
-        others = {file for _, file in labels if is_volume(file)}  # not a case's folder, which stands for both
-        return [match for match in images if match[1] not in others], labels
-    others = {file for _, file in images}
-    return images, [match for match in labels if match[1] not in others]
+    taken: set[Path] = set()
+    for place in sorted(range(len(templates)), key=lambda place: -len(templates[place])):
+        found[place] = [match for match in found[place] if match[1] not in taken]
+        taken.update(
+            file for _, file in found[place] if is_volume(file)
+        )  # no case's folder, which is all of it
+    return found[:channels], found[channels:]
 
 
 def _matches(source: Path, template: str) -> Iterator[tuple[str, Path]]:
@@ -216,12 +263,13 @@ def _find_acdc(recipe: Recipe, source: Path) -> Iterator[RawCase]:  # noqa: ARG0
         try:
             frames, entries = _acdc_frames(folder / "Info.cfg"), entries_of(folder)
         except InputError as error:
-            yield RawCase(patient, patient, "", folder, None, None, str(error))
+            yield RawCase(patient, patient, "", (folder,), problem=str(error))
             continue
         for case in [f"{patient}_frame{frame:02d}" for frame in sorted(set(frames))]:
             image, label = (_named(entries, name) for name in (case, f"{case}_gt"))
             wanted = folder / f"{case}_gt.nii.gz"
-            yield RawCase(case, patient, "", image or folder / f"{case}.nii.gz", label, wanted)
+            images = (image or folder / f"{case}.nii.gz",)
+            yield RawCase(case, patient, "", images, (label,) if label else (), wanted)
 
 
 def _named(entries: list[Path], name: str) -> Path | None:
@@ -244,12 +292,17 @@ def _acdc_frames(path: Path) -> list[int]:
     return [int(frame) for frame in frames.values()]
 
 
-def _find_decathlon(recipe: Recipe, source: Path) -> Iterator[RawCase]:  # noqa: ARG001
-    for case in decathlon.listed_cases(source):
-        image, label = _written(case.image), _written(case.label) if case.label else None
+def _find_task(recipe: Recipe, source: Path) -> Iterator[RawCase]:
+    for case in decathlon.listed_cases(source, recipe.channels):
+        images, label = tuple(map(_written, case.images)), _written(case.label) if case.label else None
         split = "" if case.label or case.problem else "extra"
-        present = label if label and (is_folder(label) or is_file_or_dangling(label)) else None
-        yield RawCase(case.case, case.case, split, image, present, label, case.problem)
+        present = (label,) if label and (is_folder(label) or is_file_or_dangling(label)) else ()
+        problem = case.problem
+        if not problem and len(images) not in (1, len(recipe.channels)):
+            names = ", ".join(file.name for file in images)
+            wanted = f"{len(recipe.channels)} ({', '.join(recipe.channels)})"
+            problem = f"case '{case.case}' has {len(images)} channels ({names}), wanted {wanted}"
+        yield RawCase(case.case, case.case, split, images, present, label, problem)
 
 
 def _written(path: Path) -> Path:
@@ -260,21 +313,37 @@ def _written(path: Path) -> Path:
 
 
 def _find_table(recipe: Recipe, source: Path) -> Iterator[RawCase]:
+    columns = _image_columns(recipe)
     for row in _table(recipe):
-        if PurePosixPath(row["image"]).name.startswith("._"):  # what macOS leaves beside files, never an image
+        images = [row[column] for column in columns]
+        if PurePosixPath(images[0]).name.startswith("._"):  # what macOS leaves beside files, never an image
             continue
-        image, label = (source / row[key] for key in ("image", "label"))
-        leaving = [name for name in (row["image"], row["label"]) if decathlon.leaves(name)]
+        label = source / row["label"]
+        leaving = [name for name in (*images, row["label"]) if decathlon.leaves(name)]
         problem = f"{recipe.cases}: '{leaving[0]}' leaves the source folder" if leaving else ""
-        present = label if row["label"] and not problem and is_file_or_dangling(label) else None
-        yield RawCase(row["case"], row["subject"] or row["case"], "", image, present, label, problem)
+        if lacking := [column for column in columns if not row[column]]:
+            problem = f"{recipe.cases}: case '{row['case']}' has nothing in {', '.join(lacking)}"
+        present = (label,) if row["label"] and not problem and is_file_or_dangling(label) else ()
+        files = tuple(source / name for name in images)
+        yield RawCase(row["case"], row["subject"] or row["case"], "", files, present, label, problem)
 
 
-_FINDERS = {"pairs": _find_pairs, "acdc": _find_acdc, "decathlon": _find_decathlon, "table": _find_table}
+_FINDERS = {
+    "pairs": _find_pairs,
+    "acdc": _find_acdc,
+    "decathlon": _find_task,
+    "nnunet": _find_task,
+    "table": _find_table,
+}
+
+
+def _image_columns(recipe: Recipe) -> tuple[str, ...]:
+    several = len(recipe.channels) > 1
+    return tuple(f"image_{name}" for name in recipe.channels) if several else ("image",)
 
 
 def _table(recipe: Recipe) -> list[dict[str, str]]:
-    return read_table(recipe.cases or Path(), _TABLE_COLUMNS)
+    return read_table(recipe.cases or Path(), ("case", "subject", *_image_columns(recipe), "label"))
 
 
 def _each_once(cases: Iterable[RawCase]) -> Iterator[RawCase]:
@@ -289,13 +358,12 @@ def _each_once(cases: Iterable[RawCase]) -> Iterator[RawCase]:
         elif twins:
             files = " and ".join(str(twin.image) for twin in (case, *twins))
             problem = f"{files} have one case id, '{case.id}'; remove one"
-        yield replace(case, problem=problem or _unusable(case.image) or _unusable(case.label))
+        unusable = next(filter(None, map(_unusable, (*case.images, *case.labels))), "")
+        yield replace(case, problem=problem or unusable)
 
 
-def _unusable(path: Path | None) -> str:
+def _unusable(path: Path) -> str:
     """Why an entry that is there cannot be a volume's file, as far as can be told without opening it."""
-    if path is None:
-        return ""
     if is_dangling(path):
         return str(absent(path))
     try:

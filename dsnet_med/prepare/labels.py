@@ -1,5 +1,6 @@
 """Label maps: how often each raw value occurs, the classes that a recipe makes of them, where these lie."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dsnet_med.errors import InputError, first_of
-from dsnet_med.prepare.recipe import Recipe
+from dsnet_med.prepare.recipe import IGNORED, Recipe
+from dsnet_med.regions import Region, label_map, region_masks
 
 _CHUNK = 1 << 17
 _SIDE_MARGIN_MM = 15.0
@@ -29,7 +31,10 @@ def value_counts(voxels: NDArray[Any]) -> dict[int, int]:
 
 
 def class_counts(recipe: Recipe, counts: dict[int, int]) -> dict[str, int]:
-    """How many voxels each class has, from the counts of the raw values. Raises InputError for stray values."""
+    """How many voxels each class has, from the counts of the raw values; ignored ones are of none.
+
+    Raises InputError for stray values.
+    """
     strays = sorted(counts.keys() - recipe.label_map.keys())
     if strays:
         told = first_of(f"{v} ({counts[v]} voxel{'s' if counts[v] > 1 else ''})" for v in strays)
@@ -39,8 +44,26 @@ def class_counts(recipe: Recipe, counts: dict[int, int]) -> dict[str, int]:
         )
     voxels = dict.fromkeys(recipe.classes, 0)
     for value, count in counts.items():
-        voxels[recipe.classes[recipe.label_map[value]]] += count
+        for class_id in _classes_of(recipe, recipe.label_map[value]):
+            voxels[recipe.classes[class_id]] += count
     return voxels
+
+
+def _classes_of(recipe: Recipe, code: int) -> list[int]:
+    """The class ids that a stored label stands for: of structures that overlap, its bits; none of IGNORED."""
+    if recipe.overlapping and code:
+        return [bit + 1 for bit in range(len(recipe.masks)) if code >> bit & 1]
+    return [] if code == IGNORED else [code]
+
+
+def class_ids(
+    classes: NDArray[np.uint8], regions: Sequence[Region], overlapping: bool
+) -> NDArray[np.uint8 | np.uint16]:
+    """Stored labels of any shape as class ids, for a look: what is ignored becomes background, and of structures
+    that overlap the last one shows."""
+    if overlapping:
+        return label_map(region_masks(classes, regions), regions)
+    return np.where(classes == IGNORED, np.uint8(0), classes) if (classes == IGNORED).any() else classes
 
 
 def class_table(recipe: Recipe, dtype: np.dtype[Any]) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
     StrictBool,
     ValidationError,
     ValidationInfo,
@@ -22,28 +23,51 @@ from pydantic import (
     model_validator,
 )
 
+from dsnet_med import regions as regions_of
 from dsnet_med import resources
 from dsnet_med.errors import InputError, cannot_read, first_mistake, one_line, shown, unknown
 from dsnet_med.files import read_text
 from dsnet_med.geometry import SliceAxis
 from dsnet_med.prepare import decathlon
-from dsnet_med.prepare.intensity import IntensityRule
-from dsnet_med.prepare.splits import SeededSplit, read_splits
+from dsnet_med.prepare.intensity import Intensity
+from dsnet_med.prepare.recipe_values import (
+    Splits,
+    intensity_rules,
+    raw_values,
+    require_names,
+    require_template,
+    spacing,
+    split_rule,
+)
+from dsnet_med.regions import Region
 from dsnet_med.yaml_core import parse_yaml
 
+IGNORED = 255  # the class id of voxels that neither train nor score
+TASK_FOLDERS = ("decathlon", "nnunet")  # the layouts that a dataset.json describes
 _MODALITIES = ("CT", "MR")
-_LARGEST_LABEL = 65535
-_FIELD = re.compile(r"\{[^{}]*\}")
-_NOT_KEYS = {"hash", "path", "intensity_of", "notes"}
+_NOT_KEYS = {"hash", "path", "intensity_of", "notes", "grid_mm"}
 _FILES = ("splits", "cases")  # keys that may name a CSV file beside the recipe
 
+
+def _written_intensity(rule: Intensity | dict[str, Intensity]) -> dict[str, Any]:
+    """One rule, or that of each channel, as recipes hold it."""
+    if isinstance(rule, dict):
+        return {name: each.as_dict() for name, each in rule.items()}
+    return rule.as_dict()
+
+
 Name = Annotated[str, Field(min_length=1)]
+Spacing = tuple[float, float, float]
 
 
 class Recipe(BaseModel):
     """One data set. `label_map` holds every legal raw label value; class id = position in `classes`.
 
-    With `allow_empty`, label maps may be all background. `notes` say what dataset.json wants and does not get.
+    `image` is a template, or one for each of several `channels`; `label` one, or one for each structure whose
+    masks are files of their own. Where these may share voxels they are `overlapping`, and a stored label has a
+    bit for each. `regions` are made of class ids. Voxels with a value of `ignore` get the class id IGNORED.
+    With `allow_empty`, label maps may be all background. `notes` say what dataset.json wants and does not get;
+    `grid_mm` is what `spacing_mm` comes to, slices, rows and columns, where cases are resampled.
     Recipes that leave `classes` to a dataset.json have none until `for_source` has read it, and a rule for the
     intensities of each modality.
     """
@@ -56,75 +80,178 @@ class Recipe(BaseModel):
     licence: str
     citation: str = ""
     modality: Literal["CT", "MR", "dataset.json"]
-    layout: Literal["pairs", "acdc", "decathlon", "table"]
-    image: Annotated[str, Field(validate_default=True)] = ""
-    label: Annotated[str, Field(validate_default=True)] = ""
+    layout: Literal["pairs", "acdc", "decathlon", "nnunet", "table"]
+    channels: tuple[Name, ...] = ("image",)
+    image: Annotated[str | dict[str, str], Field(validate_default=True)] = ""
+    label: Annotated[str | dict[str, str], Field(validate_default=True)] = ""
     hash: str
     classes: tuple[Name, ...] = ()
+    ignore: tuple[int, ...] = ()
+    overlapping: StrictBool = False
     label_map: Annotated[dict[int, int], Field(validate_default=True)] = None  # type: ignore[assignment]
-    intensity: IntensityRule
+    regions: Annotated[
+        tuple[Region, ...], Field(validate_default=True), PlainSerializer(regions_of.as_dict)
+    ] = ()
+    intensity: Annotated[Any, PlainSerializer(_written_intensity)]
+    spacing_mm: Literal["median"] | Spacing | None = None
+    resample_channels: StrictBool = False
     slice_axis: SliceAxis = "superior"
     allow_empty: StrictBool = False
     sides: dict[Literal["left", "right"], tuple[str, ...]] = {"left": (), "right": ()}
-    splits: dict[str, str] | SeededSplit
+    splits: Splits
     cases: Path | None = None
     path: Path
-    intensity_of: dict[str, IntensityRule] = {}
+    intensity_of: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
+    grid_mm: Spacing | None = None
+
+    @property
+    def intensities(self) -> tuple[Intensity, ...]:
+        """The rule of each channel, in their order."""
+        if isinstance(self.intensity, dict):
+            return tuple(self.intensity[name] for name in self.channels)
+        return (self.intensity,) * len(self.channels)
+
+    @property
+    def image_templates(self) -> tuple[str, ...]:
+        """The template of each channel's image, of layout pairs."""
+        return (
+            tuple(self.image[name] for name in self.channels) if isinstance(self.image, dict) else (self.image,)
+        )
+
+    @property
+    def label_templates(self) -> tuple[str, ...]:
+        """The template of the label map, or of each structure's masks, of layout pairs."""
+        return tuple(self.label[name] for name in self.masks) if isinstance(self.label, dict) else (self.label,)
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """The structures that have mask files of their own; none where one file holds a label map."""
+        return self.classes[1:] if isinstance(self.label, dict) else ()
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but where the recipe lies, as JSON takes it."""
-        return self.model_dump(mode="json", exclude={"path", "cases", "intensity_of", "notes"})
+        return self.model_dump(mode="json", exclude={"path", "cases", "intensity_of", "notes", "grid_mm"})
 
-    @field_validator("image", "label")
+    @field_validator("channels")
     @classmethod
-    def _template(cls, value: str, info: ValidationInfo) -> str:
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names or len(set(names)) != len(names):
+            raise InputError(f"channels: got {list(names)}, wanted at least one name, each once")
+        return names
+
+    @field_validator("image", "label", mode="before")
+    @classmethod
+    def _template(cls, value: Any, info: ValidationInfo) -> str | dict[str, str]:
+        key, channels = str(info.field_name), info.data.get("channels", ("image",))
+        texts = list(value.values()) if isinstance(value, Mapping) else [value]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            each = "channel" if key == "image" else "structure"
+            wanted = f"a template such as '{key}s/{{case}}.nii.gz', or one for each {each}"
+            raise InputError(f"{key}: got {shown(value)}, wanted {wanted}")
         if info.data.get("layout") != "pairs":
+            if isinstance(value, dict):
+                raise InputError(
+                    f"{key}: got {shown(value)}, a template for each, which only layout 'pairs' takes"
+                )
             return value
-        others = [name for name in _FIELD.findall(value) if name != "{case}"]
-        if value.count("{case}") > 1 or "*" in value or others:
-            raise InputError(
-                f"{info.field_name}: got '{value}', wanted one {{case}}, no other {{field}} and no '*'; where "
-                "names hold more than that, use layout 'table', whose CSV file lists every case's files"
-            )
-        if "{case}" not in value or not value.endswith((".nii", ".nii.gz")):
-            raise InputError(
-                f"{info.field_name}: got '{value}', wanted a path with one {{case}} that ends in .nii.gz"
-            )
-        if value == info.data.get("image"):
-            raise InputError(f"image and label are one template, '{value}'; give each its own")
+        if isinstance(value, dict):
+            if key == "image":
+                require_names("image", value, channels)
+            for name, template in value.items():
+                require_template(f"{key}: {name}", template)
+        else:
+            require_template(key, value)
+            if key == "image" and len(channels) > 1:
+                raise InputError(f"image: got '{value}', wanted a template for each of {', '.join(channels)}")
+        others = info.data.get("image", "")
+        before = list(others.values()) if isinstance(others, dict) else [others]
+        if key == "image":
+            before = []
+        for template in value.values() if isinstance(value, dict) else [value]:
+            if template in before:
+                what = (
+                    "image and label are one template" if key == "label" else "two channels have one template"
+                )
+                raise InputError(f"{what}, '{template}'; give each its own")
+            before.append(template)
         return value
 
     @field_validator("classes")
     @classmethod
-    def _background_first(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _background_first(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if len(names) < 2 or names[0] != "background":
             raise InputError(f"classes: got {list(names)}, wanted background first and then at least one name")
-        if len(set(names)) != len(names) or len(names) > 255:
+        if len(set(names)) != len(names) or len(names) > IGNORED:
             raise InputError("classes: wanted at most 255 names, each once")
+        if isinstance(label := info.data.get("label"), dict):
+            require_names("label", label, names[1:])
         return names
+
+    @field_validator("ignore", mode="before")
+    @classmethod
+    def _raw_values(cls, written: Any) -> tuple[int, ...]:
+        return tuple(
+            sorted(set(raw_values("ignore:", list(written) if isinstance(written, tuple) else written)))
+        )
+
+    @field_validator("overlapping")
+    @classmethod
+    def _of_masks(cls, overlapping: bool, info: ValidationInfo) -> bool:
+        if overlapping and not isinstance(info.data.get("label"), dict):
+            raise InputError("overlapping: got true, which needs a label template for each structure")
+        return overlapping
 
     @field_validator("label_map", mode="before")
     @classmethod
     def _by_raw_value(cls, written: Any, info: ValidationInfo) -> dict[int, int]:
         """Raw value -> class id, from `class name: values`; left out, raw values are class ids."""
-        classes = info.data.get("classes", ())
+        classes, ignore = info.data.get("classes", ()), info.data.get("ignore", ())
+        masks = isinstance(info.data.get("label"), dict)
+        if masks and (written is not None or ignore):
+            key = "ignore" if ignore else "label_map"
+            raise InputError(f"{key}: mask files have no values to map; leave it out, or give one label map")
         if written is None:
-            return {class_id: class_id for class_id in range(len(classes))}
-        if not isinstance(written, Mapping):
+            codes = 1 << min(len(classes) - 1, 8) if info.data.get("overlapping") else len(classes)
+            label_map = {class_id: class_id for class_id in range(codes)}
+        elif not isinstance(written, Mapping):
             raise InputError(f"label_map: got {shown(written)}, wanted lines 'class name: raw label values'")
-        label_map: dict[int, int] = {}
-        for name, values in written.items():
-            if name not in classes:
-                raise unknown("class in label_map", str(name), classes)
-            for raw in _raw_values(name, values):
-                if raw in label_map:
-                    other = classes[label_map[raw]]
-                    raise InputError(f"label_map: raw value {raw} stands for {other} and {name}")
-                label_map[raw] = classes.index(name)
-        if missing := [name for name in classes if name not in written]:
-            raise InputError(f"label_map: no raw value for {', '.join(missing)}")
+        else:
+            label_map = _raw_to_class(written, classes)
+        for raw in ignore:
+            if raw in label_map:
+                name = classes[label_map[raw]]
+                raise InputError(f"ignore: raw value {raw} stands for the class {name}; it cannot be both")
+            label_map[raw] = IGNORED
         return dict(sorted(label_map.items()))
+
+    @field_validator("regions", mode="before")
+    @classmethod
+    def _of_class_ids(cls, written: Any, info: ValidationInfo) -> tuple[Region, ...]:
+        classes = info.data.get("classes", ())
+        if info.data.get("overlapping"):
+            if written:
+                raise InputError(
+                    "regions: got some of structures that are overlapping, which are regions themselves"
+                )
+            return regions_of.of_structures(classes[1:])
+        if isinstance(written, tuple):
+            return written
+        if not classes:
+            raise InputError(
+                "regions: got some without classes, which dataset.json gives; name the classes too"
+            )
+        return regions_of.parse(written, classes)
+
+    @field_validator("intensity", mode="before")
+    @classmethod
+    def _rules(cls, written: Any, info: ValidationInfo) -> Any:
+        return intensity_rules(written, info.data.get("channels", ("image",)))
+
+    @field_validator("spacing_mm", mode="before")
+    @classmethod
+    def _millimetres(cls, written: Any) -> Any:
+        return spacing(written)
 
     @field_validator("sides")
     @classmethod
@@ -137,23 +264,17 @@ class Recipe(BaseModel):
 
     @field_validator("splits", mode="before")
     @classmethod
-    def _list_or_rule(cls, splits: Any) -> dict[str, str] | SeededSplit:
-        if isinstance(splits, Path):
-            return read_splits(splits)
-        if isinstance(splits, Mapping) and set(splits) == {"seed", "val", "test"}:
-            seed, val, test = (splits[name] for name in ("seed", "val", "test"))
-            numbers = type(seed) is int and all(type(part) in (int, float) for part in (val, test))
-            if numbers and min(val, test) >= 0 and val + test < 1:
-                return SeededSplit(seed, float(val), float(test))
-        raise InputError(
-            f"splits: got {shown(splits)}, wanted a CSV file beside the recipe, or seed, val and test "
-            "(fractions that leave some for training)"
-        )
+    def _list_or_rule(cls, splits: Any) -> Splits:
+        return split_rule(splits)
 
     @model_validator(mode="after")
     def _complete(self) -> "Recipe":
         if self.layout == "table" and self.cases is None:
             raise InputError("layout 'table' needs the key cases, the name of a CSV file beside the recipe")
+        if self.layout == "acdc" and len(self.channels) > 1:
+            raise InputError(f"channels: got {len(self.channels)}, layout 'acdc' has one")
+        if self.resample_channels and len(self.channels) == 1 and self.classes:
+            raise InputError("resample_channels: got true for one channel; leave it out")
         known = _MODALITIES if self.classes else (decathlon.FILE_NAME,)
         if self.modality not in known:
             raise unknown("modality", self.modality, known)
@@ -179,27 +300,58 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 
 def for_source(recipe: Recipe, source: Path) -> Recipe:
-    """`recipe` with classes, label values and modality from `source`/dataset.json where it leaves them to it.
+    """`recipe` with what it leaves to `source`/dataset.json: classes, values, regions, channels, modality.
 
-    Other recipes come back as they are. Raises InputError for a missing or unusable dataset.json and for
-    images of several channels.
+    Other recipes come back as they are, but for a note where dataset.json calls the channels by other names.
+    Raises InputError for a missing or unusable dataset.json, and for one of other channels.
     """
     if recipe.classes:
-        return recipe
+        return _compared(recipe, source)
     description = decathlon.read_dataset_json(source)
-    classes, label_map, notes = decathlon.described_classes(source, description.labels)
-    modality = decathlon.described_modality(source, description.channels)
-    told = json.dumps([classes, sorted(label_map.items()), modality])
+    described = decathlon.described_labels(source, description)
+    channels = decathlon.described_channels(source, description.channels)
+    of_channel = {name: decathlon.modality_of(name) for name in channels}
+    modality = "CT" if "CT" in of_channel.values() else "MR"
+    rules = {name: recipe.intensity_of[each] for name, each in of_channel.items()}
+    label_map = described.label_map | dict.fromkeys(described.ignore, IGNORED)
+    told: list[Any] = [described.classes, sorted(label_map.items()), modality]
+    if len(channels) > 1 or described.regions:
+        told += [channels, regions_of.as_dict(described.regions)]
     completed = {
         "title": str(description.name or recipe.title),
         "modality": modality,
-        "intensity": recipe.intensity_of[modality],
-        "classes": classes,
+        "channels": channels if len(channels) > 1 else recipe.channels,
+        "intensity": rules if len(channels) > 1 else rules[channels[0]],
+        "classes": described.classes,
+        "ignore": described.ignore,
         "label_map": label_map,
-        "notes": notes,
-        "hash": hashlib.sha256(f"{recipe.hash}{told}".encode()).hexdigest(),
+        "regions": described.regions,
+        "hash": hashlib.sha256(f"{recipe.hash}{json.dumps(told)}".encode()).hexdigest(),
     }
     return recipe.model_copy(update=completed)
+
+
+def _compared(recipe: Recipe, source: Path) -> Recipe:
+    """The recipe, after a look at the channels that a dataset.json describes. Raises InputError."""
+    if recipe.layout not in TASK_FOLDERS or not (source / decathlon.FILE_NAME).is_file():
+        return recipe
+    channels = decathlon.read_dataset_json(source).channels
+    theirs = [str(name) for name in channels.values()]
+    told = f"{source / decathlon.FILE_NAME}: has the channels {', '.join(theirs)}, recipe '{recipe.id}'"
+    ours, wanted = [name.lower() for name in recipe.channels], ", ".join(recipe.channels)
+    if not theirs or (len(theirs) == len(ours) == 1) or [name.lower() for name in theirs] == ours:
+        return recipe
+    if len(theirs) != len(ours):
+        raise InputError(f"{told} has {len(ours)} ({wanted}); give a recipe that names them in channels")
+    if sorted(name.lower() for name in theirs) == sorted(ours):
+        raise InputError(
+            f"{told} has them in another order ({wanted}); order its channels as they lie in the files"
+        )
+    said = ", ".join(theirs)
+    note = f"{decathlon.FILE_NAME} calls the channels {said}, the recipe {wanted}: taken in that order"
+    if note in recipe.notes:
+        return recipe
+    return recipe.model_copy(update={"notes": (*recipe.notes, note)})
 
 
 def _recipe_file(name_or_path: str) -> Path:
@@ -249,14 +401,27 @@ def _parse(path: Path, content: dict[str, Any]) -> Recipe:
     for file in (path, *files.values()):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     given = content | files | {"path": path, "hash": digest.hexdigest()}
-    if "classes" not in content and "layout" in content:
-        if content["layout"] != "decathlon":
-            raise InputError("the recipe lacks classes; only layout 'decathlon' takes them from dataset.json")
-        rules = content.get("intensity")
-        if not isinstance(rules, Mapping) or set(rules) != set(_MODALITIES):
-            raise InputError(f"intensity: got {shown(rules)}, wanted one rule for CT and one for MR")
-        given |= {"intensity": rules["CT"], "intensity_of": rules}
-    return Recipe.model_validate(given)
+    return Recipe.model_validate(given | _classes_elsewhere(content))
+
+
+def _classes_elsewhere(content: dict[str, Any]) -> dict[str, Any]:
+    """What stands for `classes` in a recipe without them: its structures, or rules for a dataset.json's."""
+    if "classes" in content or "layout" not in content:
+        return {}
+    if isinstance(label := content.get("label"), Mapping):
+        return {"classes": ["background", *label]}
+    if content["layout"] not in TASK_FOLDERS:
+        raise InputError(
+            "the recipe lacks classes; only layouts 'decathlon' and 'nnunet' take them from dataset.json"
+        )
+    for key in ("channels", "ignore", "label_map", "regions"):
+        if key in content:
+            raise InputError(f"{key}: got {shown(content[key])} without classes, which dataset.json gives")
+    rules = content.get("intensity")
+    if not isinstance(rules, Mapping) or set(rules) != set(_MODALITIES):
+        raise InputError(f"intensity: got {shown(rules)}, wanted one rule for CT and one for MR")
+    of_modality = {name: Intensity.from_recipe(rule) for name, rule in rules.items()}
+    return {"intensity": of_modality["CT"], "intensity_of": of_modality}
 
 
 def _told(error: ValidationError) -> str:
@@ -274,16 +439,17 @@ def _told(error: ValidationError) -> str:
     return message + ("; put it in quotes" if first["type"] == "string_type" else "")
 
 
-def _raw_values(name: str, values: Any) -> list[int]:
-    """`8`, `"9-13"` or a list of such, as integers."""
-    if isinstance(values, list):
-        return [raw for value in values for raw in _raw_values(name, value)]
-    match = re.fullmatch(r"([0-9]{1,9})(?:\s*-\s*([0-9]{1,9}))?", str(values).strip())
-    if not match:
-        raise InputError(
-            f"label_map: {name} got {shown(values)}, wanted a number, a range '9-13' or a list of these"
-        )
-    low, high = int(match[1]), int(match[2] or match[1])
-    if not low <= high <= _LARGEST_LABEL:
-        raise InputError(f"label_map: {name} got {shown(values)}, wanted rising values up to {_LARGEST_LABEL}")
-    return list(range(low, high + 1))
+def _raw_to_class(written: Mapping[Any, Any], classes: tuple[str, ...]) -> dict[int, int]:
+    """Raw value -> class id, from `class name: values`. Raises InputError."""
+    label_map: dict[int, int] = {}
+    for name, values in written.items():
+        if name not in classes:
+            raise unknown("class in label_map", str(name), classes)
+        for raw in raw_values(f"label_map: {name}", values):
+            if raw in label_map:
+                other = classes[label_map[raw]]
+                raise InputError(f"label_map: raw value {raw} stands for {other} and {name}")
+            label_map[raw] = classes.index(name)
+    if missing := [name for name in classes if name not in written]:
+        raise InputError(f"label_map: no raw value for {', '.join(missing)}")
+    return label_map

@@ -1,4 +1,4 @@
-"""Which subject trains, validates or tests: a list in a CSV file, or a seeded rule.
+"""Which subject trains, validates or tests: a list in a CSV file, or a seeded rule; folds to cross-validate.
 
 Splits are always by subject, never by case or slice, so that two scans of one patient cannot meet across
 training and test.
@@ -26,6 +26,15 @@ class SeededSplit:
 
     seed: int
     val: float
+    test: float
+
+
+@dataclass(frozen=True)
+class FoldedSplit:
+    """A fraction of the subjects for `test`; the others make `folds` folds, of which the first validates."""
+
+    folds: int
+    seed: int
     test: float
 
 
@@ -62,10 +71,16 @@ def read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     return [dict(zip(columns, row, strict=True)) for row in rows[1:]]
 
 
-def assign(splits: Mapping[str, str] | SeededSplit, subjects: Collection[str]) -> dict[str, str]:
+def assign(splits: Mapping[str, str] | SeededSplit | FoldedSplit, subjects: Collection[str]) -> dict[str, str]:
     """The split of each of `subjects`. A subject that a list does not name is `extra`: never trained on."""
     if isinstance(splits, SeededSplit):
         return _draw(splits, subjects)
+    if isinstance(splits, FoldedSplit):
+        drawn = _draw(SeededSplit(splits.seed, 0.0, splits.test), subjects)
+        learned_from = [subject for subject, split in drawn.items() if split == "train"]
+        if len(learned_from) < splits.folds:
+            return drawn  # which `fold_subjects` refuses; few cases of a source can still be examined
+        return drawn | dict.fromkeys(fold_subjects(learned_from, splits.folds, splits.seed)[0], "val")
     return {subject: splits.get(subject, "extra") for subject in subjects}
 
 
@@ -91,14 +106,35 @@ def _parts(name: str) -> tuple[str, list[int]]:
     return re.sub(r"[\W\d_]+", "", stem), [int(number) for number in re.findall(r"\d+", stem)]
 
 
+def fold_subjects(
+    subjects: Collection[str], count: int, seed: int | None = None
+) -> tuple[tuple[str, ...], ...]:
+    """`count` folds of the subjects to learn from, by a hash of their names, seeded or not, each sorted.
+
+    Raises InputError where a fold would be empty.
+    """
+    names = set(subjects)
+    if not 2 <= count <= len(names):
+        raise InputError(
+            f"got {count} folds of {len(names)} subjects to learn from, wanted 2 to {len(names)}"
+            if len(names) > 1
+            else f"got {count} folds of {len(names)} subjects to learn from; folds need two at least"
+        )
+    ranked = _ranked(names, seed)
+    return tuple(tuple(sorted(ranked[fold::count])) for fold in range(count))
+
+
+def _ranked(subjects: Collection[str], seed: int | None) -> list[str]:
+    start = "" if seed is None else f"{seed}:"
+    return sorted(set(subjects), key=lambda name: hashlib.sha256(f"{start}{name}".encode()).digest())
+
+
 def _draw(rule: SeededSplit, subjects: Collection[str]) -> dict[str, str]:
     """Subjects in the order of a seeded hash of their names: the first ones test, the next ones validate.
 
     The order of the others does not change when a subject is added, so few subjects change sides.
     """
-    ranked = sorted(
-        set(subjects), key=lambda subject: hashlib.sha256(f"{rule.seed}:{subject}".encode()).digest()
-    )
+    ranked = _ranked(subjects, rule.seed)
     test = _share(rule.test, len(ranked))
     val = min(_share(rule.val, len(ranked)), max(0, len(ranked) - 1 - test))
     names = ["test"] * test + ["val"] * val + ["train"] * (len(ranked) - test - val)

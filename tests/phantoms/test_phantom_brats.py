@@ -65,7 +65,7 @@ def test_the_core_lies_in_the_whole_tumour_and_is_one_piece(out: Path) -> None:
     for inner in (labels > 0, labels > OEDEMA):
         assert ndimage.label(inner)[1] == 1
     around = ndimage.binary_dilation(labels == ENHANCING) & (labels != ENHANCING)
-    assert (labels[around] == CORE).mean() > 0.9
+    assert labels[around].min() >= OEDEMA and (labels[around] == CORE).mean() > 0.6
 
 
 def test_a_patient_depends_on_the_seed_alone(tmp_path: Path, out: Path) -> None:

@@ -53,26 +53,26 @@ def test_pairs_are_sorted_and_split(tmp_path: Path, tiny: Recipe) -> None:
         ("0007", "0007", "extra"),
     ]
     assert cases[0].image == source / "img/img0001.nii.gz"
-    assert cases[0].label == source / "label/label0001.nii.gz"
+    assert cases[0].labels == (source / "label/label0001.nii.gz",)
 
 
 def test_synapse_is_found_where_its_archive_unpacks(tmp_path: Path) -> None:
     training = tmp_path / "RawData/Training"
     touch(training / "img/img0005.nii.gz", training / "label/label0005.nii.gz", training / "img/notes.txt")
     (case,) = find_cases(load_recipe("synapse"), tmp_path)
-    assert (case.id, case.split, case.label) == ("0005", "train", training / "label/label0005.nii.gz")
+    assert (case.id, case.split, case.labels) == ("0005", "train", (training / "label/label0005.nii.gz",))
 
 
 def test_missing_label_is_none_and_hidden_files_are_passed_over(tmp_path: Path, tiny: Recipe) -> None:
     touch(tmp_path / "s/img/img0001.nii.gz", tmp_path / "s/img/._img0001.nii.gz")
     (case,) = find_cases(tiny, tmp_path / "s")
-    assert case.label is None
+    assert not case.labels
 
 
 def test_uncompressed_volumes_are_found_too(tmp_path: Path, tiny: Recipe) -> None:
     touch(tmp_path / "s/img/img0001.nii", tmp_path / "s/label/label0001.nii")
     (case,) = find_cases(tiny, tmp_path / "s")
-    assert (case.image.name, case.label and case.label.name) == ("img0001.nii", "label0001.nii")
+    assert (case.image.name, case.labels and case.labels[0].name) == ("img0001.nii", "label0001.nii")
 
 
 def test_labels_beside_the_images_are_no_images(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_labels_beside_the_images_are_no_images(tmp_path: Path) -> None:
         tmp_path / "s/b.nii.gz",
         tmp_path / "s/c_seg.nii.gz",
     )
-    assert [(case.id, case.label is not None) for case in find_cases(recipe, tmp_path / "s")] == [
+    assert [(case.id, bool(case.labels)) for case in find_cases(recipe, tmp_path / "s")] == [
         ("a", True),
         ("b", False),
     ]
@@ -171,7 +171,7 @@ def test_endings_in_capitals_and_volumes_in_folders_of_their_name(tmp_path: Path
     touch(tmp_path / "s/img/img0001.NII.GZ", tmp_path / "s/label/label0001.Nii")
     touch(tmp_path / "s/img/img0002.nii/img0002.nii", tmp_path / "s/label/label0002.nii.gz/x.nii")
     cases = find_cases(tiny, tmp_path / "s")
-    assert [(case.image.name, case.label and case.label.name, case.problem) for case in cases] == [
+    assert [(case.image.name, case.labels and case.labels[0].name, case.problem) for case in cases] == [
         ("img0001.NII.GZ", "label0001.Nii", ""),
         ("img0002.nii", "x.nii", ""),
     ]
@@ -191,7 +191,7 @@ def test_no_image_is_a_label_without_image(tmp_path: Path, image: str, label: st
     touch(*(tmp_path / "s" / template.format(case=case) for case in "ab" for template in (image, label)))
     cases = find_cases(recipe, tmp_path / "s")
     assert [case.id for case in cases] == ["a", "b"]
-    assert all(case.label for case in cases)
+    assert all(case.labels for case in cases)
     assert stray_labels(recipe, tmp_path / "s") == []
 
 
@@ -204,7 +204,7 @@ def test_mirrors_of_synapse_keep_the_names_and_change_the_folders(
     for case in ("0001", "0005"):
         touch(tmp_path / folders[0] / f"img{case}.nii.gz", tmp_path / folders[1] / f"label{case}.nii.gz")
     cases = find_cases(load_recipe("synapse"), tmp_path)
-    assert [(case.id, case.split, case.label is not None) for case in cases] == [
+    assert [(case.id, case.split, bool(case.labels)) for case in cases] == [
         ("0001", "test", True),
         ("0005", "train", True),
     ]
@@ -257,14 +257,14 @@ def test_acdc_takes_both_frames_of_each_patient(tmp_path: Path) -> None:
         ("patient101_frame01", "patient101", "extra"),
         ("patient101_frame12", "patient101", "extra"),
     ]
-    assert all(case.label and case.label.name == f"{case.id}_gt.nii.gz" for case in cases)
+    assert all(case.labels and case.labels[0].name == f"{case.id}_gt.nii.gz" for case in cases)
 
 
 def test_acdc_frame_without_a_file_keeps_its_place(tmp_path: Path) -> None:
     patient = acdc_patient(tmp_path, 1)
     (patient / "patient001_frame12.nii.gz").unlink()
     (patient / "patient001_frame12_gt.nii.gz").unlink()
-    assert [(c.image.is_file(), c.label) for c in find_cases(load_recipe("acdc"), tmp_path)][1] == (False, None)
+    assert [(c.image.is_file(), c.labels) for c in find_cases(load_recipe("acdc"), tmp_path)][1] == (False, ())
 
 
 @pytest.mark.parametrize("text", [None, "ED: 1\n", "ED: one\nES: 2\n"])
@@ -289,7 +289,7 @@ def test_acdc_as_mirrors_have_it(tmp_path: Path) -> None:
     image.unlink()
     touch(patient / "patient001_frame12.nii/patient001_frame12.nii")
     cases = find_cases(load_recipe("acdc"), tmp_path)
-    assert [(case.image.name, case.label and case.label.name, case.problem) for case in cases] == [
+    assert [(case.image.name, case.labels and case.labels[0].name, case.problem) for case in cases] == [
         ("patient001_frame01.nii.gz", "patient001_frame01_GT.nii.gz", ""),
         ("patient001_frame12.nii", "patient001_frame12_gt.nii.gz", ""),
     ]
@@ -305,8 +305,8 @@ def test_decathlon_follows_dataset_json(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps(listed))
     cases = {case.id: case for case in find_cases(load_recipe("decathlon"), tmp_path)}
     assert set(cases) == {*names, "spleen_77"}
-    assert (cases["spleen_77"].split, cases["spleen_77"].label) == ("extra", None)
-    assert cases["spleen_0"].label is None
+    assert (cases["spleen_77"].split, cases["spleen_77"].labels) == ("extra", ())
+    assert not cases["spleen_0"].labels
     splits = [cases[name].split for name in names]
     assert (splits.count("val"), splits.count("test"), splits.count("train")) == (1, 2, 7)
 
@@ -367,7 +367,7 @@ def test_nnunet_in_either_version(tmp_path: Path, listed: str) -> None:
     }
     cases = find_cases(load_recipe("decathlon"), nnunet(tmp_path, **described[listed]))
     training = [case for case in cases if case.split != "extra"]
-    assert [(c.id, c.image.name, c.label and c.label.name, c.problem) for c in training] == [
+    assert [(c.id, c.image.name, c.labels and c.labels[0].name, c.problem) for c in training] == [
         ("t_a", "t_a_0000.nii.gz", "t_a.nii.gz", ""),
         ("t_b", "t_b_0000.nii.gz", "t_b.nii.gz", ""),
     ]
@@ -386,7 +386,7 @@ def test_a_second_channel_is_that_cases_problem(tmp_path: Path) -> None:
 def test_four_digits_are_no_channel_where_labels_have_them_too(tmp_path: Path) -> None:
     touch(*(tmp_path / f"{folder}/x_{n:04d}.nii.gz" for folder in ("imagesTr", "labelsTr") for n in (1, 2)))
     cases = find_cases(load_recipe("hippocampus"), tmp_path)
-    assert [(case.id, case.label is not None) for case in cases] == [("x_0001", True), ("x_0002", True)]
+    assert [(case.id, bool(case.labels)) for case in cases] == [("x_0001", True), ("x_0002", True)]
 
 
 @pytest.mark.parametrize(("recipe", "folder"), [("hippocampus", "imagesTr"), ("totalsegmentator", "images")])
@@ -402,7 +402,7 @@ def test_decathlon_folders_serve_without_dataset_json(tmp_path: Path) -> None:
     cases = find_cases(recipe, tmp_path)
     splits = [case.split for case in cases]
     assert [splits.count(split) for split in ("train", "val", "test", "extra")] == [112, 16, 32, 0]
-    assert all(case.label and case.label.name == case.image.name for case in cases)
+    assert all(case.labels and case.labels[0].name == case.image.name for case in cases)
 
 
 def test_table_names_every_file(tmp_path: Path) -> None:
@@ -411,7 +411,7 @@ def test_table_names_every_file(tmp_path: Path) -> None:
     )
     touch(tmp_path / "s/a/ct.nii.gz", tmp_path / "s/a/seg.nii.gz", tmp_path / "s/b/ct.nii.gz")
     cases = find_cases(recipe, tmp_path / "s")
-    assert [(c.id, c.subject, c.split, c.label is not None) for c in cases] == [
+    assert [(c.id, c.subject, c.split, bool(c.labels)) for c in cases] == [
         ("x", "0001", "train", True),
         ("y", "0001", "train", False),
         ("z", "z", "extra", False),

@@ -11,6 +11,8 @@ from dsnet_med.prepare.intensity import Intensity
 
 WINDOW = Intensity("window", -125, 275)
 UNIT_VARIANCE = Intensity("unit_variance", 0.5, 99.5)
+ZSCORE = Intensity("zscore", 0.5, 99.5)
+FOREGROUND = Intensity("zscore", 0, 100, foreground=True)
 VOLUMES = hnp.arrays(np.int16, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=6))
 
 
@@ -42,14 +44,14 @@ def test_unit_variance_has_minimum_zero_and_deviation_one_or_is_all_zeros(volume
     assert scaled.std(dtype=np.float64) == pytest.approx(1 if scaled.any() else 0, abs=1e-4)
 
 
-@given(VOLUMES, st.permutations(range(3)), st.sampled_from([WINDOW, UNIT_VARIANCE]))
+@given(VOLUMES, st.permutations(range(3)), st.sampled_from([WINDOW, UNIT_VARIANCE, ZSCORE]))
 def test_type_and_axis_order_do_not_change_the_result(
     volume: np.ndarray, axes: list[int], rule: Intensity
 ) -> None:
     scaled = rule.fit(volume).apply(volume)
     turned = volume.transpose(axes)[::-1].astype(np.float32)
     again = rule.fit(turned).apply(turned)
-    np.testing.assert_allclose(again[::-1].transpose(np.argsort(axes)), scaled, rtol=1e-6)
+    np.testing.assert_allclose(again[::-1].transpose(np.argsort(axes)), scaled, rtol=1e-6, atol=1e-6)
 
 
 def test_long_volumes_are_summed_in_chunks_without_loss() -> None:
@@ -76,13 +78,40 @@ def test_apply_leaves_its_input_alone() -> None:
     assert volume.tolist() == [-1000, 1000]
 
 
-@pytest.mark.parametrize("rule", [WINDOW, UNIT_VARIANCE])
+@given(VOLUMES)
+def test_zscore_has_mean_zero_and_deviation_one_or_is_all_zeros(volume: np.ndarray) -> None:
+    scaled = ZSCORE.fit(volume).apply(volume)
+    assert scaled.mean(dtype=np.float64) == pytest.approx(0, abs=1e-4)
+    assert scaled.std(dtype=np.float64) == pytest.approx(1 if scaled.any() else 0, abs=1e-4)
+
+
+@given(VOLUMES)
+def test_zscore_of_the_foreground_is_that_of_monai(volume: np.ndarray) -> None:
+    scaled = FOREGROUND.fit(volume).apply(volume)
+    inside = volume[volume != 0].astype(np.float64)
+    wanted = np.zeros(volume.shape)
+    if inside.size and inside.std():
+        wanted[volume != 0] = (inside - inside.mean()) / inside.std()  # NormalizeIntensity(nonzero=True)
+    np.testing.assert_allclose(scaled, wanted, atol=1e-4)
+
+
+def test_zscore_of_the_foreground_clips_at_percentiles_of_the_foreground() -> None:
+    volume = np.array([0, 0, 0, 0, 10, 20, 30, 40, 1000])
+    scaling = Intensity("zscore", 0, 75, foreground=True).fit(volume)  # 10 20 30 40 40: mean 28, variance 136
+    assert (scaling.low, scaling.high, scaling.origin) == (10, 40, 28)
+    np.testing.assert_allclose(scaling.apply(volume) * 136**0.5, [0, 0, 0, 0, -18, -8, 2, 12, 12], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [WINDOW, UNIT_VARIANCE, ZSCORE, FOREGROUND])
 def test_rule_survives_writing_and_reading(rule: Intensity) -> None:
     assert Intensity.from_dict(rule.as_dict()) == rule
 
 
-def test_the_old_name_of_unit_variance_is_read() -> None:
+def test_the_old_name_of_unit_variance_is_read_in_stores_and_not_in_recipes() -> None:
     assert Intensity.from_dict({"zscore": [0.5, 99.5]}) == UNIT_VARIANCE
+    assert Intensity.from_recipe({"zscore": [0.5, 99.5]}) == ZSCORE
+    assert Intensity.from_dict({"zscore": {"clip": [0.5, 99.5]}}) == ZSCORE
+    assert Intensity.from_recipe({"zscore": {"foreground": True}}) == FOREGROUND
 
 
 @pytest.mark.parametrize(
@@ -97,6 +126,9 @@ def test_the_old_name_of_unit_variance_is_read() -> None:
         ({"unit_variance": [-1, 50]}, "percentiles from 0 to 100"),
         ({"unit_variance": [0, 101]}, "percentiles from 0 to 100"),
         ({"window": [0, 1], "unit_variance": [1, 2]}, "wanted {window"),
+        ({"zscore": {"foregruond": True}}, "did you mean 'foreground'"),
+        ({"zscore": {"foreground": 1}}, "wanted true or false"),
+        ({"zscore": {"clip": [5]}}, "two rising numbers"),
         ("window", "wanted {window"),
     ],
 )

@@ -206,7 +206,7 @@ def test_seeded_split_is_a_rule(tmp_path: Path) -> None:
         ({"label": "img/img{case}.nii.gz"}, "one template"),
         (
             {"image": {"case": None}},
-            "image: Input should be a valid string, got {'case': None}; put",
+            "image: got {'case': None}, wanted a template such as 'images/{case}.nii.gz', or one for each",
         ),
         ({"label_map": {}}, "no raw value for background, liver, spleen"),
         ({"allow_empty": "perhaps"}, "allow_empty: Input should be a valid boolean, got 'perhaps'"),
@@ -332,8 +332,8 @@ def test_decathlon_recipe_is_completed_from_dataset_json(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"modality": {"0": "FLAIR", "1": "T1w"}}, r"2 channels \(FLAIR, T1w\)"),
-        ({"modality": {}}, "no modality or channel_names, wanted one"),
+        ({"modality": {"0": "FLAIR", "2": "T1w"}}, "wanted the names of the channels"),
+        ({"modality": {}}, "no modality or channel_names, wanted the names"),
         ({"modality": ["CT"]}, r"dataset\.json: (modality|channel_names): Input should be a valid dict"),
         ({"labels": {"0": "organ", "1": "liver"}}, "wanted labels"),
         ({"labels": {"background": 0}}, "wanted labels"),
@@ -368,24 +368,31 @@ def test_dataset_json_of_nnunet_2(tmp_path: Path) -> None:
     assert (recipe.modality, recipe.notes) == ("CT", ())
 
 
-def test_the_ignore_label_becomes_background_with_a_note(tmp_path: Path) -> None:
+def test_the_ignore_label_is_no_class(tmp_path: Path) -> None:
     labels = V2["labels"] | {"ignore": 9}
     recipe = for_source(load_recipe("decathlon"), _task(tmp_path, **V2 | {"labels": labels}))
     assert recipe.classes == ("background", "liver", "spleen")
-    assert recipe.label_map == {0: 0, 2: 1, 5: 2, 9: 0}
-    assert recipe.notes == (
-        "dataset.json: label 9 is 'ignore': its voxels become background, and are trained on as such",
-    )
+    assert recipe.label_map == {0: 0, 2: 1, 5: 2, 9: 255}
+    assert (recipe.ignore, recipe.notes) == ((9,), ())
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"labels": {"background": 0, "tumour": [1, 2]}}, "labels tumour are regions, lists of values"),
+        (
+            {"labels": {"background": 0, "tumour": [1, 2]}},
+            "tumour has the classes 1, 2 that no later region has",
+        ),
+        (
+            {"labels": {"background": 0, "a": [1, 2], "b": 2}, "regions_class_order": [1]},
+            r"regions_class_order is \[1\], wanted one of the label values for each of the 2 regions a, b",
+        ),
+        ({"labels": {"background": 0, "a": [1, "x"]}}, "wanted labels"),
+        ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "wanted labels"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "each name once"),
         ({"labels": {"background": 0, "a": True}}, "wanted labels"),
         ({"labels": {"background": 1, "a": 0}}, "background 0"),
-        ({"channel_names": {"0": "T1", "1": "T2"}}, r"2 channels \(T1, T2\)"),
+        ({"channel_names": {"1": "T1", "0": "T2"}}, "wanted the names of the channels"),
         ({"channel_names": None}, "no modality or channel_names"),
     ],
 )
