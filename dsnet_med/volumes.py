@@ -90,15 +90,18 @@ class Volume(Grid):
             )
 
 
-def read_grid(path: Path) -> Grid:
-    """The shape and place of a volume, from its header alone. Raises InputError."""
+def read_grid(path: Path, volume_index: int | None = None) -> Grid:
+    """The shape and place of a volume, from its header alone; `volume_index` as for `read_image`.
+
+    Raises InputError.
+    """
     if _by_itk(path):
         from dsnet_med.volumes_itk import read_grid as read  # noqa: PLC0415 -- SimpleITK takes long to load
 
-        (x, y, z), affine = read(path)
+        (x, y, z), affine = read(path, volume_index)
         return Grid(path, (x, y, z), checked_affine(path, affine), None)
     file = _open(path)
-    return Grid(path, _shape(path, file.header), _affine(path, file.header), file.header)
+    return Grid(path, _shape(path, file.header, volume_index), _affine(path, file.header), file.header)
 
 
 def read_image(path: Path, volume_index: int | None = None, *, hashed: bool = False) -> Volume:
@@ -111,7 +114,7 @@ def read_image(path: Path, volume_index: int | None = None, *, hashed: bool = Fa
 
 
 def read_channels(path: Path, channels: Sequence[str], *, hashed: bool = False) -> tuple[Volume, ...]:
-    """The 3-D volumes of a 4-D file, one for each of `channels`, as `read_image` reads each; bytes are read once.
+    """The 3-D volumes of a 4-D file, one for each of `channels`, as `read_image` reads each.
 
     Raises InputError, also for a file of more or fewer volumes.
     """

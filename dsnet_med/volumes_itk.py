@@ -52,13 +52,13 @@ def read(path: Path, volume_index: int | None = None) -> tuple[NDArray[Any], NDA
     return converted(path, image, volume_index)
 
 
-def read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+def read_grid(path: Path, volume_index: int | None = None) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """The shape of the one volume in a file and its affine, as `read`, from the header alone."""
     _require_readable(path)
     with reading(path):
         reader = _reader(path)
         reader.ReadImageInformation()
-    _check_choice(path, reader.GetSize(), reader.GetNumberOfComponents(), None)
+    _check_choice(path, reader.GetSize(), reader.GetNumberOfComponents(), volume_index)
     return reader.GetSize()[:3], _affine(reader)
 
 

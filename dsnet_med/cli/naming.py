@@ -156,7 +156,7 @@ def _said(path: Path) -> dict[int, str] | None:
 
 
 def _by_names(names: Mapping[int, str], where: Path, recipe: "Recipe", classes: Mapping[int, str]) -> bool:
-    raw = {value: recipe.classes[label] for value, label in recipe.label_map.items() if label}
+    raw = {value: recipe.classes[k] for value, k in recipe.label_map.items() if 0 < k < len(recipe.classes)}
     as_classes = {value for value, name in names.items() if classes.get(value) == name}
     as_raw = {value for value, name in names.items() if raw.get(value) == name}
     if as_classes == names.keys() or as_raw == names.keys():
@@ -195,7 +195,9 @@ def _is_own_name(recipe: "Recipe", file: Path) -> bool:
     if not _matches(recipe, file):
         return False
     if recipe.layout == "pairs":
-        return _literal(recipe.label) not in ("", _literal(recipe.image)) or _is_whole_name(recipe, file)
+        images = {_literal(template) for template in recipe.image_templates}
+        telling = all(_literal(template) not in {"", *images} for template in recipe.label_templates)
+        return telling or _is_whole_name(recipe, file)
     return recipe.layout == "acdc" or _is_whole_name(recipe, file)
 
 
@@ -213,9 +215,9 @@ def _matches(recipe: "Recipe", file: Path) -> bool:
 def _is_whole_name(recipe: "Recipe", file: Path) -> bool:
     """Whether the file lies in the folders, and has the name, that the recipe gives to label files."""
     own = file.resolve().parts[:-1]
-    if recipe.layout == "decathlon":
+    if recipe.layout in ("decathlon", "nnunet"):
         return own[-1:] in (("labelsTr",), ("labelsTs",))
-    folders = PurePosixPath(recipe.label).parts[:-1]
+    folders = PurePosixPath(recipe.label_templates[0]).parts[:-1]
     if recipe.layout != "pairs" or not folders or len(own) < len(folders):
         return False
     return all("{" in a or a == b for a, b in zip(folders, own[-len(folders) :], strict=True))

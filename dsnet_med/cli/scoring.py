@@ -214,7 +214,7 @@ def _looks(looks: Looks, naming: Naming, given: Iterable[_Predictions]) -> Looks
     """With the window of the recipe where none is given: of `--labels`, else of the run behind the masks."""
     if looks.window is not None:
         return looks
-    rule = None if naming.recipe is None else naming.recipe.intensity
+    rule = None if naming.recipe is None else naming.recipe.intensities[0]
     for each in given:
         rule = rule or _trained_on((each.origin.run or {}).get("recipe"))
     return replace(looks, window=(rule.low, rule.high)) if rule and rule.kind == "window" else looks
@@ -224,7 +224,7 @@ def _trained_on(recipe: Any) -> "Intensity | None":
     """The intensity rule of a recipe that a run names, where we know one of this name."""
     from dsnet_med.prepare.recipe import load_recipe, recipe_ids
 
-    return load_recipe(recipe).intensity if recipe in recipe_ids() else None
+    return load_recipe(recipe).intensities[0] if recipe in recipe_ids() else None
 
 
 def parsed_window(text: str) -> tuple[float, float]:

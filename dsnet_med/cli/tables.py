@@ -8,7 +8,7 @@ import typer
 
 from dsnet_med.methods import method_ids, method_row, natural_method_ids
 from dsnet_med.prepare.recipe import Recipe, load_recipe, recipe_ids
-from dsnet_med.prepare.splits import SPLITS, SeededSplit
+from dsnet_med.prepare.splits import SPLITS, FoldedSplit, SeededSplit
 
 _METHOD_COLUMNS = ("id", "title", "dimensions", "backbone", "plugin", "place", "head", "parameters")
 _RECIPE_COLUMNS = ("id", "title", "modality", "classes", "splits")
@@ -46,6 +46,8 @@ def datasets(as_json: bool) -> None:
 def _split_words(recipe: Recipe) -> str:
     if isinstance(recipe.splits, SeededSplit):
         return f"seeded, {recipe.splits.val:.0%} val, {recipe.splits.test:.0%} test"
+    if isinstance(recipe.splits, FoldedSplit):
+        return f"{recipe.splits.folds} folds, {recipe.splits.test:.0%} test"
     counts = Counter(recipe.splits.values())
     return ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
 

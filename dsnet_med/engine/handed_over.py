@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,17 +107,17 @@ def _case(item: Any, side: str, names: set[str]) -> RawCase:
     plain = re.sub(r"[^A-Za-z0-9_.+\-]", "_", case_name(image)).lstrip("_.+-") or "case"
     name = next(n for n in (plain, *(f"{plain}-{k}" for k in range(2, len(names) + 3))) if n not in names)
     names.add(name)
-    return RawCase(name, name, side, image, label)
+    return RawCase(name, name, side, (image,), (label,))
 
 
 def _on_side(case: RawCase, side: str) -> RawCase:
-    return RawCase(case.id, case.subject, side, case.image, case.label)
+    return replace(case, split=side)
 
 
 def _store(folder: Path, cases: list[RawCase]) -> Store:
     """The store of these cases in the bundle's folder, with the intensities and slices of its inference."""
     settings = settings_of(folder)
-    folders = [str(file.parent) for case in cases for file in (case.image, case.label) if file]
+    folders = [str(file.parent) for case in cases for file in (*case.images, *case.labels)]
     source = Path(os.path.commonpath(folders))
     told = repr((settings["class_names"], settings["intensity"], settings["slice_axis"]))
     recipe = Recipe.model_validate(

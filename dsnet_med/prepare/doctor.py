@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from dsnet_med.errors import InputError, first_of, one_line, want_of_means
 from dsnet_med.find import case_name
 from dsnet_med.geometry import SliceOrder
@@ -19,12 +21,13 @@ from dsnet_med.prepare.doctor_case import volume_findings
 from dsnet_med.prepare.doctor_set import examine_set
 from dsnet_med.prepare.findings import Examined, Finding
 from dsnet_med.prepare.fingerprint import CaseFingerprint, content_digest
-from dsnet_med.prepare.labels import class_table
-from dsnet_med.prepare.recipe import Recipe, for_source
-from dsnet_med.prepare.splits import SeededSplit, meant
+from dsnet_med.prepare.labels import class_ids, class_table
+from dsnet_med.prepare.reading import read_images, read_label
+from dsnet_med.prepare.recipe import TASK_FOLDERS, Recipe, for_source
+from dsnet_med.prepare.splits import meant
 from dsnet_med.prepare.stored_case import StoredCase
 from dsnet_med.processes import in_parallel
-from dsnet_med.volumes import Volume, read_image, read_labels, require_same_grid
+from dsnet_med.volumes import Volume, require_same_grid
 
 _KILLED = "not examined: a worker was killed, most likely for want of memory; use fewer workers"
 AnyCase = TypeVar("AnyCase", RawCase, StoredCase)
@@ -67,10 +70,10 @@ def _examine_case(recipe: Recipe, source: Path, case: RawCase) -> tuple[Examined
     found: list[Finding] = []
     fingerprint = CaseFingerprint(case.id, case.subject, case.split)
     try:
-        image, label = _read(case, found)
-        found += volume_findings(recipe, case.id, image, label)
-        if image is not None:
-            fingerprint = _fingerprint(recipe, fingerprint, image, label)
+        images, label = _read(recipe, case, found)
+        found += volume_findings(recipe, case.id, images, label)
+        if images:
+            fingerprint = _fingerprint(recipe, fingerprint, images, label)
     except InputError as error:
         found.append(Finding("error", case.id, "unreadable", str(error)))
     except Exception as error:  # the others must go on, whatever this case met
@@ -80,7 +83,7 @@ def _examine_case(recipe: Recipe, source: Path, case: RawCase) -> tuple[Examined
     return Examined(case.id, tuple(finding.within(source) for finding in found)), fingerprint
 
 
-def _read(case: RawCase, found: list[Finding]) -> tuple[Volume | None, Volume | None]:
+def _read(recipe: Recipe, case: RawCase, found: list[Finding]) -> tuple[tuple[Volume, ...], Volume | None]:
     """The volumes of a case, as far as they can be read; what cannot is `found`."""
 
     def report(kind: str, message: str) -> None:
@@ -95,35 +98,40 @@ def _read(case: RawCase, found: list[Finding]) -> tuple[Volume | None, Volume | 
         except MemoryError:
             report(kind, "not enough memory to examine it; use fewer workers")
 
-    image = label = None
+    images: tuple[Volume, ...] = ()
+    label = None
     if case.problem:
         report("unreadable", case.problem)
-        return None, None
-    if not case.image.exists():
-        report("pair", f"{case.image}: the image is missing")
-    else:
+        return (), None
+    missing = [image for image in case.images if not image.exists()]
+    for image in missing:
+        report("pair", f"{image}: the image is missing")
+    if not missing:
         with reported("unreadable"):
-            image = read_image(case.image)
-    if case.label is not None:
+            images = read_images(recipe, case)
+    if case.labels:
         with reported("unreadable"):
-            label = read_labels(case.label)
+            label = read_label(recipe, case)
     elif case.split != "extra":
         report("pair", f"{case.image}: the image has no label file{wanted_label(case)}")
-    if image is not None and label is not None:
+    if images and label is not None:
         with reported("geometry"):
-            require_same_grid(image, label)
-    return image, label
+            require_same_grid(images[0], label)
+    return images, label
 
 
 def _fingerprint(
-    recipe: Recipe, fingerprint: CaseFingerprint, image: Volume, label: Volume | None
+    recipe: Recipe, fingerprint: CaseFingerprint, images: Sequence[Volume], label: Volume | None
 ) -> CaseFingerprint:
+    image = images[0]  # where cases are compared by their looks
     order, classes = SliceOrder.of(image.affine, recipe.slice_axis), None
     if label is not None and label.shape == image.shape:
-        classes = class_table(recipe, label.voxels.dtype)[order.to_slices(label.voxels)]
+        stored = class_table(recipe, label.voxels.dtype)[order.to_slices(label.voxels)]
+        classes = class_ids(stored, recipe.regions, recipe.overlapping).astype(np.uint8, copy=False)
     slices = order.to_slices(image.voxels)
-    content = content_digest(SliceOrder.of(image.affine).to_slices(image.voxels))
-    pictures = recipe.intensity.fit(image.voxels).apply(slices)
+    upright = SliceOrder.of(image.affine)
+    content = content_digest(*(upright.to_slices(each.voxels) for each in images))
+    pictures = recipe.intensities[0].fit(image.voxels).apply(slices)
     return replace(fingerprint, content=content).with_features(
         pictures, classes, order.spacing_mm(image.affine), recipe.classes
     )
@@ -148,12 +156,12 @@ def source_findings(recipe: Recipe, source: Path, cases: Sequence[RawCase]) -> l
 
 
 def _unlabelled_by_design(recipe: Recipe, case: RawCase) -> bool:
-    return recipe.layout == "decathlon" and case.wanted is None and not case.problem
+    return recipe.layout in TASK_FOLDERS and case.wanted is None and not case.problem
 
 
 def _miscounted(recipe: Recipe, source: Path, found: int) -> Iterator[str]:
     """A dataset.json that counts other cases than there are."""
-    if recipe.layout == "decathlon" and (source / decathlon.FILE_NAME).is_file():
+    if recipe.layout in TASK_FOLDERS and (source / decathlon.FILE_NAME).is_file():
         told = decathlon.read_dataset_json(source).training_cases
         if isinstance(told, int) and told != found:
             yield f"{decathlon.FILE_NAME} counts {told} training cases (numTraining), the source has {found}"
@@ -167,7 +175,7 @@ def _split_list_findings(recipe: Recipe, cases: Sequence[RawCase], unlabelled: s
     subjects in `unlabelled` are extra whatever a list says.
     """
     splits = recipe.splits
-    if isinstance(splits, SeededSplit):
+    if not isinstance(splits, dict):
         return
     subjects = {case.subject for case in cases}
     absent = [name for name in splits if name not in subjects | unlabelled]

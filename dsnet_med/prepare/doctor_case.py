@@ -1,5 +1,6 @@
 """The data doctor's checks on one case: its voxel sizes, its intensities, its label map."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from dsnet_med.errors import InputError
 from dsnet_med.geometry import cut_across
 from dsnet_med.prepare.findings import Finding, Severity
-from dsnet_med.prepare.labels import class_counts, class_table, value_counts, wrong_sides
+from dsnet_med.prepare.labels import class_counts, class_ids, class_table, value_counts, wrong_sides
 from dsnet_med.prepare.recipe import Recipe
 from dsnet_med.volumes import Volume
 
@@ -19,13 +20,22 @@ _SHARE_BELOW, _SHARE_ABOVE = 0.01, 0.001
 _FINEST_MM, _COARSEST_MM = 0.2, 20.0
 
 
-def volume_findings(recipe: Recipe, case: str, image: Volume | None, label: Volume | None) -> Iterator[Finding]:
-    """What looks wrong in the volumes of a case, of which either may be missing."""
-    if image is not None:
-        for severity, message in _odd_intensities(image.voxels, recipe.modality):
-            yield Finding(severity, case, "intensity", message)
-        for note in image.notes:
-            yield Finding("warning", case, "geometry", f"{image.path}: {note}")
+def volume_findings(
+    recipe: Recipe, case: str, images: Sequence[Volume], label: Volume | None
+) -> Iterator[Finding]:
+    """What looks wrong in the volumes of a case: the images of its channels, its label map, or none of these."""
+    for image, name, rule in zip(images, recipe.channels, recipe.intensities, strict=False):
+        several = len(images) > 1
+        modality = "MR" if several and rule.kind != "window" else recipe.modality
+        for severity, message in _odd_intensities(image.voxels, modality):
+            yield Finding(severity, case, "intensity", f"channel '{name}': {message}" if several else message)
+    for path, note in dict.fromkeys((image.path, note) for image in images for note in image.notes):
+        yield Finding("warning", case, "geometry", f"{path}: {note}")
+    for one, other in itertools.combinations(range(len(images)), 2):
+        if np.array_equal(images[one].voxels, images[other].voxels):
+            names = f"'{recipe.channels[one]}' and '{recipe.channels[other]}'"
+            yield Finding("warning", case, "duplicate", f"the channels {names} hold the same voxels")
+    for image in images[:1]:
         if spacing := _odd_spacing(image.spacing_mm):
             yield Finding("warning", case, "geometry", spacing)
         if across := cut_across(image.affine, recipe.slice_axis):
@@ -99,7 +109,8 @@ def _odd_classes(recipe: Recipe, case: str, label: Volume) -> Iterator[Finding]:
     left, right = ({name: recipe.classes.index(name) for name in names} for names in recipe.sides.values())
     if not left or not right:
         return
-    classes = class_table(recipe, label.voxels.dtype)[label.voxels]
+    stored = class_table(recipe, label.voxels.dtype)[label.voxels]
+    classes = class_ids(stored, recipe.regions, recipe.overlapping)
     wrong, pairs = wrong_sides(classes, label.affine, left, right)
     if wrong:
         first, second, distance = wrong[0]

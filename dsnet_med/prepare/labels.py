@@ -59,8 +59,10 @@ def _classes_of(recipe: Recipe, code: int) -> list[int]:
 def class_ids(
     classes: NDArray[np.uint8], regions: Sequence[Region], overlapping: bool
 ) -> NDArray[np.uint8 | np.uint16]:
-    """Stored labels of any shape as class ids, for a look: what is ignored becomes background, and of structures
-    that overlap the last one shows."""
+    """Stored labels of any shape as class ids, for a look.
+
+    What is ignored becomes background, and of structures that overlap the last one shows.
+    """
     if overlapping:
         return label_map(region_masks(classes, regions), regions)
     return np.where(classes == IGNORED, np.uint8(0), classes) if (classes == IGNORED).any() else classes

@@ -42,8 +42,8 @@ def _on_grid_of(first: Volume, image: Volume, first_name: str, name: str, resamp
             else "its affine places voxels elsewhere than that"
         )
         raise InputError(
-            f"{image.path}: channel '{name}': {differ} of {first.path} (channel '{first_name}'); resample it, or "
-            "have 'resample_channels: true' in the recipe do that"
+            f"{image.path}: channel '{name}': {differ} of {first.path} (channel '{first_name}'); "
+            "resample it, or have 'resample_channels: true' in the recipe do that"
         )
     try:
         voxels = onto(image.voxels, image.affine, first.shape, first.affine)
@@ -98,8 +98,8 @@ def _require_alone(
     if taken.any():
         counts = np.bincount(taken)
         other = int(np.argmax(counts[1:]))
+        names = f"{recipe.masks[other]} and {recipe.masks[place]}"
         raise InputError(
-            f"{case.labels[place]}: {counts[other + 1]} of its voxels are in {case.labels[other].name} too; correct "
-            f"the masks of {recipe.masks[other]} and {recipe.masks[place]}, or say 'overlapping: true' in the recipe"
+            f"{case.labels[place]}: {counts[other + 1]} of its voxels are in {case.labels[other].name} too; "
+            f"correct the masks of {names}, or say 'overlapping: true' in the recipe"
         )
-
