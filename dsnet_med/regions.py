@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dsnet_med.errors import InputError, first_of, printable, shown, unknown
 
 CODES = 256  # how many values a stored label may have
+IGNORED = 255  # the stored label of what neither trains nor scores, in data that have such voxels
 MAX_STRUCTURES = 8  # that share a stored label, a bit each
 _KEYS = {"of", "value"}
 _WANTED = "wanted a list of classes, or {of: [classes], value: number}"

@@ -114,6 +114,9 @@ def preprocess(
         str | None, typer.Option(help="Address of a Dask scheduler to use instead of local processes.")
     ] = None,
     require_geometry: RequireGeometry = False,
+    folds: Annotated[
+        int, typer.Option(help="Divide the subjects to learn from into so many folds.", min=0)
+    ] = 0,
 ) -> None:
     """Turn raw volumes into a training store; finished cases are kept when run again."""
     from dsnet_med.prepare.cases import find_cases
@@ -131,6 +134,7 @@ def preprocess(
         exclude=exclude or (),
         scheduler=scheduler,
         require_geometry=require_geometry,
+        folds=folds,
     )
     results: dict[str, CaseResult] = {}
     try:

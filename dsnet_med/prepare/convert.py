@@ -1,76 +1,48 @@
 """From raw volumes to a store, case by case, in parallel.
 
 Each case is written whole or not at all and its entry last, so a killed run loses only the cases it was working
-on. A finished case is reused when its source files (by SHA-256) and the recipe are still the same and its
-slices are as they were stored; else it is made anew. One bad case does not stop the others: it is listed in the
+on, and finished ones are kept (convert_case.py). One bad case does not stop the others: it is listed in the
 manifest with its reason.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dsnet_med import __version__
-from dsnet_med.errors import InputError, cannot_read, first_of, one_line, shown, unknown, want_of_means
+from dsnet_med.errors import InputError, cannot_read, first_of, shown, unknown
 from dsnet_med.files import (
     locked,
     output_error,
     read_json,
     remove_partial,
     require_writable,
-    sha256,
     synchronise,
+    write_text,
 )
-from dsnet_med.geometry import SliceOrder
-from dsnet_med.prepare.case_file import Slices, read_slices, read_tables, write_case
 from dsnet_med.prepare.cases import RawCase, find_cases
-from dsnet_med.prepare.doctor import source_findings, wanted_label
-from dsnet_med.prepare.doctor_case import volume_findings
+from dsnet_med.prepare.convert_case import CaseResult, convert_case
+from dsnet_med.prepare.doctor import source_findings
 from dsnet_med.prepare.doctor_set import examine_set
-from dsnet_med.prepare.doctor_store import stored_fingerprint
 from dsnet_med.prepare.findings import Finding
-from dsnet_med.prepare.fingerprint import CaseFingerprint
-from dsnet_med.prepare.labels import class_counts, class_table, value_counts
-from dsnet_med.prepare.recipe import Recipe, for_source
-from dsnet_med.prepare.splits import SPLITS, meant
+from dsnet_med.prepare.recipe import Recipe, for_source, with_folds
+from dsnet_med.prepare.splits import SPLITS, FoldedSplit, fold_subjects, meant
 from dsnet_med.prepare.store import MANIFEST, TOOL, Store
 from dsnet_med.prepare.stored_case import (
     CASES,
-    FORMAT,
     StoredCase,
     data_file,
-    encode,
-    encoding,
     entry_file,
     read_entry,
     require_whole,
-    write_entry,
 )
+from dsnet_med.prepare.target_spacing import with_grid
 from dsnet_med.processes import in_parallel, on_cluster
 from dsnet_med.seal import holds
-from dsnet_med.volumes import Volume, files_of, read_image, read_labels, require_same_grid
 
-
-@dataclass(frozen=True)
-class CaseResult:
-    """How one case went: `stored` is its entry, or `error` why there is none; `reused` if it was there before.
-
-    `fingerprint` is what the data doctor's checks on the whole set need of it.
-    """
-
-    case: str
-    error: str | None = None
-    reused: bool = False
-    stored: StoredCase | None = None
-    fingerprint: CaseFingerprint | None = None
+SOURCE = "source.txt"  # of a resampled store, where the raw data lie: masks are scored on their own grid
 
 
 def convert(
@@ -82,6 +54,7 @@ def convert(
     exclude: Collection[str] = (),
     scheduler: str | None = None,
     require_geometry: bool = False,
+    folds: int = 0,
 ) -> Iterator[CaseResult]:
     """Convert every case of `source` but those in `exclude` into the store `out`; yields as cases end.
 
@@ -90,17 +63,20 @@ def convert(
     case fails whose headers leave out where it lies or how large it is. The manifest is written after the last
     case; until then `out` is no store. What it lists is what lies in `out` by then, on the disk and not in a
     cache of the system; a case that something else has changed meanwhile is converted, and comes, once more.
+    `folds` divides the subjects to learn from, in place of what the recipe says.
     Raises InputError when the source, the recipe or `out` cannot be used at all, another process works in
     `out`, or a split list names something that is most likely misspelt; what is wrong with a single case is in
     its result.
     """
-    recipe = for_source(recipe, source)
+    recipe = with_folds(for_source(recipe, source), folds)
     every = find_cases(recipe, source)
+    divided = _folds(recipe, every, folds)
     noted = source_findings(recipe, source, every)
     misspelt = [finding.message for finding in noted if (finding.severity, finding.kind) == ("error", "source")]
     if misspelt:
         raise InputError(f"{recipe.path.parent}: {misspelt[0]}")
     cases = _chosen(every, exclude)
+    recipe = with_grid(recipe, cases)
     if workers < 1:
         raise InputError(f"{workers} workers, wanted at least 1")
     with locked(out, "preprocesses into"), ThreadPoolExecutor(1) as disk:  # waits for the disk beside the work
@@ -123,7 +99,10 @@ def convert(
         finally:
             disk.shutdown(cancel_futures=True)
         results = [done[case.id] for case in cases]
-        _described(recipe, source, out, results, noted=noted, excluded=sorted(exclude)).write()
+        store = _described(recipe, source, out, results, noted=noted, excluded=sorted(exclude), folds=divided)
+        if recipe.grid_mm:
+            write_text(out / SOURCE, f"{source.absolute()}\n")
+        store.write()
 
 
 def convert_given(recipe: Recipe, source: Path, out: Path, cases: list[RawCase]) -> Store:
@@ -131,6 +110,7 @@ def convert_given(recipe: Recipe, source: Path, out: Path, cases: list[RawCase])
 
     Raises InputError where `out` or one of the cases cannot be used.
     """
+    recipe = with_grid(recipe, cases)
     with locked(out, "preprocesses into"):
         _claim(recipe, out)
         results = [convert_case(recipe, source, out, case) for case in cases]
@@ -173,6 +153,7 @@ def _described(
     *,
     noted: list[Finding],
     excluded: list[str],
+    folds: tuple[tuple[str, ...], ...] = (),
 ) -> Store:
     """The store that the results make."""
     stored = {result.case: result.stored for result in results if result.stored}
@@ -183,9 +164,14 @@ def _described(
         recipe=recipe.as_dict(),
         recipe_hash=recipe.hash,
         classes=recipe.classes,
-        intensities=(recipe.intensity,),
+        channels=recipe.channels,
+        intensities=recipe.intensities,
         slice_axis=recipe.slice_axis,
+        spacing_mm=recipe.grid_mm,
+        regions=recipe.regions,
+        ignore=bool(recipe.ignore),
         splits={split: [case.id for case in stored.values() if case.split == split] for split in SPLITS},
+        folds=_of_stored(folds, stored.values()),
         cases=stored,
         failed={result.case: _within(source, out, result.error) for result in results if result.error},
         excluded=excluded,
@@ -193,23 +179,23 @@ def _described(
     )
 
 
+def _folds(recipe: Recipe, cases: list[RawCase], count: int) -> tuple[tuple[str, ...], ...]:
+    """The folds of the subjects to learn from; none where neither the command nor the recipe asks for some."""
+    subjects = {case.subject for case in cases if case.split in ("train", "val")}
+    if isinstance(recipe.splits, FoldedSplit):
+        return fold_subjects(subjects, recipe.splits.folds, recipe.splits.seed)
+    return fold_subjects(subjects, count) if count else ()
+
+
+def _of_stored(folds: tuple[tuple[str, ...], ...], cases: Iterable[StoredCase]) -> tuple[tuple[str, ...], ...]:
+    """The folds without subjects of which no case was converted."""
+    subjects = {case.subject for case in cases}
+    return tuple(tuple(name for name in fold if name in subjects) for fold in folds)
+
+
 def _within(source: Path, out: Path, reason: str) -> str:
     """`reason` without the names of this machine's folders."""
     return reason.replace(f"{source}{os.sep}", "").replace(f"{out}{os.sep}", "")
-
-
-def convert_case(
-    recipe: Recipe, source: Path, out: Path, raw: RawCase, *, require_geometry: bool = False
-) -> CaseResult:
-    """Convert one case into the store folder `out`, or find it finished there. Raises nothing."""
-    try:
-        reused, stored, slices = _stored(recipe, source, out, raw, require_geometry=require_geometry)
-        return CaseResult(raw.id, None, reused, stored, stored_fingerprint(stored, slices))
-    except InputError as error:
-        reason = str(error)
-    except Exception as error:  # the others must go on, whatever this case met
-        reason = want_of_means(error) or f"unexpected {type(error).__name__}: {one_line(str(error), None)}"
-    return CaseResult(raw.id, reason)
 
 
 def _results(
@@ -267,118 +253,3 @@ def _claim(recipe: Recipe, out: Path) -> None:
         raise output_error(manifest, error) from error
     for folder in (out, out / CASES):
         remove_partial(folder)
-
-
-def _stored(
-    recipe: Recipe, source: Path, out: Path, raw: RawCase, *, require_geometry: bool
-) -> tuple[bool, StoredCase, Slices]:
-    """Bring a case into the store; whether it was there already, its entry, its slices. Raises InputError."""
-    if raw.problem:
-        raise InputError(raw.problem)
-    if raw.label is None and raw.split != "extra":
-        raise InputError(
-            f"{raw.image}: case '{raw.id}' has no label file{wanted_label(raw)}; "
-            "add it, exclude the case or make it 'extra'"
-        )
-    origin: dict[str, Any] = {
-        "id": raw.id,
-        "subject": raw.subject,
-        "split": raw.split,
-        "image_files": (raw.image.relative_to(source).as_posix(),),
-        "label_files": (raw.label.relative_to(source).as_posix(),) if raw.label else (),
-        "recipe_hash": recipe.hash,
-    }
-    entry, slices = _kept(out, origin, raw) or (None, None)
-    reused = entry is not None
-    if entry is None:
-        entry = _converted(recipe, source, out, raw, origin)
-    if require_geometry and entry.unstated:
-        entry_file(out, raw.id).unlink(missing_ok=True)
-        said = "; ".join(entry.unstated)
-        raise InputError(f"{raw.image}: {said}; correct the header, or leave out --require-geometry")
-    # Of a kept one, the split and the names of its files may have changed around it.
-    written, entry = entry, entry.model_copy(update=origin)
-    if not reused or entry != written:
-        write_entry(out, entry)
-    return reused, entry, slices or _read_back(out, entry)
-
-
-def _converted(recipe: Recipe, source: Path, out: Path, raw: RawCase, origin: dict[str, Any]) -> StoredCase:
-    """Read a case, write its data file, and give its entry. Raises InputError."""
-    entry_file(out, raw.id).unlink(missing_ok=True)
-    image = read_image(raw.image, hashed=True)
-    label = read_labels(raw.label, hashed=True) if raw.label else None
-    if label is not None:
-        require_same_grid(image, label)
-    findings = list(volume_findings(recipe, raw.id, image, label))
-    if unusable := [finding for finding in findings if finding.kind in ("label values", "empty label")]:
-        raise InputError(f"{raw.label}: {unusable[0].message}")
-    facts = {
-        "image_sha256": (_joined(image.digests.values()),),
-        "label_sha256": (_joined(label.digests.values()),) if label else (),
-        "unstated": tuple(dict.fromkeys((*image.unstated, *(label.unstated if label else ())))),
-        "findings": tuple(finding.within(source) for finding in findings),
-    }
-    entry = _entry(recipe, image, label, origin | facts)
-    return write_case(data_file(out, raw.id), entry, _slices(entry, recipe, image, label))
-
-
-def _joined(digests: Iterable[str]) -> str:
-    """The SHA-256 of a volume's file; of several files, that of theirs."""
-    every = list(digests)
-    return every[0] if len(every) == 1 else hashlib.sha256("".join(every).encode()).hexdigest()
-
-
-def _kept(out: Path, origin: dict[str, Any], raw: RawCase) -> tuple[StoredCase, Slices] | None:
-    """The entry and the slices of a case that an earlier run made of the same, as it stored them, else None."""
-    try:
-        entry = read_entry(out, raw.id)
-        if (entry.format, entry.recipe_hash) != (FORMAT, origin["recipe_hash"]):
-            return None
-        require_whole(out, entry)
-        digests = [_joined(map(sha256, files_of(path))) for path in (raw.image, raw.label) if path]
-        same = digests == [*entry.image_sha256, *entry.label_sha256]
-        return (entry, _read_back(out, entry)) if same else None
-    except (
-        InputError,
-        OSError,
-    ):  # damaged, or not there; why a source cannot be read is told when converted
-        return None
-
-
-def _read_back(out: Path, entry: StoredCase) -> Slices:
-    with data_file(out, entry.id).open("rb", buffering=0) as stream:
-        return read_slices(stream, entry, read_tables(stream, entry))
-
-
-def _entry(recipe: Recipe, image: Volume, label: Volume | None, origin: dict[str, Any]) -> StoredCase:
-    """What the manifest says of a case."""
-    scaling = recipe.intensity.fit(image.voxels)
-    dtype, base = encoding([image.voxels.dtype], [scaling])
-    order = SliceOrder.of(image.affine, recipe.slice_axis)
-    return StoredCase(
-        **origin,
-        shape=order.to_slices(image.voxels).shape,
-        spacing_mm=order.spacing_mm(image.affine),
-        native_shape=image.shape,
-        affine=image.affine.tolist(),
-        order=order,
-        label_voxels=class_counts(recipe, value_counts(label.voxels)) if label else {},
-        dtype=dtype,
-        base=base,
-        slope=(scaling.slope,),
-        clip=((scaling.low, scaling.high),),
-    )
-
-
-def _slices(
-    entry: StoredCase, recipe: Recipe, image: Volume, label: Volume | None
-) -> Iterator[tuple[list[NDArray[Any]], NDArray[np.uint8]]]:
-    """A case's slices as they are stored: the image of every channel and the classes."""
-    images = entry.order.to_slices(image.voxels)
-    blank = np.zeros(entry.shape[1:], np.uint8)
-    labels = entry.order.to_slices(label.voxels) if label else np.broadcast_to(blank, entry.shape)
-    table = class_table(recipe, labels.dtype)
-    for picture, classes in zip(images, labels, strict=True):
-        # Most slices of a scan hold no organ, and looking is far cheaper than mapping.
-        yield [encode(picture, entry)], table[classes] if classes.any() else np.full_like(blank, table[0])

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from dsnet_med.errors import InputError, first_of, one_line, want_of_means
 from dsnet_med.find import case_name
 from dsnet_med.geometry import SliceOrder
@@ -127,7 +125,7 @@ def _fingerprint(
     order, classes = SliceOrder.of(image.affine, recipe.slice_axis), None
     if label is not None and label.shape == image.shape:
         stored = class_table(recipe, label.voxels.dtype)[order.to_slices(label.voxels)]
-        classes = class_ids(stored, recipe.regions, recipe.overlapping).astype(np.uint8, copy=False)
+        classes = class_ids(stored, recipe.regions if recipe.overlapping else ())
     slices = order.to_slices(image.voxels)
     upright = SliceOrder.of(image.affine)
     content = content_digest(*(upright.to_slices(each.voxels) for each in images))

@@ -23,7 +23,7 @@ _FINEST_MM, _COARSEST_MM = 0.2, 20.0
 def volume_findings(
     recipe: Recipe, case: str, images: Sequence[Volume], label: Volume | None
 ) -> Iterator[Finding]:
-    """What looks wrong in the volumes of a case: the images of its channels, its label map, or none of these."""
+    """What looks wrong in the volumes of a case: images of its channels, its label map, or none of these."""
     for image, name, rule in zip(images, recipe.channels, recipe.intensities, strict=False):
         several = len(images) > 1
         modality = "MR" if several and rule.kind != "window" else recipe.modality
@@ -110,7 +110,7 @@ def _odd_classes(recipe: Recipe, case: str, label: Volume) -> Iterator[Finding]:
     if not left or not right:
         return
     stored = class_table(recipe, label.voxels.dtype)[label.voxels]
-    classes = class_ids(stored, recipe.regions, recipe.overlapping)
+    classes = class_ids(stored, recipe.regions if recipe.overlapping else ())
     wrong, pairs = wrong_sides(classes, label.affine, left, right)
     if wrong:
         first, second, distance = wrong[0]

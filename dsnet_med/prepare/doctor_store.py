@@ -1,6 +1,6 @@
 """The data doctor's look at a converted store: what its manifest says against what its files hold."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,10 @@ from dsnet_med.prepare.doctor import in_order
 from dsnet_med.prepare.doctor_set import examine_set
 from dsnet_med.prepare.findings import Examined, Finding
 from dsnet_med.prepare.fingerprint import CaseFingerprint, content_digest
+from dsnet_med.prepare.labels import class_ids
 from dsnet_med.prepare.store import Store
 from dsnet_med.prepare.stored_case import CASES, StoredCase, entry_file, read_entry, require_whole
+from dsnet_med.regions import Region
 
 
 def examine_store(path: Path, *, workers: int = 1) -> Iterator[Examined]:
@@ -35,11 +37,10 @@ def examine_store(path: Path, *, workers: int = 1) -> Iterator[Examined]:
     yield Examined("", (*_leftovers(store), *told, *examine_set(fingerprints)))
 
 
-def stored_fingerprint(case: StoredCase, slices: Slices) -> CaseFingerprint:
-    """What the checks on a whole set need of a stored case."""
-    image, labels = slices
-    every = image.reshape(-1, *image.shape[2:])
-    fingerprint = CaseFingerprint(case.id, case.subject, case.split, content_digest(every))
+def stored_fingerprint(case: StoredCase, slices: Slices, structures: Sequence[Region] = ()) -> CaseFingerprint:
+    """What the checks on a whole set need of a stored case, whose labels may hold bits of `structures`."""
+    image, labels = slices[0], class_ids(slices[1], structures)
+    fingerprint = CaseFingerprint(case.id, case.subject, case.split, content_digest(*image))
     names = tuple(case.label_voxels)
     if not np.isfinite(image).all() or labels.max() >= max(len(names), 1):
         return fingerprint
@@ -58,7 +59,8 @@ def _examine_case(store: Store, case: StoredCase) -> tuple[Examined, CaseFingerp
     findings = [*_entry_findings(store, case), *_label_findings(store, case), *seen]
     if not np.isfinite(image).all():
         findings.append(Finding("error", case.id, "damaged", "its image holds NaN or infinite values"))
-    return Examined(case.id, tuple(findings)), stored_fingerprint(case, (image, labels))
+    structures = store.regions if store.recipe.get("overlapping") else ()
+    return Examined(case.id, tuple(findings)), stored_fingerprint(case, (image, labels), structures)
 
 
 def _entry_findings(store: Store, case: StoredCase) -> Iterator[Finding]:

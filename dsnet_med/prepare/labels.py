@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dsnet_med.errors import InputError, first_of
-from dsnet_med.prepare.recipe import IGNORED, Recipe
-from dsnet_med.regions import Region, label_map, region_masks
+from dsnet_med.prepare.recipe import Recipe
+from dsnet_med.regions import IGNORED, Region, label_map, region_masks
 
 _CHUNK = 1 << 17
 _SIDE_MARGIN_MM = 15.0
@@ -49,6 +49,15 @@ def class_counts(recipe: Recipe, counts: dict[int, int]) -> dict[str, int]:
     return voxels
 
 
+def stored_counts(recipe: Recipe, stored: NDArray[np.uint8]) -> dict[str, int]:
+    """How many voxels each class has in stored labels of any shape; ignored ones are of none."""
+    voxels = dict.fromkeys(recipe.classes, 0)
+    for code, count in value_counts(stored).items():
+        for class_id in _classes_of(recipe, code):
+            voxels[recipe.classes[class_id]] += count
+    return voxels
+
+
 def _classes_of(recipe: Recipe, code: int) -> list[int]:
     """The class ids that a stored label stands for: of structures that overlap, its bits; none of IGNORED."""
     if recipe.overlapping and code:
@@ -56,15 +65,13 @@ def _classes_of(recipe: Recipe, code: int) -> list[int]:
     return [] if code == IGNORED else [code]
 
 
-def class_ids(
-    classes: NDArray[np.uint8], regions: Sequence[Region], overlapping: bool
-) -> NDArray[np.uint8 | np.uint16]:
+def class_ids(classes: NDArray[np.uint8], structures: Sequence[Region] = ()) -> NDArray[np.uint8]:
     """Stored labels of any shape as class ids, for a look.
 
-    What is ignored becomes background, and of structures that overlap the last one shows.
+    What is ignored becomes background, and of `structures` that overlap the last one shows.
     """
-    if overlapping:
-        return label_map(region_masks(classes, regions), regions)
+    if structures:
+        return label_map(region_masks(classes, structures), structures).astype(np.uint8)
     return np.where(classes == IGNORED, np.uint8(0), classes) if (classes == IGNORED).any() else classes
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,10 +40,10 @@ from dsnet_med.prepare.recipe_values import (
     spacing,
     split_rule,
 )
-from dsnet_med.regions import Region
+from dsnet_med.prepare.splits import FoldedSplit
+from dsnet_med.regions import IGNORED, Region
 from dsnet_med.yaml_core import parse_yaml
 
-IGNORED = 255  # the class id of voxels that neither train nor score
 TASK_FOLDERS = ("decathlon", "nnunet")  # the layouts that a dataset.json describes
 _MODALITIES = ("CT", "MR")
 _NOT_KEYS = {"hash", "path", "intensity_of", "notes", "grid_mm"}
@@ -329,6 +330,13 @@ def for_source(recipe: Recipe, source: Path) -> Recipe:
         "hash": hashlib.sha256(f"{recipe.hash}{json.dumps(told)}".encode()).hexdigest(),
     }
     return recipe.model_copy(update=completed)
+
+
+def with_folds(recipe: Recipe, count: int) -> Recipe:
+    """`recipe` with another number of folds, where its splits are folds already; `count` 0 changes nothing."""
+    if not count or not isinstance(recipe.splits, FoldedSplit):
+        return recipe
+    return recipe.model_copy(update={"splits": replace(recipe.splits, folds=count)})
 
 
 def _compared(recipe: Recipe, source: Path) -> Recipe:

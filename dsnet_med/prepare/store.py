@@ -44,7 +44,6 @@ from dsnet_med.seal import holds, sealed
 
 MANIFEST = "manifest.json"
 TOOL = "dsnet-med"
-IGNORED = 255  # the label value of what neither trains nor scores, in a store that has such voxels
 
 
 def _by_id(cases: Any) -> Any:
