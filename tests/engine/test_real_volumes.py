@@ -34,7 +34,7 @@ SUNNYBROOK = {
     "cases": "cases.csv",
     "classes": ["background", "right_ventricle", "myocardium", "left_ventricle"],
     "slice_axis": "coarsest",
-    "intensity": {"zscore": [0.5, 99.5]},
+    "intensity": {"unit_variance": [0.5, 99.5]},
     "splits": "splits.csv",
 }
 

@@ -42,7 +42,7 @@ def place(labels: np.ndarray, affine: np.ndarray, organ: int) -> np.ndarray:
 def test_the_recipe_finds_both_phases_of_every_patient_in_all_splits(out: Path) -> None:
     cases = find_cases(load_recipe("acdc"), out)
     assert len(cases) == 10 and {case.split for case in cases} == {"train", "val", "test"}
-    assert all(case.image.is_file() and case.label is not None for case in cases)
+    assert all(case.image.is_file() and case.labels for case in cases)
 
 
 def test_info_has_the_lines_of_the_challenge(out: Path) -> None:

@@ -23,6 +23,7 @@ from sources import AFFINE, SHAPE, voxels_of, write_recipe, write_source, write_
 from dsnet_med import __version__, files
 from dsnet_med.errors import InputError
 from dsnet_med.prepare import convert as module
+from dsnet_med.prepare import reading
 from dsnet_med.prepare.cases import find_cases
 from dsnet_med.prepare.convert import CaseResult, convert
 from dsnet_med.prepare.doctor import examine_source
@@ -344,7 +345,7 @@ def test_what_is_hashed_is_what_was_read(
     recipe: Recipe, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not what lay there before, or lies there after."""
-    read, read_of = module.read_image, {}
+    read, read_of = reading.read_image, {}
 
     def exchanged(path: Path, **options: Any) -> Any:
         write_volume(path, voxels_of(77)[0])
@@ -353,7 +354,7 @@ def test_what_is_hashed_is_what_was_read(
         write_volume(path, voxels_of(78)[0])
         return volume
 
-    monkeypatch.setattr(module, "read_image", exchanged)
+    monkeypatch.setattr(reading, "read_image", exchanged)
     stored = run(recipe, source, out)["0002"].stored
     assert stored is not None and stored.image_sha256 == (read_of["img0002.nii.gz"],)
     monkeypatch.undo()
@@ -595,14 +596,14 @@ def test_whatever_one_case_meets_stays_with_it(
     recipe: Recipe, source: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
 ) -> None:
     out = source.parent / "store"
-    read = module.read_image
+    read = reading.read_image
 
     def fail(path: Path, **options: Any) -> Any:
         if "0002" in path.name:
             raise error
         return read(path, **options)
 
-    monkeypatch.setattr(module, "read_image", fail)
+    monkeypatch.setattr(reading, "read_image", fail)
     results = run(recipe, source, out)
     assert told in str(results["0002"].error)
     assert set(Store.open(out).cases) == {"0001", "0003"}

@@ -48,12 +48,19 @@ def expected(case: str, rule: Intensity) -> tuple[np.ndarray, np.ndarray]:
     return ORDER.to_slices(rule.fit(image).apply(image)), ORDER.to_slices(classes)
 
 
-@pytest.mark.parametrize("rule", [{"window": [-125, 275]}, {"zscore": [1, 99]}, {"window": [-125.5, 275]}])
-def test_slices_and_cases_read_as_normalisation_makes_them(
-    tmp_path: Path, rule: dict[str, list[float]]
-) -> None:
+RULES: list[dict[str, Any]] = [
+    {"window": [-125, 275]},
+    {"unit_variance": [1, 99]},
+    {"window": [-125.5, 275]},
+    {"zscore": [1, 99]},
+    {"zscore": {"foreground": True}},
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_slices_and_cases_read_as_normalisation_makes_them(tmp_path: Path, rule: dict[str, Any]) -> None:
     store = make_store(tmp_path, intensity=rule)
-    image, classes = expected("0002", Intensity.from_dict(rule))
+    image, classes = expected("0002", Intensity.from_recipe(rule))
     whole, whole_classes = store.read_case("0002")
     np.testing.assert_array_equal(whole, image[None])
     np.testing.assert_array_equal(whole_classes, classes)
