@@ -13,7 +13,7 @@ from dsnet_med.errors import CasesFailedError, InputError, first_of, unknown
 from dsnet_med.files import locked, require_writable, write_text
 
 if TYPE_CHECKING:
-    from dsnet_med.prepare.convert import CaseResult
+    from dsnet_med.prepare.convert_case import CaseResult
     from dsnet_med.prepare.findings import Finding
 
 T = TypeVar("T")

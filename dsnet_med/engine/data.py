@@ -14,8 +14,9 @@ from monai.utils import convert_to_tensor
 from dsnet_med.errors import InputError, first_of, shown, unknown
 from dsnet_med.networks.layers import with_channels
 from dsnet_med.prepare.cases import RawCase
-from dsnet_med.prepare.store import IGNORED, MANIFEST, Store
+from dsnet_med.prepare.store import MANIFEST, Store
 from dsnet_med.prepare.stored_case import StoredCase
+from dsnet_med.regions import IGNORED
 
 VALIDATION_FRACTION = 0.15
 SELECT_ON = ("val", "test")

@@ -13,7 +13,6 @@ from dsnet_med.errors import InputError
 from dsnet_med.files import written_whole
 from dsnet_med.phantoms.solids import Field, Solid
 from dsnet_med.prepare.recipe import load_recipe
-from dsnet_med.prepare.splits import SeededSplit
 
 Generator = np.random.Generator
 Affine = NDArray[np.float64]
@@ -98,7 +97,7 @@ def chosen_cases(recipe_id: str, count: int, size: Size, smallest: Size) -> list
         got, wanted = ("x".join(map(str, each)) for each in (size, smallest))
         raise InputError(f"a phantom of {got} voxels (HxWxD); wanted at least {wanted}")
     listed = load_recipe(recipe_id).splits
-    if isinstance(listed, SeededSplit):
+    if not isinstance(listed, dict):
         raise InputError(f"recipe '{recipe_id}' lists no subjects; a phantom needs their names")
     ranked = []
     for order, split in enumerate(("train", "test", "val")):

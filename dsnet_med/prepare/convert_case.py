@@ -137,7 +137,7 @@ def _converted(recipe: Recipe, source: Path, out: Path, raw: RawCase, origin: di
     if unusable := [finding for finding in findings if finding.kind in ("label values", "empty label")]:
         raise InputError(f"{raw.labels[0]}: {unusable[0].message}")
     volumes = (*images, *((label,) if label else ()))
-    facts = {
+    facts: dict[str, Any] = {
         "image_sha256": _digests(raw.images, images),
         "label_sha256": _digests(raw.labels, (label,) if label else ()),
         "unstated": tuple(dict.fromkeys(note for volume in volumes for note in volume.unstated)),

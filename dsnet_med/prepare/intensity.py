@@ -135,7 +135,7 @@ class Intensity:
             raise InputError(
                 f"intensity: {kind} got {shown(bounds)}, wanted two rising numbers [low, high], {unit}"
             )
-        return cls(kind, *numbers, foreground)
+        return cls(kind, numbers[0], numbers[1], foreground)
 
 
 def is_rule(written: Any) -> bool:

@@ -35,6 +35,7 @@ from dsnet_med.prepare.recipe_values import (
     Splits,
     intensity_rules,
     raw_values,
+    require_different,
     require_names,
     require_template,
     spacing,
@@ -143,7 +144,7 @@ class Recipe(BaseModel):
 
     @field_validator("image", "label", mode="before")
     @classmethod
-    def _template(cls, value: Any, info: ValidationInfo) -> str | dict[str, str]:
+    def _template(cls, value: Any, info: ValidationInfo) -> Any:
         key, channels = str(info.field_name), info.data.get("channels", ("image",))
         texts = list(value.values()) if isinstance(value, Mapping) else [value]
         if not texts or not all(isinstance(text, str) for text in texts):
@@ -151,31 +152,20 @@ class Recipe(BaseModel):
             wanted = f"a template such as '{key}s/{{case}}.nii.gz', or one for each {each}"
             raise InputError(f"{key}: got {shown(value)}, wanted {wanted}")
         if info.data.get("layout") != "pairs":
-            if isinstance(value, dict):
+            if isinstance(value, Mapping):
                 raise InputError(
                     f"{key}: got {shown(value)}, a template for each, which only layout 'pairs' takes"
                 )
             return value
-        if isinstance(value, dict):
-            if key == "image":
-                require_names("image", value, channels)
-            for name, template in value.items():
-                require_template(f"{key}: {name}", template)
-        else:
-            require_template(key, value)
-            if key == "image" and len(channels) > 1:
-                raise InputError(f"image: got '{value}', wanted a template for each of {', '.join(channels)}")
-        others = info.data.get("image", "")
-        before = list(others.values()) if isinstance(others, dict) else [others]
-        if key == "image":
-            before = []
-        for template in value.values() if isinstance(value, dict) else [value]:
-            if template in before:
-                what = (
-                    "image and label are one template" if key == "label" else "two channels have one template"
-                )
-                raise InputError(f"{what}, '{template}'; give each its own")
-            before.append(template)
+        if key == "image" and isinstance(value, Mapping):
+            require_names("image", value, channels)
+        elif key == "image" and len(channels) > 1:
+            raise InputError(f"image: got '{value}', wanted a template for each of {', '.join(channels)}")
+        for text in texts:
+            require_template(key, text)
+        images = info.data.get("image", "") if key == "label" else ""
+        before = list(images.values()) if isinstance(images, dict) else [images]
+        require_different(before, texts)
         return value
 
     @field_validator("classes")

@@ -30,6 +30,15 @@ def require_template(key: str, template: str) -> None:
         raise InputError(f"{key}: got '{template}', wanted a path with one {{case}} that ends in .nii.gz")
 
 
+def require_different(before: Sequence[str], templates: Sequence[str]) -> None:
+    """Raise InputError where one of `templates` is one of those `before` it, or is there twice."""
+    for place, template in enumerate(templates):
+        if template in before:
+            raise InputError(f"image and label are one template, '{template}'; give each its own")
+        if template in templates[:place]:
+            raise InputError(f"two files of a case have one template, '{template}'; give each its own")
+
+
 def require_names(key: str, given: Mapping[Any, Any], wanted: Sequence[str]) -> None:
     """Raise InputError unless the keys of `given` are `wanted`, in whatever order."""
     for name in given:
@@ -74,7 +83,7 @@ def _of_channel(name: str, rule: Any) -> Intensity:
 def spacing(written: Any) -> str | tuple[float, float, float] | None:
     """`median`, or the mm between slices, rows and columns: one number is all three. Raises InputError."""
     if written is None or written == "median":
-        return written
+        return "median" if written else None
     numbers = [written] * 3 if isinstance(written, int | float) else written
     if (
         not isinstance(numbers, list | tuple)
