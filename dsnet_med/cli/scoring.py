@@ -249,10 +249,9 @@ def _score_all(
     for name, own in given.items():
         results = evaluate_pairs(
             own.pairing.pairs,
-            naming.labels.names,
+            naming.labels,
             reference_map=own.values.of,
             prediction_map=own.values.of,
-            ignored=naming.labels.ignored[1] if naming.labels.ignored else None,
             **asdict(options),
         )
         scores = list(bar(results, len(own.pairing.pairs), f"evaluate {own.folder.name}"))
@@ -279,7 +278,7 @@ def _write(
     """Write and say what was found of one folder; its failures, by case."""
     summary = summarise(
         scores,
-        naming.labels.names,
+        naming.labels,
         options.protocols,
         missing=given.pairing.missing,
         failures=given.pairing.failures,
@@ -287,14 +286,13 @@ def _write(
         left_out=left_out,
         rule=options.missing,
         nsd_tolerance_mm=options.nsd_tolerance_mm,
-        ignored=naming.labels.ignored,
         notes=given.notes,
     )
     write_results(
         given.out,
         scores,
         summary,
-        naming.labels.names,
+        naming.labels,
         images=images,
         run=given.origin.run,
         beside=given.origin.beside,
@@ -325,7 +323,7 @@ def _compare(
         }
     comparison = compare(scored, naming.labels.names, options.protocols, left_out=gone)
     links = {name: f"{quote(name)}/report.html" for name in scored}
-    write_comparison(out, comparison, links, scored, naming.labels.names, images=images, **asdict(looks))
+    write_comparison(out, comparison, links, scored, naming.labels, images=images, **asdict(looks))
     for case, why in list(gone.items())[:_SHOWN]:
         say(f"left out everywhere: {case}, {why}")
     for line in filter(None, [verdict(comparison), *rankings(comparison), comparison["note"]]):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate.arrays import LabelMap, Mask, Spacing
 from dsnet_med.evaluate.score_folders import CaseScore, digest_of, maps_of
-from dsnet_med.evaluate.worst_place import Place, differing, worst_place
+from dsnet_med.evaluate.worst_place import Place, worst_place
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.volumes import Grid, read_image, require_same_grid
 
@@ -28,7 +28,8 @@ Window = tuple[float, float]
 class CaseView:
     """`maps` are the reference and one or more predictions, (Z, Y, X), their labels numbered from 1 in the
     order of the names; `grey` is the image in 0 to 255, or None. `start` is where the view begins in the case's
-    `whole` shape, `plane` the axis that runs from slice to slice as acquired. `window` says in words which
+    `whole` shape, `plane` the axis that runs from slice to slice as acquired. With `bits` the maps hold
+    regions, the n-th as the n-th bit, since a voxel may lie in several. `window` says in words which
     intensities are black and white, `note` why there is no image."""
 
     maps: tuple[LabelMap, ...]
@@ -40,6 +41,7 @@ class CaseView:
     window: str = ""
     note: str = ""
     image_sha256: str = ""
+    bits: bool = False
 
     @property
     def shape(self) -> Place:
@@ -54,9 +56,14 @@ class CaseView:
 
     def worst(self, only: int | None = None, show: int = 1, against: int = 0) -> Place:
         """Where map `show` differs most from map `against`: altogether, or in one label."""
-        a, b = self.maps[against], self.maps[show]
-        labelled = (a > 0) if only is None else (a == only)
-        return worst_place(differing(a, b, only), labelled, self.spacing_mm, self.plane)
+        a, b = (
+            self.maps[place] if only is None else self.has(self.maps[place], only) for place in (against, show)
+        )
+        return worst_place(a != b, a > 0, self.spacing_mm, self.plane)
+
+    def has(self, labels: LabelMap, number: int) -> Mask:
+        """Which voxels of a map, or of a part of one, have the label of this number."""
+        return np.asarray(labels >> (number - 1) & 1 > 0 if self.bits else labels == number)
 
     def position(self, plane: int, place: Place) -> str:
         """`axial slice 12 of 148`, counted from inferior, anterior and right."""
@@ -88,9 +95,10 @@ def view_of(
     box = _box(labelled, spacing, plane)
     z, y, x = labelled.shape
     grey, words, note, digest = _grey(image, first, order, box=box, labelled=labelled, window=window)
+    bits = bool(first.task and first.task.rules.labels.regions)
     numbers = _numbers(labels)
     return CaseView(
-        tuple(numbers[each[box]] for each in found),
+        tuple(each[box] if bits else numbers[each[box]] for each in found),
         grey,
         spacing,
         (box[0].start, box[1].start, box[2].start),
@@ -99,6 +107,7 @@ def view_of(
         words,
         note,
         digest,
+        bits,
     )
 
 

@@ -16,7 +16,7 @@ from math import isclose
 from typing import Any
 
 from dsnet_med.errors import InputError
-from dsnet_med.evaluate.labels import label_names
+from dsnet_med.evaluate.labels import Labels, label_names
 from dsnet_med.evaluate.protocols import Protocol, find_protocols
 from dsnet_med.evaluate.score_folders import CaseScore
 from dsnet_med.evaluate.statistics import ALPHA, PairedTest, fewest_cases, holm, paired_test
@@ -30,7 +30,7 @@ Scores = Mapping[str, Sequence[CaseScore]]
 
 def compare(
     scores: Scores,
-    labels: Mapping[Any, Any],
+    labels: Mapping[Any, Any] | Labels,
     protocols: Sequence[str] = ("strict",),
     *,
     left_out: Mapping[str, str] | None = None,

@@ -1,15 +1,16 @@
 """Which label values are scored, and what they are called."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dsnet_med.errors import InputError, cannot_read, one_line, shown
+from dsnet_med.errors import InputError, cannot_read, first_of, one_line, shown, unknown
 from dsnet_med.files import parse_json, read_text
+from dsnet_med.regions import Region
 
 LARGEST_LABEL = int(np.iinfo(np.uint16).max)
 _LABEL_FILES = (".json", ".txt", ".csv", ".tsv")
@@ -18,45 +19,144 @@ _ITK_SNAP = re.compile(r'(\d+)(?:\s+\d+){3}\s+[\d.]+(?:\s+\d+){2}\s+"(.*)"')  # 
 _WANTED = 'wanted a labels.json such as {"1": "liver", "2": "spleen"}'
 
 
-def label_names(labels: Mapping[Any, Any]) -> dict[int, str]:
-    """Label value -> name in the order of the values, without the background.
-
-    Takes `{1: "liver"}`, `{"1": "liver"}` (JSON keys) and `{"liver": 1}` (nnU-Net's order); the label 0 is the
-    background whatever its name, and is left out. Raises InputError.
-    """
-    pairs = [_value_and_name(key, value) for key, value in labels.items()]
-    names = {value: name for value, name in pairs if value != 0}
-    if not names:
-        raise InputError(f"labels {shown(dict(labels))} name nothing but background; give {{1: 'liver', ...}}")
-    if len({value for value, _ in pairs}) < len(pairs) or len(set(names.values())) < len(names):
-        raise InputError(f"labels {shown(dict(labels))} use one value or one name twice; give each its own")
-    return dict(sorted(names.items()))
-
-
 @dataclass(frozen=True)
 class Labels:
-    """What the values of label maps mean: those that are scored, and the one that counts for nothing."""
+    """What is scored, and what the values of label maps mean.
+
+    `names` has what is scored by its number in tables: the value of a class, or the place of a region, from 1.
+    With `regions` each is the union of its values, of which others may have some too; `classes` then names the
+    single values, where they have names. `ignored` is a label by its name and value: voxels that a reference
+    gives it count for nothing.
+    """
 
     names: dict[int, str]
     ignored: tuple[str, int] | None = None
+    regions: tuple[Region, ...] = ()
+    classes: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[int, str]:
+        """The name of every value that a label map may hold beside background and the ignored one."""
+        if not self.regions:
+            return self.names
+        codes = sorted({code for region in self.regions for code in region.codes} | self.classes.keys())
+        return {code: self.classes.get(code, str(code)) for code in codes}
+
+    @property
+    def ignored_value(self) -> int | None:
+        """The value of the ignored label."""
+        return self.ignored[1] if self.ignored else None
 
 
-def labels_of(table: Mapping[Any, Any]) -> Labels:
-    """`label_names`, apart from the label that nnU-Net defines by its name: "ignore". Raises InputError."""
-    regions = [key for key, value in table.items() if isinstance(value, (list, tuple))]
-    if regions:
-        raise InputError(
-            f"labels {regions} are regions of several values, which are not scored yet; name single values"
-        )
-    pairs = dict(_value_and_name(key, value) for key, value in table.items())
+def label_names(labels: "Mapping[Any, Any] | Labels") -> dict[int, str]:
+    """The names of what `labels_of` finds: number -> name, without the background. Raises InputError."""
+    return labels_of(labels).names
+
+
+def labels_of(labels: "Mapping[Any, Any] | Labels") -> Labels:
+    """What a table of labels says; of Labels, themselves.
+
+    Takes `{1: "liver"}`, `{"1": "liver"}` (JSON keys) and `{"liver": 1}` (nnU-Net's order); the label 0 is the
+    background whatever its name, and is left out. One of several values, `{"whole": [1, 2], "core": 2}`, makes
+    all of them regions, in their order. A label called "ignore" is none that is scored. Raises InputError.
+    """
+    if isinstance(labels, Labels):
+        return labels
+    if any(isinstance(value, (list, tuple)) for value in labels.values()):
+        return _of_regions(labels)
+    pairs = [_value_and_name(key, value) for key, value in labels.items()]
+    if len({value for value, _ in pairs}) < len(pairs):
+        raise InputError(f"labels {shown(dict(labels))} use one value twice; give each its own")
+    ignored = _ignored(labels, dict(pairs))
+    names = {value: name for value, name in pairs if value != 0 and (name, value) != ignored}
+    if not names:
+        raise InputError(f"labels {shown(dict(labels))} name nothing but background; give {{1: 'liver', ...}}")
+    if len(set(names.values())) < len(names):
+        raise InputError(f"labels {shown(dict(labels))} use one name twice; give each its own")
+    return Labels(dict(sorted(names.items())), ignored)
+
+
+def with_regions(labels: Labels, regions: Any, ignored: Any = None) -> Labels:
+    """`labels`, which name single values, with regions of them: `{name: [values or names]}`, in their order.
+
+    `ignored` is one more value that counts for nothing. Raises InputError.
+    """
+    if ignored is not None:
+        value = _whole(ignored)
+        if value is None or not 0 < value <= LARGEST_LABEL:
+            raise InputError(f"ignore: got {shown(ignored)}, wanted a value from 1 to {LARGEST_LABEL}")
+        if labels.ignored or value in labels.names:
+            name = labels.ignored[0] if labels.ignored else labels.names[value]
+            raise InputError(f"ignore: got {value}, but the labels have '{name}'; name one value, and no class")
+        labels = replace(labels, ignored=("ignore", value))
+    if regions is None:
+        return labels
+    if not isinstance(regions, Mapping) or not regions:
+        raise InputError(f"regions: got {shown(regions)}, wanted {{name: [classes], ...}}")
+    of_name = {name: value for value, name in labels.names.items()}
+    found = []
+    for place, (name, written) in enumerate(regions.items(), start=1):
+        of = written.get("of") if isinstance(written, Mapping) else written
+        codes = _codes(str(name), of, of_name, labels.ignored_value)
+        if unknowns := [code for code in codes if code not in labels.names]:
+            raise InputError(
+                f"region '{name}' names the value {unknowns[0]}, which is none of {first_of(labels.names, 20)}"
+            )
+        found.append(Region(str(name), codes, place))
+    return labels_of_regions(found, labels.names, labels.ignored)
+
+
+def labels_of_regions(
+    regions: Sequence[Region], classes: Mapping[int, str], ignored: tuple[str, int] | None = None
+) -> Labels:
+    """Labels that score these regions, of values that `classes` names."""
+    names = {place: region.name for place, region in enumerate(regions, start=1)}
+    return Labels(names, ignored, tuple(regions), dict(classes))
+
+
+def _of_regions(table: Mapping[Any, Any]) -> Labels:
+    """A table some of whose labels have several values, as nnU-Net's dataset.json has them."""
+    single = {name: value for name, value in table.items() if not isinstance(value, (list, tuple))}
+    pairs = dict(_value_and_name(name, value) for name, value in single.items())
+    ignored = _ignored(table, pairs)
+    regions: list[Region] = []
+    for key, written in table.items():
+        value, name = _value_and_name(key, written) if key in single else (-1, str(key))
+        if value == 0 or (name, value) == ignored:
+            continue
+        codes = _codes(name, [value] if key in single else written, {}, ignored[1] if ignored else None)
+        regions.append(Region(name, codes, len(regions) + 1))
+    if len({region.name for region in regions}) < len(regions):
+        raise InputError(f"labels {shown(dict(table))} use one name twice; give each its own")
+    return labels_of_regions(regions, {}, ignored)
+
+
+def _codes(name: str, written: Any, of_name: Mapping[str, int], ignored: int | None) -> tuple[int, ...]:
+    """The values of a region, given as such or as names of classes."""
+    if not name.strip() or not isinstance(written, (list, tuple)) or not written:
+        raise InputError(f"region '{name}': got {shown(written)}, wanted a list of values, such as [1, 3]")
+    codes = [of_name.get(each, _whole(each)) if isinstance(each, str) else _whole(each) for each in written]
+    for given, code in zip(written, codes, strict=True):
+        if code is None and isinstance(given, str):
+            raise unknown(f"class in region '{name}'", given, of_name)
+        if code is None or not 0 < code <= LARGEST_LABEL:
+            raise InputError(f"region '{name}': got {shown(given)}, wanted values from 1 to {LARGEST_LABEL}")
+        if code == ignored:
+            raise InputError(
+                f"region '{name}' has the value {code}, which is ignored: take it out of one of both"
+            )
+    return tuple(sorted({code for code in codes if code is not None}))
+
+
+def _ignored(table: Mapping[Any, Any], pairs: Mapping[int, str]) -> tuple[str, int] | None:
+    """The label that nnU-Net defines by its name. Raises InputError for two, and for a background not 0."""
     ignored = [(name, value) for value, name in pairs.items() if name.strip().lower() == "ignore" and value]
     if len(ignored) > 1:
         raise InputError(f"labels {shown(dict(table))} name two values 'ignore'; keep one")
     background = [value for value, name in pairs.items() if name.strip().lower() == "background" and value]
     if background:
         raise InputError(f"labels call the value {background[0]} 'background', which is always 0; correct them")
-    rest = {key: value for key, value in table.items() if _value_and_name(key, value)[::-1] not in ignored}
-    return Labels(label_names(rest), ignored[0] if ignored else None)
+    return ignored[0] if ignored else None
 
 
 def read_labels_argument(text: str) -> Labels | None:
@@ -100,12 +200,17 @@ def _of_json(text: str, where: str) -> Labels:
     table = content.get("labels", content) if isinstance(content, dict) else None
     if not isinstance(table, dict):
         raise InputError(f"{where}: not a table of labels; {_WANTED}")
-    return _named(table, where)
+    if table is content:
+        return _named(table, where)
+    return _named(table, where, content.get("regions"), content.get("ignore"))
 
 
-def _named(table: Mapping[Any, Any], where: str) -> Labels:
+def _named(table: Mapping[Any, Any], where: str, regions: Any = None, ignored: Any = None) -> Labels:
     try:
-        return labels_of(table)
+        found = labels_of(table)
+        if found.regions and regions is not None:
+            raise InputError("has labels of several values and regions, too; write all as regions")
+        return with_regions(found, regions, ignored)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 

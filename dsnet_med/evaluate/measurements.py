@@ -85,8 +85,22 @@ def measure_case(
     names, limit = label_names(labels), arrays.tolerance(nsd_tolerance_mm)
     pair = arrays.label_maps(reference, prediction)
     given = VoxelSpacing.of(spacing_mm, pair[0].ndim)
-    diagonal = given.diagonal(pair[0].shape)
-    maps = arrays.aligned(*pair)
+    diagonal, maps = given.diagonal(pair[0].shape), arrays.aligned(*pair)
+    return measure_aligned(maps, given, names, diagonal, limit, in_voxels=in_voxels, threads=threads)
+
+
+def measure_aligned(
+    maps: arrays.AlignedMaps,
+    given: VoxelSpacing,
+    names: Mapping[int, str],
+    diagonal: float,
+    limit: float,
+    *,
+    in_voxels: bool,
+    threads: int,
+) -> CaseMeasurements:
+    """`measure_case` of checked maps, which may be a part of the volume whose `diagonal` is in mm, with the
+    tolerance `limit` of NSD."""
     spacing = given.of_axes(maps.axes)
     survey = backend.BACKEND.survey(maps.reference, maps.prediction)
     _require_known(survey.voxels, names)
@@ -116,7 +130,7 @@ def measure_case(
     with ThreadPoolExecutor(threads) as pool:
         measures = tuple(pool.map(measured, names) if threads > 1 else map(measured, names))
     differing = survey.differing[1:] if maps.planar else survey.differing
-    return CaseMeasurements(measures, tuple(differing[maps.axes.index(axis)] for axis in range(pair[0].ndim)))
+    return CaseMeasurements(measures, tuple(differing[maps.axes.index(axis)] for axis in range(len(maps.axes))))
 
 
 def _isotropic(spacing: VoxelSpacing, shape: Sequence[int]) -> float | None:

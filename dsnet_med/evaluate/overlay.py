@@ -87,11 +87,15 @@ def drawn(view: CaseView, panel: Panel, place: Place, colours: Sequence[Colour])
     grey = None if view.grey is None else _plane_of(view.grey, panel.plane, place)
     canvas = _canvas(grey, size)
     if panel.against is None:
-        picture = painted(canvas, labels, dict(enumerate(colours, start=1)))
+        picture = painted(canvas, _last(labels) if view.bits else labels, dict(enumerate(colours, start=1)))
     else:
         reference = _cut(view.maps[panel.against], panel.plane, place, size)
-        kind, own = _difference(reference, labels, panel.only)
-        inside = reference > 0 if panel.only is None else reference == panel.only
+        both = [
+            each if panel.only is None else view.has(each, panel.only).view(np.uint8)
+            for each in (reference, labels)
+        ]
+        kind, own = _difference(*both)
+        inside = both[0] > 0
         canvas[edges_of(inside) & inside] = OUTLINE
         picture = painted(canvas, kind, own)
     if len(view.planes) > 1:
@@ -137,11 +141,12 @@ def _canvas(grey: NDArray[np.uint8] | None, size: tuple[int, int]) -> Rgb:
     return np.repeat(np.asarray(resized, np.float64)[..., None], 3, axis=2)
 
 
-def _difference(
-    reference: LabelMap, prediction: LabelMap, only: int | None = None
-) -> tuple[LabelMap, dict[int, Colour]]:
-    if only is not None:
-        reference, prediction = reference == only, prediction == only
+def _last(bits: LabelMap) -> LabelMap:
+    """The number of the last region of each pixel, from 1; 0 where none is."""
+    return np.frexp(bits.astype(np.float64))[1].astype(np.uint8)
+
+
+def _difference(reference: LabelMap, prediction: LabelMap) -> tuple[LabelMap, dict[int, Colour]]:
     kind = np.zeros(reference.shape, np.uint8)
     differ = reference != prediction
     kind[differ & (prediction == 0)] = 1

@@ -27,8 +27,10 @@ from typing import Any, Literal
 from numpy.typing import ArrayLike
 
 from dsnet_med.errors import InputError, unknown
+from dsnet_med.evaluate.classes import classes_of_arrays, measured
+from dsnet_med.evaluate.labels import Labels, labels_of
 from dsnet_med.evaluate.mask_scores import HausdorffRule, dice_of_counts
-from dsnet_med.evaluate.measurements import TOLERANCES_MM, LabelMeasurement, Presence, measure_case
+from dsnet_med.evaluate.measurements import TOLERANCES_MM, LabelMeasurement, Presence
 from dsnet_med.evaluate.voxel_spacing import GridSpacing
 
 Unit = Literal["mm", "voxels"]
@@ -153,16 +155,18 @@ def find_protocols(names: Iterable[str]) -> tuple[Protocol, ...]:
 
 
 def score_case(
-    reference: ArrayLike, prediction: ArrayLike, spacing_mm: GridSpacing, labels: Mapping[Any, Any]
+    reference: ArrayLike, prediction: ArrayLike, spacing_mm: GridSpacing, labels: Mapping[Any, Any] | Labels
 ) -> list[Record]:
     """Score one case under `strict`: one record per label, in the order of the labels' values.
 
     `reference` and `prediction` are integer label maps of one 2-D or 3-D shape, `spacing_mm` has one number per
-    axis or is a matrix of the steps along them (see `hd95`), `labels` maps values to names (0 is background).
-    Raises InputError, also for values without a name.
+    axis or is a matrix of the steps along them (see `hd95`), `labels` maps values to names (0 is background),
+    or names to values: those with a list of values are regions, `{"whole": [1, 2], "core": [2]}`, of which each
+    is scored as the union of its values, in this order. Raises InputError, also for values without a name.
     """
-    measures = measure_case(reference, prediction, spacing_mm, labels).measures
-    return [record(measure, STRICT) for measure in measures]
+    given = labels_of(labels)
+    a, b, _ = classes_of_arrays(reference, prediction, given)
+    return [record(measure, STRICT) for measure in measured(a, b, spacing_mm, given.names)]
 
 
 def record(measure: LabelMeasurement, protocol: Protocol) -> Record:

@@ -15,7 +15,7 @@ from typing import Any
 from dsnet_med.errors import InputError
 from dsnet_med.evaluate.agreement import details_csv
 from dsnet_med.evaluate.case_view import Window
-from dsnet_med.evaluate.labels import label_names
+from dsnet_med.evaluate.labels import Labels, label_names
 from dsnet_med.evaluate.protocols import PROTOCOLS
 from dsnet_med.evaluate.report import comparison_and_images, report_and_images
 from dsnet_med.evaluate.score_folders import CaseScore
@@ -50,7 +50,7 @@ def write_results(
     out: Path,
     scores: Sequence[CaseScore],
     summary: Mapping[str, Any],
-    labels: Mapping[Any, Any],
+    labels: Mapping[Any, Any] | Labels,
     *,
     images: Mapping[str, Path] | None = None,
     run: Mapping[str, Any] | None = None,
@@ -100,7 +100,7 @@ def write_comparison(
     comparison: Mapping[str, Any],
     links: Mapping[str, str],
     scores: Mapping[str, Sequence[CaseScore]] | None = None,
-    labels: Mapping[Any, Any] | None = None,
+    labels: Mapping[Any, Any] | Labels | None = None,
     *,
     images: Mapping[str, Path] | None = None,
     window: Window | None = None,

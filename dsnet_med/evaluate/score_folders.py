@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from dsnet_med.errors import InputError, one_line, unknown
 from dsnet_med.evaluate import arrays
 from dsnet_med.evaluate.arrays import LabelMap
-from dsnet_med.evaluate.labels import label_names
+from dsnet_med.evaluate.classes import Classes, exclusive, measured, scored
+from dsnet_med.evaluate.labels import Labels, labels_of
 from dsnet_med.evaluate.measurements import LabelMeasurement
 from dsnet_med.evaluate.pairing import Pair
 from dsnet_med.evaluate.pooled_volumes import CaseBorders, borders_of_case
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
 from dsnet_med.evaluate.resample import onto_grid
-from dsnet_med.evaluate.segments import Classes, LabelValues, classes_of, measured
+from dsnet_med.evaluate.segments import LabelValues, classes_of
 from dsnet_med.files import read_json, sha256
 from dsnet_med.find import mask_case
 from dsnet_med.geometry import SliceOrder
@@ -33,6 +34,7 @@ from dsnet_med.volumes import Volume, files_of, require_same_grid
 
 Missing = Literal["refuse", "zero", "ignore"]
 MISSING: tuple[Missing, ...] = get_args(Missing)
+MOST_BITS = 16  # regions that fit a voxel of a picture
 RUN_FACTS = "run.json"  # in a folder of masks: which run made them
 
 
@@ -41,6 +43,7 @@ class CaseScore:
     """What is known of one case after scoring; `error` says why there are no measures.
 
     `unpredicted` says why a case counts as one where nothing was predicted; `task` is how it was read.
+    `borders` are what a stacked protocol needs, by label; labels that exclude each other share one.
     """
 
     case: str
@@ -50,7 +53,8 @@ class CaseScore:
     unpredicted: str = ""
     notes: tuple[str, ...] = ()
     measures: tuple[LabelMeasurement, ...] = ()
-    borders: CaseBorders | None = None
+    borders: Mapping[int, CaseBorders] = field(default_factory=dict)
+    ignored_voxels: int = 0
     shape: tuple[int, ...] = ()
     affine: NDArray[np.float64] = field(default_factory=lambda: np.eye(4), compare=False)
     spacing_mm: tuple[float, ...] = ()
@@ -77,12 +81,11 @@ class CaseScore:
 class _Rules:
     """What is the same for every case."""
 
-    labels: dict[int, str]
+    labels: Labels
     protocols: tuple[Protocol, ...]
     nsd_tolerance_mm: float
     resample: bool
     drop_outside: bool
-    ignored: int | None
     missing: Missing
     threads: int
 
@@ -105,6 +108,7 @@ class _Maps:
     notes: tuple[str, ...]
     resampled: str
     prediction_sha256: str
+    ignored_voxels: int
 
 
 def missing_rule(text: str) -> Missing:
@@ -116,7 +120,7 @@ def missing_rule(text: str) -> Missing:
 
 def evaluate_pairs(
     pairs: Sequence[Pair],
-    labels: Mapping[Any, Any],
+    labels: Mapping[Any, Any] | Labels,
     *,
     protocols: Sequence[str] = ("strict",),
     workers: int = 1,
@@ -126,30 +130,29 @@ def evaluate_pairs(
     nsd_tolerance_mm: float = 1.0,
     resample: bool = False,
     drop_outside: bool = False,
-    ignored: int | None = None,
     missing: Missing = "refuse",
 ) -> Iterator[CaseScore]:
     """Score every pair once for all `protocols`; yields each case as it finishes, failed ones with their error.
 
     `reference_map` and `prediction_map` give for a file the class of each of its raw values (None: they are
-    classes already); a raw value it does not have fails that case. Voxels that a reference gives the value
-    `ignored` count for nothing in either map. A pair without a prediction is scored as one that is empty;
-    under `missing` "zero" so is one whose prediction cannot be scored. With `workers` above 1 that many
-    processes share the cases, or fewer where memory is short; each holds one case at a time, and workers beyond
-    the number of cases share a case's labels. `scheduler` is the address of a Dask cluster to use instead. With
-    `resample` a prediction on another grid is brought onto its reference's (nearest neighbour), unless more
-    than a thousandth of its labelled voxels lie outside and `drop_outside` does not let them go. Raises
-    InputError, before the first case, for wrong arguments.
+    classes already); a raw value it does not have fails that case. `labels` are as `labels_of` takes them:
+    regions are scored each, and voxels that a reference gives the ignored label count for nothing. A pair
+    without a prediction is scored as one that is empty; under `missing` "zero" so is one whose prediction
+    cannot be scored. With `workers` above 1 that many processes share the cases, or fewer where memory is
+    short; each holds one case at a time, and workers beyond the number of cases share a case's labels.
+    `scheduler` is the address of a Dask cluster to use instead. With `resample` a prediction on another grid is
+    brought onto its reference's (nearest neighbour), unless more than a thousandth of its labelled voxels lie
+    outside and `drop_outside` does not let them go. Raises InputError, before the first case, for wrong
+    arguments.
     """
     if workers < 1:
         raise InputError(f"workers is {workers}, wanted at least 1")
     rules = _Rules(
-        label_names(labels),
+        labels_of(labels),
         find_protocols(protocols),
         arrays.tolerance(nsd_tolerance_mm),
         resample,
         drop_outside,
-        ignored,
         missing,
         threads=1 if scheduler else max(1, workers // max(1, len(pairs))),
     )
@@ -180,8 +183,8 @@ def workers_for(pairs: Sequence[Pair], workers: int) -> int:
 def maps_of(score: CaseScore) -> tuple[LabelMap, LabelMap]:
     """Reference and prediction of a case that was scored, read again as they were scored.
 
-    Classes in the axis order of the reference's file; of those that overlap the last. Raises InputError, also
-    where a file changed since.
+    Classes in the axis order of the reference's file, of those that overlap the last; regions as bits, the n-th
+    as the n-th. Raises InputError, also where a file changed since.
     """
     if score.task is None:
         raise InputError(f"{score.case}: was not scored from files, so there is nothing to show")
@@ -189,7 +192,12 @@ def maps_of(score: CaseScore) -> tuple[LabelMap, LabelMap]:
     then = (score.reference_sha256, score.prediction_sha256 if score.task.pair.prediction else "")
     if (digest_of(maps.reference.digests), maps.prediction_sha256) != then:
         raise InputError(f"{score.case}: its files changed since they were scored")
-    return maps.classes.painted, maps.predicted.painted
+    labels = score.task.rules.labels
+    if not labels.regions:
+        return maps.classes.painted(), maps.predicted.painted()
+    if len(labels.regions) > MOST_BITS:
+        raise InputError(f"more than {MOST_BITS} regions have no pictures")
+    return maps.classes.bits(list(labels.names)), maps.predicted.bits(list(labels.names))
 
 
 def _score(task: _Task) -> CaseScore:
@@ -223,36 +231,30 @@ def _read(task: _Task) -> _Maps:
         notes += (*more, *_guessed(pair.prediction))
     by_name = classes.by_name or predicted.by_name
     if task.reference_map is not None and task.prediction_map is None and not by_name:
-        _require_classes(pair, reference.voxels, classes.painted, predicted.painted)
-    if rules.ignored is not None and not classes.by_name:
-        left_out = reference.voxels == rules.ignored
-        classes, predicted = classes.without(left_out), predicted.without(left_out)
-    return _Maps(reference, classes, predicted, notes, resampled, digest)
+        _require_classes(pair, reference.voxels, classes.painted(), predicted.painted())
+    try:
+        classes, predicted, ignored = scored(classes, predicted, rules.labels)
+    except InputError as error:
+        raise InputError(f"{pair.prediction} against {pair.reference}: {error}") from error
+    return _Maps(reference, classes, predicted, notes, resampled, digest, ignored)
 
 
 def _measured(task: _Task) -> CaseScore:
     pair, rules, maps = task.pair, task.rules, _read(task)
     reference = maps.reference
     pooled = any(protocol.stacked for protocol in rules.protocols)
-    if pooled and max(len(maps.classes.layers), len(maps.predicted.layers)) > 1:
-        raise InputError(
-            f"{pair.prediction} or {pair.reference}: has segments that overlap, which a protocol that stacks "
-            "all slices does not count; leave dpcnet out"
-        )
     try:
         measures = measured(
             maps.classes,
             maps.predicted,
             reference.affine[:3, :3],
-            rules.labels,
+            rules.labels.names,
             in_voxels=any(protocol.unit == "voxels" for protocol in rules.protocols),
             nsd_tolerance_mm=rules.nsd_tolerance_mm,
             threads=rules.threads,
         )
     except InputError as error:
         raise InputError(f"{pair.prediction} against {pair.reference}: {error}") from error
-    order = SliceOrder.of(reference.affine, "coarsest")
-    stacks = [order.to_slices(each.painted) for each in (maps.classes, maps.predicted)] if pooled else []
     return CaseScore(
         pair.case,
         pair.prediction,
@@ -260,7 +262,8 @@ def _measured(task: _Task) -> CaseScore:
         unpredicted="" if pair.prediction else "no prediction",
         notes=maps.notes,
         measures=measures,
-        borders=borders_of_case(*stacks) if pooled else None,
+        borders=_borders(maps, rules.labels.names) if pooled else {},
+        ignored_voxels=maps.ignored_voxels,
         shape=reference.shape,
         affine=reference.affine,
         spacing_mm=reference.spacing_mm,
@@ -272,6 +275,18 @@ def _measured(task: _Task) -> CaseScore:
         peak_memory_bytes=peak_memory_bytes(),
         task=task,
     )
+
+
+def _borders(maps: _Maps, labels: Mapping[int, str]) -> dict[int, CaseBorders]:
+    """What a stacked protocol needs of a case, by label."""
+    order = SliceOrder.of(maps.reference.affine, "coarsest")
+    found: dict[int, CaseBorders] = {}
+    for own in exclusive(maps.classes, maps.predicted, labels):
+        sides = (
+            each.label_map(own) if each.parts else each.layers[0] for each in (maps.classes, maps.predicted)
+        )
+        found |= dict.fromkeys(own, borders_of_case(*(order.to_slices(side) for side in sides)))
+    return found
 
 
 def digest_of(digests: Mapping[Path, str]) -> str:

@@ -5,15 +5,13 @@ A file whose segments overlap has several layers of class ids. Each class lies i
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, first_of
 from dsnet_med.evaluate.arrays import LabelMap
-from dsnet_med.evaluate.measurements import LabelMeasurement, measure_case
-from dsnet_med.evaluate.voxel_spacing import GridSpacing
+from dsnet_med.evaluate.classes import Classes, Part
+from dsnet_med.evaluate.labels import Labels
 from dsnet_med.organs import organ_of
 from dsnet_med.segmentations import Layered, Segment
 from dsnet_med.volumes import Volume
@@ -21,58 +19,30 @@ from dsnet_med.volumes import Volume
 LabelValues = Mapping[int, int]
 
 
-@dataclass(frozen=True)
-class Classes:
-    """Class ids (X, Y, Z) of one file: `layer_of` has the layer of each class, the first where it has none.
-
-    `by_name`: its segments are called as classes are.
-    """
-
-    layers: tuple[LabelMap, ...]
-    layer_of: Mapping[int, int] = field(default_factory=dict)
-    by_name: bool = False
-
-    @property
-    def painted(self) -> LabelMap:
-        """All in one map: of classes that overlap, the one of the last layer."""
-        found = self.layers[0]
-        for layer in self.layers[1:]:
-            found = np.where(layer > 0, layer, found)
-        return found
-
-    def without(self, voxels: NDArray[np.bool_]) -> "Classes":
-        """The same with these voxels as background."""
-        return replace(self, layers=tuple(np.where(voxels, 0, layer) for layer in self.layers))
-
-    def layer(self, label: int) -> int:
-        """The layer that a class lies in."""
-        return self.layer_of.get(label, 0)
-
-
-def classes_of(
-    given: Layered, labels: Mapping[int, str], values: LabelValues | None
-) -> tuple[Classes, tuple[str, ...]]:
+def classes_of(given: Layered, labels: Labels, values: LabelValues | None) -> tuple[Classes, tuple[str, ...]]:
     """The classes of a file, and what a reader has to know of them.
 
     Segments that are called as labels are count by their names. Where there is such a one, others count by
     their values if no other segment has the value and none is called as its label, else they are left out. A
-    file without such names counts by its values, those of `values` (None: they are classes already). Raises
-    InputError for two segments of one class, for values that nothing names, and for segments that overlap and
-    have no such names.
+    file without such names counts by its values, those of `values` (None: they are classes already). Where
+    regions are scored, segments are called as classes, or some as regions: then all count as regions, by their
+    names alone. Raises InputError for two segments of one class, for values that nothing names, and for
+    segments that overlap and have no such names.
     """
-    named = {segment: found for segment in given.segments if (found := label_called(segment.name, labels))}
+    names, as_regions = _vocabulary(given, labels)
+    named = {segment: found for segment in given.segments if (found := label_called(segment.name, names))}
     if not named:
         if len(given.layers) > 1:
-            names = first_of(segment.name for segment in given.segments)
+            called = first_of(segment.name for segment in given.segments)
             raise InputError(
                 f"{given.volume.path}: its segments overlap, so their names have to tell what they are, and "
-                f"none of {names} is one of the labels, {first_of(labels.values())}"
+                f"none of {called} is one of the labels, {first_of(labels.names.values())}"
             )
         voxels = mapped(given.volume, values)
         return Classes((voxels,), {}), _by_value(
-            {s: s.value for s in given.segments if s.value in labels}, labels
+            {s: s.value for s in given.segments if s.value in names}, names
         )
-    _require_one_each(given, named, labels)
+    _require_one_each(given, named, names)
     counts = Counter(segment.value for segment in given.segments)
     own = {
         segment: segment.value if values is None else values.get(segment.value, 0) for segment in given.segments
@@ -80,17 +50,31 @@ def classes_of(
     by_value = {
         segment: found
         for segment, found in own.items()
-        if segment not in named
+        if not as_regions
+        and segment not in named
         and counts[segment.value] == 1
-        and found in labels
+        and found in names
         and found not in named.values()
     }
     classes = named | by_value
     layers = tuple(_translated(given, index, classes) for index in range(len(given.layers)))
     left_out = [segment.name for segment in given.segments if segment not in classes]
     notes = (f"left out, for no label is called so: {first_of(left_out)}",) if left_out else ()
-    layer_of = {found: segment.layer for segment, found in classes.items()}
-    return Classes(layers, layer_of, True), (*_by_value(by_value, labels), *notes)
+    parts: dict[int, tuple[Part, ...]] = {
+        found: ((segment.layer, frozenset([found])),) for segment, found in classes.items()
+    }
+    return Classes(layers, parts, True, as_regions), (*_by_value(by_value, names), *notes)
+
+
+def _vocabulary(given: Layered, labels: Labels) -> tuple[Mapping[int, str], bool]:
+    """What a file's segments are called: names of what is scored, or of the classes beneath regions."""
+    if not labels.regions:
+        return labels.names, False
+    as_regions = any(
+        label_called(segment.name, labels.names) and not label_called(segment.name, labels.classes)
+        for segment in given.segments
+    )
+    return (labels.names if as_regions else labels.values), as_regions
 
 
 def mapped(volume: Volume, values: LabelValues | None) -> LabelMap:
@@ -106,35 +90,6 @@ def mapped(volume: Volume, values: LabelValues | None) -> LabelMap:
             f"{len(values)} that the label map knows; add them to it or correct the file"
         )
     return _looked_up(voxels, {int(value): values[int(value)] for value in present})
-
-
-def measured(
-    reference: Classes,
-    prediction: Classes,
-    spacing_mm: GridSpacing,
-    labels: Mapping[int, str],
-    *,
-    in_voxels: bool,
-    nsd_tolerance_mm: float,
-    threads: int,
-) -> tuple[LabelMeasurement, ...]:
-    """The measures of two files, in the order of the labels: of each class in the layers that it lies in."""
-
-    def measure(a: LabelMap, b: LabelMap, names: Mapping[int, str]) -> tuple[LabelMeasurement, ...]:
-        return measure_case(
-            a, b, spacing_mm, names, in_voxels=in_voxels, nsd_tolerance_mm=nsd_tolerance_mm, threads=threads
-        ).measures
-
-    if len(reference.layers) == len(prediction.layers) == 1:
-        return measure(reference.layers[0], prediction.layers[0], labels)
-    places = {label: (reference.layer(label), prediction.layer(label)) for label in labels}
-    found: dict[int, LabelMeasurement] = {}
-    for place in sorted(set(places.values())):
-        own = {label: name for label, name in labels.items() if places[label] == place}
-        alone = {label: label for label in own}
-        a, b = _looked_up(reference.layers[place[0]], alone), _looked_up(prediction.layers[place[1]], alone)
-        found |= {each.label: each for each in measure(a, b, own)}
-    return tuple(found[label] for label in labels)
 
 
 def _translated(given: Layered, index: int, classes: Mapping[Segment, int]) -> LabelMap:

@@ -72,6 +72,7 @@ def _packed(view: CaseView, shape: list[int], across: list[int]) -> dict[str, An
         "whole": list(view.whole),
         "plane": view.plane,
         "maps": len(maps),
+        "bits": view.bits,
         "tile": list(tile),
         "columns": many,
         "rows": max(1, _SHEET // tile[0]),

@@ -19,7 +19,7 @@ from dsnet_med.csv_cells import csv_text
 from dsnet_med.errors import InputError, first_of
 from dsnet_med.evaluate import backend
 from dsnet_med.evaluate.agreement import agreement
-from dsnet_med.evaluate.labels import label_names
+from dsnet_med.evaluate.labels import Labels, labels_of
 from dsnet_med.evaluate.measurements import TOLERANCES_MM, LabelMeasurement, Presence
 from dsnet_med.evaluate.pooled_volumes import measure_pooled, poolable
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
@@ -34,7 +34,7 @@ Counted = tuple[Sequence[LabelMeasurement], list[Record]]
 
 def summarise(
     scores: Iterable[CaseScore],
-    labels: Mapping[Any, Any],
+    labels: Mapping[Any, Any] | Labels,
     protocols: Sequence[str] = ("strict",),
     *,
     missing: Iterable[str] = (),
@@ -43,7 +43,6 @@ def summarise(
     left_out: Mapping[str, str] | None = None,
     rule: Missing = "refuse",
     nsd_tolerance_mm: float = 1.0,
-    ignored: tuple[str, int] | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of summary.json: the first protocol at the top level, all of several under "protocols".
@@ -51,11 +50,12 @@ def summarise(
     `missing` are the cases that have a reference and no prediction, `failures` those that could not be paired
     and `orphans` predictions without a reference (case -> reason), as `pair_folders` returns them; `left_out`
     holds cases that count in no mean though they could be scored. Unless the `rule` is "ignore", there is no
-    mean where a case that has a reference was not scored: it could only be better than the truth. `ignored` is
-    the label whose voxels counted for nothing, `notes` what else a reader has to know. Raises InputError when
+    mean where a case that has a reference was not scored: it could only be better than the truth. `notes` are
+    what else a reader has to know. Raises InputError when
     no case was scored.
     """
-    chosen, names = find_protocols(protocols), label_names(labels)
+    chosen, given = find_protocols(protocols), labels_of(labels)
+    names = given.names
     every = sorted(scores, key=lambda score: score.case)
     scored = [score for score in every if score.error is None]
     failed = dict(failures or {}) | {score.case: score.error for score in every if score.error is not None}
@@ -77,9 +77,11 @@ def summarise(
         "references_without_prediction": sorted(missing),
         "predictions_without_reference": sorted(orphans or {}),
         "label_values": {name: label for label, name in names.items()},
-        "ignored_label": None if ignored is None else dict([ignored]),
+        **_regions(given),
+        "ignored_label": None if given.ignored is None else dict([given.ignored]),
+        "ignored_voxels": {score.case: score.ignored_voxels for score in scored if score.ignored_voxels},
         "nsd_tolerance_mm": nsd_tolerance_mm,
-        "notes": [*notes, *_notes(scored, ignored)],
+        "notes": [*notes, *_notes(scored, given.ignored)],
         "resampled": {score.case: score.resampled for score in scored if score.resampled},
         "inputs": {score.case: _inputs(score) for score in scored},
         "versions": {
@@ -120,6 +122,14 @@ def case_mean(records: Sequence[Record], metric: str) -> float:
     return float(np.mean(counted)) if counted else nan
 
 
+def _regions(labels: Labels) -> dict[str, Any]:
+    """What is scored where that are regions: the values of each, and what those are called."""
+    if not labels.regions:
+        return {}
+    values = {region.name: list(region.codes) for region in labels.regions}
+    return {"regions": values, "class_values": {name: value for value, name in labels.classes.items()}}
+
+
 def _no_mean(gone: Mapping[str, str]) -> str:
     cases = "1 case was" if len(gone) == 1 else f"{len(gone)} cases were"
     return (
@@ -146,7 +156,10 @@ def _notes(scored: Sequence[CaseScore], ignored: tuple[str, int] | None) -> list
             of_note.setdefault(note.split(": ", 1)[-1], []).append(note.split(": ", 1)[0])
     notes = [f"{first_of(dict.fromkeys(files), 4)}: {note}" for note, files in of_note.items()]
     if ignored is not None:
-        notes.append(f"voxels that a reference gives the value {ignored[1]} ('{ignored[0]}') count for nothing")
+        many = sum(score.ignored_voxels for score in scored)
+        notes.append(
+            f"voxels that a reference gives the value {ignored[1]} ('{ignored[0]}') count for nothing: {many:,}"
+        )
     same = [score.case for score in scored if score.prediction_sha256 == score.reference_sha256]
     if same:
         notes.append(f"prediction and reference are the same, byte for byte: {first_of(same, 6)}")
@@ -204,15 +217,27 @@ def _counted(protocol: Protocol, scored: Sequence[CaseScore]) -> tuple[list[Coun
     """What the means run over: each case, or the one volume of them all."""
     if not protocol.stacked:
         return [(score.measures, score.records(protocol.name)) for score in scored], ""
-    borders = [score.borders for score in scored if score.borders is not None]
-    if len(borders) < len(scored):
+    if any(not score.borders for score in scored):
         raise InputError(f"these cases were not measured for '{protocol.name}'; name it in evaluate_pairs too")
-    if not borders:
+    if not scored:
         return [], ""
-    if not poolable(borders):
+    if not poolable([next(iter(score.borders.values())) for score in scored]):
         return [], "the slices of the cases differ in size, so they cannot be scored as one volume"
-    measures = measure_pooled([score.measures for score in scored], borders)
+    measures = _pooled(scored)
     return [(measures, [record(measure, protocol) for measure in measures])], ""
+
+
+def _pooled(scored: Sequence[CaseScore]) -> list[LabelMeasurement]:
+    """The measures of all cases as one volume: labels that exclude each other in every case together."""
+    together: dict[tuple[int, ...], list[int]] = {}
+    for place, measure in enumerate(scored[0].measures):
+        together.setdefault(tuple(id(score.borders[measure.label]) for score in scored), []).append(place)
+    found: dict[int, LabelMeasurement] = {}
+    for places in together.values():
+        label = scored[0].measures[places[0]].label
+        own = [[score.measures[place] for place in places] for score in scored]
+        found |= dict(zip(places, measure_pooled(own, [score.borders[label] for score in scored]), strict=True))
+    return [found[place] for place in sorted(found)]
 
 
 def _describe(counted: NDArray[np.float64], interval: Interval) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Its seal vouches for every key, hashes for every file that it names, scoring aga
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,20 @@ from dsnet_med.csv_cells import unshielded
 from dsnet_med.errors import InputError, one_line, shown, want_of_means
 from dsnet_med.evaluate.arrays import tolerance
 from dsnet_med.evaluate.comparison import compare
-from dsnet_med.evaluate.labels import LARGEST_LABEL, label_names
+from dsnet_med.evaluate.labels import LARGEST_LABEL, Labels, labels_of, labels_of_regions
 from dsnet_med.evaluate.pairing import Pair
 from dsnet_med.evaluate.protocols import PROTOCOLS, find_protocols
 from dsnet_med.evaluate.results import laid_out, without_nan
 from dsnet_med.evaluate.score_folders import CaseScore, Missing, evaluate_pairs, missing_rule, volume_sha256
 from dsnet_med.evaluate.summary import cases_csv, summarise
 from dsnet_med.files import parse_json, read_text
+from dsnet_med.regions import Region
 from dsnet_med.seal import holds
 
 # Another processor or library version may add in another order; nothing else may change a number.
 _SAME = 1e-9
 _COMPARED = ("protocol", "hd95", "labels", "mean", "mean_ci95", "missed", "cases", "note", "headline")
-_SINCE_VOLUMES = ("volumes", "nsd_at_mm")  # not in earlier summaries
+_SINCE_VOLUMES = ("volumes", "nsd_at_mm", "ignored_voxels")  # not in earlier summaries
 _INPUTS = ("shape", "spacing_mm")
 _SINCE_SEALS = {"beside", "compared_labels"}  # a key of every summary and comparison that has a seal
 
@@ -43,14 +44,13 @@ class Claim:
 
     path: Path
     content: dict[str, Any]
-    labels: dict[int, str]
+    labels: Labels
     protocols: tuple[str, ...]
     nsd_tolerance_mm: float
     rule: Missing
     missing: list[str]
     failures: dict[str, str]
     left_out: dict[str, str]
-    ignored: tuple[str, int] | None
     pairs: list[Pair] = field(default_factory=list)
     maps: dict[Path, dict[int, int]] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
@@ -163,19 +163,30 @@ def _claim(path: Path, content: Any) -> Claim:
     counting = dict(content.get("missing", {"rule": "ignore"}))  # older summaries left out what failed
     elsewhere = {*counting.get("counted_as_missed", ()), *content.get("predictions_without_reference", ())}
     failed = {str(entry["case"]): str(entry["reason"]) for entry in content.get("failed", ())}
-    ignored = [(str(name), int(value)) for name, value in (content.get("ignored_label") or {}).items()]
     return Claim(
         path,
         content,
-        label_names(content["label_values"]),
+        _labels(content),
         tuple(protocols),
         tolerance(float(content["nsd_tolerance_mm"])),
         missing_rule(counting["rule"]),
         list(content.get("references_without_prediction", ())),
         {case: why for case, why in failed.items() if case not in elsewhere},
         dict(counting.get("left_out", {})),
-        next(iter(ignored), None),
     )
+
+
+def _labels(content: Mapping[str, Any]) -> Labels:
+    """What was scored, as the summary says it."""
+    ignored = [(str(name), int(value)) for name, value in (content.get("ignored_label") or {}).items()]
+    if "regions" not in content:
+        return replace(labels_of(content["label_values"]), ignored=next(iter(ignored), None))
+    regions = [
+        Region(str(name), tuple(map(int, codes)), place)
+        for place, (name, codes) in enumerate(dict(content["regions"]).items(), start=1)
+    ]
+    classes = {int(value): str(name) for name, value in dict(content["class_values"]).items()}
+    return labels_of_regions(regions, classes, next(iter(ignored), None))
 
 
 def score_again(claim: Claim, *, workers: int = 1) -> Iterator[CaseScore]:
@@ -190,7 +201,6 @@ def score_again(claim: Claim, *, workers: int = 1) -> Iterator[CaseScore]:
         nsd_tolerance_mm=claim.nsd_tolerance_mm,
         resample=bool(claim.content.get("resampled")),
         drop_outside=bool(claim.content.get("resampled")),
-        ignored=claim.ignored[1] if claim.ignored else None,
         missing=claim.rule,
     )
 
@@ -211,7 +221,6 @@ def differences(claim: Claim, scores: Sequence[CaseScore]) -> list[str]:
         left_out=claim.left_out,
         rule=claim.rule,
         nsd_tolerance_mm=claim.nsd_tolerance_mm,
-        ignored=claim.ignored,
     )
     if "headline" not in claim.content:  # nor in older summaries
         again.pop("headline")

@@ -5,17 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dsnet_med.evaluate.arrays import LabelMap, Mask
+from dsnet_med.evaluate.arrays import Mask
 
 Place = tuple[int, int, int]
 _NEIGHBOURHOOD_MM = 15.0
-
-
-def differing(reference: LabelMap, prediction: LabelMap, only: int | None = None) -> Mask:
-    """The voxels that differ; with `only`, those that one of both calls this label and the other does not."""
-    if only is None:
-        return np.asarray(reference != prediction)
-    return np.asarray((reference == only) != (prediction == only))
 
 
 def worst_place(

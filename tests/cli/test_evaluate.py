@@ -371,7 +371,11 @@ def test_labels_as_people_give_them(four, name, content):
         ("l.txt", "labels.json"),
         ("Synapse", "did you mean 'synapse'"),
         ('{"1": "liver", "1": "spleen"}', "given twice"),
-        ('{"liver": [1, 2], "spleen": 2}', "regions"),
+        ('{"liver": [1, 2], "ignore": 2}', "region 'liver' has the value 2, which is ignored"),
+        ('{"liver": [], "spleen": 2}', "wanted a list of values"),
+        ('{"labels": {"liver": 1}, "regions": {"whole": [1, 3]}}', "the value 3, which is none of 1"),
+        ('{"labels": {"liver": 1}, "regions": {"whole": ["lever"]}}', "did you mean 'liver'"),
+        ('{"labels": {"liver": 1}, "ignore": 1}', "the labels have 'liver'"),
         ('{"liver": 1, "background": 2}', "always 0"),
     ],
 )

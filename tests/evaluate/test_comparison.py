@@ -23,7 +23,7 @@ def scored(case, prediction, reference, path):
         path,
         path,
         measures=measures,
-        borders=borders_of_case(reference, prediction),
+        borders=dict.fromkeys(NAMES, borders_of_case(reference, prediction)),
         shape=reference.shape,
     )
 

@@ -18,7 +18,7 @@ from dsnet_med.evaluate.pairing import find_images, pair_folders
 from dsnet_med.evaluate.results import write_results
 from dsnet_med.evaluate.score_folders import evaluate_pairs
 from dsnet_med.evaluate.summary import summarise
-from dsnet_med.evaluate.worst_place import differing, worst_place
+from dsnet_med.evaluate.worst_place import worst_place
 from dsnet_med.organs import organ_of
 
 NAMES = {1: "left <b>kidney</b>", 2: "spleen"}
@@ -154,8 +154,8 @@ def test_the_worst_place():
     reference[1, :4, :2], reference[3, 10:20, 10:20] = 1, 2
 
     def worst(prediction, only=None, plane=0):
-        wrong = differing(reference, prediction, only)
-        return worst_place(wrong, reference > 0 if only is None else reference == only, (4, 1, 1), plane)
+        a, b = (each if only is None else each == only for each in (reference, prediction))
+        return worst_place(a != b, a > 0, (4, 1, 1), plane)
 
     assert worst(reference)[0] == 3  # nothing differs: where most is labelled
     assert worst(reference, only=1)[0] == 1

@@ -42,8 +42,9 @@
     }
   }
 
-  function kind(a, b, only) {
-    if (only !== null) { a = a === only ? 1 : 0; b = b === only ? 1 : 0; }
+  function has(stack, value, number) { return stack.bits ? value >> (number - 1) & 1 : value === number ? 1 : 0; }
+
+  function kind(a, b) {
     return a === b ? 0 : b === 0 ? 1 : a === 0 ? 2 : 3;
   }
 
@@ -61,10 +62,12 @@
       var above = row(y0), below = row(Math.min(y0 + 1, rows - 1));
       for (var x = 0; x < width; x++) {
         var at = y * width + x, voxel = line + Math.floor(x * columns / width) * data.step[right], value = looks.background;
-        if (against === null) marks[at] = show[voxel];
+        var a = against === null ? 0 : against[voxel], b = show[voxel];
+        if (against === null) marks[at] = data.stack.bits ? 32 - Math.clz32(b) : b;
         else {
-          marks[at] = kind(against[voxel], show[voxel], spec.only);
-          inside[at] = spec.only === null ? against[voxel] > 0 : against[voxel] === spec.only;
+          if (spec.only !== null) { a = has(data.stack, a, spec.only); b = has(data.stack, b, spec.only); }
+          marks[at] = kind(a, b);
+          inside[at] = a > 0;
         }
         if (data.grey) {
           var fx = Math.min(Math.max((x + 0.5) * columns / width - 0.5, 0), columns - 1), x0 = Math.floor(fx), wx = fx - x0;

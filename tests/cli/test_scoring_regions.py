@@ -1,0 +1,69 @@
+"""`evaluate` of regions, from the command's arguments to its files, and `verify` of them."""
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dsnet_med.cli import scoring
+from dsnet_med.errors import CasesFailedError
+from dsnet_med.evaluate import dice
+
+REGIONS = '{"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4}'
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for name in "ab":
+        reference = np.zeros((14, 13, 6), np.uint8)
+        reference[2:12, 2:11, 1:5], reference[4:9, 4:9, 1:5], reference[5:7, 5:8, 2:4] = 1, 2, 3
+        prediction = np.roll(reference, random.integers(-1, 2, 3), (0, 1, 2))
+        reference[10:, 9:] = 4
+        for folder, voxels in (("ref", reference), ("pred", prediction)):
+            Path(folder).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(voxels, np.diag([1, 1, 2, 1])), f"{folder}/{name}.nii.gz")
+    return tmp_path
+
+
+def evaluate(labels=REGIONS, protocols=("strict",)):
+    options = scoring.Options(protocols=protocols, workers=1)
+    scoring.evaluate([Path("pred")], Path("ref"), labels, Path("out"), images=None, options=options)
+    return json.loads(Path("out/summary.json").read_text())
+
+
+def test_regions_have_a_row_each_and_hold_when_scored_again(place, capsys):
+    summary = evaluate(protocols=("strict", "transunet", "dpcnet", "monai"))
+    rows = list(csv.DictReader(Path("out/cases.csv").open()))
+    assert [(row["case"], row["label"], row["name"]) for row in rows[:3]] == [
+        ("a", "1", "whole"),
+        ("a", "2", "core"),
+        ("a", "3", "enhancing"),
+    ]
+    maps = [nib.load(f"{folder}/a.nii.gz").get_fdata() for folder in ("ref", "pred")]
+    kept = maps[0] != 4
+    for row, low in zip(rows, (1, 2, 3), strict=False):
+        assert float(row["dice"]) == dice((maps[0] >= low) & kept, (maps[1] >= low) & kept)
+    assert summary["regions"] == {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
+    many = int(np.count_nonzero(~kept))
+    assert summary["ignored_voxels"] == {"a": many, "b": many}
+    assert any(f"count for nothing: {2 * many}" in note for note in summary["notes"])
+    page = Path("out/report.html").read_text()
+    assert "3 organs" in page and '"bits": true' in page and "enhancing" in page
+    scoring.verify(Path("out/summary.json"))
+    assert "holds" in capsys.readouterr().out
+    nib.save(nib.Nifti1Image(maps[0].astype(np.uint8), np.diag([1, 1, 2, 1])), "pred/a.nii.gz")
+    with pytest.raises(CasesFailedError):
+        scoring.verify(Path("out/summary.json"))
+
+
+def test_regions_of_named_classes(place):
+    named = {"labels": {"oedema": 1, "necrosis": 2, "enhancing": 3}, "ignore": 4}
+    named["regions"] = {"whole": ["oedema", "necrosis", 3], "core": [2, "enhancing"], "enhancing": [3]}
+    of_names = evaluate(json.dumps(named))
+    assert of_names["labels"] == evaluate()["labels"]
+    assert of_names["class_values"] == {"oedema": 1, "necrosis": 2, "enhancing": 3}
