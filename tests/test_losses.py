@@ -176,6 +176,69 @@ def test_without_ignored_pixels_the_default_is_also_one_of_monai_s():
     torch.testing.assert_close(SegmentationLoss()(logits, labels), theirs(logits, labels))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dice", sorted(DICE))
+def test_volumes_are_as_slices_of_as_many_voxels(dice, masked):
+    logits, labels = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64), torch.randint(0, 3, (2, 1, 4, 5, 6))
+    labels[0, 0, 1] = 255
+    loss = SegmentationLoss(dice, masked=masked)
+    torch.testing.assert_close(loss(logits, labels), loss(logits.flatten(2, 3), labels.flatten(2, 3)))
+    coarse = F.interpolate(logits, (2, 3, 3), mode="trilinear")
+    large = F.interpolate(coarse, (4, 5, 6), mode="trilinear")
+    torch.testing.assert_close(loss(coarse, labels), loss(large, labels))
+
+
+# ---------------------------------------------------------------- ignored voxels, regions, several sizes
+
+
+@pytest.mark.parametrize("regions", [None, {"whole": [1, 2], "core": [2]}])
+@pytest.mark.parametrize("dice", sorted(DICE))
+def test_masked_voxels_count_nowhere(dice, regions):
+    """As if they had been cut off; and no gradient reaches them."""
+    logits, labels = torch.randn(2, 3, 6, 4, dtype=torch.float64), torch.randint(0, 3, (2, 1, 6, 4))
+    if regions:
+        logits = logits[:, 1:]
+    labels[:, :, 3:] = 255
+    loss = SegmentationLoss(dice, masked=True, regions=regions)
+    value, slope = value_and_gradient(loss, logits, labels)
+    cut, slope_of_cut = value_and_gradient(loss, logits[:, :, :3], labels[:, :, :3])
+    torch.testing.assert_close(value, cut)
+    torch.testing.assert_close(slope[:, :, :3], slope_of_cut)
+    assert not slope[:, :, 3:].any()
+    labels[:] = 255
+    assert loss(logits, labels).isfinite()
+
+
+def test_regions_by_hand():
+    """Two voxels of labels 1 and 2; probabilities 3/4 and 1/4 of the whole, 1/2 and 3/4 of the core."""
+    labels = torch.tensor([[[[1, 2]]]])
+    logits = torch.tensor([[[[log(3), -log(3)]], [[0, log(3)]]]])
+    loss = SegmentationLoss("nnunet", ce_weight=1, dice_weight=0, regions={"whole": [1, 2], "core": [2]})
+    entropy = -(log(3 / 4) + log(1 / 4) + log(1 / 2) + log(3 / 4)) / 4
+    assert loss(logits, labels).item() == pytest.approx(entropy)
+    loss = SegmentationLoss("nnunet", ce_weight=0, dice_weight=1, regions={"whole": [1, 2], "core": [2]})
+    dice = (2 * (3 / 4 + 1 / 4) / (1 + 2) + 2 * (3 / 4) / (1 / 2 + 3 / 4 + 1)) / 2
+    assert loss(logits, labels).item() == pytest.approx(-dice, abs=1e-4)
+    with pytest.raises(InputError, match="3 logits for 2 regions"):
+        loss(torch.zeros(1, 3, 1, 2), labels)
+    with pytest.raises(InputError, match="class_weights for regions"):
+        SegmentationLoss(class_weights=[1, 2], regions={"whole": [1, 2], "core": [2]})
+
+
+@pytest.mark.parametrize("sizes", [[(8, 8), (4, 4), (2, 2)], [(8, 8, 4), (4, 4, 4), (2, 2, 2)]])
+def test_deep_supervision_weighs_each_size_half_of_the_one_before(sizes):
+    labels = torch.randint(0, 3, (2, 1, *sizes[0]))
+    outputs = [torch.randn(2, 3, *size) for size in sizes]
+    coarse = [F.interpolate(labels.float(), size, mode="nearest-exact") for size in sizes]
+    alone = SegmentationLoss("nnunet")
+    parts = [alone(output, label) for output, label in zip(outputs, coarse, strict=True)]
+    expected = (parts[0] + parts[1] / 2 + parts[2] / 4) / 1.75
+    loss = SegmentationLoss("nnunet", deep_supervision=True)
+    torch.testing.assert_close(loss(outputs, labels), expected)
+    torch.testing.assert_close(loss(outputs[0], labels), parts[0])
+    torch.testing.assert_close(loss(outputs, labels[:, 0]), expected)
+
+
 # ---------------------------------------------------------------- how it is called
 
 

@@ -131,6 +131,9 @@ def train(
         str | None, typer.Option(help="none, tensorboard, wandb, mlflow, or several with commas.")
     ] = None,
     select_on: SelectOn = None,
+    fold: Annotated[
+        int | None, typer.Option(help="Validate on this fold of the store's, from 0, and train on the others.")
+    ] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from ImageNet weights.")] = False,
     plugin: PlugIn = None,
     at: PlaceOfPlugIn = None,
@@ -147,7 +150,7 @@ def train(
     if at and not plugin:
         raise InputError(f"got --at {at} without --plugin: name what to put there, for example --plugin SE")
     given: dict[str, Any] = {"seed": seed, "iterations": iterations, "select_on": select_on}
-    given |= {"precision": precision, "loggers": logger.split(",") if logger else None}
+    given |= {"fold": fold, "precision": precision, "loggers": logger.split(",") if logger else None}
     flags = {"pretrained": pretrained, "compile": compiled, "deterministic": deterministic, "profile": profile}
     given |= {name: True for name, value in flags.items() if value}
     request = training.Request(method, data, given, settings or [], overlay or [], plugin, at)

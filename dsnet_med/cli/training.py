@@ -55,7 +55,8 @@ def train(out: Path, request: Request, *, device: str = "auto", devices: int = 1
 
 def _refuse_what_it_has_not(request: Request, task: str) -> None:
     given = {"--plugin": request.plugin, "--select-on": request.given.get("select_on")}
-    if task != "organs" and (names := [name for name, value in given.items() if value]):
+    given |= {"--fold": request.given.get("fold")}
+    if task != "organs" and (names := [name for name, value in given.items() if value is not None]):
         raise InputError(f"got {names[0]} for {request.method}, which has none: leave it out")
 
 

@@ -24,14 +24,23 @@ from dsnet_med.engine.data import (
 )
 from dsnet_med.engine.loggers import require_known
 from dsnet_med.engine.overrides import MEANINGS, as_written, lay_over, layers, load, load_over
-from dsnet_med.engine.settings import check_classes
+from dsnet_med.engine.patches import check_oversample, checked_patch, patch_size
+from dsnet_med.engine.settings import check_channels, check_classes
 from dsnet_med.errors import InputError, one_line, root_cause, unknown
 from dsnet_med.methods import method_row, row_file
 from dsnet_med.networks.definition import literal
+from dsnet_med.prepare.store import Store
+from dsnet_med.regions import as_dict
 
 _SHARED = (  # what inference has to know of training
     *("num_classes", "in_channels", "size", "fit", "width", "batch_size", "method", "min_size", "max_size"),
 )
+_OF_THE_DATA = (
+    "channel_names",
+    "regions",
+    "ignore",
+    "spacing_mm",
+)  # and of the row: what settings do not change
 
 
 _SCHEDULE = (  # what a row may have of its own, and a comparison of equals not
@@ -79,29 +88,45 @@ def compose_train(
     if "method" in config:  # of a task's bundle, which builds what it names
         config["method"] = literal(row["method_card"]["id"])
     if store:
-        config["class_names"] = [literal(_plain_name(name)) for name in store.classes]
-        config["num_classes"] = len(store.classes)
+        config |= _of_store(store)
+        if len(store.channels) > 1:
+            config["in_channels"] = len(store.channels)
     before = deepcopy(config)
     config = load_over(config, *(layer for file in overlays for layer in layers(file)))
     lay_over(config, as_written(settings))
     if any(config[name] != before[name] for name in ("class_names", "num_classes")):
         known = store.classes if store else evaluated(before, "class_names")
-        check_classes(config, known)
+        check_classes(config, known, store.num_outputs if store else len(known))
     counts = isinstance(config["iterations"], int) and isinstance(config["validate_every"], int)
     if "iterations" in settings and "validate_every" not in settings and counts:
         config["validate_every"] = max(100, config["iterations"] // 10)  # ten validations
-    for name in ("method_card", "task", "method", "store_id"):
+    for name in ("method_card", "task", "method", "store_id", "spatial_dims", *_OF_THE_DATA):
         if config.get(name) != before.get(name):
             raise InputError(f"got a value for {name}, which says what --method and --data are: change these")
     config["method_card"] = card_of(before["method_card"], before, config)
     config["loggers"] = require_known(config["loggers"])
     if store:
-        _refuse_early(config, str(data), by_split=config["cases"] == before["cases"])
-        if config["size"] == before["size"] and not isinstance(before["size"], list):  # nothing says it
-            config["size"] = slice_size(str(data), checked_size(config["largest_size"]))
-        config["size"] = checked_size(config["size"])
+        check_channels(config, store.channels)
+        cases = _cases(config, str(data), by_split=config["cases"] == before["cases"])
+        said = config["size"] != before["size"] or isinstance(before["size"], list)
+        if config["spatial_dims"] == 3:
+            _complete_patches(config, str(data), cases["train"], said=said)
+        else:
+            _complete_slices(config, str(data), cases["train"], said=said)
         config["store_id"] = store.id
     return config
+
+
+def _of_store(store: Store) -> dict[str, Any]:
+    """What a store says of its classes and channels, as plain values."""
+    return {
+        "class_names": [literal(_plain_name(name)) for name in store.classes],
+        "num_classes": store.num_outputs,
+        "channel_names": [literal(_plain_name(name)) for name in store.channels],
+        "regions": {_plain_name(name): told for name, told in as_dict(store.regions).items()} or None,
+        "ignore": store.ignore,
+        "spacing_mm": list(store.spacing_mm) if store.spacing_mm else None,
+    }
 
 
 def _scheduled(
@@ -128,20 +153,42 @@ def evaluated(config: Mapping[str, Any], name: str) -> Any:
         raise
 
 
-def _refuse_early(config: Mapping[str, Any], store: str, *, by_split: bool) -> None:
-    """Raise InputError for what would stop the run later."""
+def _cases(config: Mapping[str, Any], store: str, *, by_split: bool) -> Mapping[str, list[str]]:
+    """The cases that a run will have. Raises InputError for what would stop it later."""
     if config["select_on"] not in SELECT_ON:
         raise unknown("select_on", str(config["select_on"]), SELECT_ON)
     if by_split:
-        cases = split_cases(store, config["select_on"])
-    else:
-        try:
-            cases = evaluated(config, "cases")
-        except RuntimeError as error:
-            raise InputError(f"got cases={config['cases']}: {one_line(root_cause(error))}") from error
-        check_cases(cases, store)
-    class_weights(config["class_weights"], store, cases["train"])
-    slice_weights(config["oversample"], store, slices(store, cases["train"]))
+        return split_cases(store, config["select_on"], config["fold"])
+    if config["fold"] is not None:
+        raise InputError(f"got fold={config['fold']} and cases of its own, wanted one of them: leave one out")
+    try:
+        cases: Mapping[str, list[str]] = evaluated(config, "cases")
+    except RuntimeError as error:
+        raise InputError(f"got cases={config['cases']}: {one_line(root_cause(error))}") from error
+    check_cases(cases, store)
+    return cases
+
+
+def _complete_slices(config: dict[str, Any], store: str, cases: Sequence[str], *, said: bool) -> None:
+    """Write out the size of the slices, `said` by somebody or not. Raises InputError."""
+    class_weights(config["class_weights"], store, cases)
+    slice_weights(config["oversample"], store, slices(store, cases))
+    if not said:
+        config["size"] = slice_size(store, checked_size(config["largest_size"]))
+    config["size"] = checked_size(config["size"])
+
+
+def _complete_patches(config: dict[str, Any], store: str, cases: Sequence[str], *, said: bool) -> None:
+    """Write out the size of the patches, `said` by somebody or not. Raises InputError."""
+    class_weights(config["class_weights"], store, cases)
+    check_oversample(config["oversample"])
+    stride, largest = config["stride"], config["largest_size"]
+    if not said:
+        three = [largest] * 3 if type(largest) is int else largest
+        if not isinstance(three, list) or len(three) != 3:
+            raise InputError(f"got largest_size={largest}, wanted three sides, such as [128, 128, 128]")
+        config["size"] = patch_size(store, cases, three, stride)
+    config["size"] = checked_patch(config["size"], store, cases, stride)
 
 
 def bundle_folder(task: str) -> Path:
@@ -158,7 +205,11 @@ def compose_inference(train: Mapping[str, Any]) -> dict[str, Any]:
     store = open_store(plain(train["dataset_dir"]))
     config["class_names"] = plain_names(train)  # which `infer` reads as they are, and MONAI only counts
     config["slice_network"] = train["network_def"]
-    config["intensity"], config["slice_axis"] = store.intensity.as_dict(), store.slice_axis
+    rules = [rule.as_dict() for rule in store.intensities]
+    config["intensity"] = rules[0] if len(rules) == 1 else rules
+    config["slice_axis"] = store.slice_axis
+    config |= {name: train[name] for name in ("spatial_dims", "channel_names", "regions", "spacing_mm")}
+    config["channel_names"] = [plain(name) for name in train["channel_names"]]
     return config
 
 

@@ -1,7 +1,7 @@
 """From a store to what a trainer draws: which cases, which slices and how often, and how one is read."""
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ VALIDATION_FRACTION = 0.15
 SELECT_ON = ("val", "test")
 _NO_CASE = ""  # stands for the cases of a store that is not there
 _Case = TypeVar("_Case", StoredCase, RawCase)
+Augmentation = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], tuple[torch.Tensor, torch.Tensor]]
 
 
 @lru_cache(maxsize=8)
@@ -57,18 +58,23 @@ def require_store(path: str, store_id: str | None) -> None:
         )
 
 
-def split_cases(store: str, select_on: str = "val") -> dict[str, list[str]]:
+def split_cases(store: str, select_on: str = "val", fold: int | None = None) -> dict[str, list[str]]:
     """The case ids to train on and to select the checkpoint on: {"train": [...], "val": [...]}.
 
     `val`: the store's own validation split or, where it has none, every subject of a fixed 15 % of the training
     subjects (at least one), which are then not trained on. `test`: the test split, as the reference did; all
-    training cases are trained on.
+    training cases are trained on. `fold`, a number from 0: that fold of the store's, and the others train.
+    Raises InputError where the store has no such fold, or no case on one side.
     """
     if select_on not in SELECT_ON:
         raise unknown("select_on", select_on, SELECT_ON)
     opened = open_store(store)
     train, val = opened.cases_of("train"), opened.cases_of("val")
-    if select_on == "test":
+    if fold is not None:
+        if select_on != "val":
+            raise InputError(f"got fold {fold} and select_on={select_on}, wanted one of them: a fold validates")
+        train, val = fold_of(opened, opened.folds, fold)
+    elif select_on == "test":
         val = opened.cases_of("test")
     elif not val:
         train, val = hold_out(train)
@@ -80,13 +86,29 @@ def split_cases(store: str, select_on: str = "val") -> dict[str, list[str]]:
     return {"train": [case.id for case in train], "val": [case.id for case in val]}
 
 
-def cases_where_there(store: str, select_on: str = "val") -> dict[str, list[str]]:
+def fold_of(
+    store: Store, folds: Sequence[Sequence[str]], fold: int
+) -> tuple[list[StoredCase], list[StoredCase]]:
+    """Of the training and validation splits, the cases of the other folds, to learn from, and of this one.
+
+    `folds` are the subjects of each, `fold` a number from 0. Raises InputError where there is no such fold.
+    """
+    if not folds:
+        raise InputError(f"got fold {fold}, and {store.path} has no folds: make them with preprocess --folds 5")
+    if type(fold) is not int or not 0 <= fold < len(folds):
+        raise InputError(f"got fold {fold}, wanted 0 to {len(folds) - 1}: {store.path} has {len(folds)} folds")
+    own, every = set(folds[fold]), {subject for subjects in folds for subject in subjects}
+    known = [case for case in (*store.cases_of("train"), *store.cases_of("val")) if case.subject in every]
+    return [case for case in known if case.subject not in own], [case for case in known if case.subject in own]
+
+
+def cases_where_there(store: str, select_on: str = "val", fold: int | None = None) -> dict[str, list[str]]:
     """As `split_cases`; where there is no store, a case on each side whose slices say so when they are read.
 
     A bundle's workflow can so be made, and asked for its properties, before its data are there.
     """
     if (Path(store) / MANIFEST).is_file():
-        return split_cases(store, select_on)
+        return split_cases(store, select_on, fold)
     return {"train": [_NO_CASE], "val": [_NO_CASE]}
 
 
@@ -101,6 +123,21 @@ def hold_out(train: Sequence[_Case]) -> tuple[list[_Case], list[_Case]]:
         [case for case in train if case.subject not in held_out],
         [case for case in train if case.subject in held_out],
     )
+
+
+def training_items(store: str, cases: Sequence[str], spatial_dims: int = 2) -> list[dict[str, Any]]:
+    """What is drawn in training: every slice of these cases, or in 3-D every case, of which patches are read.
+
+    So cases are drawn alike in 3-D, whatever their size, as in nnU-Net.
+    """
+    return slices(store, cases) if spatial_dims == 2 else [{"case": case} for case in cases]
+
+
+def validation_items(
+    store: str, cases: Sequence[str], thickness: int, spatial_dims: int = 2
+) -> list[dict[str, Any]]:
+    """The batches of a validation: runs of slices as of `slice_batches`, or in 3-D every case, whole."""
+    return slice_batches(store, cases, thickness) if spatial_dims == 2 else [{"case": case} for case in cases]
 
 
 def slices(store: str, cases: Sequence[str]) -> list[dict[str, Any]]:
@@ -164,6 +201,8 @@ def class_weights(kind: Any, store: str, cases: Sequence[str]) -> list[float] | 
     """
     if kind in (None, "none"):
         return None
+    if open_store(store).regions:
+        raise InputError(f"got class_weights={kind} for regions, which have no classes: leave it out")
     classes = open_store(store).classes
     if isinstance(kind, list):
         if len(kind) != len(classes) or not all(type(each) in (int, float) and each >= 0 for each in kind):
@@ -187,7 +226,8 @@ def slice_weights(oversample: Any, store: str, items: Sequence[Mapping[str, Any]
     """
     if oversample in (None, "none", 0, {}):
         return None
-    organs = open_store(store).classes[1:]
+    opened = open_store(store)
+    organs = list(opened.targets)
     held = _organs_held(store, tuple((item["case"], item["index"]) for item in items))
     if isinstance(oversample, Mapping):
         for name, factor in oversample.items():
@@ -195,8 +235,8 @@ def slice_weights(oversample: Any, store: str, items: Sequence[Mapping[str, Any]
                 raise unknown("organ in oversample", str(name), organs)
             if type(factor) not in (int, float) or not factor > 0:
                 raise InputError(f"got oversample#{name}={factor}, wanted a number above 0")
-        factors = {organs.index(name) + 1: float(factor) for name, factor in oversample.items()}
-        return [max((factors[each] for each in found & factors.keys()), default=1.0) for found in held]
+        factors = [(_codes_of(opened, name), float(factor)) for name, factor in oversample.items()]
+        return [max((factor for codes, factor in factors if found & codes), default=1.0) for found in held]
     if type(oversample) not in (int, float) or not 0 < oversample <= 1:
         raise InputError(f"got oversample={oversample}, wanted a number from 0 to 1, or {{organ: factor}}")
     count = sum(bool(found) for found in held)
@@ -204,6 +244,13 @@ def slice_weights(oversample: Any, store: str, items: Sequence[Mapping[str, Any]
         raise InputError(f"oversample={oversample}: no slice of the training cases holds an organ")
     everywhere, more = (1 - oversample) / len(held), oversample / count
     return [everywhere + more * bool(found) for found in held]
+
+
+def _codes_of(store: Store, target: str) -> set[int]:
+    """The stored label values of an organ or a region."""
+    if store.regions:
+        return next(set(region.codes) for region in store.regions if region.name == target)
+    return {store.classes.index(target)}
 
 
 @lru_cache(maxsize=1)
@@ -216,32 +263,33 @@ def _organs_held(store: str, slices: tuple[tuple[str, int], ...]) -> list[set[in
 
 
 class PrepareBatch:
-    """Move a batch to where it is trained on: image (B, C, H, W) and label, plain tensors.
+    """Move a batch to where it is trained on: image (B, C, *S) and label (B, 1, *S), plain tensors.
 
-    Grey images are repeated for a network of `in_channels`, as in inference. MONAI's engines call it.
+    Grey slices are repeated for a network of `in_channels`, as in inference. `augment` then changes both, by
+    the numbers that a batch has as `draw`, one for each of its images. MONAI's engines call it.
     """
 
-    def __init__(self, in_channels: int = 1) -> None:
-        self.in_channels = in_channels
+    def __init__(self, in_channels: int = 1, augment: Augmentation | None = None) -> None:
+        self.in_channels, self.augment = in_channels, augment
 
     def __call__(
         self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = True, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        moved = {
-            key: convert_to_tensor(batchdata[key], track_meta=False).to(
-                device, non_blocking=non_blocking, **kwargs
-            )
+        image, label = (
+            convert_to_tensor(batchdata[key], track_meta=False).to(device, non_blocking=non_blocking, **kwargs)
             for key in ("image", "label")
-        }
-        return with_channels(moved["image"], self.in_channels), moved["label"]
+        )
+        if self.augment is not None:
+            image, label = self.augment(image, label, [int(each) for each in batchdata["draw"]])
+        return with_channels(image, self.in_channels) if image.ndim == 4 else image, label
 
 
 class ReadSliced(MapTransform):
     """Read what an item names from the store.
 
-    An item whose index is one slice becomes an image (C, H, W) and a label (1, H, W); one whose index is a
-    range of n slices becomes (n, C, H, W) and (n, 1, H, W), ready to be a batch. Images are float32,
-    normalised; labels uint8 class ids.
+    An item whose index is one slice becomes image (C, H, W) and label (1, H, W); one whose index is a range of
+    n slices (n, C, H, W) and (n, 1, H, W), ready to be a batch; one without an index a whole case, which is
+    (1, C, D, H, W) and (1, 1, D, H, W). Images are float32, normalised; labels uint8 as stored.
     """
 
     def __init__(self, store: str) -> None:
@@ -249,7 +297,10 @@ class ReadSliced(MapTransform):
         self.store = store
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        if isinstance(data["index"], range):
+        if "index" not in data:
+            volume, labels = open_store(self.store).read_case(data["case"])
+            image, label = torch.from_numpy(volume)[None], torch.from_numpy(labels)[None, None]
+        elif isinstance(data["index"], range):
             pairs = [self._read(data["case"], k) for k in data["index"]]
             image, label = (torch.stack(parts) for parts in zip(*pairs, strict=True))
         else:

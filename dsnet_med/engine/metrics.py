@@ -1,7 +1,7 @@
 """The score that picks a checkpoint: Dice per case and class, counted over whole volumes."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ignite.distributed as idist
@@ -10,22 +10,36 @@ from ignite.engine import Engine
 from ignite.metrics import Metric
 from torch import Tensor
 
+from dsnet_med.regions import code_table, parse
+
+IGNORED = 255  # the label that is none
+
 
 class CaseDice(Metric):
-    """Mean Dice over cases, then over the classes but background (id 0).
+    """Mean Dice over cases, then over the classes but background (id 0), or over `regions`.
 
-    Slices may come in any order and number, and to any process; a batch holds slices of one case, named by
-    `batch["case"]`. A class that a case has neither in its reference nor in its prediction is not counted for
-    it; a missed or invented one counts 0. Classes never seen are left out of the mean.
+    Slices or parts of volumes may come in any order and number, and to any process; a batch is of one case,
+    named by `batch["case"]`. A class that a case has neither in its reference nor in its prediction is not
+    counted for it; a missed or invented one counts 0. Classes never seen are left out of the mean.
+
+    `regions`, `{name: {of: [label values], value: number}}`, are decided one by one: there where the logit is
+    above 0. With `ignore`, what has the label IGNORED counts for no class and no region.
 
     An evaluator's `state.metrics` get the mean under the metric's name, and `val_dice`, the Dice of each of
-    `class_names` but background, NaN where no case has it.
+    `class_names` but background or of each region, NaN where no case has it.
     """
 
     def __init__(
-        self, class_names: Sequence[str], output_transform: Callable[[Any], Any] = lambda output: output
+        self,
+        class_names: Sequence[str],
+        output_transform: Callable[[Any], Any] = lambda output: output,
+        *,
+        regions: Mapping[str, Any] | None = None,
+        ignore: bool = False,
     ) -> None:
-        self.class_names = list(class_names)
+        self.class_names, self.ignore = list(class_names), ignore
+        self.table = torch.from_numpy(code_table(parse(regions))) if regions else None
+        self.targets = list(regions) if regions else self.class_names[1:]
         super().__init__(output_transform=output_transform)
 
     def reset(self) -> None:
@@ -33,14 +47,25 @@ class CaseDice(Metric):
         self._counts: dict[str, Tensor] = defaultdict(self._zeros)
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Count one batch of the evaluator: output["pred"] are logits (B, K, H, W), output["label"] ids."""
+        """Count one batch: output["pred"] are logits (B, K, *S), output["label"] labels (B, 1, *S)."""
         output = self._output_transform(engine.state.output)
-        self.update((engine.state.batch["case"], output["pred"].argmax(1), output["label"][:, 0]))
+        logits = output["pred"]
+        decided = logits.argmax(1) if self.table is None else logits > 0
+        self.update((engine.state.batch["case"], decided, output["label"][:, 0]))
 
     def update(self, output: tuple[str, Tensor, Tensor]) -> None:
-        """Count predicted and reference class ids (B, H, W) of one case."""
+        """Count what is predicted of a case, class ids (B, *S) or masks of regions (B, R, *S), and its labels.
+
+        The labels (B, *S) are class ids, or the values that the regions are made of.
+        """
         case, prediction, reference = output
+        if self.table is not None:
+            self._counts[case] += self._of_regions(self.table, prediction, reference)
+            return
         prediction, reference = prediction.flatten().long(), reference.flatten().long()
+        if self.ignore:
+            kept = reference != IGNORED
+            prediction, reference = prediction[kept], reference[kept]
         both = self._histogram(reference[prediction == reference])
         self._counts[case] += torch.stack([both, self._histogram(prediction) + self._histogram(reference)])
 
@@ -48,14 +73,14 @@ class CaseDice(Metric):
         """Put the scores into the evaluator's metrics."""
         by_class = self.by_class()
         engine.state.metrics[name] = _mean(by_class)
-        engine.state.metrics["val_dice"] = dict(zip(self.class_names[1:], by_class.tolist(), strict=True))
+        engine.state.metrics["val_dice"] = dict(zip(self.targets, by_class.tolist(), strict=True))
 
     def compute(self) -> float:
         """The mean Dice; 0 when nothing was counted."""
         return _mean(self.by_class())
 
     def by_class(self) -> Tensor:
-        """Mean Dice over cases of every class but background (K - 1), NaN where no case has it.
+        """Mean Dice over cases of every class but background (K - 1), or region; NaN where no case has it.
 
         Of several processes all have to ask at the same time; each gets that of all cases.
         """
@@ -64,14 +89,28 @@ class CaseDice(Metric):
             for case, count in part.items():
                 counts[case] += count
         if not counts:
-            return torch.full((len(self.class_names) - 1,), float("nan"))
+            return torch.full((len(self.targets),), float("nan"))
         both, sizes = torch.stack(
             [counts[case] for case in sorted(counts)], dim=1
         )  # sums depend on their order
-        return torch.nanmean(2.0 * both / sizes, dim=0)[1:]  # 0 / 0 is NaN: the class is absent
+        means = torch.nanmean(2.0 * both / sizes, dim=0)  # 0 / 0 is NaN: the class is absent
+        return means if self.table is not None else means[1:]
 
     def _zeros(self) -> Tensor:
-        return torch.zeros(2, len(self.class_names), dtype=torch.float64)
+        counted = self.class_names if self.table is None else self.targets
+        return torch.zeros(2, len(counted), dtype=torch.float64)
+
+    def _of_regions(self, table: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
+        """The voxels that prediction and reference share, and the sum of their sizes: (2, R)."""
+        ids, counts = labels.long(), self._zeros()
+        kept = labels != IGNORED if self.ignore else None
+        for place, codes in enumerate(table.to(labels.device)):
+            theirs, ours = codes[ids], masks[:, place]
+            if kept is not None:
+                theirs, ours = theirs & kept, ours & kept
+            counts[0, place] = int((theirs & ours).sum())
+            counts[1, place] = int(theirs.sum()) + int(ours.sum())
+        return counts
 
     def _histogram(self, ids: Tensor) -> Tensor:
         classes = len(self.class_names)

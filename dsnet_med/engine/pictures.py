@@ -1,10 +1,11 @@
 """A few slices of the validation, the same after every one: image, reference and prediction side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from monai.networks import eval_mode
 from numpy.typing import NDArray
@@ -14,19 +15,25 @@ from dsnet_med.engine.gates import gates_of
 from dsnet_med.engine.loggers import Loggers, Picture
 from dsnet_med.evaluate.overlay import painted
 from dsnet_med.organs import organ_of
+from dsnet_med.regions import Region, label_map, parse, region_masks
 
 _IGNORED = 255  # a label that is none
 _PIXELS = 384  # along a panel's longer side, at most; small ones are enlarged to half of it at least
+_SLAB = 32  # slices of a volume that its network is shown for the sake of its gates
 
 
 @dataclass
 class Slice:
-    """One slice (C, H, W) with its class ids (H, W) in the reference and as predicted."""
+    """One slice (C, H, W) with its class ids (H, W) in the reference and as predicted.
+
+    `shown` is what the network sees of it, a batch of one: the slice, or of a volume the slices around it.
+    """
 
     foreground: int
     image: Tensor
     reference: Tensor
     prediction: Tensor
+    shown: Tensor
 
 
 class FixedSlices:
@@ -35,14 +42,21 @@ class FixedSlices:
     It is the slice with the most foreground, so the same one every time. For these slices the gates of the
     network's plug-ins are logged, too: `gate_mean` and `gate_spread`. A batch's `case` names whose slices it
     holds; without it each image is a case of its own. What is no segmentation gives no picture, and the gates
-    of its first batch. Organs have the colours of their `class_names`.
+    of its first batch. Organs have the colours of their `class_names`. Outputs of `regions` are shown as the
+    label map that they are written as.
     """
 
     def __init__(
-        self, logger: Loggers, validator: Engine, count: int = 3, *, class_names: Sequence[str] = ()
+        self,
+        logger: Loggers,
+        validator: Engine,
+        count: int = 3,
+        *,
+        class_names: Sequence[str] = (),
+        regions: Mapping[str, Any] | None = None,
     ) -> None:
         self.logger, self.validator, self.count = logger, validator, count
-        self.class_names = class_names
+        self.class_names, self.regions = class_names, parse(regions) if regions else ()
         self.slices: dict[str, Slice] = {}
         self.first: Any = None
 
@@ -62,10 +76,16 @@ class FixedSlices:
         output = validator.state.output
         image, label, logits = (output.get(name) for name in ("image", "label", "pred"))
         if not (
-            isinstance(label, Tensor) and isinstance(logits, Tensor) and label.ndim >= 3 and logits.ndim == 4
+            isinstance(label, Tensor)
+            and isinstance(logits, Tensor)
+            and label.ndim >= 3
+            and logits.ndim in (4, 5)
         ):
             self.first = image if self.first is None else self.first
             return
+        volume = image if logits.ndim == 5 else None
+        if volume is not None:  # of one case, as a validation has it
+            image, logits = (each[0].transpose(0, 1) for each in (image, logits))
         label = label.flatten(0, -3)  # (B, H, W)
         for case, places in _cases(validator.state.batch, len(label), len(self.slices)).items():
             if case not in self.slices and len(self.slices) == self.count:
@@ -75,8 +95,9 @@ class FixedSlices:
             most = int(sizes.argmax())
             size, place = int(sizes[most]), places[most]
             if case not in self.slices or size > self.slices[case].foreground:
-                predicted = logits[place].argmax(0)
-                self.slices[case] = Slice(size, image[place].clone(), labels[most].clone(), predicted)
+                reference, predicted = _decided(labels[most], logits[place], self.regions)
+                shown = image[place : place + 1] if volume is None else _slab(volume, place)
+                self.slices[case] = Slice(size, image[place].clone(), reference, predicted, shown.clone())
 
     def _send(self, validator: Any) -> None:
         iteration = self.trainer.state.iteration
@@ -89,10 +110,25 @@ class FixedSlices:
                 self.logger.picture(iteration, f"slices/{case}", panels(kept, self.class_names))
 
     def _run(self, validator: Any) -> None:
-        images = [kept.image.unsqueeze(0) for kept in self.slices.values()]
+        images = [kept.shown for kept in self.slices.values()]
         with eval_mode(validator.network):
             for image in images or [self.first]:
                 validator.inferer(image, validator.network)
+
+
+def _decided(labels: Tensor, logits: Tensor, regions: Sequence[Region]) -> tuple[Tensor, Tensor]:
+    """The class ids (H, W) of a slice's labels and of its logits (K, H, W)."""
+    if not regions:
+        return labels.clone(), logits.argmax(0)
+    ours = label_map((logits > 0).cpu().numpy(), regions)
+    theirs = label_map(region_masks(labels.cpu().numpy(), regions), regions)
+    return torch.from_numpy(theirs.astype(np.int64)), torch.from_numpy(ours.astype(np.int64))
+
+
+def _slab(volume: Tensor, place: int) -> Tensor:
+    """Some slices of a volume (1, C, D, H, W) around one of them."""
+    first = max(0, min(place - _SLAB // 2, volume.shape[2] - _SLAB))
+    return volume[:, :, first : first + _SLAB]
 
 
 def _cases(batch: Any, length: int, before: int) -> dict[str, list[int]]:

@@ -27,6 +27,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=8, le=_LARGEST)]
 Side = Annotated[int, Field(ge=32, le=_LARGEST)]  # of which a backbone leaves one pixel
 Two = Field(min_length=2, max_length=2)
+Three = Field(min_length=3, max_length=3)
 
 _KINDS: dict[Any, tuple[str, ...]] = {
     Count: (
@@ -40,11 +41,27 @@ _KINDS: dict[Any, tuple[str, ...]] = {
         *("loss#ce_weight", "loss#dice_weight", "loss#auxiliary_weight", "loss#presence_weight"),
     ),
     Decay: ("ema", "optimizer#momentum"),
-    Probability: ("train#augmentation#rotate_prob", "train#augmentation#flip_prob"),
+    Probability: tuple(
+        f"train#augmentation#{name}_prob"
+        for name in (
+            "rotate",
+            "flip",
+            "affine",
+            "noise",
+            "blur",
+            "brightness",
+            "contrast",
+            "resolution",
+            "gamma",
+        )
+    ),
     Side: ("min_size", "max_size"),
-    Pixels | Annotated[list[Pixels], Two]: ("size", "largest_size"),
+    Pixels | Annotated[list[Pixels], Two] | Annotated[list[Count], Three]: ("size", "largest_size"),
     Annotated[int, Field(ge=0, lt=2**63)]: ("seed",),
-    Literal[1, 3]: ("in_channels",),  # 3 for equal channels or colours
+    Annotated[int, Field(ge=1, le=256)]: ("in_channels",),
+    Literal[2, 3]: ("spatial_dims",),
+    Count | Annotated[list[Count], Three]: ("stride",),
+    Whole | None: ("fold",),
     Literal["float32", "bfloat16", "float16"]: ("precision",),
     Literal["resize", "window"]: ("fit",),
     Annotated[float, Field(gt=0, le=16)]: ("width",),
@@ -55,6 +72,8 @@ _KINDS: dict[Any, tuple[str, ...]] = {
 }
 _EXAMPLES = {
     **dict.fromkeys(("size", "largest_size"), "at least 8 pixels, such as 64 or [64, 96]"),
+    "stride": "one number or three, such as 16 or [4, 16, 16]",
+    "fold": "a number from 0",
     "seed": "a whole number from 0",
     "milestones": "iterations in their order, such as [300, 600, 900]",
     "crop": "rows and columns, at least 32 each, such as [512, 1024]",
@@ -97,18 +116,33 @@ def check_settings(config: Mapping[str, Any]) -> None:
         )
     if config.get("task") == "imagenet" and isinstance(config.get("size"), list):
         raise InputError(f"got size={config['size']}, wanted one number, the side of a square")
-    if config.get("task", "organs") != "organs" and config.get("in_channels") == 1:
-        raise InputError("got in_channels=1, wanted 3: the images are read in colour")
+    if config.get("task", "organs") != "organs" and config.get("in_channels", 3) != 3:
+        raise InputError(f"got in_channels={config['in_channels']}, wanted 3: the images are read in colour")
 
 
-def check_classes(config: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raise InputError where `class_names` or `num_classes` contradict the classes that the data have."""
+def check_channels(config: Mapping[str, Any], channels: Sequence[str]) -> None:
+    """Raise InputError where `in_channels` contradicts the channels that the data have."""
+    count, dims = config["in_channels"], config["spatial_dims"]
+    grey = len(channels) == 1 and dims == 2
+    if not _is_open(count) and count not in ({1, 3} if grey else {len(channels)}):
+        wanted = "1, or 3 for the grey channel three times" if grey else str(len(channels))
+        raise InputError(f"got in_channels={count}, wanted {wanted}: the data have {first_of(channels)}")
+    if dims == 3 and config["fit"] != "window":
+        raise InputError(f"got fit={config['fit']}, wanted window: 3-D networks see patches of volumes")
+
+
+def check_classes(config: Mapping[str, Any], known: Sequence[str], outputs: int | None = None) -> None:
+    """Raise InputError where `class_names` or `num_classes` contradict the classes that the data have.
+
+    The network has `outputs`, which are not as many as the `known` classes where it is trained on regions.
+    """
+    outputs = len(known) if outputs is None else outputs
     names, count = config.get("class_names"), config.get("num_classes")
     listed = f"the {len(known)} classes of the data: {first_of(known)}"
     if isinstance(names, list) and (len(names) != len(known) or len(set(map(str, names))) < len(names)):
         raise InputError(f"got class_names={names}, wanted a name for each of {listed}")
-    if count is not None and not _is_open(count) and count != len(known):
-        raise InputError(f"got num_classes={count}, wanted {len(known)}, for {listed}")
+    if count is not None and not _is_open(count) and count != outputs:
+        raise InputError(f"got num_classes={count}, wanted {outputs}, for {listed}")
 
 
 def _is_open(value: Any) -> bool:

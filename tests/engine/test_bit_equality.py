@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from monai.engines import SupervisedTrainer
+from tiny_volumes import SMALL, write_row
 
 from dsnet_med.engine.run import prepare, train
 from dsnet_med.phantoms import make_cityscapes, make_coco, make_imagenet
@@ -112,6 +113,16 @@ def test_a_run_killed_at_five_steps_ends_with_the_bits_of_one_that_was_not(
     _resumed_ends_as_undisturbed(
         method, data[task], tmp_path, {**NARROW, **more}, list(zip(kills, workers, strict=True))
     )
+
+
+@pytest.mark.slow
+def test_a_run_of_patches_killed_at_three_steps_ends_with_the_bits_of_one_that_was_not(
+    store: Path, tmp_path: Path
+) -> None:
+    settings = {**SMALL, "iterations": 5, "size": 16, "ema": 0.9, "oversample": 0.5}
+    settings |= {f"train#augmentation#{name}_prob": 0.8 for name in ("affine", "noise", "resolution", "gamma")}
+    kills = [(1, 0), (3, 2), (4, 1)]
+    _resumed_ends_as_undisturbed(write_row(tmp_path), store, tmp_path, settings, kills)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 
 from dsnet_med.engine.metrics import CaseDice
 from dsnet_med.evaluate import dice
@@ -50,3 +51,34 @@ def test_reset_forgets() -> None:
     metric.reset()
     _update(metric, "a", [1], [1])
     assert metric.compute() == 1.0
+
+
+def test_ignored_voxels_count_for_no_class() -> None:
+    metric = CaseDice(range(3), ignore=True)
+    _update(metric, "a", [1, 1, 2, 2, 0], [1, 0, 2, 255, 255])
+    assert metric.by_class().tolist() == pytest.approx([2 / 3, 1.0])
+
+
+@pytest.mark.parametrize("ignore", [False, True])
+def test_regions_by_hand(ignore: bool) -> None:
+    """Labels 1, 2, 2, 0 and one of 255; the whole is found in three of three and one too many, the core not."""
+    metric = CaseDice(["none", "oedema", "core"], regions={"whole": [1, 2], "core": [2]}, ignore=ignore)
+    masks = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 1]], dtype=torch.bool)[None, :, None, None]
+    metric.update(("a", masks, torch.tensor([1, 2, 2, 0, 255])[None, None, None]))
+    whole = 6 / 7 if ignore else 6 / 8
+    assert metric.by_class().tolist() == pytest.approx([whole, 0.0])
+    assert metric.compute() == pytest.approx(whole / 2)
+
+
+def test_an_evaluator_gives_volumes_and_logits() -> None:
+    logits = torch.randn(1, 2, 3, 4, 5)
+    labels = torch.randint(0, 3, (1, 1, 3, 4, 5))
+    metric = CaseDice(["none", "oedema", "core"], regions={"whole": [1, 2], "core": [2]})
+    evaluator = Engine(lambda *_: {"pred": logits, "label": labels})
+    metric.attach(evaluator, "val_mean_dice")
+    state = evaluator.run([{"case": "a"}])
+    wanted = {
+        "whole": dice(labels[0, 0].numpy() > 0, logits[0, 0].numpy() > 0),
+        "core": dice(labels[0, 0].numpy() == 2, logits[0, 1].numpy() > 0),
+    }
+    assert state.metrics["val_dice"] == pytest.approx(wanted)
