@@ -1,9 +1,9 @@
 """The augmentation of patches: nnU-Net's, by MONAI's transforms, on the device on which the network is trained.
 
-What nnU-Net does to an image, https://www.nature.com/articles/s41592-020-01008-z, with about its probabilities:
+What nnU-Net does to an image, https://www.nature.com/articles/s41592-020-01008-z, with about its odds:
 turned and scaled, mirrored, noise, blur, brightness, contrast, coarser resolution, gamma. Departures: turning
-and scaling have one probability, since one resampling does both; each axis is scaled on its own, and less; and a
-patch is changed as it was read, with its own mirror image beyond its borders, where nnU-Net reads a larger one.
+and scaling have one probability, since one resampling does both; each axis is scaled on its own, and less; a
+patch is changed as it was read, with its mirror image beyond its borders, where nnU-Net reads a larger one.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class RandPatches:
 
     With probability `affine_prob` a patch is turned by up to `degrees` about each axis and shows, along each,
     as much as a number in `scale` times its side; with `in_plane` within slices alone. `flip_prob` is that of
-    being mirrored along each of `flip_axes` (0 slices, 1 rows, 2 columns). Images get noise of a deviation up to
+    being mirrored along each of `flip_axes` (0 slices, 1 rows, 2 columns). Images get noise of a deviation to
     `noise`, a blur of up to `blur` voxels, a brightness and a contrast from 1 - `brightness` and 1 - `contrast`
     to 1 + each, a resolution from `resolution` to 1, and an exponent in `gamma`, each with its probability.
     Labels are resampled by the nearest neighbour. On one device the same numbers give the same bits.
