@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ _SECONDS = 5.0  # after which no more steps are measured than the fewest
 def measure_cost(run: Path, device: str = "auto") -> dict[str, Any]:
     """What the run that `prepare` made in the folder costs on `device`, as `distributed.device` knows it.
 
-    `parameters`; `macs`, multiply-accumulates of one slice of the training size in evaluation (convolutions and
-    matrix products; null where they cannot be counted); `seconds_per_step`, the median of a few training steps
-    on real batches, reading included; `ms_per_slice`, that of inference with batch norms fused, reading and
-    writing not included; `peak_memory_bytes` of the training steps: what PyTorch had of the GPU's memory, and
+    `parameters`; `macs`, multiply-accumulates of one slice of the training size in evaluation, in 3-D of one
+    patch (convolutions and matrix products; null where they cannot be counted); `seconds_per_step`, the median
+    of a few training steps on real batches, reading included; `ms_per_slice`, that of inference with batch norms
+    fused, in 3-D of a patch divided by its slices, reading, writing and overlaps not included; `peak_memory_bytes` of the training steps: what PyTorch had of the GPU's memory, and
     on a CPU by how much the process grew (Linux; null elsewhere); `device`, its name.
 
     The folder is left as it is. Raises InputError where the run cannot be built or its first steps fail.
@@ -62,7 +63,7 @@ def measure_cost(run: Path, device: str = "auto") -> dict[str, Any]:
 
 
 def multiply_accumulates(network: nn.Module, images: Tensor) -> int | None:
-    """Of `network` in evaluation on `images` (B, C, H, W): convolutions and matrix products, nothing computed.
+    """Of `network` in evaluation on `images` (B, C, *S): convolutions and matrix products, nothing computed.
 
     None where it does not run without values.
     """
@@ -106,7 +107,7 @@ def _parser(run: Path, device: str) -> Iterator[ConfigParser]:
 
 
 def _steps(trainer: SupervisedTrainer, device: torch.device) -> tuple[list[float], Tensor]:
-    """The seconds of training steps, and the images (B, C, H, W) of one, as the network sees them."""
+    """The seconds of training steps, and the images (B, C, *S) of one, as the network sees them."""
     marks: list[float] = []
     seen: list[Tensor] = []
 
@@ -128,14 +129,14 @@ def _steps(trainer: SupervisedTrainer, device: torch.device) -> tuple[list[float
 
 def _inference_ms(network: nn.Module, images: Tensor) -> float:
     """The milliseconds that a slice takes in inference, in batches as `infer` has them."""
-    device, (height, width) = images.device, images.shape[-2:]
-    count = min(_MOST_AT_ONCE, first_guess(height * width, height * width, device))
-    batch = images.repeat(-(-count // len(images)), 1, 1, 1)[:count].contiguous(
-        memory_format=torch.channels_last
-    )
+    device, size = images.device, images.shape[2:]
+    count = min(_MOST_AT_ONCE, first_guess(prod(size), prod(size), device))
+    layout = torch.channels_last if len(size) == 2 else torch.preserve_format
+    batch = images.repeat(-(-count // len(images)), *[1] * (images.ndim - 1))[:count]
+    batch = batch.contiguous(memory_format=layout) if len(size) == 2 else batch
     twin = deepcopy(network).eval().requires_grad_(requires_grad=False)
     with torch.no_grad():
-        twin = fuse_batch_norm(twin, batch[:1]).to(memory_format=torch.channels_last)
+        twin = fuse_batch_norm(twin, batch[:1]).to(memory_format=layout)
     durations: list[float] = []
     started = time.perf_counter()
     with torch.inference_mode():
@@ -145,7 +146,7 @@ def _inference_ms(network: nn.Module, images: Tensor) -> float:
             begun = _now(device)
             twin(batch)
             durations.append(_now(device) - begun)
-    return 1000 * statistics.median(durations[1:]) / count
+    return 1000 * statistics.median(durations[1:]) / count / prod(size[:-2])
 
 
 def _load_kernels(device: torch.device) -> None:

@@ -47,10 +47,15 @@ class CaseDice(Metric):
         self._counts: dict[str, Tensor] = defaultdict(self._zeros)
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Count one batch: output["pred"] are logits (B, K, *S), output["label"] labels (B, 1, *S)."""
+        """Count one batch: output["pred"] are logits (B, K, *S), output["label"] labels (B, 1, *S).
+
+        What is no floating-point number is decided already: class ids (B, 1, *S), masks of regions (B, R, *S).
+        """
         output = self._output_transform(engine.state.output)
-        logits = output["pred"]
-        decided = logits.argmax(1) if self.table is None else logits > 0
+        decided: Tensor = output["pred"]
+        if decided.is_floating_point():
+            decided = decided > 0 if self.table is not None else decided.argmax(1, keepdim=True)
+        decided = decided if self.table is not None else decided[:, 0]
         self.update((engine.state.batch["case"], decided, output["label"][:, 0]))
 
     def update(self, output: tuple[str, Tensor, Tensor]) -> None:

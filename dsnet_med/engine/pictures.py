@@ -117,9 +117,9 @@ class FixedSlices:
 
 
 def _decided(labels: Tensor, logits: Tensor, regions: Sequence[Region]) -> tuple[Tensor, Tensor]:
-    """The class ids (H, W) of a slice's labels and of its logits (K, H, W)."""
+    """The class ids (H, W) of a slice's labels and of its logits (K, H, W), or of what was made of these."""
     if not regions:
-        return labels.clone(), logits.argmax(0)
+        return labels.clone(), logits.argmax(0) if logits.is_floating_point() else logits[0].clone()
     ours = label_map((logits > 0).cpu().numpy(), regions)
     theirs = label_map(region_masks(labels.cpu().numpy(), regions), regions)
     return torch.from_numpy(theirs.astype(np.int64)), torch.from_numpy(ours.astype(np.int64))

@@ -1,5 +1,7 @@
 """The validation Dice against hand-worked cases and the evaluator's own Dice."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -73,12 +75,22 @@ def test_regions_by_hand(ignore: bool) -> None:
 def test_an_evaluator_gives_volumes_and_logits() -> None:
     logits = torch.randn(1, 2, 3, 4, 5)
     labels = torch.randint(0, 3, (1, 1, 3, 4, 5))
-    metric = CaseDice(["none", "oedema", "core"], regions={"whole": [1, 2], "core": [2]})
-    evaluator = Engine(lambda *_: {"pred": logits, "label": labels})
-    metric.attach(evaluator, "val_mean_dice")
-    state = evaluator.run([{"case": "a"}])
     wanted = {
         "whole": dice(labels[0, 0].numpy() > 0, logits[0, 0].numpy() > 0),
         "core": dice(labels[0, 0].numpy() == 2, logits[0, 1].numpy() > 0),
     }
-    assert state.metrics["val_dice"] == pytest.approx(wanted)
+    for pred in (logits, logits > 0):
+        state = _evaluated({"whole": [1, 2], "core": [2]}, pred, labels)
+        assert state.metrics["val_dice"] == pytest.approx(wanted)
+    logits = torch.randn(1, 3, 3, 4, 5)
+    for pred in (logits, logits.argmax(1, keepdim=True).to(torch.uint8)):
+        state = _evaluated(None, pred, labels)
+        each = [dice(labels[0, 0].numpy() == k, logits[0].argmax(0).numpy() == k) for k in (1, 2)]
+        assert list(state.metrics["val_dice"].values()) == pytest.approx(each)
+
+
+def _evaluated(regions: Any, pred: torch.Tensor, labels: torch.Tensor) -> Any:
+    metric = CaseDice(["none", "oedema", "core"], regions=regions)
+    evaluator = Engine(lambda *_: {"pred": pred, "label": labels})
+    metric.attach(evaluator, "val_mean_dice")
+    return evaluator.run([{"case": "a"}])

@@ -57,7 +57,8 @@ def test_a_picture_has_image_reference_and_prediction_side_by_side() -> None:
     ids = torch.zeros(16, 24, dtype=torch.long)
     reference, prediction = ids.clone(), ids.clone()
     reference[4:12, 4:12], prediction[4:12, 8:20], reference[0, 0] = 1, 2, 255
-    picture = panels(Slice(64, torch.rand(1, 16, 24), reference, prediction), ["background", "liver"])
+    image = torch.rand(1, 16, 24)
+    picture = panels(Slice(64, image, reference, prediction, image[None]), ["background", "liver"])
     assert picture.dtype == np.uint8
     image, left, right = np.split(picture, 3, axis=1)
     colourful = [np.ptp(panel.astype(int), axis=2) > 0 for panel in (image, left, right)]
