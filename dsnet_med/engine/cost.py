@@ -38,9 +38,10 @@ def measure_cost(run: Path, device: str = "auto") -> dict[str, Any]:
 
     `parameters`; `macs`, multiply-accumulates of one slice of the training size in evaluation, in 3-D of one
     patch (convolutions and matrix products; null where they cannot be counted); `seconds_per_step`, the median
-    of a few training steps on real batches, reading included; `ms_per_slice`, that of inference with batch norms
-    fused, in 3-D of a patch divided by its slices, reading, writing and overlaps not included; `peak_memory_bytes` of the training steps: what PyTorch had of the GPU's memory, and
-    on a CPU by how much the process grew (Linux; null elsewhere); `device`, its name.
+    of a few training steps on real batches, reading included; `ms_per_slice`, that of inference with norms
+    fused, in 3-D of a patch over its slices, reading, writing and overlaps left out; `peak_memory_bytes` of
+    the training steps: what PyTorch had of the GPU's memory, and on a CPU by how much the process grew (Linux;
+    null elsewhere); `device`, its name.
 
     The folder is left as it is. Raises InputError where the run cannot be built or its first steps fail.
     """
