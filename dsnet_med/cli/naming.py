@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsnet_med.errors import InputError, cannot_read, one_line, want_of_means
-from dsnet_med.evaluate.labels import Labels, label_names, read_labels_argument
+from dsnet_med.evaluate.labels import Labels, label_names, labels_of_regions, read_labels_argument
 from dsnet_med.evaluate.pairing import CaseOf, Pair
 from dsnet_med.evaluate.segments import label_called
 from dsnet_med.files import read_json
 from dsnet_med.find import case_name, mask_case
+from dsnet_med.regions import IGNORED
 from dsnet_med.segmentations import names_in
 from dsnet_med.volumes import read_labels
 
@@ -65,7 +66,7 @@ def values_of(pairs: Sequence[Pair], missing: Iterable[Path], naming: Naming) ->
     references = [*(pair.reference for pair in pairs), *missing]
     predictions = [pair.prediction for pair in pairs if pair.prediction is not None]
     references, predictions = (
-        [file for file in files if not _tells_by_name(file, naming.labels.names)]
+        [file for file in files if not _tells_by_name(file, naming.labels)]
         for files in (references, predictions)
     )
     for files, role in ((references, "reference"), (predictions, "prediction")):
@@ -79,10 +80,11 @@ def values_of(pairs: Sequence[Pair], missing: Iterable[Path], naming: Naming) ->
     return found
 
 
-def _tells_by_name(file: Path, labels: Mapping[int, str]) -> bool:
+def _tells_by_name(file: Path, labels: Labels) -> bool:
     """Whether a file calls its segments as the labels are called: then its values mean nothing."""
     try:
-        return any(label_called(name, labels) is not None for name in names_in(file))
+        known = (labels.names, labels.values)
+        return any(label_called(name, each) is not None for name in names_in(file) for each in known)
     except InputError:  # its case fails by itself, with its line
         return False
 
@@ -100,13 +102,23 @@ def _by_recipe(name: str) -> Naming:
     if not recipe.classes:
         raise InputError(f"recipe '{recipe.id}' names no classes; give the task's dataset.json as --labels")
     return Naming(
-        Labels({i: name for i, name in enumerate(recipe.classes) if i > 0}),
+        _scored(recipe),
         prediction_case=lambda file: _case_of_prediction(recipe, file),
         reference_case=lambda file: (
             case_of_label(recipe, _as_nifti(file)) or case_of_image(recipe, _as_nifti(file))
         ),
         recipe=recipe,
     )
+
+
+def _scored(recipe: "Recipe") -> Labels:
+    """What a recipe scores: its regions, else its classes. Structures that overlap freely are classes here: a
+    label map of a prediction has the last of them, files that name their segments have each whole."""
+    classes = {i: name for i, name in enumerate(recipe.classes) if i > 0}
+    ignored = ("ignore", IGNORED) if recipe.ignore else None
+    if recipe.overlapping or not recipe.regions:
+        return Labels(classes, ignored)
+    return labels_of_regions(recipe.regions, classes, ignored)
 
 
 def _case_of_prediction(recipe: "Recipe", file: Path) -> str:
@@ -178,7 +190,8 @@ def _by_values(
             values |= set(np.unique(read_labels(file).voxels).tolist()) - {0}
         except InputError:  # its case fails by itself, with its line
             continue
-        no_class, no_raw = values - classes.keys(), values - recipe.label_map.keys()
+        ids = {*classes, IGNORED} if recipe.ignore else {*classes}
+        no_class, no_raw = values - ids, values - recipe.label_map.keys()
         if no_class and not no_raw:
             return True, f"the value {min(no_class)} is no class"
         if no_raw and not no_class:

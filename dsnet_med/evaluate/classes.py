@@ -159,9 +159,11 @@ def scored(reference: Classes, prediction: Classes, labels: Labels) -> tuple[Cla
         return reference, prediction, count
     sides = []
     for role, side in (("reference", reference), ("prediction", prediction)):
+        regions = labels.regions if role == "reference" else labels.written
         if not side.by_name:
-            _require_known(side.layers[0], labels.values, role)
-        sides.append(side if side.has_regions else side.as_regions(labels.regions))
+            known = labels.values | {code: str(code) for region in regions for code in region.codes}
+            _require_known(side.layers[0], known, role)
+        sides.append(side if side.has_regions else side.as_regions(regions))
     return sides[0], sides[1], count
 
 

@@ -43,6 +43,16 @@ class Labels:
         return {code: self.classes.get(code, str(code)) for code in codes}
 
     @property
+    def written(self) -> tuple[Region, ...]:
+        """The regions as a predicted label map has them: with the values that only writing them made."""
+        codes = set(self.values)
+        return tuple(
+            replace(region, codes=(*region.codes, *sorted(extra)))
+            for region in self.regions
+            for extra in [{r.value for r in self.regions if set(r.codes) <= set(region.codes)} - codes - {0}]
+        )
+
+    @property
     def ignored_value(self) -> int | None:
         """The value of the ignored label."""
         return self.ignored[1] if self.ignored else None
@@ -95,14 +105,14 @@ def with_regions(labels: Labels, regions: Any, ignored: Any = None) -> Labels:
         raise InputError(f"regions: got {shown(regions)}, wanted {{name: [classes], ...}}")
     of_name = {name: value for value, name in labels.names.items()}
     found = []
-    for place, (name, written) in enumerate(regions.items(), start=1):
+    for name, written in regions.items():
         of = written.get("of") if isinstance(written, Mapping) else written
         codes = _codes(str(name), of, of_name, labels.ignored_value)
         if unknowns := [code for code in codes if code not in labels.names]:
             raise InputError(
                 f"region '{name}' names the value {unknowns[0]}, which is none of {first_of(labels.names, 20)}"
             )
-        found.append(Region(str(name), codes, place))
+        found.append(Region(str(name), codes, 0))
     return labels_of_regions(found, labels.names, labels.ignored)
 
 
@@ -125,7 +135,7 @@ def _of_regions(table: Mapping[Any, Any]) -> Labels:
         if value == 0 or (name, value) == ignored:
             continue
         codes = _codes(name, [value] if key in single else written, {}, ignored[1] if ignored else None)
-        regions.append(Region(name, codes, len(regions) + 1))
+        regions.append(Region(name, codes, 0))
     if len({region.name for region in regions}) < len(regions):
         raise InputError(f"labels {shown(dict(table))} use one name twice; give each its own")
     return labels_of_regions(regions, {}, ignored)

@@ -25,6 +25,7 @@ from dsnet_med.evaluate.pooled_volumes import measure_pooled, poolable
 from dsnet_med.evaluate.protocols import Protocol, Record, find_protocols, record
 from dsnet_med.evaluate.score_folders import CaseScore, Missing
 from dsnet_med.evaluate.statistics import Interval, mean_intervals
+from dsnet_med.regions import as_dict
 
 _METRICS = ("dice", "hd95_mm", "assd_mm", "nsd")
 COLUMNS = ("case", "label", "name", *_METRICS, "reference_voxels", "prediction_voxels", "note")
@@ -126,8 +127,10 @@ def _regions(labels: Labels) -> dict[str, Any]:
     """What is scored where that are regions: the values of each, and what those are called."""
     if not labels.regions:
         return {}
-    values = {region.name: list(region.codes) for region in labels.regions}
-    return {"regions": values, "class_values": {name: value for value, name in labels.classes.items()}}
+    return {
+        "regions": as_dict(labels.regions),
+        "class_values": {name: value for value, name in labels.classes.items()},
+    }
 
 
 def _no_mean(gone: Mapping[str, str]) -> str:

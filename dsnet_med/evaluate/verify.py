@@ -182,8 +182,8 @@ def _labels(content: Mapping[str, Any]) -> Labels:
     if "regions" not in content:
         return replace(labels_of(content["label_values"]), ignored=next(iter(ignored), None))
     regions = [
-        Region(str(name), tuple(map(int, codes)), place)
-        for place, (name, codes) in enumerate(dict(content["regions"]).items(), start=1)
+        Region(str(name), tuple(map(int, each["of"])), int(each["value"]))
+        for name, each in dict(content["regions"]).items()
     ]
     classes = {int(value): str(name) for name, value in dict(content["class_values"]).items()}
     return labels_of_regions(regions, classes, next(iter(ignored), None))

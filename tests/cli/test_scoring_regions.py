@@ -48,7 +48,7 @@ def test_regions_have_a_row_each_and_hold_when_scored_again(place, capsys):
     kept = maps[0] != 4
     for row, low in zip(rows, (1, 2, 3), strict=False):
         assert float(row["dice"]) == dice((maps[0] >= low) & kept, (maps[1] >= low) & kept)
-    assert summary["regions"] == {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
+    assert [each["of"] for each in summary["regions"].values()] == [[1, 2, 3], [2, 3], [3]]
     many = int(np.count_nonzero(~kept))
     assert summary["ignored_voxels"] == {"a": many, "b": many}
     assert any(f"count for nothing: {2 * many}" in note for note in summary["notes"])
@@ -67,3 +67,37 @@ def test_regions_of_named_classes(place):
     of_names = evaluate(json.dumps(named))
     assert of_names["labels"] == evaluate()["labels"]
     assert of_names["class_values"] == {"oedema": 1, "necrosis": 2, "enhancing": 3}
+
+
+def test_regions_of_a_recipe(place):
+    """Raw values that differ from class ids, several that are ignored, and a region written as 9."""
+    Path("recipe.yaml").write_text("""
+id: made
+title: made
+source: made
+licence: made
+modality: MR
+layout: pairs
+image: "images/{case}.nii.gz"
+label: "ref/{case}.nii.gz"
+classes: [background, oedema, necrosis, enhancing]
+label_map: {background: 0, oedema: 10, necrosis: 20, enhancing: 30}
+ignore: [4, 5]
+regions: {whole: {of: [oedema, necrosis, enhancing], value: 9}, core: [necrosis, enhancing], enhancing: [enhancing]}
+intensity: {window: [0, 1]}
+splits: {seed: 0, val: 0.2, test: 0.2}
+""")
+    before = evaluate()
+    for file in Path("ref").iterdir():
+        voxels = nib.load(file).get_fdata().astype(np.uint8)
+        raw = np.array([0, 10, 20, 30, 4], np.uint8)[voxels]
+        raw[0, 0, 0] = 5
+        nib.save(nib.Nifti1Image(raw, np.diag([1, 1, 2, 1])), file)
+    for file in Path("pred").iterdir():
+        voxels = nib.load(file).get_fdata().astype(np.uint8)
+        nib.save(nib.Nifti1Image(np.where(voxels == 1, 9, voxels), np.diag([1, 1, 2, 1])), file)
+    after = evaluate("recipe.yaml")
+    assert after["labels"] == before["labels"]
+    assert after["ignored_voxels"]["a"] == before["ignored_voxels"]["a"] + 1
+    assert after["ignored_label"] == {"ignore": 255}
+    scoring.verify(Path("out/summary.json"))
