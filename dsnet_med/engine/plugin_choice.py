@@ -50,7 +50,9 @@ class PluginChoice:
         parser = ConfigParser(dict(config) | {"pretrained": False})
         try:
             network: nn.Module = parser.get_parsed_content("network_def")
-            images = torch.randn(parser.get_parsed_content("batch_size"), config["in_channels"], 64, 64)
+            images = torch.randn(
+                parser.get_parsed_content("batch_size"), config["in_channels"], *_sides(config)
+            )
             _step(network, images)
         except Exception:  # a setting of the wrong kind, which training will report
             return
@@ -136,6 +138,15 @@ def _class_in(plugin: str) -> str:
 def _script(plugin: str) -> str:
     """Where a plug-in's file lies in a run folder; MONAI reads meaning into @, % and the like."""
     return f"scripts/{re.sub(r'[^a-zA-Z0-9]', '_', file_of(plugin).stem)}.py"
+
+
+def _sides(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The sides of images on which a step is tried: 64 x 64, and of volumes as few as the network takes."""
+    if config.get("spatial_dims", 2) == 2:
+        return 64, 64
+    stride = config.get("stride", 1)
+    sides = [max(16, each) for each in (stride if isinstance(stride, list) else [stride] * 3)]
+    return sides[0], sides[1], 2 * sides[2]  # the coarsest map must have two voxels, for its norm
 
 
 def _step(network: nn.Module, images: Tensor) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dsnet_med.errors import InputError, one_line
+from dsnet_med.networks.axes import made_for
 from dsnet_med.networks.layers import is_traced, refuse_script
 from dsnet_med.networks.rezero import ReZero
 from dsnet_med.networks.tracing import Place, trace
@@ -30,6 +31,7 @@ Network = TypeVar("Network", bound=nn.Module)
 DEFAULT_PLACE = "layer4.*.act2"  # after conv2, its norm and ReLU, in every block of a ResNet's stage 4
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+_CORNER = 12  # voxels along an axis: what every voxel sees of every other one grows with their number squared
 _IS_PLUGIN, _BASE = "_is_plugin_of_attach", "_base_of_attach"
 
 
@@ -47,7 +49,8 @@ def attach(
     Each match gets a plug-in of its own, (B, C, *spatial) -> the same shape, with the channels that the
     submodule gives when `module` runs on `example` (B, C, *spatial); by default a batch of one that fits the
     network's first convolution, 64x96 pixels in 2-D and 32x64x96 voxels in 3-D. Maps that the network keeps as
-    (B, *spatial, C) are handed to the plug-in as (B, C, *spatial).
+    (B, *spatial, C) are handed to the plug-in as (B, C, *spatial). A plug-in that takes `spatial_dims` is told
+    the number of spatial axes.
 
     `identity_at_start` makes it x + alpha (plugin(x) - x) with a learned alpha that starts at 0, so that a
     trained network gives what it gave before. A submodule that runs several times in one forward is refused,
@@ -153,22 +156,23 @@ def _plain_sequence(module: nn.Module) -> bool:
 
 
 def _built(factory: Callable[[int], nn.Module], name: str, place: Place, identity_at_start: bool) -> nn.Module:
-    """The plug-in for one place, tried out on the map it will get."""
+    """The plug-in for one place, tried out on the map it will get; of a volume on a corner of it."""
     channels, shape = place.features.shape[1], tuple(place.features.shape)
+    features = place.features
+    if len(shape) == 5:
+        features = features[..., :_CORNER, :_CORNER, :_CORNER].contiguous()
     try:
-        plugin = factory(channels)
-        plugin = (ReZero(plugin) if identity_at_start else plugin).to(
-            place.features.device, place.features.dtype
-        )
+        plugin = made_for(factory, channels, len(shape) - 2)
+        plugin = (ReZero(plugin) if identity_at_start else plugin).to(features.device, features.dtype)
         with torch.no_grad():
-            output = plugin.eval()(place.features)
+            output = plugin.eval()(features)
     except (Exception, SystemExit) as error:  # whatever a stranger's plug-in raises
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         raise InputError(
             f"{_title(factory)} cannot follow '{name}', which gives {shape}: {one_line(reason, 300)}"
         ) from error
     title = type(plugin.plugin if isinstance(plugin, ReZero) else plugin).__name__
-    if not isinstance(output, Tensor) or output.shape != place.features.shape:
+    if not isinstance(output, Tensor) or output.shape != features.shape:
         got = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise InputError(f"{title} turns the {shape} of '{name}' into {got}: a plug-in must keep the shape")
     if place.overwritten:  # which the gradient of a plug-in that ends in a ReLU, say, would not survive

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.errors import InputError, one_line
+from dsnet_med.networks.axes import made_for
 
 Factory = Callable[[int], nn.Module]
 _SIZES = {1: ((9,), (1,)), 2: ((9, 7), (1, 1), (4, 6)), 3: ((3, 5, 4), (1, 1, 1))}  # by spatial axes
@@ -63,9 +64,15 @@ class _Subject:
     def main_dims(self) -> int:
         return 2 if 2 in self.dims else max(self.dims)
 
-    def build(self, channels: int = _CHANNELS, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
+    def build(
+        self,
+        channels: int = _CHANNELS,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        dims: int | None = None,
+    ) -> nn.Module:
         torch.manual_seed(seed)
-        plugin = self.factory(channels)
+        plugin = made_for(self.factory, channels, dims or self.main_dims)
         with torch.no_grad():
             for parameter in plugin.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
@@ -94,7 +101,7 @@ def _takes(subject: _Subject, dims: int) -> bool:
     """False where the plug-in says in one of our errors that it is not for `dims` spatial axes."""
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            subject.build()(torch.zeros(2, _CHANNELS, *_SIZES[dims][0]))
+            subject.build(dims=dims)(torch.zeros(2, _CHANNELS, *_SIZES[dims][0]))
     except InputError:
         return False
     except (Exception, SystemExit):  # a failure that a rule will report
@@ -103,7 +110,7 @@ def _takes(subject: _Subject, dims: int) -> bool:
 
 
 def _runs(subject: _Subject) -> None:
-    subject.build()(torch.zeros(2, _CHANNELS, *_SIZES[2][0]))
+    subject.build(dims=2)(torch.zeros(2, _CHANNELS, *_SIZES[2][0]))
 
 
 @torch.no_grad()
@@ -112,7 +119,8 @@ def _shape_and_type(subject: _Subject) -> None:
         for dims in subject.dims:
             for sizes in _SIZES[dims]:
                 for batch in (1, 3):
-                    _same_kind(subject.build(dtype=dtype), torch.randn(batch, _CHANNELS, *sizes, dtype=dtype))
+                    x = torch.randn(batch, _CHANNELS, *sizes, dtype=dtype)
+                    _same_kind(subject.build(dtype=dtype, dims=dims), x)
 
 
 @torch.no_grad()
@@ -207,7 +215,8 @@ def _copies(subject: _Subject) -> None:
 def _meta(subject: _Subject) -> None:
     x = subject.image()
     with torch.device("meta"):
-        output = subject.factory(_CHANNELS).eval()(torch.empty_like(x, device="meta"))
+        plugin = made_for(subject.factory, _CHANNELS, subject.main_dims)
+        output = plugin.eval()(torch.empty_like(x, device="meta"))
     if not output.is_meta:
         raise _BrokenError("its result is not on the device of its input")
 

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.networks.arguments import shares, whole_numbers
+from dsnet_med.networks.axes import CONVOLUTIONS
 
 Norm = Callable[[int], nn.Module]
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+Layer = TypeVar("Layer", bound=nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
 def kaiming(layer: Layer, mode: Literal["fan_in", "fan_out"] = "fan_in") -> Layer:
@@ -209,10 +210,16 @@ def with_channels(images: Tensor, in_channels: int) -> Tensor:
 
 
 def conv_norm_relu(
-    in_channels: int, out_channels: int, kernel_size: int = 3, norm: Norm = nn.BatchNorm2d
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    norm: Norm = nn.BatchNorm2d,
+    *,
+    spatial_dims: int = 2,
 ) -> nn.Sequential:
-    """Convolution (no bias, Kaiming fan-out), `norm` of the channels, ReLU: (B, in, H, W) -> (B, out, H, W)."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    """Convolution (no bias, Kaiming fan-out), `norm` of the channels, ReLU: (B, in, ...) -> (B, out, ...)."""
+    make = CONVOLUTIONS[spatial_dims]
+    conv = make(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     return nn.Sequential(
         OrderedDict(conv=kaiming(conv, "fan_out"), norm=norm(out_channels), act=nn.ReLU(inplace=True))
     )

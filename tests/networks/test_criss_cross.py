@@ -56,7 +56,7 @@ def test_starts_as_the_identity():
 
 @pytest.mark.parametrize("spatial", [(11,), (4, 3, 5)])
 def test_other_than_two_axes_are_refused(spatial):
-    with pytest.raises(InputError, match="2-D maps"):
+    with pytest.raises(InputError, match="and 2 spatial axes: make it with spatial_dims="):
         CrissCross(8)(torch.randn(1, 8, *spatial))
 
 

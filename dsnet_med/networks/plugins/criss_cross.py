@@ -2,12 +2,14 @@
 
 Paper: Huang et al. 2019, "CCNet: Criss-Cross Attention for Semantic Segmentation",
 https://arxiv.org/abs/1811.11721. A pixel meets H + W - 1 others: itself in its row, and not again in its
-column. Applied twice with the same weights, every pixel reaches every other one.
+column. Applied twice with the same weights, every pixel reaches every other one. In 3-D, as in the longer form
+of the paper (IEEE TPAMI 2020, the same address, version 2), a voxel attends along three axes, to D + H + W - 2
+voxels, and reaches all others in three rounds.
 
-    out = x + gamma sum_j softmax_j(q . k_j) v_j,   j over the row and the column
+    out = x + gamma sum_j softmax_j(q . k_j) v_j,   j over the lines through the pixel along every axis
 
-Lean: gamma, which starts at 0, scales the values' weights and not a map; rows and columns are batched matrix
-products on strided views. Departures: none.
+Lean: gamma, which starts at 0, scales the values' weights and not a map; lines are batched matrix products on
+strided views. Departures: none.
 """
 
 from typing import ClassVar
@@ -18,13 +20,14 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.arguments import whole_numbers
+from dsnet_med.networks.axes import CONVOLUTIONS, require_axes
 from dsnet_med.networks.layers import widened, without_autocast
 
 
 class CrissCross(nn.Module):
-    """(B, channels, H, W) -> the same shape; the same attention `recurrence` times over.
+    """(B, channels, *spatial) -> the same shape; the same attention `recurrence` times over.
 
-    Raises InputError for maps that are not 2-D.
+    `spatial_dims` is 2, rows and columns, or 3. Raises InputError for others, and for maps of another number.
     """
 
     reference_name_in_head: ClassVar[str] = "cca"
@@ -35,53 +38,67 @@ class CrissCross(nn.Module):
         (r"gamma", "gamma.scale"),
     )
 
-    def __init__(self, channels: int, recurrence: int = 1) -> None:
+    def __init__(self, channels: int, recurrence: int = 1, *, spatial_dims: int = 2) -> None:
         whole_numbers("CrissCross", channels=channels, recurrence=recurrence)
+        if spatial_dims not in (2, 3):
+            raise InputError(f"CrissCross got spatial_dims={spatial_dims}, and lines cross in 2 or 3 axes")
         super().__init__()
-        self.recurrence = recurrence
-        hidden = max(channels // 8, 1)
-        self.query = nn.Conv2d(channels, hidden, 1)
-        self.key = nn.Conv2d(channels, hidden, 1)
-        self.value = nn.Conv2d(channels, channels, 1)
+        self.recurrence, self.spatial_dims = recurrence, spatial_dims
+        hidden, convolution = max(channels // 8, 1), CONVOLUTIONS[spatial_dims]
+        self.query = convolution(channels, hidden, 1)
+        self.key = convolution(channels, hidden, 1)
+        self.value = convolution(channels, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4:
-            raise InputError(
-                f"CrissCross got a map of shape {tuple(x.shape)}, and rows and columns are of 2-D maps "
-                "(B, C, H, W): choose a plug-in for any number of axes, or a 2-D network"
-            )
+        require_axes("CrissCross", tuple(x.shape), self.spatial_dims)
         for _ in range(self.recurrence):
             x = self._attend(x)
         return x
 
     def _attend(self, x: Tensor) -> Tensor:
         weight, bias = self.gamma * self.value.weight, self.gamma * self.value.bias  # type: ignore[operator]
-        value = F.conv2d(x, weight, bias)
+        value = F.conv2d(x, weight, bias) if self.spatial_dims == 2 else F.conv3d(x, weight, bias)
         with without_autocast(x):  # products that half precision cannot hold
             wide = x.to(self.query.weight.dtype)
             attention = _attention(widened(self.query(wide)), widened(self.key(wide)))
-        row, column = (each.to(value.dtype) for each in attention)
-        output = (_rows(value) @ row.mT).transpose(1, 2)  # (B, C, H, W)
-        output = output + (_columns(value) @ column.mT).permute(0, 2, 3, 1)
+        axes = _axes(x)
+        parts = [
+            _averaged(value, each.to(value.dtype), axis) for axis, each in zip(axes, attention, strict=True)
+        ]
+        output = parts[0]
+        for part in parts[1:]:
+            output = output + part
         return x + output
 
 
-def _attention(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights of a pixel's row, (B, H, W, W), and of its column, (B, W, H, H), which sum to 1 together."""
-    row = _rows(query).mT @ _rows(key)  # (B, H, W, W)
-    column = _columns(query).mT @ _columns(key)  # (B, W, H, H)
-    height, width = query.shape[2:]
-    itself = torch.eye(height, dtype=torch.bool, device=query.device)
-    column = column.masked_fill(itself, float("-inf"))  # the row has it
-    both = torch.cat([row, column.transpose(1, 2)], dim=3).softmax(3)  # (B, H, W, W + H)
-    row, column = both.split([width, height], dim=3)
-    return row, column.transpose(1, 2)
+def _axes(x: Tensor) -> list[int]:
+    """The spatial axes of (B, C, *spatial), the last first."""
+    return list(range(x.ndim - 1, 1, -1))
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x.transpose(1, 2)  # (B, H, C, W)
+def _attention(query: Tensor, key: Tensor) -> list[Tensor]:
+    """For every axis, the last first, the weights (B, *spatial, n) of the n pixels on a pixel's line along it.
+
+    All weights of a pixel sum to 1 together; it counts itself on the line along the last axis alone.
+    """
+    logits = []
+    for axis in _axes(query):
+        along = _lines(query, axis).mT @ _lines(key, axis)  # (B, *others, n, n)
+        if logits:  # the first has it
+            itself = torch.eye(query.shape[axis], dtype=torch.bool, device=query.device)
+            along = along.masked_fill(itself, float("-inf"))
+        logits.append(along.movedim(-2, axis - 1))
+    weights = torch.cat(logits, dim=-1).softmax(-1)  # (B, *spatial, W + H, or with D)
+    return list(weights.split([query.shape[axis] for axis in _axes(query)], dim=-1))
 
 
-def _columns(x: Tensor) -> Tensor:
-    return x.permute(0, 3, 1, 2)  # (B, W, C, H)
+def _averaged(value: Tensor, weights: Tensor, axis: int) -> Tensor:
+    """The values on every pixel's line along an axis under its weights: the shape of `value`."""
+    means = _lines(value, axis) @ weights.movedim(axis - 1, -2).mT  # (B, *others, C, n)
+    return means.movedim(-2, 1).movedim(-1, axis)
+
+
+def _lines(x: Tensor, axis: int) -> Tensor:
+    """(B, C, *spatial) -> (B, *others, C, n): the lines along an axis, a view."""
+    return x.movedim(axis, -1).movedim(1, -2)

@@ -72,7 +72,8 @@ class FrequencyChannel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4:
             raise InputError(
-                f"FrequencyChannel got a map of shape {tuple(x.shape)} and wants (batch, channels, H, W)"
+                f"FrequencyChannel got a map of shape {tuple(x.shape)} and wants (batch, channels, H, W), as "
+                "its frequencies were ranked on images: SE and ECA take volumes"
             )
         size = self.cosines.shape[1:]
         pooled = x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, (size[0], size[1]))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.networks.arguments import whole_numbers
+from dsnet_med.networks.axes import made_for
 from dsnet_med.networks.layers import per_channel, project
 from dsnet_med.networks.plugins.dsm import DSM
 
@@ -69,14 +70,21 @@ class PointwiseConv(nn.Module):
     """x + W2 relu(W1 x), two 1x1 convolutions without bias: no pixel learns of another.
 
     The hidden channels are as many as bring the number of parameters, 2 * channels * hidden, nearest to
-    `parameters`: a number, or a plug-in factory such as `SE` whose plug-in for these channels is counted (DSM
-    where nothing is given). So the count is matched to within `channels`, and is 2 * channels at least.
+    `parameters`: a number, or a plug-in factory such as `SE` whose plug-in for these channels, and for maps of
+    `spatial_dims` axes, is counted (DSM where nothing is given). So the count is matched to within `channels`,
+    and is 2 * channels at least.
     """
 
-    def __init__(self, channels: int, parameters: int | Callable[[int], nn.Module] | None = None) -> None:
-        whole_numbers("PointwiseConv", channels=channels)
+    def __init__(
+        self,
+        channels: int,
+        parameters: int | Callable[[int], nn.Module] | None = None,
+        *,
+        spatial_dims: int = 2,
+    ) -> None:
+        whole_numbers("PointwiseConv", channels=channels, spatial_dims=spatial_dims)
         plugin = DSM if parameters is None else parameters
-        wanted = _count(plugin, channels) if callable(plugin) else plugin
+        wanted = _count(plugin, channels, spatial_dims) if callable(plugin) else plugin
         whole_numbers("PointwiseConv", at_least=0, parameters=wanted)
         super().__init__()
         hidden = max(round(wanted / (2 * channels)), 1)
@@ -89,6 +97,6 @@ class PointwiseConv(nn.Module):
         return (pixels + project(hidden, self.expand.weight)).reshape(x.shape)
 
 
-def _count(plugin: Callable[[int], nn.Module], channels: int) -> int:
+def _count(plugin: Callable[[int], nn.Module], channels: int, spatial_dims: int) -> int:
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in plugin(channels).parameters())
+        return sum(parameter.numel() for parameter in made_for(plugin, channels, spatial_dims).parameters())

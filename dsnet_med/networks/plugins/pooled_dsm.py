@@ -20,11 +20,10 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.arguments import flags, one_of, whole_numbers
+from dsnet_med.networks.axes import CONVOLUTIONS, require_axes
 from dsnet_med.networks.layers import hard_sigmoid, per_channel, project
 from dsnet_med.networks.plugins.dsm import NORMS, SelectiveKernel
 from dsnet_med.networks.softmax_mean import softmax_mean
-
-_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class PooledDSM(nn.Module):
@@ -75,11 +74,7 @@ class PooledDSM(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != self.spatial_dims + 2:
-            raise InputError(
-                f"PooledDSM got a map of shape {tuple(x.shape)} and wants (batch, channels) and "
-                f"{self.spatial_dims} spatial axes: make it with spatial_dims={x.ndim - 2}"
-            )
+        require_axes("PooledDSM", tuple(x.shape), self.spatial_dims)
         pixels = x.flatten(2)  # (B, C, N)
         channel = hard_sigmoid(self.expand(F.relu(self.reduce(pixels.mean(2)))))  # (B, C)
         spatial = hard_sigmoid(self.spatial(x.mean(1, keepdim=True))).flatten(2)  # (B, 1, N)
@@ -91,6 +86,6 @@ class PooledDSM(nn.Module):
 
 
 def _smoothing(dims: int) -> nn.Module:
-    if dims not in _CONVOLUTIONS:
+    if dims not in CONVOLUTIONS:
         raise InputError(f"PooledDSM got spatial_dims={dims} and wants 1, 2 or 3")
-    return _CONVOLUTIONS[dims](1, 1, 7, padding=3)
+    return CONVOLUTIONS[dims](1, 1, 7, padding=3)

@@ -2,7 +2,8 @@
 
 The DSNet code does so with several of its modules ("Does the Attention Mechanism Act As a Correction
 Factor?"); its DSA_V14 is this one with PooledDSM, `value=False`, at a quarter of the channels. Departures:
-none.
+none in the
+function; `spatial_dims` is new.
 """
 
 from collections.abc import Callable
@@ -11,8 +12,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from dsnet_med.errors import InputError
 from dsnet_med.networks.arguments import callables, whole_numbers
+from dsnet_med.networks.axes import made_for, require_axes
 from dsnet_med.networks.layers import Norm, conv_norm_relu, group_norm
 from dsnet_med.networks.plugins.pooled_dsm import PooledDSM
 
@@ -20,10 +21,10 @@ _DEFAULT = partial(PooledDSM, value=False)
 
 
 class Squeezed(nn.Module):
-    """(B, channels, H, W) -> the same shape, through `plugin` at channels // ratio: no residual connection.
+    """(B, channels, *spatial) -> the same shape, through `plugin` at channels // ratio: no residual connection.
 
-    `plugin` is called with these channels; `norm` makes the norm behind each convolution. Raises InputError
-    for maps that are not 2-D.
+    `plugin` is called with these channels; `norm` makes the norm behind each convolution. Convolutions, and a
+    plug-in that wants to know, are made for `spatial_dims` axes. Raises InputError for maps of another number.
     """
 
     reference_names: ClassVar[tuple[tuple[str, str], ...]] = (
@@ -37,17 +38,20 @@ class Squeezed(nn.Module):
         plugin: Callable[[int], nn.Module] = _DEFAULT,
         ratio: int = 4,
         norm: Norm = group_norm,
+        *,
+        spatial_dims: int = 2,
     ) -> None:
         whole_numbers("Squeezed", channels=channels, ratio=ratio)
+        whole_numbers("Squeezed", at_most=3, spatial_dims=spatial_dims)
         callables("Squeezed", plugin=plugin, norm=norm)
         super().__init__()
         hidden = max(channels // ratio, 1)
-        self.squeeze = conv_norm_relu(channels, hidden, norm=norm)
-        self.inner = plugin(hidden)
-        self.align = conv_norm_relu(hidden, channels, norm=norm)
+        self.spatial_dims = spatial_dims
+        self.squeeze = conv_norm_relu(channels, hidden, norm=norm, spatial_dims=spatial_dims)
+        self.inner = made_for(plugin, hidden, spatial_dims)
+        self.align = conv_norm_relu(hidden, channels, norm=norm, spatial_dims=spatial_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4:
-            raise InputError(f"Squeezed got a map of shape {tuple(x.shape)} and wants (batch, channels, H, W)")
+        require_axes("Squeezed", tuple(x.shape), self.spatial_dims)
         aligned: Tensor = self.align(self.inner(self.squeeze(x)))
         return aligned
