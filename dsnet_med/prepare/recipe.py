@@ -331,7 +331,8 @@ def with_folds(recipe: Recipe, count: int) -> Recipe:
 
 def _compared(recipe: Recipe, source: Path) -> Recipe:
     """The recipe, after a look at the channels that a dataset.json describes. Raises InputError."""
-    if recipe.layout not in TASK_FOLDERS or not (source / decathlon.FILE_NAME).is_file():
+    described = bool(recipe.intensity_of)  # by that dataset.json
+    if described or recipe.layout not in TASK_FOLDERS or not (source / decathlon.FILE_NAME).is_file():
         return recipe
     channels = decathlon.read_dataset_json(source).channels
     theirs = [str(name) for name in channels.values()]
