@@ -10,9 +10,7 @@ from ignite.engine import Engine
 from ignite.metrics import Metric
 from torch import Tensor
 
-from dsnet_med.regions import code_table, parse
-
-IGNORED = 255  # the label that is none
+from dsnet_med.regions import IGNORED, code_table, parse
 
 
 class CaseDice(Metric):

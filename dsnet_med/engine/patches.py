@@ -17,8 +17,6 @@ from dsnet_med.engine.data import open_store
 from dsnet_med.errors import InputError
 from dsnet_med.prepare.store import Store
 
-IGNORED = 255
-
 
 def strides_of(stride: Any) -> tuple[int, int, int]:
     """(slice, row, column) of a stride that a row says as one number or three. Raises InputError."""

@@ -15,9 +15,8 @@ from dsnet_med.engine.gates import gates_of
 from dsnet_med.engine.loggers import Loggers, Picture
 from dsnet_med.evaluate.overlay import painted
 from dsnet_med.organs import organ_of
-from dsnet_med.regions import Region, label_map, parse, region_masks
+from dsnet_med.regions import IGNORED, Region, label_map, parse, region_masks
 
-_IGNORED = 255  # a label that is none
 _PIXELS = 384  # along a panel's longer side, at most; small ones are enlarged to half of it at least
 _SLAB = 32  # slices of a volume that its network is shown for the sake of its gates
 
@@ -91,7 +90,7 @@ class FixedSlices:
             if case not in self.slices and len(self.slices) == self.count:
                 continue
             labels = label[places]
-            sizes = ((labels > 0) & (labels != _IGNORED)).flatten(1).sum(1)
+            sizes = ((labels > 0) & (labels != IGNORED)).flatten(1).sum(1)
             most = int(sizes.argmax())
             size, place = int(sizes[most]), places[most]
             if case not in self.slices or size > self.slices[case].foreground:
@@ -149,7 +148,7 @@ def panels(kept: Slice, class_names: Sequence[str]) -> Picture:
     near = _near(reference.shape)
     grey = _shown(image)[near]
     reference, prediction = reference[near].astype(np.int64), prediction[near].astype(np.int64)
-    reference = np.where(reference == _IGNORED, 0, reference)
+    reference = np.where(reference == IGNORED, 0, reference)
     names = dict(enumerate(class_names))
     found = (int(k) for k in np.union1d(reference, prediction) if k)
     colours = {k: organ_of(names.get(k, f"class {k}")).colour for k in found}

@@ -4,12 +4,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from narrow import NARROW
 from tiny_volumes import SMALL, write_row
 
 from dsnet_med.engine import data, patches
 from dsnet_med.engine.compose import compose_inference, compose_train
+from dsnet_med.engine.overrides import load
 from dsnet_med.engine.run import prepare, train
 from dsnet_med.errors import InputError
+from dsnet_med.phantoms import make_brats
+from dsnet_med.prepare.convert import convert
+from dsnet_med.prepare.recipe import load_recipe
 from dsnet_med.prepare.store import Store
 
 
@@ -119,6 +124,53 @@ def test_folds_share_the_training_cases_out(store, monkeypatch):
         data.split_cases(str(store), fold=2)
     with pytest.raises(InputError, match="wanted one of them: a fold validates"):
         data.split_cases(str(store), "test", 0)
+
+
+@pytest.fixture(scope="module")
+def four_channels(tmp_path_factory):
+    """A store of four channels and three nested regions."""
+    folder = tmp_path_factory.mktemp("brats")
+    list(make_brats(folder / "raw", cases=4, seed=0, size=(32, 32, 16)))
+    assert not [
+        each.error
+        for each in convert(load_recipe("brats"), folder / "raw", folder / "store", workers=1)
+        if each.error
+    ]
+    return folder / "store"
+
+
+@pytest.mark.parametrize(("row", "settings"), [("tiny", {**SMALL, "size": [16, 32, 32]}), ("fcn_dsm", NARROW)])
+def test_regions_of_four_channels_train_in_any_dimension(row, settings, four_channels, tmp_path):
+    method = write_row(tmp_path) if row == "tiny" else row
+    settings = {**settings, "iterations": 2, "validate_every": 2, "loggers": ["tensorboard"]}
+    prepare(method, four_channels, tmp_path / "run", settings)
+    summary = train(tmp_path / "run", {})
+    assert list(summary["scores"]["val_dice"]) == ["whole_tumour", "tumour_core", "enhancing"]
+    written = load(tmp_path / "run" / "configs" / "inference.yaml")
+    assert (written["in_channels"], written["num_classes"]) == (4, 3)
+    assert written["channel_names"] == ["FLAIR", "T1w", "t1gd", "T2w"]
+    assert len(written["intensity"]) == 4
+    assert written["regions"]["tumour_core"] == {"of": [2, 3], "value": 2}
+    with pytest.raises(InputError, match="got in_channels=3, wanted 4: the data have FLAIR"):
+        compose_train(method, four_channels, {"in_channels": 3})
+    with pytest.raises(InputError, match="class_weights=inverse_frequency for regions"):
+        compose_train(method, four_channels, {"class_weights": "inverse_frequency"})
+
+
+def test_oversample_takes_names_of_regions(four_channels):
+    store = str(four_channels)
+    items = data.slices(store, list(Store.open(four_channels).cases))
+    weights = data.slice_weights({"enhancing": 3}, store, items)
+    held = [3 in Store.open(four_channels).read_label(item["case"], item["index"]) for item in items]
+    assert weights == [3.0 if each else 1.0 for each in held]
+    assert any(held)
+    with pytest.raises(InputError, match="did you mean 'enhancing'"):
+        data.slice_weights({"enhancin": 3}, store, items)
+
+
+def test_without_augmentation(store, tmp_path):
+    config = compose_train(write_row(tmp_path), store, {"train#augmentation": None})
+    assert config["train"]["augmentation"] is None
 
 
 def test_small_patches_train(store, tmp_path):
