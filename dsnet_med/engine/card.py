@@ -22,6 +22,9 @@ def card_of(card: Mapping[str, Any], row: Mapping[str, Any], run: Mapping[str, A
     parts = {change.partition(".")[0] for change in changes}
     touched = (name for name, part in _PART_OF.items() if part in parts and card[name] not in NONE)
     other = {name: f"{card[name]} (changed)" for name in touched}
+    if "backbone.name" in changes:
+        other["backbone"] = str(run["network_def"]["backbone"]["name"])
+        notes = [each.replace("backbone.name", f"backbone.name {other['backbone']}") for each in notes]
     return _words(card) | other | {"changes": ", ".join(notes)}
 
 

@@ -1,5 +1,6 @@
 """Any encoder of timm's that gives a pyramid of feature maps, by its name there."""
 
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def timm_encoder(
     """
     known = timm.list_models()
     if not isinstance(name, str) or name.partition(".")[0] not in known:
-        raise unknown("encoder of timm's", str(name), known)
+        raise unknown("encoder of timm's", str(name), get_close_matches(str(name), known) or known[:3])
     if width != 1:
         raise InputError(
             f"got width={width}, and an encoder of timm's has the channels of its name: choose a narrower one, "
