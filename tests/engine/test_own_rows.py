@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from monai.bundle import ConfigParser
 
 from dsnet_med.engine.compose import compose_train
 from dsnet_med.engine.plugin_choice import PluginChoice
@@ -97,3 +99,14 @@ def test_the_file_may_be_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert method_row("mine.yaml") == method_row(method) == MINE
     with pytest.raises(InputError, match="nowhere"):
         method_row(str(tmp_path / "nowhere.yaml"))
+
+
+def test_the_row_in_the_documentation_is_one(store: Path, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "networks.md").read_text()
+    row = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    config = compose_train(
+        written(tmp_path, row), store, {"size": [16, 32, 32], "network_def#img_size": [16, 32, 32]}
+    )
+    assert config["spatial_dims"] == 3 and config["fit"] == "window"
+    network = ConfigParser(config).get_parsed_content("network_def")
+    assert network.eval()(torch.zeros(1, 1, 16, 32, 32)).shape[2:] == (16, 32, 32)
