@@ -64,13 +64,28 @@ class LibraryNetwork(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         network: Any = self.network
-        if not (self.training and getattr(network, "deep_supervision", False)):
+        supervised = self.training and getattr(network, "deep_supervision", False)
+        self._supervise(supervised)
+        if not supervised:
             logits: Tensor = network(images)
             return logits
         main = network.output_block(network.skip_layers(images))
         coarser = tuple(network.heads)
         network.heads[:] = [torch.empty(0)] * len(coarser)  # no graph stays behind: copies and pickles work
         return (main, *coarser)
+
+    def train(self, mode: bool = True) -> "LibraryNetwork":
+        """As every module's."""
+        super().train(mode)
+        self._supervise(mode and getattr(self.network, "deep_supervision", False))
+        return self
+
+    def _supervise(self, supervised: bool) -> None:
+        """MONAI's levels compute their coarser logits where they have a list to put them into, in eval, too."""
+        network: Any = self.network
+        for layer in network.modules() if getattr(network, "deep_supervision", False) else ():
+            if hasattr(layer, "super_head") and (layer.heads is None) == supervised:
+                layer.heads = network.heads if supervised else None
 
     def _check(self, images: Tensor) -> None:
         size, multiple = images.shape[2:], self.stride

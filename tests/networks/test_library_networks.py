@@ -131,6 +131,23 @@ def test_a_step_leaves_nothing_that_copies_or_pickles_trip_over():
         assert torch.equal(twin(x)[0], network(x)[0])
 
 
+def test_evaluation_does_not_compute_the_coarser_logits():
+    network, x = narrow("dynunet_2d").eval(), images("dynunet_2d", batch=1)
+    ran = []
+    for head in network.network.deep_supervision_heads:
+        head.register_forward_hook(lambda *_: ran.append(1))
+    for twin in (network, copy.deepcopy(network)):
+        with torch.no_grad():
+            twin(x)
+        assert not ran
+        assert len(twin.train()(x)) == len(network.network.deep_supervision_heads) + 1 and ran
+        ran.clear()
+        twin.eval()
+    for module in network.modules():  # as `attach` turns training on again
+        module.training = True
+    assert isinstance(network(x), tuple)
+
+
 def test_without_deep_supervision_training_gives_one_map():
     network = narrow("dynunet_2d", network={"deep_supervision": False}).train()
     assert isinstance(network(images("dynunet_2d", batch=1)), torch.Tensor)
