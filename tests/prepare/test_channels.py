@@ -15,6 +15,7 @@ from sources import write_volume
 from dsnet_med.errors import InputError
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.phantoms import make_brats
+from dsnet_med.prepare.cases import find_cases
 from dsnet_med.prepare.convert import SOURCE, convert
 from dsnet_med.prepare.doctor import examine_source
 from dsnet_med.prepare.doctor_store import examine_store
@@ -338,3 +339,22 @@ def test_volumes_of_a_file_must_be_as_many_as_channels(tmp_path: Path, phantoms:
     _, failed = run(load_recipe("brats"), tmp_path / "s", tmp_path / "o")
     assert "holds 3 volumes, wanted 4, one for each channel (FLAIR, T1w, t1gd, T2w)" in failed["BRATS_002"]
     assert len(failed) == 1
+
+
+@pytest.mark.parametrize("listed", ["rows", "dataset"])
+def test_lists_of_nnunet_name_cases_of_several_channels(tmp_path: Path, phantoms: Path, listed: str) -> None:
+    shutil.copytree(phantoms / "nnunet", tmp_path / "s")
+    file, names = tmp_path / "s/dataset.json", [f"BRATS_00{k}" for k in (1, 2)]
+    rows = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names]
+    images = {n: [f"imagesTr/{n}_{k:04d}.nii.gz" for k in range(4)] for n in names}
+    named = {n: {"images": images[n], "label": f"labelsTr/{n}.nii.gz"} for n in names}
+    named["BRATS_002"]["images"].pop()
+    described = {"rows": {"training": rows}, "dataset": {"dataset": named}}[listed]
+    file.write_text(json.dumps(json.loads(file.read_text()) | described | {"numTraining": 2}))
+    cases = {case.id: case for case in find_cases(load_recipe("brats"), tmp_path / "s")}
+    assert [image.name for image in cases["BRATS_001"].images] == [
+        f"BRATS_001_{k:04d}.nii.gz" for k in range(4)
+    ]
+    assert cases["BRATS_001"].problem == ""
+    if listed == "dataset":
+        assert 'dataset: BRATS_002 wanted {"images": [4 paths], "label": path}' in cases["BRATS_002"].problem
