@@ -53,6 +53,12 @@ def make_brats(
         raise InputError(f"a phantom of {got} voxels (HxWxD); wanted at least {wanted}")
     if not 2 <= cases <= _MOST_CASES:
         raise InputError(f"a brats phantom of {cases} cases; wanted 2 to {_MOST_CASES}")
+    if others := [
+        file for file in (out / "imagesTr").glob("BRATS_*") if _is_channel(file) != (layout == "nnunet")
+    ]:
+        raise InputError(
+            f"{others[0]}: is of the other layout, wanted none beside {layout}; choose another --out"
+        )
     names = [f"BRATS_{number:03d}" for number in range(1, cases + 1)]
     for number, name in enumerate(names, start=1):
         images, labels, affine = _patient(np.random.default_rng([seed, number]), size)
@@ -64,6 +70,10 @@ def make_brats(
         scanner.write_volume(out / "labelsTr" / f"{name}.nii.gz", labels, affine)
         yield name
     write_json(out / "dataset.json", _described(names) if layout == "decathlon" else _described_nnunet(names))
+
+
+def _is_channel(file: Path) -> bool:
+    return file.name.count("_") > 1
 
 
 def _described(names: list[str]) -> dict[str, object]:

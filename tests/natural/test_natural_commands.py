@@ -63,6 +63,8 @@ def test_phantoms_of_the_other_tasks(tmp_path, capsys, dataset):
         (["coco", "--size", "48"], "got --size 48, wanted rows x columns"),
         (["coco", "--oblique"], "got --oblique for coco, which holds images"),
         (["cifar"], "unknown phantom 'cifar'"),
+        (["brats", "--oblique"], "got --oblique for brats, which holds volumes on a straight grid"),
+        (["synapse", "--layout", "nnunet"], "got --layout nnunet for synapse, which has one layout"),
     ],
 )
 def test_phantoms_that_cannot_be(tmp_path, arguments, message):

@@ -74,6 +74,12 @@ def test_a_patient_depends_on_the_seed_alone(tmp_path: Path, out: Path) -> None:
         assert (tmp_path / "same" / file).read_bytes() == (out / "decathlon" / file).read_bytes()
 
 
+def test_one_folder_holds_one_layout(out: Path) -> None:
+    for layout, other in (("decathlon", "nnunet"), ("nnunet", "decathlon")):
+        with pytest.raises(InputError, match="is of the other layout"):
+            next(make_brats(out / layout, cases=2, seed=3, layout=other))
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
