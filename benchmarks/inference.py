@@ -258,7 +258,7 @@ def _model(options: argparse.Namespace, network: nn.Module) -> Model:
     size = WINDOW if options.fit == "window" else size_of(options.size)[1::-1]
     names = tuple(f"class{k}" for k in range(CLASSES))
     window = Intensity.from_dict({"window": [-125, 275]})
-    return Model(network.eval(), size, options.fit, window, "superior", names, 1, "")
+    return Model(network.eval(), size, options.fit, (window,), "superior", names, 1, "")
 
 
 def _predictor(options: argparse.Namespace, model: SliceModel) -> Predictor:

@@ -70,8 +70,9 @@ def infer(
         options.overwrite,
         options.regrid,
     )
-    sources = find_sources(inputs, out, lambda note: typer.echo(f"note: {note}", err=True))
     predictor = make_predictor(models, model_options)
+    names = predictor.channel_names
+    sources = find_sources(inputs, out, lambda note: typer.echo(f"note: {note}", err=True), names)
     started, shares, results = time.monotonic(), defaultdict[str, float](float), dict[str, Segmented]()
     choice = Choice(options.volume_index, options.series, options.require_geometry)
     try:

@@ -119,20 +119,20 @@ def _store(folder: Path, cases: list[RawCase]) -> Store:
     settings = settings_of(folder)
     folders = [str(file.parent) for case in cases for file in (*case.images, *case.labels)]
     source = Path(os.path.commonpath(folders))
-    told = repr((settings["class_names"], settings["intensity"], settings["slice_axis"]))
+    told = repr((settings["class_names"], settings["intensities"][0], settings["slice_axis"]))
     recipe = Recipe.model_validate(
         {
             "id": STORE,
             "title": "Images and labels that were handed over",
             "source": "the tool that trains the bundle",
             "licence": "that of the images",
-            "modality": "CT" if settings["intensity"].kind == "window" else "MR",
+            "modality": "CT" if settings["intensities"][0].kind == "window" else "MR",
             "layout": "pairs",
             "image": "images/{case}.nii.gz",
             "label": "labels/{case}.nii.gz",
             "hash": hashlib.sha256(told.encode()).hexdigest(),
             "classes": settings["class_names"],
-            "intensity": settings["intensity"].as_dict(),
+            "intensity": settings["intensities"][0].as_dict(),
             "slice_axis": settings["slice_axis"],
             "allow_empty": True,
             "splits": {"seed": 0, "val": 0.15, "test": 0},

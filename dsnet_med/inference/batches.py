@@ -34,6 +34,7 @@ class Batches:
     size: int
     notice: Callable[[str], None]
     called: str = "slice"
+    halved: bool = False
 
     def over(self, count: int, work: Callable[[slice], T]) -> Iterator[T]:
         """What `work` gives for slices(0, size), (size, 2 size), ... up to `count`.
@@ -62,7 +63,7 @@ class Batches:
                 f"out of memory with one {self.called} at a time; close other programs, or use --device cpu on "
                 "a machine with more memory"
             ) from error
-        self.size = tried // 2
+        self.size, self.halved = tried // 2, True
         self.notice(f"out of memory with {tried} {self.called}s at a time; going on with {self.size}")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -16,42 +16,63 @@ import torch
 from torch import nn
 
 from dsnet_med.archives import is_zip, only_folder, unpack
-from dsnet_med.errors import InputError, cannot_read, one_line, root_cause, shown, unknown
+from dsnet_med.errors import InputError, cannot_read, one_line, root_cause
 from dsnet_med.files import parse_json, read_text, sha256
 from dsnet_med.geometry import SliceAxis
 from dsnet_med.inference.hub import is_reference, located, reference
 from dsnet_med.inference.record import require_recorded, summary_of
 from dsnet_med.inference.safe_config import code_in
+from dsnet_med.inference.settings import FITS as FITS  # noqa: PLC0414 -- for those who offer them
+from dsnet_med.inference.settings import ONE_CHANNEL, settings_from
 from dsnet_med.inference.trust import executed_files, is_own
 from dsnet_med.networks.checkpoint import checkpoint_bytes, weights_of
 from dsnet_med.networks.definition import build, literal
 from dsnet_med.prepare.intensity import Intensity
+from dsnet_med.regions import Region
 from dsnet_med.sniff import content_of, known_as
 from dsnet_med.yaml_core import parse_yaml
 
-FITS = ("resize", "window")
-_SLICE_AXES: tuple[SliceAxis, ...] = ("superior", "coarsest")
-_LARGEST = 8192
 _CONFIGS = ("configs/inference.yaml", "configs/inference.json")
 _WEIGHTS = ("models/model.safetensors", "models/model.pt")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network (on the CPU, in evaluation mode) and how slices are handed to it.
+    """A network (on the CPU, in evaluation mode) and how volumes are handed to it.
 
-    `fingerprint` is a hash of weights and configuration; `facts` is what summary.json says of the training.
+    `size` is that of slices, (rows, columns), or of windows, (slices, rows, columns). `intensities` has a rule
+    for each of `channel_names`. `spacing_mm` is that of slices, rows and columns to which volumes are resampled
+    first, None for none. `class_names` are those of the written label map, background first; `regions` are what
+    the network scores in place of them, where there are any. `fingerprint` is a hash of weights and
+    configuration; `facts` is what summary.json says of the training.
     """
 
     network: nn.Module
-    size: tuple[int, int]
+    size: tuple[int, ...]
     fit: str
-    intensity: Intensity
+    intensities: tuple[Intensity, ...]
     slice_axis: SliceAxis
     class_names: tuple[str, ...]
     in_channels: int
     fingerprint: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = (ONE_CHANNEL,)
+    spacing_mm: tuple[float, float, float] | None = None
+    regions: tuple[Region, ...] = ()
+
+    @property
+    def intensity(self) -> Intensity:
+        """The rule of the first channel."""
+        return self.intensities[0]
+
+    @property
+    def spatial_dims(self) -> int:
+        return len(self.size)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What the network's outputs are: the regions, else the classes."""
+        return tuple(region.name for region in self.regions) or self.class_names
 
     @property
     def title(self) -> str:
@@ -76,7 +97,7 @@ def load_model(path: Path | str, *, trust: bool = False) -> Model:
                 f"{where}: not a run folder, it has no {_CONFIGS[0]}; give what train or export wrote"
             )
         config = _config(where, file)
-        settings = _settings(where, config)
+        settings = settings_from(where, config)
         network = _network(where, file, config, trust=trust, hub=is_reference(path))
         weights = _first_of(folder, _WEIGHTS)
         if weights is None:
@@ -97,16 +118,16 @@ def load_model(path: Path | str, *, trust: bool = False) -> Model:
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """How slices are handed to the network of a run folder or a bundle: the plain values of a Model.
+    """How volumes are handed to the network of a run folder or a bundle: the plain values of a Model.
 
-    `size`, `fit`, `class_names`, `intensity`, `slice_axis`, `in_channels`. Raises InputError.
+    Raises InputError.
     """
     file = _first_of(folder, _CONFIGS)
     if file is None:
         raise InputError(
             f"{folder}: not a run folder, it has no {_CONFIGS[0]}; give what train or export wrote"
         )
-    return _settings(folder, _config(folder, file))
+    return settings_from(folder, _config(folder, file))
 
 
 @contextmanager
@@ -140,34 +161,6 @@ def _config(path: Path | str, file: Path) -> dict[str, Any]:
     return config
 
 
-def _settings(path: Path | str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain values that say how slices are handed over, checked."""
-    names, size, channels = config.get("class_names"), config.get("size"), config.get("in_channels", 1)
-    if not isinstance(names, list) or len(names) < 2 or not all(_is_name(name) for name in names):
-        raise InputError(f"{path}: class_names is {shown(names)}, wanted a list of names, background first")
-    if len(set(names)) < len(names):
-        raise InputError(f"{path}: class_names has one name twice: {shown(names)}")
-    lengths = size if isinstance(size, list) else []
-    if len(lengths) != 2 or not all(type(length) is int and 0 < length <= _LARGEST for length in lengths):
-        raise InputError(f"{path}: size is {shown(size)}, wanted [rows, columns], at most {_LARGEST}")
-    if type(channels) is not int or channels not in (1, 3):
-        raise InputError(f"{path}: in_channels is {shown(channels)}, wanted 1, or 3 for equal channels")
-    settings = {"fit": config.get("fit", FITS[0]), "slice_axis": config.get("slice_axis", _SLICE_AXES[0])}
-    for name, known in (("fit", FITS), ("slice_axis", _SLICE_AXES)):
-        if settings[name] not in known:
-            raise unknown(name, str(settings[name]), known)
-    return settings | {
-        "size": tuple(lengths),
-        "class_names": tuple(names),
-        "intensity": Intensity.from_dict(config.get("intensity")),
-        "in_channels": channels,
-    }
-
-
-def _is_name(name: Any) -> bool:
-    return isinstance(name, str) and name.isprintable() and bool(name.strip())
-
-
 def _network(path: Path | str, file: Path, config: Mapping[str, Any], *, trust: bool, hub: bool) -> nn.Module:
     definition, folder = config.get("slice_network"), file.parents[1]
     if definition is None:
@@ -195,8 +188,10 @@ def _network(path: Path | str, file: Path, config: Mapping[str, Any], *, trust: 
 def _built(definition: Any, config: Mapping[str, Any]) -> Any:
     """The network of a plain definition, which may refer to the configuration's plain values as @name."""
     plain = {name: value for name, value in config.items() if isinstance(value, int | float)}
-    counted = {"num_classes": len(config["class_names"]), "pretrained": False}
-    return build(_without_downloads(definition), {"in_channels": 1, "width": 1.0} | plain | counted)
+    outputs = len(config.get("regions") or config["class_names"])
+    counted = {"num_classes": outputs, "pretrained": False}
+    channels = len(config.get("channel_names") or [ONE_CHANNEL])
+    return build(_without_downloads(definition), {"in_channels": channels, "width": 1.0} | plain | counted)
 
 
 def _without_downloads(definition: Any) -> Any:

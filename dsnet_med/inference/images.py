@@ -1,5 +1,6 @@
-"""Images of whatever form a caller has them in, as one Volume."""
+"""Images of whatever form a caller has them in, as volumes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError, shown
+from dsnet_med.inference.channels import load_channels, on_one_grid, only_source, split_series, wrong_count
 from dsnet_med.inference.sources import find_sources, load
 from dsnet_med.volumes import Volume, checked_affine, of_image, one_of
 from dsnet_med.volumes_nifti import part_of
@@ -50,6 +52,42 @@ def as_volume(
     if isinstance(image, nib.analyze.AnalyzeImage):
         return volume.noted("Analyze 7.5 does not tell left from right: they are a guess")
     return volume
+
+
+def as_channels(
+    image: Any,
+    affine: NDArray[np.float64] | None,
+    names: Sequence[str],
+    volume_index: int | None,
+    series: str | None,
+) -> tuple[Volume, ...]:
+    """The volumes of the channels called `names`, on one grid; of one channel as `as_volume` takes it.
+
+    Of several they are a list of what that takes, in their order, one 4-D image, or an array (C, X, Y, Z).
+    Raises InputError.
+    """
+    if len(names) == 1:
+        only = image[0] if isinstance(image, list | tuple) and len(image) == 1 else image
+        return (as_volume(only, affine, volume_index, series),)
+    if isinstance(image, list | tuple):
+        if len(image) != len(names):
+            raise InputError(wrong_count(_GIVEN, len(image), names))
+        each = split_series(series, names)
+        volumes = [as_volume(part, affine, volume_index, one) for part, one in zip(image, each, strict=True)]
+        return on_one_grid(volumes, names)
+    if volume_index is not None:
+        raise InputError(f"got volume_index {volume_index} for an image of {len(names)} channels; leave it out")
+    if isinstance(image, str | Path):
+        return load_channels(only_source(Path(image), names), names, None, series)
+    if isinstance(image, np.ndarray) or not (hasattr(image, "shape") or hasattr(image, "GetDirection")):
+        array = np.asanyarray(image)
+        if array.ndim != 4 or len(array) != len(names):
+            raise InputError(
+                f"got an array of shape {array.shape}, wanted ({len(names)}, X, Y, Z), channels "
+                f"{', '.join(names)}"
+            )
+        return tuple(as_volume(part, affine, None, None) for part in array)
+    return tuple(as_volume(image, affine, index, None) for index in range(len(names)))
 
 
 def _of_array(voxels: NDArray[Any], affine: NDArray[np.float64], volume_index: int | None = None) -> Volume:

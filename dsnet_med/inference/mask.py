@@ -27,7 +27,7 @@ class Mask:
     """Class ids (X, Y, Z), uint8 or uint16, on the grid of the image `source`; works as a NumPy array.
 
     `class_names[i]` is the name of class i. `notes` say what is doubtful about the input or the labels.
-    `probabilities` (K, X, Y, Z), float16, are there when they were asked for.
+    `probabilities` (K, X, Y, Z), float16, of `output_names`, are there when they were asked for.
     """
 
     voxels: NDArray[np.unsignedinteger[Any]]
@@ -36,6 +36,7 @@ class Mask:
     notes: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     probabilities: NDArray[np.float16] | None = None
+    output_names: tuple[str, ...] = ()
 
     @property
     def affine(self) -> NDArray[np.float64]:

@@ -145,9 +145,9 @@ def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outp
     """Make all files; why there is none of an ending that is dispensable."""
     if mask.probabilities is not None:
         path = made / f"{case}{PROBABILITIES}"
-        write_probabilities(path, mask.probabilities, mask.class_names, mask.affine)
+        write_probabilities(path, mask.probabilities, mask.output_names or mask.class_names, mask.affine)
     if outputs.preview:
-        scaling = predictor.models[0].intensity.fit(mask.source.voxels)
+        scaling = predictor.models[0].intensities[0].fit(mask.source.voxels)
         write_preview(made / f"{case}{PREVIEW}", mask, predictor.slice_axis, scaling)
     if "nifti" in outputs.formats:
         write_labels(made / f"{case}{FORMATS['nifti']}", mask.voxels, mask.source)

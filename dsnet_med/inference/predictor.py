@@ -1,8 +1,9 @@
 """From trained networks and a volume to a label map in the volume's own grid."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,20 @@ from dsnet_med.geometry import SliceAxis, SliceOrder, cut_across, is_sheared
 from dsnet_med.inference.anatomy import contradictions
 from dsnet_med.inference.batches import Batches, first_guess
 from dsnet_med.inference.bundle_reader import Model, load_model
+from dsnet_med.inference.channels import wrong_count
+from dsnet_med.inference.decision import Decision
 from dsnet_med.inference.hardware import choose_device, choose_precision
-from dsnet_med.inference.images import as_volume
+from dsnet_med.inference.images import as_channels
 from dsnet_med.inference.intensities import implausible
 from dsnet_med.inference.mask import Mask
+from dsnet_med.inference.native_grid import on_grid, prepared, shape_at
 from dsnet_med.inference.postprocess import PostProcess, postprocessed
+from dsnet_med.inference.settings import ONE_CHANNEL
 from dsnet_med.inference.slice_model import SliceModel, mean_probabilities
 from dsnet_med.networks.ensemble import members_of
-from dsnet_med.prepare.intensity import Scaling
+from dsnet_med.prepare.intensity import Intensity, Scaling
+from dsnet_med.regions import Region
+from dsnet_med.resampling import Resampler, Spacing
 from dsnet_med.volumes import Volume
 
 Images = NDArray[Any]
@@ -31,11 +38,11 @@ Images = NDArray[Any]
 
 @dataclass
 class Predictor:
-    """Trained 2-D networks with all that turns a volume into what they were trained on; safe in threads.
+    """Trained networks with all that turns a volume into what they were trained on; safe in threads.
 
     Several networks are an ensemble: the mean of their probabilities decides. `mirror` averages over the four
-    mirror images of every slice. `batch_size` slices are worked on at a time; None takes what their size and
-    the device suggest. It is halved for good where memory runs out.
+    mirror images of every slice, or the eight of every window. `batch_size` slices or windows are worked on at
+    a time; None takes what their size and the device suggest. It is halved for good where memory runs out.
     """
 
     models: tuple[SliceModel, ...]
@@ -49,6 +56,9 @@ class Predictor:
     facts: tuple[Mapping[str, Any], ...] = ()
     title: str = "dsnet-med"
     notices: tuple[str, ...] = ()
+    channel_names: tuple[str, ...] = (ONE_CHANNEL,)
+    spacing_mm: tuple[float, float, float] | None = None
+    regions: tuple[Region, ...] = ()
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -91,7 +101,15 @@ class Predictor:
             facts=tuple(model.facts for model in loaded),
             title=" + ".join(model.title for model in loaded),
             notices=(notice,) if notice else (),
+            channel_names=loaded[0].channel_names,
+            spacing_mm=loaded[0].spacing_mm,
+            regions=loaded[0].regions,
         )
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What probabilities are of: the regions, else the classes."""
+        return tuple(region.name for region in self.regions) or self.class_names
 
     def predict(
         self,
@@ -105,87 +123,202 @@ class Predictor:
         """The label map of one image, in the image's own grid.
 
         `image` is the path of a volume file or of a folder with a DICOM series, a nibabel or SimpleITK
-        image, or an array (X, Y, Z) with its `affine` (4, 4) to RAS+ millimetres. `volume_index` takes one
-        volume of a 4-D image, `series` a DICOM series by its number or UID. Raises InputError.
+        image, or an array (X, Y, Z) with its `affine` (4, 4) to RAS+ millimetres. For networks of several
+        channels it is a list of these, in the order of `channel_names`, a 4-D file of as many volumes, or an
+        array (C, X, Y, Z). `volume_index` takes one volume of a 4-D image, `series` a DICOM series by its
+        number or UID, or one for each channel. Raises InputError.
         """
-        volume = as_volume(image, affine, volume_index, series)
+        channels = as_channels(image, affine, self.channel_names, volume_index, series)
         kept = None
         if probabilities:
-            kept = np.empty((len(self.class_names), *volume.shape), np.float16)
-        return self.segment(volume, kept)
+            kept = np.empty((len(self.output_names), *channels[0].shape), np.float16)
+        return self.segment(channels, kept)
 
     def segment(
         self,
-        volume: Volume,
+        image: Volume | Sequence[Volume],
         probabilities: NDArray[np.float16] | None = None,
         progress: Callable[[float], None] = lambda _: None,
     ) -> Mask:
-        """The label map of a volume that has been read; `probabilities` (K, X, Y, Z) is filled where given.
+        """The label map of a volume that has been read, or of its channels, on one grid.
 
-        `progress` is told each share of the volume that is done. Raises InputError.
+        `probabilities` (K, X, Y, Z) is filled where given. `progress` is told each share of the volume that is
+        done. Raises InputError.
         """
+        channels = [image] if isinstance(image, Volume) else list(image)
+        if len(channels) != len(self.channel_names):
+            raise InputError(wrong_count(channels[0].path, len(channels), self.channel_names))
         notices: list[str] = []
-        with self._one_at_a_time:
-            ids = self._class_ids(volume, probabilities, progress, notices.append)
+        with self._one_at_a_time, torch.inference_mode():
+            ids = self._class_ids(channels, probabilities, progress, notices.append)
+        unstated = tuple(dict.fromkeys(line for channel in channels for line in channel.unstated))
+        volume = replace(channels[0], unstated=unstated)
         ids = postprocessed(ids, self.postprocess, self.class_names, volume.voxel_mm3)
         across = cut_across(volume.affine, self.slice_axis)
         thick = () if across is None else (across,)
         sheared = (_sheared_note(volume),) if is_sheared(volume.shape, volume.affine) else ()
-        odd = implausible(volume.voxels, [model.intensity for model in self.models])
-        notes = (*odd, *volume.notes, *sheared, *thick, *contradictions(ids, volume.affine, self.class_names))
-        return Mask(ids, self.class_names, volume, notes, tuple(notices), probabilities)
+        notes = (
+            *self._doubts(channels),
+            *sheared,
+            *thick,
+            *contradictions(ids, volume.affine, self.class_names),
+        )
+        return Mask(
+            ids, self.class_names, volume, notes, tuple(notices), probabilities, output_names=self.output_names
+        )
+
+    def _doubts(self, channels: Sequence[Volume]) -> list[str]:
+        """What is doubtful about the channels themselves; intensities first."""
+        odd: list[tuple[str, str]] = []
+        said: list[tuple[str, str]] = []
+        for number, (name, volume) in enumerate(zip(self.channel_names, channels, strict=True)):
+            rules = [model.intensities[number] for model in self.models]
+            odd += [(name, line) for line in implausible(volume.voxels, rules)]
+            said += [(name, line) for line in volume.notes]
+        named = len(channels) > 1
+        return [f"{name}: {line}" if named else line for name, line in (*odd, *said)]
 
     def _class_ids(
         self,
-        volume: Volume,
+        channels: Sequence[Volume],
         probabilities: NDArray[np.float16] | None,
         progress: Callable[[float], None],
         notice: Callable[[str], None],
     ) -> NDArray[np.unsignedinteger[Any]]:
+        volume = channels[0]
         order = SliceOrder.of(volume.affine, self.slice_axis)
-        slices = order.to_slices(volume.voxels)
-        scalings = [model.intensity.fit(slices) for model in self.models]
+        stacks = [order.to_slices(channel.voxels) for channel in channels]
         kind = np.uint8 if len(self.class_names) <= 256 else np.uint16
         ids = np.empty(volume.shape, kind, order="F")  # as files hold it: slices lie in one piece
         into = order.to_slices(ids)
         shares = [] if probabilities is None else [order.to_slices(each) for each in probabilities]
-        size = self.batch_size or self._suggested(slices.shape[1] * slices.shape[2])
+        decision = Decision(self.regions, self.mirror or len(self.models) > 1)
 
-        def work(part: slice) -> None:
-            scores = self._scores(slices[part], scalings)
-            into[part] = scores.argmax(1).to(torch.int16).cpu().numpy()
+        def keep(part: slice, scores: Tensor) -> None:
+            into[part] = decision.values(scores).cpu().numpy()
             if shares:
-                scores = scores if self._averages else scores.softmax(1)
+                scores = decision.probabilities(scores)
                 for k, share in enumerate(shares):
                     share[part] = scores[:, k].half().cpu().numpy()
-            progress(len(scores) / len(slices))
 
-        batches = Batches(size, notice)
-        for _ in batches.over(len(slices), work):
-            pass
-        if batches.size < size:
-            self.batch_size = batches.size
+        spacing = order.spacing_mm(volume.affine)
+        resampled = shape_at(stacks[0].shape, spacing, self.spacing_mm) != stacks[0].shape
+        if resampled or any(model.is_3d for model in self.models):
+            streamed = self._streamed(stacks, spacing, decision, progress, notice)
+            for index, scores in enumerate(streamed):
+                keep(slice(index, index + 1), scores[None])
+        else:
+            self._slice_by_slice(stacks, decision, keep, progress, notice)
         return ids
 
-    @property
-    def _averages(self) -> bool:
-        return self.mirror or len(self.models) > 1
+    def _slice_by_slice(
+        self,
+        stacks: Sequence[Images],
+        decision: Decision,
+        keep: Callable[[slice, Tensor], None],
+        progress: Callable[[float], None],
+        notice: Callable[[str], None],
+    ) -> None:
+        """Slices at their own resolution through 2-D networks, each batch scaled, scored and kept by itself."""
+        scalings = [
+            [rule.fit(stack) for rule, stack in zip(model.intensities, stacks, strict=True)]
+            for model in self.models
+        ]
+        count, height, width = stacks[0].shape
+
+        def work(part: slice) -> None:
+            keep(part, self._scores([stack[part] for stack in stacks], scalings, decision))
+            progress((part.stop - part.start) / count)
+
+        batches = self._batches(height * width, notice)
+        for _ in batches.over(count, work):
+            pass
+        self._learn(batches)
+
+    def _streamed(
+        self,
+        stacks: Sequence[Images],
+        spacing: Spacing,
+        decision: Decision,
+        progress: Callable[[float], None],
+        notice: Callable[[str], None],
+    ) -> Iterator[Tensor]:
+        """The scores (K, H, W) of each slice of the volume's own grid, from networks at theirs."""
+        shape = stacks[0].shape
+        wanted = self.spacing_mm
+        made: dict[tuple[Intensity, ...], Tensor] = {}  # models of one recipe see one volume
+        streams = []
+        for model in self.models:
+            rules = model.intensities
+            if rules not in made:
+                made[rules] = torch.from_numpy(prepared(stacks, rules, spacing, wanted))
+            volume = made[rules]
+            batches = self._batches(volume.shape[2] * volume.shape[3], notice, model)
+            streams.append((model, volume, batches))
+        share = len(streams)
+        scores = _averaged(
+            [
+                model.slices(
+                    volume,
+                    decision,
+                    batches,
+                    mirror=self.mirror,
+                    device=self.device,
+                    progress=lambda part: progress(part / share),
+                )
+                for model, volume, batches in streams
+            ]
+        )
+        have = streams[0][1].shape[1:]
+        if wanted is not None and tuple(have) != shape:
+            scores = on_grid(scores, Resampler.between(have, shape, wanted, spacing))
+        yield from scores
+        for _, _, batches in streams:
+            self._learn(batches)
+
+    def _batches(self, pixels: int, notice: Callable[[str], None], model: SliceModel | None = None) -> Batches:
+        if model is not None and model.is_3d:
+            size = prod(model.size)
+            guess = first_guess(size, size * len(self.output_names), self.device)
+            return Batches(self.batch_size or guess, notice, "window")
+        return Batches(self.batch_size or self._suggested(pixels), notice)
+
+    def _learn(self, batches: Batches) -> None:
+        """Keep a size that batches were halved to, for the volumes to come."""
+        if batches.halved:
+            self.batch_size = batches.size
 
     def _suggested(self, pixels: int) -> int:
         """How many slices of so many pixels to work on at a time, by what one takes of memory."""
-        sizes = [one.size[0] * one.size[1] for one in self.models]
-        return first_guess(max(pixels, *sizes), pixels * len(self.class_names), self.device)
+        sizes = [prod(one.size) for one in self.models if not one.is_3d]
+        return first_guess(max(pixels, *sizes), pixels * len(self.output_names), self.device)
 
-    @torch.inference_mode()
-    def _scores(self, slices: Images, scalings: Sequence[Scaling]) -> Tensor:
-        """Logits (B, K, H, W) of raw slices; where several are averaged, probabilities."""
-        images = [self._on_device(scaling.apply(slices)) for scaling in scalings]
-        if self._averages:
-            return mean_probabilities(self.models, images, self.mirror)
+    def _scores(
+        self, slices: Sequence[Images], scalings: Sequence[Sequence[Scaling]], decision: Decision
+    ) -> Tensor:
+        """Logits (B, K, H, W) of the raw slices of each channel; where several are averaged, probabilities."""
+        images = [
+            self._on_device([each.apply(channel) for each, channel in zip(own, slices, strict=True)])
+            for own in scalings
+        ]
+        if decision.averaged:
+            parts = [(model.logits, image) for model, image in zip(self.models, images, strict=True)]
+            return mean_probabilities(parts, self.mirror, decision)
         return self.models[0].logits(images[0])
 
-    def _on_device(self, slices: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(slices))[:, None].to(self.device)
+    def _on_device(self, channels: Sequence[NDArray[np.float32]]) -> Tensor:
+        return torch.from_numpy(np.stack(channels, axis=1)).to(self.device)
+
+
+def _averaged(streams: Sequence[Iterator[Tensor]]) -> Iterator[Tensor]:
+    if len(streams) == 1:
+        yield from streams[0]
+        return
+    for several in zip(*streams, strict=True):
+        total = several[0]
+        for scores in several[1:]:
+            total = total + scores.to(total.device)
+        yield total / len(several)
 
 
 def _sheared_note(volume: Volume) -> str:
@@ -199,7 +332,7 @@ def _sheared_note(volume: Volume) -> str:
 def _require_alike(models: Sequence[Model], runs: Sequence[Path | str]) -> None:
     first = models[0]
     for model, run in zip(models[1:], runs[1:], strict=True):
-        for what in ("class_names", "slice_axis"):
+        for what in ("class_names", "slice_axis", "channel_names", "spacing_mm", "regions"):
             if getattr(model, what) != getattr(first, what):
                 raise InputError(
                     f"{run} and {runs[0]} differ in {what}: {getattr(model, what)} and {getattr(first, what)}; "

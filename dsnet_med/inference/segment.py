@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dsnet_med.errors import InputError, one_line, want_of_means
 from dsnet_med.files import locked, output_error, remove_partial
+from dsnet_med.inference.channels import load_channels
 from dsnet_med.inference.itk_snap import write_label_descriptions
 from dsnet_med.inference.mask import labels_of
 from dsnet_med.inference.output_folder import claim, conclude, name_classes
@@ -27,8 +28,8 @@ from dsnet_med.inference.sidecar import (
     read_sidecar,
     require_free,
 )
-from dsnet_med.inference.sources import Source, load
-from dsnet_med.volumes import digests_of
+from dsnet_med.inference.source import Source
+from dsnet_med.volumes import Volume, digests_of
 
 Progress = Callable[[str, float], None]
 
@@ -170,17 +171,20 @@ class _Work:
                 return Segmented(source.case, kept=True)
             if source.kind != "dicom" and not self.outputs.more_than_dicom:
                 raise InputError(f"{source.where}: {NEEDS_DICOM}")
-            volume = load(source, self.choice.volume_index, self.choice.series, hashed=True)
+            channels = load_channels(
+                source, self.predictor.channel_names, self.choice.volume_index, self.choice.series, hashed=True
+            )
             if self.choice.require_geometry:
-                volume.require_geometry()
+                for volume in channels:
+                    volume.require_geometry()
             yield
             probabilities = None
             if self.outputs.probabilities:
-                probabilities = on_disk(self.out, (len(self.predictor.class_names), *volume.shape))
-            mask = self.predictor.segment(volume, probabilities, partial(self.progress, source.case))
+                probabilities = on_disk(self.out, (len(self.predictor.output_names), *channels[0].shape))
+            mask = self.predictor.segment(channels, probabilities, partial(self.progress, source.case))
             yield
             try:
-                identity = self._identity(source, volume.digests)
+                identity = self._identity(source, _digests(source, channels))
                 failed = write_case(self.out, identity, mask, self.predictor, self.outputs)
                 name_classes(self.out, self.predictor.class_names)
             except OSError as error:
@@ -227,6 +231,12 @@ class _Work:
     def _identity(self, source: Source, digests: Mapping[Path, str]) -> Identity:
         kind = self.kind()
         return {"case": source.case, "labels": kind.pop("labels"), "input": input_of(digests), **kind}
+
+
+def _digests(source: Source, channels: Sequence[Volume]) -> Mapping[Path, str]:
+    """The digest of every file of a source, in its order."""
+    every = {file: digest for volume in channels for file, digest in volume.digests.items()}
+    return {file: every[file] for file in source.files if file in every} | every
 
 
 def _reason(source: Source, error: Exception) -> str:

@@ -5,9 +5,8 @@ import glob
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from dsnet_med.errors import InputError, SeveralVolumesError, first_of
 from dsnet_med.find import (
@@ -21,7 +20,12 @@ from dsnet_med.find import (
     require_file,
     unreadable,
 )
+from dsnet_med.inference.case_table import CSV, read_table
+from dsnet_med.inference.channel_groups import by_channel, of_parts
 from dsnet_med.inference.output_folder import masks_among
+from dsnet_med.inference.settings import ONE_CHANNEL
+from dsnet_med.inference.source import Source as Source  # noqa: PLC0414 -- for those who find them
+from dsnet_med.inference.source import own_name
 from dsnet_med.sniff import is_dicom
 from dsnet_med.volumes import Volume, files_of, read_image, unchanged
 from dsnet_med.volumes_nifti import header_of
@@ -36,24 +40,17 @@ _NO_IMAGE = "{}: is a segmentation of 3D Slicer, wanted an image; move it elsewh
 Note = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Source:
-    """One case: a volume file, or the DICOM files of a folder, of which a series is chosen on reading.
-
-    `refused` says why it cannot be taken: the case fails, the others go on.
-    """
-
-    case: str
-    kind: Literal["file", "dicom"]
-    files: tuple[Path, ...]
-    where: Path = field(compare=False)  # the file, or the folder of the files
-    refused: str | None = field(default=None, compare=False)
-
-
 def find_sources(
-    paths: Sequence[Path], leave_out: Path | None = None, note: Note = lambda _: None
+    paths: Sequence[Path],
+    leave_out: Path | None = None,
+    note: Note = lambda _: None,
+    channels: Sequence[str] = (ONE_CHANNEL,),
 ) -> list[Source]:
     """The cases named by `paths`: files, folders (searched with all that they hold), patterns like `*.nii`.
+
+    Of several `channels` a case may be one file or series for each, called CASE_t1, t1_CASE or CASE_0000
+    (`channel_names.py`), given as one path, `a.nii,b.nii`, in their order, or as a row of a CSV file
+    (`case_table.py`).
 
     A case has the name of its file, or of its DICOM folder; below a given folder, the way there is put before
     it: `patient1/ct.nii` is `patient1_ct`. `leave_out` is a folder not to search, the one to write to. Masks
@@ -64,7 +61,11 @@ def find_sources(
     sources: list[Source] = []
     out = leave_out.resolve() if leave_out else None
     for path in _expanded(paths):
-        if path.is_dir():
+        if path.suffix.lower() == CSV and path.is_file():
+            sources += [_listed(row.case, row.files, channels) for row in read_table(path, channels)]
+        elif "," in path.name and not path.exists():
+            sources.append(_listed("", [Path(part) for part in str(path).split(",")], channels))
+        elif path.is_dir():
             if path.resolve() == out:
                 raise InputError(f"{path}: is the folder to write to; choose another --out")
             sources += _searched(path, out, note)
@@ -78,7 +79,7 @@ def find_sources(
             raise InputError(f"{path}: no such file or folder")
     if sources and all(source.kind == "dicom" for source in sources):
         import dsnet_med.dicom  # noqa: F401, PLC0415 -- among others, each fails by itself
-    return _named_apart(_reunited(_grouped(sources)))
+    return _named_apart(by_channel(_reunited(_grouped(sources)), channels))
 
 
 def load(
@@ -178,7 +179,7 @@ def _searched(folder: Path, leave_out: Path | None, note: Note) -> list[Source]:
 def _in_folder(folder: Path, top: Path, written: list[Path]) -> Iterator[Source]:
     """The sources that lie in a folder itself; masks of earlier runs are added to `written`."""
     prefix = "".join(f"{part}_" for part in folder.relative_to(top).parts)
-    own = prefix.removesuffix("_") or _own_name(folder)
+    own = prefix.removesuffix("_") or own_name(folder)
     try:
         files = [entry for entry in entries_of(folder) if is_file_or_dangling(entry)]
     except InputError as error:
@@ -225,8 +226,26 @@ def _copies_refused(sources: Sequence[Source], masks: Sequence[Path]) -> Iterato
             yield replace(source, refused=f"{source.where}: {why}")
 
 
-def _own_name(folder: Path) -> str:
-    return folder.resolve().name or "case"
+# ---------------------------------------------------------------- several channels
+
+
+def _listed(case: str, files: Sequence[Path], channels: Sequence[str]) -> Source:
+    """The case whose channels lie in these files, in the order of the channels; without a name, by theirs."""
+    parts = []
+    for file in files:
+        try:
+            _require_there(file)
+            found = _searched(file, None, lambda _: None) if file.is_dir() else [_single(file)]
+            refused = None if len(found) == 1 else f"{file}: holds {len(found)} volumes, wanted one"
+        except InputError as error:
+            found, refused = [Source(case_name(file), "file", (file,), file)], str(error)
+        parts.append(replace(found[0], refused=found[0].refused or refused))
+    return of_parts(case, parts, channels)
+
+
+def _require_there(file: Path) -> None:
+    if not (file.is_dir() or is_file_or_dangling(file)):
+        raise InputError(f"{file}: no such file or folder")
 
 
 # ---------------------------------------------------------------- what belongs together, or is called alike
@@ -238,7 +257,7 @@ def _grouped(sources: Sequence[Source]) -> list[Source]:
     for source in sources:
         if source.kind == "dicom" and source.files == (source.where,):
             loose[source.where.parent].append(source)
-    return _replaced(sources, [(_own_name(folder), group) for folder, group in loose.items() if len(group) > 1])
+    return _replaced(sources, [(own_name(folder), group) for folder, group in loose.items() if len(group) > 1])
 
 
 def _reunited(sources: Sequence[Source]) -> list[Source]:
@@ -250,7 +269,7 @@ def _reunited(sources: Sequence[Source]) -> list[Source]:
     found = list(sources)
     for folder, pieces in beside.items():
         for group in _torn(pieces):
-            case = group[0].case.removesuffix(group[0].where.name).rstrip("_") or _own_name(folder)
+            case = group[0].case.removesuffix(group[0].where.name).rstrip("_") or own_name(folder)
             found = _replaced(found, [(case, group)])
     return found
 

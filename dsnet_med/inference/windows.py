@@ -1,9 +1,9 @@
 """A volume through a 3-D network window by window, handed over slice by slice, in memory that has a bound.
 
 MONAI's sliding_window_inference gives the logits of the whole volume: of 105 classes on 300 slices of 512 x 512
-that is 33 GB before the largest one is looked for. Here windows come in order along the slices, and a slice that
-no later window reaches is handed over and forgotten: what is held is one window's thickness, on disk where memory
-is short. The places of the windows and their weights are MONAI's, and so are the sums.
+that is 33 GB before the largest one is looked for. Here windows come in order along the slices, and a slice
+that no later window reaches is handed over and forgotten: what is held is one window's thickness, on disk where
+memory is short. The places of the windows and their weights are MONAI's, and so are the sums.
 """
 
 import tempfile

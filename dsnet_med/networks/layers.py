@@ -205,8 +205,9 @@ def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def with_channels(images: Tensor, in_channels: int) -> Tensor:
-    """Grey images (B, 1, H, W) as (B, in_channels, H, W), a view; others as they are."""
-    return images.expand(-1, in_channels, -1, -1) if images.shape[1] == 1 else images
+    """Grey images (B, 1, ...) as (B, in_channels, ...), a view; others as they are."""
+    spatial = [-1] * (images.ndim - 2)
+    return images.expand(-1, in_channels, *spatial) if images.shape[1] == 1 else images
 
 
 def conv_norm_relu(

@@ -65,7 +65,7 @@ def _plainly(predictor: Predictor, voxels: np.ndarray, affine: np.ndarray) -> np
     order = SliceOrder.of(affine, predictor.slice_axis)
     slices = order.to_slices(voxels)
     one = predictor.models[0]
-    image = torch.from_numpy(np.ascontiguousarray(one.intensity.fit(slices).apply(slices)))[:, None]
+    image = torch.from_numpy(np.ascontiguousarray(one.intensities[0].fit(slices).apply(slices)))[:, None]
     with torch.inference_mode():
         if one.fit == "window":
             logits = sliding_window_inference(image, one.size, 1, one.network, 0.5, "gaussian", 0.125)

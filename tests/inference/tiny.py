@@ -25,7 +25,7 @@ def network(seed: int = 3, classes: int = len(CLASSES)) -> nn.Module:
 
 def model(seed: int = 3, fit: str = "resize", net: nn.Module | None = None) -> SliceModel:
     """One network that takes slices of 32x32."""
-    return SliceModel(net or network(seed), (32, 32), fit, Intensity.from_dict({"zscore": [0.5, 99.5]}))
+    return SliceModel(net or network(seed), (32, 32), fit, (Intensity.from_dict({"zscore": [0.5, 99.5]}),))
 
 
 def predictor(*models: SliceModel, **changes: Any) -> Predictor:
