@@ -412,7 +412,3 @@ def checked_affine(path: Path, affine: NDArray[np.float64]) -> NDArray[np.float6
     if min(sizes) < _SMALLEST_SPACING_MM or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
         raise InputError(f"{path}: its affine is singular (spacing {sizes} mm); correct the header")
     return affine
-
-
-def read_channels(path: Path, channels: Sequence[str], *, hashed: bool = False) -> tuple[Volume, ...]:
-    return tuple(read_image(path, i, hashed=hashed) for i in range(len(channels)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from dsnet_med.errors import InputError, SeveralVolumesError, first_of
 from dsnet_med.inference.channel_names import grouped, place_of
@@ -64,7 +65,7 @@ def _name(source: Source, channels: Sequence[str]) -> str:
 def _joined(case: str, parts: Sequence[Source]) -> Source:
     files = tuple(file for part in parts for file in part.files)
     refused = next((part.refused for part in parts if part.refused), None)
-    kind = "dicom" if all(part.kind == "dicom" for part in parts) else "file"
+    kind: Literal["file", "dicom"] = "dicom" if all(part.kind == "dicom" for part in parts) else "file"
     return Source(case, kind, files, parts[0].where, refused, tuple(parts))
 
 

@@ -21,7 +21,7 @@ class Group:
 
 def place_of(name: str, channels: Sequence[str]) -> Place | None:
     """The case (empty where nothing is left of the name) and the channel that a name tells, if it tells one."""
-    return next(filter(None, (way(name, channels) for way in (_last, _numbered, _first))), None)
+    return next(filter(None, (way(name, channels) for way in (_last, _first, _numbered))), None)
 
 
 def grouped(names: Sequence[str], channels: Sequence[str]) -> list[Group]:
@@ -32,7 +32,7 @@ def grouped(names: Sequence[str], channels: Sequence[str]) -> list[Group]:
     """
     left, groups = list(range(len(names))), []
     for complete in (True, False):
-        for way in (_last, _numbered, _first):
+        for way in (_last, _first, _numbered):
             for group in _by(way, [(index, names[index]) for index in left], channels):
                 told = sorted(channel for _, channel in group.members)
                 if not complete or told == list(range(len(channels))):
@@ -62,18 +62,18 @@ def _last(name: str, channels: Sequence[str]) -> Place | None:
     return None
 
 
-def _numbered(name: str, _: Sequence[str]) -> Place | None:
-    """nnU-Net's numbers, of four digits; one beyond the channels is told, too."""
-    match = _NUMBERED.fullmatch(name)
-    return (match[1], int(match[2])) if match else None
-
-
 def _first(name: str, channels: Sequence[str]) -> Place | None:
     """The channel at the beginning, as the folder of all images of one channel has it."""
     for index, channel in _longest_first(channels):
         if match := re.fullmatch(f"{re.escape(channel)}{_BETWEEN}+(.+)", name, re.IGNORECASE):
             return match[1], index
     return None
+
+
+def _numbered(name: str, _: Sequence[str]) -> Place | None:
+    """nnU-Net's numbers, of four digits; one beyond the channels is told, too."""
+    match = _NUMBERED.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
 
 
 def _longest_first(channels: Sequence[str]) -> list[tuple[int, str]]:

@@ -18,7 +18,7 @@ from dsnet_med.inference.mask import labels_of
 from dsnet_med.inference.output_folder import claim, conclude, name_classes
 from dsnet_med.inference.outputs import NEEDS_DICOM, Outputs, write_case
 from dsnet_med.inference.predictor import Predictor
-from dsnet_med.inference.probabilities import on_disk
+from dsnet_med.inference.probabilities import Probabilities, on_disk
 from dsnet_med.inference.sidecar import (
     SIDECAR,
     Identity,
@@ -178,7 +178,7 @@ class _Work:
                 for volume in channels:
                     volume.require_geometry()
             yield
-            probabilities = None
+            probabilities: Probabilities | None = None
             if self.outputs.probabilities:
                 probabilities = on_disk(self.out, (len(self.predictor.output_names), *channels[0].shape))
             mask = self.predictor.segment(channels, probabilities, partial(self.progress, source.case))

@@ -63,7 +63,7 @@ def find_sources(
     for path in _expanded(paths):
         if path.suffix.lower() == CSV and path.is_file():
             sources += [_listed(row.case, row.files, channels) for row in read_table(path, channels)]
-        elif "," in path.name and not path.exists():
+        elif "," in str(path) and not path.exists():
             sources.append(_listed("", [Path(part) for part in str(path).split(",")], channels))
         elif path.is_dir():
             if path.resolve() == out:

@@ -108,10 +108,10 @@ def test_a_failure_of_any_kind_is_one_case(tmp_path: Path, monkeypatch: pytest.M
     predictor = tiny.predictor()
     segment = predictor.segment
 
-    def failing(volume, *rest):  # type: ignore[no-untyped-def]
-        if volume.path.name == "b.nii.gz":
+    def failing(channels, *rest):  # type: ignore[no-untyped-def]
+        if channels[0].path.name == "b.nii.gz":
             raise RuntimeError("a bug\nof two lines")
-        return segment(volume, *rest)
+        return segment(channels, *rest)
 
     monkeypatch.setattr(predictor, "segment", failing)
     results = _run(tmp_path / "in", tmp_path / "out", predictor=predictor)
