@@ -34,6 +34,7 @@ def implausible(voxels: NDArray[Any], rules: Iterable[Intensity]) -> tuple[str, 
 
 def _lines(sample: NDArray[Any], rule: Intensity, low: float, high: float) -> Iterator[str]:
     if rule.kind != "window":
+        sample = sample[sample != 0] if rule.foreground and sample.any() else sample
         ends = np.percentile(sample, (rule.low, rule.high))
         if ends[0] == ends[1]:
             share = float((sample == ends[0]).mean())

@@ -1,5 +1,6 @@
 """A contact sheet: slices of an image with its label map over them, as one PNG picture."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def write_preview(path: Path, mask: Mask, slice_axis: SliceAxis, scaling: Scalin
         *(np.arange(n) * have // n for n, have in zip((height, width), ids.shape[1:], strict=True))
     )
     brightest = (scaling.high - scaling.low) * scaling.slope or 1.0
+    scaling = replace(scaling, centre=None, keep_zero=False)  # the lowest is black
 
     column, row = max(width, _NARROWEST), height + _LINE_PIXELS
     rows = -(-len(chosen) // _COLUMNS)

@@ -106,8 +106,8 @@ class SliceModel:
             return self.logits(images)
 
         for several in batches.over(volume.shape[1], work):
-            yield from several
             progress(len(several) / volume.shape[1])
+            yield from several
 
     def _mirrored(self, images: Tensor, decision: Decision) -> Tensor:
         return mean_probabilities([(self._run, images)], True, decision)

@@ -152,9 +152,12 @@ HEAD = "case,image_t1,image_t1ce,image_t2,image_flair"
 
 
 def test_a_table_names_the_files_of_each_case(tmp_path):
-    rows = ["one,files/a.nii,files/b.nii,files/c.nii,files/d.nii", "two,files/d.nii,files/c.nii,files/b.nii,none.nii"]
+    rows = [
+        "one,files/a.nii,files/b.nii,files/c.nii,files/d.nii",
+        "two,files/d.nii,files/c.nii,files/b.nii,none.nii",
+    ]
     found = _values(_table(tmp_path, HEAD, *rows))
-    assert found["one"] == [0, 1, 2, 3] and "none.nii: no such file" in found["two"]
+    assert found["one"] == [0, 1, 2, 3] and "x.nii: no such file" in found["two"]
 
 
 @pytest.mark.parametrize(
