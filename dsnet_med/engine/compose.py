@@ -210,6 +210,9 @@ def compose_inference(train: Mapping[str, Any]) -> dict[str, Any]:
     config["slice_axis"] = store.slice_axis
     config |= {name: train[name] for name in ("spatial_dims", "channel_names", "regions", "spacing_mm")}
     config["channel_names"] = [plain(name) for name in train["channel_names"]]
+    if train["spatial_dims"] == 3:
+        config["network_def"]["_target_"] = "dsnet_med.engine.inferers.WindowWise"
+        del config["network_def"]["fit"]
     return config
 
 

@@ -1,18 +1,18 @@
-"""From slices of any size to logits of that size, and from volumes to stacks of slices."""
+"""From slices of any size to logits of that size, and from volumes to their slices or windows."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor, nn
 
 from dsnet_med.engine.scripted import ScriptedSlices
 from dsnet_med.errors import InputError, first_of, unknown
 from dsnet_med.inference.bundle_reader import FITS
 from dsnet_med.inference.slice_model import slice_logits
-from dsnet_med.networks.ensemble import mean_logits, members_of
+from dsnet_med.networks.ensemble import main_output, mean_logits, members_of
 from dsnet_med.networks.layers import is_traced, with_channels
 
 
@@ -34,8 +34,9 @@ class SliceWise(nn.Module):
 
     The slices are taken along D, `batch_size` at a time. Viewers and deployment tools that hand over whole
     volumes can so use the network without knowing that it sees slices. Grey volumes are repeated for a network
-    of `in_channels`. Its state dict has the 2-D network's names, as a run's model.pt has; that of earlier
-    versions, with `network.` before each, is loaded as well.
+    of `in_channels`. Several networks are averaged as classes, or as `regions`. Its state dict has the 2-D
+    network's names, as a run's model.pt has; that of earlier versions, with `network.` before each, is loaded
+    as well.
 
     `torch.jit.script` makes `ScriptedSlices` of it. `torch.jit.trace` and `torch.export`, which would record
     the sizes of one volume, raise InputError, and so does `load_state_dict` where weights are missing or left
@@ -49,14 +50,14 @@ class SliceWise(nn.Module):
         fit: str = "resize",
         batch_size: int = 8,
         in_channels: int = 1,
+        *,
+        regions: Any = None,
     ) -> None:
         super().__init__()
-        self.network, self.in_channels = network, in_channels
+        self.network, self.in_channels, self.regions = network, in_channels, bool(regions)
         self.inferer = SliceFitInferer(size, fit)
         self.batch_size = batch_size
-        self.register_state_dict_post_hook(_as_slice_names)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_as_own_names)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_post_hook(_require_all)  # type: ignore[no-untyped-call]
+        _keep_names(self)
 
     def __prepare_scriptable__(self) -> ScriptedSlices:
         """What `torch.jit.script`, and with it `monai.bundle ckpt_export`, compiles in place of this."""
@@ -64,18 +65,7 @@ class SliceWise(nn.Module):
         return ScriptedSlices(self.network, inferer.size, inferer.fit, self.batch_size, self.in_channels).eval()
 
     def forward(self, image: Tensor) -> Tensor:
-        if is_traced() or torch.compiler.is_exporting():
-            raise InputError(
-                "a trace of the volume network would hold for volumes of one shape alone: use dsnet-med "
-                "export, whose formats take any, or monai.bundle ckpt_export without --use_trace"
-            )
-        if image.ndim == 4:
-            return self.forward(image[None])[0]
-        if image.ndim != 5:
-            raise InputError(
-                f"got an image of shape {tuple(image.shape)}, wanted (B, C, D, H, W) or (C, D, H, W)"
-            )
-        return torch.stack([self._volume(volume) for volume in image])
+        return _each_volume(image, self._volume)
 
     def _volume(self, volume: Tensor) -> Tensor:
         stack = with_channels(volume.transpose(0, 1), self.in_channels)  # (D, C, H, W)
@@ -84,7 +74,66 @@ class SliceWise(nn.Module):
 
     def _slices(self, slices: Tensor) -> Tensor:
         outputs = [self.inferer(slices, member) for member in members_of(self.network)]
-        return mean_logits(outputs) if len(outputs) > 1 else outputs[0]  # as infer averages several models
+        # as infer averages several models
+        return mean_logits(outputs, self.regions) if len(outputs) > 1 else outputs[0]
+
+
+class WindowWise(nn.Module):
+    """A 3-D network for windows of `size` as one for volumes: (B, C, D, H, W) or (C, D, H, W) -> logits alike.
+
+    By MONAI's sliding windows, half overlapping, weighted by a Gaussian: all logits of a volume are held, which
+    `infer` does not. The rest is as in `SliceWise`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        size: Sequence[int],
+        batch_size: int = 1,
+        in_channels: int = 1,
+        *,
+        regions: Any = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.in_channels, self.regions = network, in_channels, bool(regions)
+        self.inferer = SlidingWindowInferer(size, batch_size, 0.5, "gaussian", 0.125, "constant", 0.0)
+        _keep_names(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return _each_volume(image, self._volume)
+
+    def _volume(self, volume: Tensor) -> Tensor:
+        given = with_channels(volume[None], self.in_channels)
+        outputs = [
+            torch.as_tensor(self.inferer(given, partial(_main_output_of, member)))
+            for member in members_of(self.network)
+        ]
+        return (mean_logits(outputs, self.regions) if len(outputs) > 1 else outputs[0])[0]
+
+
+def _main_output_of(network: nn.Module, images: Tensor) -> Tensor:
+    return main_output(network(images))
+
+
+def _each_volume(image: Tensor, of_one: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `of_one` makes of each volume (C, D, H, W) of a batch, or of one."""
+    if is_traced() or torch.compiler.is_exporting():
+        raise InputError(
+            "a trace of the volume network would hold for volumes of one shape alone: use dsnet-med "
+            "export, whose formats take any, or monai.bundle ckpt_export without --use_trace"
+        )
+    if image.ndim == 4:
+        return of_one(image)
+    if image.ndim != 5:
+        raise InputError(f"got an image of shape {tuple(image.shape)}, wanted (B, C, D, H, W) or (C, D, H, W)")
+    return torch.stack([of_one(volume) for volume in image])
+
+
+def _keep_names(module: nn.Module) -> None:
+    """Let a volume network's state dict have the names of its `network`, and take no other weights."""
+    module.register_state_dict_post_hook(_as_slice_names)  # type: ignore[no-untyped-call]
+    module.register_load_state_dict_pre_hook(_as_own_names)  # type: ignore[no-untyped-call]
+    module.register_load_state_dict_post_hook(_require_all)  # type: ignore[no-untyped-call]
 
 
 def _as_slice_names(_: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:

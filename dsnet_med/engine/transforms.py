@@ -20,8 +20,13 @@ from torch.nn import functional as F
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.geometry import SliceAxis, SliceOrder
 from dsnet_med.inference.bundle_reader import FITS
+from dsnet_med.inference.decision import Decision
+from dsnet_med.inference.native_grid import on_grid
+from dsnet_med.inference.settings import ONE_CHANNEL
 from dsnet_med.inference.slice_model import resized_to
 from dsnet_med.prepare.intensity import Intensity
+from dsnet_med.regions import parse
+from dsnet_med.resampling import Resampler, resampled
 
 
 def fit_to(size: Sequence[int], fit: str = "resize") -> Transform:
@@ -59,11 +64,17 @@ class ResizeSliced(MapTransform):
 
 
 class ScaleByRecipe(MapTransform):
-    """Scale the intensities of a volume as its recipe says ({"window": [low, high]} or another rule)."""
+    """Scale the intensities of a volume (C, ...) as its recipe says.
 
-    def __init__(self, keys: Sequence[Hashable], intensity: Mapping[str, Any]) -> None:
+    `intensity` is a rule ({"window": [low, high]} or another) for every channel, or a list with one for each.
+    """
+
+    def __init__(
+        self, keys: Sequence[Hashable], intensity: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    ) -> None:
         super().__init__(keys)
-        self.intensity = Intensity.from_dict(dict(intensity))
+        rules = [intensity] if isinstance(intensity, Mapping) else intensity
+        self.rules = [Intensity.from_dict(dict(rule)) for rule in rules]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         scaled = dict(data)
@@ -74,8 +85,12 @@ class ScaleByRecipe(MapTransform):
                 raise InputError(
                     f"{_named(image)}: holds NaN or infinite voxels; replace them with a finite value"
                 )
-            values = torch.from_numpy(self.intensity.fit(voxels).apply(voxels))
-            scaled[key] = MetaTensor(values, meta=image.meta, applied_operations=image.applied_operations)
+            rules = self.rules * len(voxels) if len(self.rules) == 1 else self.rules
+            _require_count(image, len(rules))
+            values = np.stack([rule.fit(part).apply(part) for rule, part in zip(rules, voxels, strict=True)])
+            scaled[key] = MetaTensor(
+                torch.from_numpy(values), meta=image.meta, applied_operations=image.applied_operations
+            )
         return scaled
 
 
@@ -109,24 +124,31 @@ class ZScoreSliced(MapTransform):
 
 
 class ToSlices(MapTransform, InvertibleTransform):
-    """Reorder a volume (1, X, Y, Z) with an affine into slices (1, D, H, W), see geometry.SliceOrder; exact.
+    """Reorder a volume (C, X, Y, Z) with an affine into slices (C, D, H, W), see geometry.SliceOrder; exact.
 
-    Raises InputError for several channels, and for voxels that come without an affine: which way they lie is
-    unknown then, and what is taken for it would be wrong for most files without anybody noticing.
+    Raises InputError for another number of channels than `channels`, their names, and for voxels that come
+    without an affine: which way they lie is unknown then, and what is taken for it would be wrong for most
+    files without anybody noticing.
     """
 
-    def __init__(self, keys: Sequence[Hashable], slice_axis: SliceAxis = "superior") -> None:
+    def __init__(
+        self,
+        keys: Sequence[Hashable],
+        slice_axis: SliceAxis = "superior",
+        channels: Sequence[str] = (ONE_CHANNEL,),
+    ) -> None:
         super().__init__(keys)
-        self.slice_axis = slice_axis
+        self.slice_axis, self.channels = slice_axis, channels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         ordered = dict(data)
         for key in self.keys:
             image = ordered[key]
+            _require_count(image, len(self.channels))
             _require_oriented(image)
             order = SliceOrder.of(np.asarray(image.affine, np.float64), self.slice_axis)
-            slices = order.to_slices(image.numpy()[0])
-            ordered[key] = MetaTensor(torch.from_numpy(slices.copy())[None], meta=image.meta)
+            slices = [order.to_slices(channel) for channel in image.numpy()]
+            ordered[key] = MetaTensor(torch.from_numpy(np.stack(slices)), meta=image.meta)
             ordered[key].applied_operations = image.applied_operations
             extra = {"axes": order.axes, "reversed": order.reversed}
             self.push_transform(ordered, key, extra_info=extra)
@@ -145,12 +167,85 @@ class ToSlices(MapTransform, InvertibleTransform):
         return native
 
 
-def _require_oriented(image: MetaTensor) -> None:
-    if image.ndim != 4 or len(image) != 1:
+class ToSpacing(MapTransform):
+    """Resample slices (C, D, H, W) to `spacing_mm` of slices, rows and columns; None leaves them as they are.
+
+    `OnOwnGrid` leads the network's scores back.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Hashable],
+        spacing_mm: Sequence[float] | None = None,
+        slice_axis: SliceAxis = "superior",
+    ) -> None:
+        super().__init__(keys)
+        self.spacing_mm, self.slice_axis = spacing_mm, slice_axis
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if self.spacing_mm is None:
+            return dict(data)
+        spaced = dict(data)
+        for key in self.keys:
+            image = spaced[key]
+            affine = np.asarray(image.affine, np.float64)
+            spacing = SliceOrder.of(affine, self.slice_axis).spacing_mm(affine)
+            channels = [resampled(each[None], spacing, self.spacing_mm)[0] for each in image.numpy()]
+            own = {"own_shape": np.array(image.shape[1:]), "own_spacing_mm": np.array(spacing)}
+            spaced[key] = MetaTensor(torch.from_numpy(np.stack(channels)), meta={**image.meta, **own})
+            spaced[key].applied_operations = image.applied_operations
+        return spaced
+
+
+class OnOwnGrid(MapTransform):
+    """Scores (K, D', H', W') as class ids (1, D, H, W) on the slices of the volume's own grid.
+
+    The scores are logits of classes, of which the largest is taken, or of `regions` ({name: {of, value}}), each
+    decided by itself and written in their order. `spacing_mm` is that of `ToSpacing`, which noted in the image
+    under `image_key` what its own grid was.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Hashable],
+        spacing_mm: Sequence[float] | None = None,
+        regions: Mapping[str, Any] | None = None,
+        dtype: torch.dtype = torch.uint8,
+        image_key: Hashable = "image",
+    ) -> None:
+        super().__init__(keys)
+        self.spacing_mm, self.dtype, self.image_key = spacing_mm, dtype, image_key
+        self.decision = Decision(parse(regions) if regions else ())
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        decided = dict(data)
+        for key in self.keys:
+            scores = decided[key]
+            slices = iter(torch.as_tensor(scores).as_subclass(torch.Tensor).unbind(1))
+            if self.spacing_mm is not None:
+                slices = on_grid(slices, self._way_back(data[self.image_key].meta, scores.shape[1:]))
+            ids = torch.stack([self.decision.values(each[None])[0] for each in slices])[None].to(self.dtype)
+            if isinstance(scores, MetaTensor):
+                ids = MetaTensor(ids, meta=scores.meta, applied_operations=scores.applied_operations)
+            decided[key] = ids
+        return decided
+
+    def _way_back(self, meta: Mapping[str, Any], have: Sequence[int]) -> Resampler:
+        shape = [int(n) for n in meta["own_shape"]]
+        spacing = [float(size) for size in meta["own_spacing_mm"]]
+        return Resampler.between(have, shape, self.spacing_mm or spacing, spacing)
+
+
+def _require_count(image: MetaTensor, count: int) -> None:
+    if image.ndim != 4 or len(image) != count:
+        wanted = "one channel" if count == 1 else f"{count} channels"
         raise InputError(
-            f"{_named(image)}: has the shape {tuple(image.shape)}, wanted one channel of three axes; "
+            f"{_named(image)}: has the shape {tuple(image.shape)}, wanted {wanted} of three axes; "
             "give one volume at a time"
         )
+
+
+def _require_oriented(image: MetaTensor) -> None:
     # Files, DICOM series and MONAI Deploy's images say it; a bare array has the identity, from MONAI.
     stated = image.meta.get("original_affine") is not None
     if not stated and np.array_equal(np.asarray(image.affine), np.eye(4)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dsnet_med.errors import InputError, first_of
 from dsnet_med.geometry import same_grid
 from dsnet_med.inference.sources import Source, find_sources, load
-from dsnet_med.volumes import Volume, read_channels, unchanged
+from dsnet_med.volumes import Grid, Volume, read_channels, unchanged
 
 if TYPE_CHECKING:
     from dsnet_med.dicom.series import Series
@@ -68,16 +68,21 @@ def only_source(path: Path, names: Sequence[str]) -> Source:
 
 
 def on_one_grid(volumes: Sequence[Volume], names: Sequence[str]) -> tuple[Volume, ...]:
-    """The volumes; InputError, which names the channel, for one on another grid than the first."""
-    first = volumes[0]
-    for name, volume in zip(names[1:], volumes[1:], strict=True):
-        if same_grid(first.shape, first.affine, volume.shape, volume.affine):
+    """The volumes. Raises InputError as `require_one_grid`."""
+    require_one_grid(volumes, names)
+    return tuple(volumes)
+
+
+def require_one_grid(grids: Sequence[Grid], names: Sequence[str]) -> None:
+    """Raise InputError, which names the channel, for one on another grid than the first."""
+    first = grids[0]
+    for name, grid in zip(names[1:], grids[1:], strict=True):
+        if same_grid(first.shape, first.affine, grid.shape, grid.affine):
             continue
         other = f"lies elsewhere than {names[0]} ({first.path.name})"
-        if first.shape != volume.shape:
-            other = f"has the shape {volume.shape}, and {names[0]} ({first.path.name}) {first.shape}"
-        raise InputError(f"{volume.path}: channel {name} {other}; resample the channels to one grid first")
-    return tuple(volumes)
+        if first.shape != grid.shape:
+            other = f"has the shape {grid.shape}, and {names[0]} ({first.path.name}) {first.shape}"
+        raise InputError(f"{grid.path}: channel {name} {other}; resample the channels to one grid first")
 
 
 def split_series(series: str | None, names: Sequence[str]) -> list[str | None]:

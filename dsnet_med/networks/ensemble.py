@@ -6,26 +6,31 @@ import torch
 from torch import Tensor, nn
 
 SMALLEST = 1e-30  # of a probability whose logarithm is taken
+_CERTAIN = 1e-7  # that a probability whose odds are taken keeps from 0 and 1
 
 
 class Ensemble(nn.Module):
-    """Images (B, C, H, W) -> (B, K, H, W): the logarithm of the mean softmax of `networks`.
+    """Images (B, C, ...) -> (B, K, ...): the logarithm of the mean softmax of `networks`.
 
-    Its softmax is their mean, its largest channel what they decide together. Where slices are resized to the
-    networks and back, the parts are resized each, and averaged after that (`members_of`).
+    Its softmax is their mean, its largest channel what they decide together; of `regions`, which do not exclude
+    each other, its sigmoid is their mean. Where slices are resized to the networks and back, the parts are
+    resized each, and averaged after that (`members_of`).
     """
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[nn.Module], regions: bool = False) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
+        self.regions = regions
 
     def forward(self, images: Tensor) -> Tensor:
         outputs = [main_output(network(images)) for network in self.networks]
-        return mean_logits(outputs) if len(outputs) > 1 else outputs[0]
+        return mean_logits(outputs, self.regions) if len(outputs) > 1 else outputs[0]
 
 
-def mean_logits(logits: Sequence[Tensor]) -> Tensor:
-    """The logarithm of the mean softmax over channels of logits (B, K, ...)."""
+def mean_logits(logits: Sequence[Tensor], regions: bool = False) -> Tensor:
+    """The logarithm of the mean softmax over channels of logits (B, K, ...); of `regions` that of the odds."""
+    if regions:
+        return torch.stack([each.sigmoid() for each in logits]).mean(0).logit(_CERTAIN)
     return torch.stack([each.softmax(1) for each in logits]).mean(0).clamp_min(SMALLEST).log()
 
 

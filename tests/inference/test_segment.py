@@ -688,7 +688,7 @@ def test_an_input_that_is_exchanged_has_the_hash_of_what_was_segmented(
         path.write_bytes(new)
         return load(*arguments, **options)
 
-    monkeypatch.setattr("dsnet_med.inference.segment.load", exchanging)
+    monkeypatch.setattr("dsnet_med.inference.channels.load", exchanging)
     assert _run(tmp_path / "in", tmp_path / "out")["a"].error is None
     sidecar = json.loads((tmp_path / "out" / "a.json").read_text())
     assert sidecar["input"]["sha256"] == hashlib.sha256(new).hexdigest()
