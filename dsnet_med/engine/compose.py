@@ -106,14 +106,7 @@ def compose_train(
     config["method_card"] = card_of(before["method_card"], before, config)
     config["loggers"] = require_known(config["loggers"])
     if store:
-        check_channels(config, store.channels)
-        cases = _cases(config, str(data), by_split=config["cases"] == before["cases"])
-        said = config["size"] != before["size"] or isinstance(before["size"], list)
-        if config["spatial_dims"] == 3:
-            _complete_patches(config, str(data), cases["train"], said=said)
-        else:
-            _complete_slices(config, str(data), cases["train"], said=said)
-        config["store_id"] = store.id
+        _complete(config, before, store)
     return config
 
 
@@ -123,7 +116,7 @@ def _of_store(store: Store) -> dict[str, Any]:
         "class_names": [literal(_plain_name(name)) for name in store.classes],
         "num_classes": store.num_outputs,
         "channel_names": [literal(_plain_name(name)) for name in store.channels],
-        "regions": {_plain_name(name): told for name, told in as_dict(store.regions).items()} or None,
+        "regions": {_key(name): told for name, told in as_dict(store.regions).items()} or None,
         "ignore": store.ignore,
         "spacing_mm": list(store.spacing_mm) if store.spacing_mm else None,
     }
@@ -167,6 +160,21 @@ def _cases(config: Mapping[str, Any], store: str, *, by_split: bool) -> Mapping[
         raise InputError(f"got cases={config['cases']}: {one_line(root_cause(error))}") from error
     check_cases(cases, store)
     return cases
+
+
+def _complete(config: dict[str, Any], before: Mapping[str, Any], store: Store) -> None:
+    """Write out what depends on the cases; `before` is what holds without settings. Raises InputError."""
+    check_channels(config, store.channels)
+    path = str(store.path)
+    cases = _cases(config, path, by_split=config["cases"] == before["cases"])
+    if config["fold"] is not None:  # else another preprocess --folds would change what a run goes on with
+        config["cases"] = {side: [literal(name) for name in names] for side, names in cases.items()}
+    said = config["size"] != before["size"] or isinstance(before["size"], list)
+    if config["spatial_dims"] == 3:
+        _complete_patches(config, path, cases["train"], said=said)
+    else:
+        _complete_slices(config, path, cases["train"], said=said)
+    config["store_id"] = store.id
 
 
 def _complete_slices(config: dict[str, Any], store: str, cases: Sequence[str], *, said: bool) -> None:
@@ -230,6 +238,12 @@ def literals(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with every text in them as a `literal`."""
     parts = ((name, literals(value) if isinstance(value, Mapping) else value) for name, value in values.items())
     return {name: literal(value) if isinstance(value, str) else value for name, value in parts}
+
+
+def _key(name: str) -> str:
+    if "#" in name or "::" in name:
+        raise InputError(f"a region is called '{name}', and MONAI finds a meaning in # and ::, rename it")
+    return _plain_name(name)
 
 
 def _plain_name(name: str) -> str:

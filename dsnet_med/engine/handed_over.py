@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser
 
 from dsnet_med import resources
 from dsnet_med.engine import distributed
-from dsnet_med.engine.data import hold_out
+from dsnet_med.engine.data import hold_out, training_items
 from dsnet_med.engine.overrides import MEANINGS, load
 from dsnet_med.engine.session import reading
 from dsnet_med.errors import InputError, first_of, shown
@@ -54,12 +54,18 @@ def take() -> None:
     folder = Path(parser.get_parsed_content("bundle_root")).resolve()
     if parser.get("task", "organs") != "organs":
         raise InputError(f"{folder}: trains on a store alone; give dataset_dir")
+    if len(parser.get("channel_names", ("image",))) > 1 or parser.get("regions") or parser.get("spacing_mm"):
+        raise InputError(
+            f"{folder}: was trained on several channels, regions or resampled cases, which a list of images "
+            "does not say; make a store with preprocess and give it as dataset_dir"
+        )
     cases = _cases(parser.get(_TRAIN), _given(parser.get(_VALIDATE)))
     store = _store(folder, cases)
     sides = {side: [case.id for case in store.cases_of(side)] for side in ("train", "val")}
     if not sides["val"]:
         _logger.warning("One volume was handed over: it is trained and validated on. Label a second one.")
         sides["val"] = sides["train"]
+    items = training_items(str(store.path), sides["train"], parser.get("spatial_dims", 2))
     template = load(resources.configs() / "train.yaml")
     pairs = {
         "dataset_dir": literal(str(store.path)),
@@ -71,7 +77,7 @@ def take() -> None:
         _VALIDATE: template["validate"]["dataset"]["data"],
         "train#handlers": [_strict(handler) for handler in parser.get("train#handlers")],
     }
-    _update(parser, pairs | _length(parser, sum(store.cases[case].shape[0] for case in sides["train"])))
+    _update(parser, pairs | _length(parser, len(items)))
 
 
 def _is_handed(data: Any) -> bool:
@@ -146,14 +152,14 @@ def _store(folder: Path, cases: list[RawCase]) -> Store:
         raise InputError(f"{error} (handed over to train a network of the classes {classes})") from error
 
 
-def _length(parser: ConfigParser, slices: int) -> dict[str, Any]:
-    """As many steps as there are in the epochs that were asked for; an epoch is a pass over all slices."""
+def _length(parser: ConfigParser, items: int) -> dict[str, Any]:
+    """As many steps as there are in the epochs that were asked for; one is a pass over all slices or cases."""
     epochs = parser.get(_EPOCHS)
     if type(epochs) is not int:
         return {}
     if epochs < 1:
         raise InputError(f"got max_epochs={epochs}, wanted at least 1")
-    steps = -(-slices // parser.get_parsed_content("batch_size"))
+    steps = -(-items // parser.get_parsed_content("batch_size"))
     return {"iterations": epochs * steps, "validate_every": steps, "epoch_length": steps}
 
 

@@ -18,6 +18,7 @@ from dsnet_med.engine.data import open_store
 from dsnet_med.errors import InputError
 from dsnet_med.files import read_json, write_json
 from dsnet_med.inference.trust import is_noted, remember
+from dsnet_med.prepare.intensity import Intensity
 from dsnet_med.prepare.store import Store
 
 METADATA = "configs/metadata.json"
@@ -51,8 +52,9 @@ def describe(
         "license": NOT_STATED,
     }
     image, pred = metadata["network_data_format"]["inputs"]["image"], _pred(metadata)
-    if pred["format"] != "boxes":  # but a channel of logits for each class
-        pred |= {"num_channels": len(names), "channel_def": _numbered(names)}
+    if pred["format"] != "boxes":  # but a channel of logits for each class, or region
+        outputs = list(train.get("regions") or names)
+        pred |= {"num_channels": len(outputs), "channel_def": _numbered(outputs)}
     if train["task"] == "organs":
         mask = metadata["network_data_format"]["post_processed_outputs"]["pred"]
         mask |= {"channel_def": _numbered(names), "value_range": [0, len(names) - 1]}
@@ -110,40 +112,58 @@ def _of_volumes(
     train: Mapping[str, Any], names: list[str], image: dict[str, Any], before: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a run on a store says of its data; completes `image`, the format of the input."""
-    labels = ", ".join(f"{label} {name}" for label, name in _numbered(names).items())
+    labels, regions = _told(names), list(train.get("regions") or ())
     said = {
         "label_classes": f"one class id per voxel: {labels}",
         "pred_classes": f"one channel of logits per class: {labels}",
         "supported_apps": _APPS,
     }
+    if regions:
+        said["pred_classes"] = f"one channel of logits per region, there where it is above 0: {_told(regions)}"
     store = _store(train)
     if store is None:
         kept = ("task", "data_source", "image_classes", "references")
         image |= before.get("network_data_format", {}).get("inputs", {}).get("image", {})
         return said | {name: before[name] for name in kept if name in before}
-    recipe, (low, high) = store.recipe, (f"{bound:g}" for bound in (store.intensity.low, store.intensity.high))
-    window = store.intensity.kind == "window"
+    recipe = store.recipe
+    window = all(rule.kind == "window" for rule in store.intensities)
     modality = str(recipe.get("modality", NOT_STATED))
-    scaled = (
-        f"intensities from {low} to {high} scaled to 0 to 1"
-        if window
-        else f"clipped at its percentiles {low} and {high}, shifted to a minimum of 0, divided by its deviation"
-    )
+    several = len(store.channels) > 1
+    scaled = list(dict.fromkeys(map(_scaled, store.intensities)))
     image |= {
         "format": "hounsfield" if window and modality == "CT" else "magnitude",
         "modality": modality,
+        "num_channels": len(store.channels),
         "value_range": [0, 1] if window else [],
-        "spacing": _median_spacing(store),
-        "channel_def": {"0": modality},
+        "spacing": list(store.spacing_mm) if store.spacing_mm else _median_spacing(store),
+        "channel_def": _numbered(list(store.channels)) if several else {"0": modality},
     }
+    way = "slice by slice" if train.get("spatial_dims", 2) == 2 else "by windows of volumes"
+    channels = f"{len(store.channels)} channels ({', '.join(store.channels)})" if several else "one channel"
     return said | {
-        "task": f"Segmentation of {len(names) - 1} structures in {modality}, slice by slice",
+        "task": f"Segmentation of {len(store.targets)} structures in {modality}, {way}",
         "data_source": _source(recipe),
-        "image_classes": f"one channel, {scaled}",
+        "image_classes": f"{channels}, {'; '.join(scaled)}",
         "references": [
             str(each) for each in (train["method_card"].get("paper"), recipe.get("citation")) if each
         ],
     }
+
+
+def _told(names: list[str]) -> str:
+    return ", ".join(f"{label} {name}" for label, name in _numbered(names).items())
+
+
+def _scaled(rule: Intensity) -> str:
+    """How a rule scales a channel, in words."""
+    low, high = f"{rule.low:g}", f"{rule.high:g}"
+    if rule.kind == "window":
+        return f"intensities from {low} to {high} scaled to 0 to 1"
+    clipped = f"clipped at its percentiles {low} and {high}, "
+    if rule.kind == "unit_variance":
+        return f"{clipped}shifted to a minimum of 0, divided by its deviation"
+    of = " of what is not 0, which stays 0" if rule.foreground else ""
+    return f"{clipped}brought to a mean of 0 and a deviation of 1{of}"
 
 
 def _store(train: Mapping[str, Any]) -> Store | None:

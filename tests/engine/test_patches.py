@@ -1,5 +1,7 @@
 """Patches of volumes: how large they are, where they are read, and what is refused."""
 
+import shutil
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,8 +9,10 @@ from hypothesis import strategies as st
 from narrow import NARROW
 from tiny_volumes import SMALL, write_row
 
+from dsnet_med import resources
 from dsnet_med.engine import data, patches
-from dsnet_med.engine.compose import compose_inference, compose_train
+from dsnet_med.engine.compose import compose_inference, compose_train, plain
+from dsnet_med.engine.metadata import describe
 from dsnet_med.engine.overrides import load
 from dsnet_med.engine.run import prepare, train
 from dsnet_med.errors import InputError
@@ -171,6 +175,34 @@ def test_oversample_takes_names_of_regions(four_channels):
 def test_without_augmentation(store, tmp_path):
     config = compose_train(write_row(tmp_path), store, {"train#augmentation": None})
     assert config["train"]["augmentation"] is None
+
+
+def test_a_fold_is_written_out_and_its_run_is_that_fold_s(four_channels, tmp_path):
+    folder = shutil.copytree(four_channels, tmp_path / "store")
+    opened = Store.open(folder)
+    known = [case.subject for case in (*opened.cases_of("train"), *opened.cases_of("val"))]
+    opened.model_copy(update={"folds": (tuple(known[:1]), tuple(known[1:]))}).write()
+    config = compose_train(write_row(tmp_path), folder, {"fold": 1})
+    cases = {side: {plain(name) for name in names} for side, names in config["cases"].items()}
+    assert {case.subject for case in opened.cases.values() if case.id in cases["train"]} == {known[0]}
+    assert {case.subject for case in opened.cases.values() if case.id in cases["val"]} == set(known[1:])
+    assert config["fold"] == 1
+    with pytest.raises(InputError, match="wanted one of them"):
+        compose_train(write_row(tmp_path), folder, {"fold": 1, "cases": {"train": known[:1], "val": known[1:]}})
+
+
+def test_metadata_says_what_a_network_of_volumes_and_regions_sees_and_gives(four_channels, tmp_path):
+    said = describe(
+        resources.configs() / "metadata.json", compose_train(write_row(tmp_path), four_channels, {})
+    )
+    image, logits = (
+        said["network_data_format"][way][name] for way, name in (("inputs", "image"), ("outputs", "pred"))
+    )
+    assert image["num_channels"] == 4
+    assert image["channel_def"] == {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
+    assert logits["channel_def"] == {"0": "whole_tumour", "1": "tumour_core", "2": "enhancing"}
+    assert said["task"] == "Segmentation of 3 structures in MR, by windows of volumes"
+    assert "4 channels (FLAIR, T1w, t1gd, T2w)" in said["image_classes"]
 
 
 def test_small_patches_train(store, tmp_path):
