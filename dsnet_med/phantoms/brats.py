@@ -29,8 +29,8 @@ _SIGNALS = {  # of FLAIR, T1w, t1gd, T2w in arbitrary units
     "grey": (190, 160, 165, 170),
     "white": (150, 220, 225, 120),
     "fluid": (40, 60, 62, 380),
-    "oedema": (330, 130, 135, 290),
-    "core": (240, 100, 110, 250),
+    "oedema": (330, 155, 160, 290),
+    "core": (225, 85, 95, 235),
     "rim": (260, 140, 420, 230),
     "dead": (160, 75, 85, 340),
 }
@@ -139,10 +139,10 @@ def _anatomy(rng: Generator) -> list[tuple[Solid, str, int]]:
     side = rng.choice((-1, 1))
     middle = np.array((side * rng.uniform(24, 34), rng.uniform(-34, 36), rng.uniform(-14, 24)))
     inner = brain.grown(-3)
-    core = _lump(rng, middle, rng.uniform(15, 20))
-    oedema = (union(_lump(rng, middle, rng.uniform(27, 33)), core.grown(6), blend_mm=8)) & inner
+    core = _lump(rng, middle, rng.uniform(19, 24))
+    oedema = (union(_lump(rng, middle, rng.uniform(29, 35)), core.grown(6), blend_mm=8)) & inner
     core &= inner
-    rim = core.grown(-3)
+    rim = core.grown(-4)
     return [
         (brain, "grey", _BRAIN),
         (brain.grown(-10), "white", _BRAIN),
@@ -150,7 +150,7 @@ def _anatomy(rng: Generator) -> list[tuple[Solid, str, int]]:
         (oedema, "oedema", _OEDEMA),
         (core, "core", _CORE),
         (rim, "rim", _ENHANCING),
-        (rim.grown(-7), "dead", _CORE),
+        (rim.grown(-9), "dead", _CORE),
     ]
 
 
