@@ -1,5 +1,6 @@
 """What `infer` does: volumes of any kind through one or several runs, with progress, notes and failures."""
 
+import glob
 import sys
 import time
 from collections import defaultdict
@@ -99,7 +100,7 @@ def make_predictor(models: Sequence[Path], options: ModelOptions) -> "Predictor"
     from dsnet_med.inference.postprocess import PostProcess
 
     predictor = Predictor.from_run(
-        *models,
+        *_matched(models),
         device=options.device,
         batch_size=options.batch,
         mirror=options.tta,
@@ -113,6 +114,20 @@ def make_predictor(models: Sequence[Path], options: ModelOptions) -> "Predictor"
     for notice in predictor.notices:
         typer.echo(f"note: {notice}", err=True)
     return predictor
+
+
+def _matched(models: Sequence[Path]) -> list[Path]:
+    """The model folders, patterns such as `runs/fold-*` replaced by what they match."""
+    found = []
+    for model in models:
+        if model.exists() or not glob.has_magic(str(model)):
+            found.append(model)
+            continue
+        matches = sorted(map(Path, glob.glob(str(model))))  # noqa: PTH207 -- takes absolute patterns
+        if not matches:
+            raise InputError(f"--model {model}: matches no folder")
+        found += matches
+    return found
 
 
 def _conclude(results: "Sequence[Segmented]", out: Path, seconds: float) -> None:

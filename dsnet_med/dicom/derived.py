@@ -66,8 +66,8 @@ class Uids:
 
 
 def planes_of(labels: NDArray[Any], source: DicomVolume, class_names: Sequence[str]) -> NDArray[Any]:
-    """The labels (X, Y, Z) as pictures (Z, Y, X), in the smallest type for all class ids."""
-    if labels.shape != source.shape:
+    """The labels (..., X, Y, Z) as pictures (..., Z, Y, X), in the smallest type for all class ids."""
+    if labels.shape[-3:] != source.shape:
         raise InputError(
             f"{source.path}: label map of shape {labels.shape} for a series of shape "
             f"{source.shape}; a label map must lie on its series' grid"
@@ -83,7 +83,7 @@ def planes_of(labels: NDArray[Any], source: DicomVolume, class_names: Sequence[s
             f"{len(class_names) - 1}; give the class names of the model that made it"
         )
     dtype = np.uint8 if len(class_names) <= 256 else np.uint16
-    return np.ascontiguousarray(labels.transpose(2, 1, 0), dtype=dtype)
+    return np.ascontiguousarray(labels.swapaxes(-1, -3), dtype=dtype)
 
 
 def short_text(text: str) -> str:

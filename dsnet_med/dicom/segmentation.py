@@ -48,7 +48,8 @@ def write_segmentation(
 ) -> None:
     """Write class ids (X, Y, Z) on the grid of `source` as a DICOM segmentation of its series.
 
-    `class_names[0]` is the background; `algorithm` is (name, version). Frames without a voxel of
+    `class_names[0]` is the background; `algorithm` is (name, version). Segments that may overlap are
+    (R, X, Y, Z), number i + 1 alone in the i-th, which a label map cannot hold. Frames without a voxel of
     their class are left out; a map without any foreground gets one empty frame per class. A gantry
     tilt is kept, frame by frame: viewers that show segments on their images follow it, those that
     stack frames to a box may not. Written whole or not at all.
@@ -57,6 +58,10 @@ def write_segmentation(
     lacks what every segmentation must repeat, and when the file cannot be written.
     """
     planes = planes_of(labels, source, class_names)
+    if planes.ndim == 4:  # a picture for each segment
+        if kind == "LABELMAP":
+            raise InputError(f"{source.path}: a DICOM label map holds no segments that overlap; use dicom-seg")
+        planes = np.ascontiguousarray(np.moveaxis(planes > 0, 0, -1), np.uint8)
     with building(source):
         headers = headers_of(source)
         require_references(source, headers)

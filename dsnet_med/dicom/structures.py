@@ -59,7 +59,9 @@ def write_structures(
     """Write class ids (X, Y, Z) on the grid of `source` as a structure set of its series.
 
     One structure per class but the background, with the class id as its number; a class without voxels has no
-    contour. `algorithm` is (name, version). Raises InputError as `write_segmentation`.
+    contour. Those that may overlap are (R, X, Y, Z), number i + 1 alone in the i-th.
+
+    `algorithm` is (name, version). Raises InputError as `write_segmentation`.
     """
     planes = planes_of(labels, source, class_names)
     with building(source):
@@ -68,7 +70,9 @@ def write_structures(
         uids = Uids(planes, headers.values(), class_names, algorithm, "RTSTRUCT")
         built = _about(source, headers, uids, algorithm)
         organs = dict(enumerate(map(organ_of, class_names[1:]), start=1))
-        contours = _contours(planes, source, headers)
+        contours: dict[int, list[Dataset]] = {}
+        for layer in planes if planes.ndim == 4 else [planes]:
+            contours |= _contours(layer, source, headers)
         frame_of_reference = next(iter(headers.values())).FrameOfReferenceUID
         built.StructureSetROISequence = [_structure(n, organs[n], frame_of_reference) for n in organs]
         built.ROIContourSequence = [_drawn(n, organs[n], contours.get(n, [])) for n in organs]

@@ -131,9 +131,9 @@ def _each_volume(image: Tensor, of_one: Callable[[Tensor], Tensor]) -> Tensor:
 
 def _keep_names(module: nn.Module) -> None:
     """Let a volume network's state dict have the names of its `network`, and take no other weights."""
-    module.register_state_dict_post_hook(_as_slice_names)  # type: ignore[no-untyped-call]
-    module.register_load_state_dict_pre_hook(_as_own_names)  # type: ignore[no-untyped-call]
-    module.register_load_state_dict_post_hook(_require_all)  # type: ignore[no-untyped-call]
+    module.register_state_dict_post_hook(_as_slice_names)
+    module.register_load_state_dict_pre_hook(_as_own_names)
+    module.register_load_state_dict_post_hook(_require_all)
 
 
 def _as_slice_names(_: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:

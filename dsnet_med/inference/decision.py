@@ -32,6 +32,11 @@ class Decision:
         """Where each region is, (B, K, ...)."""
         return scores > (0.5 if self.averaged else 0.0)
 
+    def bits(self, scores: Tensor) -> Tensor:
+        """Each region as a bit of its own, (B, ...) uint8."""
+        masks = self.masks(scores).to(torch.uint8)
+        return torch.stack([masks[:, bit] << bit for bit in range(masks.shape[1])]).sum(0, dtype=torch.uint8)
+
     def values(self, scores: Tensor) -> Tensor:
         """The label map (B, ...) as int16."""
         if not self.regions:

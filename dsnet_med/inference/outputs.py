@@ -170,8 +170,9 @@ def _make(made: Path, case: str, mask: Mask, predictor: Predictor, outputs: Outp
 
 def _write(name: str, path: Path, mask: Mask, predictor: Predictor) -> None:
     """The mask in one of the formats but NIfTI. Raises InputError."""
+    segments, names = mask.segments()
     if name == "seg.nrrd":
-        write_seg_nrrd(path, mask.voxels, mask.source, mask.class_names)
+        write_seg_nrrd(path, segments, mask.source, names)
         return
     from dsnet_med.dicom.read import DicomVolume  # noqa: PLC0415 -- an extra
 
@@ -181,12 +182,14 @@ def _write(name: str, path: Path, mask: Mask, predictor: Predictor) -> None:
     if name == "rtstruct":
         from dsnet_med.dicom.structures import write_structures  # noqa: PLC0415
 
-        write_structures(path, mask.voxels, mask.source, mask.class_names, algorithm)
+        write_structures(path, segments, mask.source, names, algorithm)
         return
     from dsnet_med.dicom.segmentation import write_segmentation  # noqa: PLC0415 -- highdicom takes time to load
 
     kind: Literal["BINARY", "LABELMAP"] = "LABELMAP" if name == "dicom-labelmap" else "BINARY"
-    write_segmentation(path, mask.voxels, mask.source, mask.class_names, algorithm, kind=kind)
+    if kind == "LABELMAP" and mask.bits is None:  # which holds regions that lie in one another as classes do
+        segments, names = mask.voxels, mask.class_names
+    write_segmentation(path, segments, mask.source, names, algorithm, kind=kind)
 
 
 def _facts(mask: Mask, outputs: Outputs, predictor: Predictor) -> dict[str, Any]:
@@ -204,20 +207,29 @@ def _facts(mask: Mask, outputs: Outputs, predictor: Predictor) -> dict[str, Any]
         "version": dsnet_med.__version__,
     }
     if outputs.statistics:
-        facts["statistics"] = statistics(mask.voxels, mask.source, mask.class_names)
+        parts = None if mask.bits is None else [mask.region(region) for region in mask.regions]
+        facts["statistics"] = statistics(mask.voxels, mask.source, mask.class_names, parts)
     return facts
 
 
 def statistics(
-    ids: NDArray[np.unsignedinteger[Any]], image: Volume, class_names: Sequence[str]
+    ids: NDArray[np.unsignedinteger[Any]],
+    image: Volume,
+    class_names: Sequence[str],
+    parts: Sequence[NDArray[np.bool_]] | None = None,
 ) -> Mapping[str, Mapping[str, float | int | None]]:
     """For each organ of class ids (X, Y, Z) on `image`: voxels, volume_ml, and mean_intensity.
 
-    The last is in the image's units (HU in CT), None where the organ was not found.
+    The last is in the image's units (HU in CT), None where the organ was not found. Of organs that overlap the
+    masks are `parts`.
     """
     organs = np.arange(1, len(class_names))
-    counts = np.bincount(ids.ravel(order="K"), minlength=len(class_names))[1:]
-    sums = ndimage.sum_labels(image.voxels, ids, organs)
+    if parts is None:
+        counts = np.bincount(ids.ravel(order="K"), minlength=len(class_names))[1:]
+        sums = ndimage.sum_labels(image.voxels, ids, organs)
+    else:
+        counts = np.array([np.count_nonzero(part) for part in parts])
+        sums = np.array([image.voxels[part].sum(dtype=np.float64) for part in parts])
     return {
         name: {
             "voxels": int(count),

@@ -111,6 +111,18 @@ class Predictor:
         """What probabilities are of: the regions, else the classes."""
         return tuple(region.name for region in self.regions) or self.class_names
 
+    @property
+    def overlapping(self) -> bool:
+        """Whether the regions overlap freely: what they are made of are no classes, but combinations."""
+        return any(code >= len(self.class_names) for region in self.regions for code in region.codes)
+
+    def __post_init__(self) -> None:
+        if self.overlapping and self.postprocess != PostProcess():
+            raise InputError(
+                f"{', '.join(self.output_names)} overlap, and post-processing is of organs that do not; leave "
+                "it out"
+            )
+
     def predict(
         self,
         image: Any,
@@ -150,7 +162,7 @@ class Predictor:
             raise InputError(wrong_count(channels[0].path, len(channels), self.channel_names))
         notices: list[str] = []
         with self._one_at_a_time, torch.inference_mode():
-            ids = self._class_ids(channels, probabilities, progress, notices.append)
+            ids, bits = self._class_ids(channels, probabilities, progress, notices.append)
         unstated = tuple(dict.fromkeys(line for channel in channels for line in channel.unstated))
         volume = replace(channels[0], unstated=unstated)
         ids = postprocessed(ids, self.postprocess, self.class_names, volume.voxel_mm3)
@@ -164,7 +176,15 @@ class Predictor:
             *contradictions(ids, volume.affine, self.class_names),
         )
         return Mask(
-            ids, self.class_names, volume, notes, tuple(notices), probabilities, output_names=self.output_names
+            ids,
+            self.class_names,
+            volume,
+            notes,
+            tuple(notices),
+            probabilities,
+            output_names=self.output_names,
+            regions=self.regions,
+            bits=bits,
         )
 
     def _doubts(self, channels: Sequence[Volume]) -> list[str]:
@@ -184,18 +204,22 @@ class Predictor:
         probabilities: NDArray[np.float16] | None,
         progress: Callable[[float], None],
         notice: Callable[[str], None],
-    ) -> NDArray[np.unsignedinteger[Any]]:
+    ) -> tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.uint8] | None]:
+        """The label map, and of regions that overlap freely a bit for each."""
         volume = channels[0]
         order = SliceOrder.of(volume.affine, self.slice_axis)
         stacks = [order.to_slices(channel.voxels) for channel in channels]
         kind = np.uint8 if len(self.class_names) <= 256 else np.uint16
         ids = np.empty(volume.shape, kind, order="F")  # as files hold it: slices lie in one piece
         into = order.to_slices(ids)
+        bits = np.empty(volume.shape, np.uint8, order="F") if self.overlapping else None
         shares = [] if probabilities is None else [order.to_slices(each) for each in probabilities]
         decision = Decision(self.regions, self.mirror or len(self.models) > 1)
 
         def keep(part: slice, scores: Tensor) -> None:
             into[part] = decision.values(scores).cpu().numpy()
+            if bits is not None:
+                order.to_slices(bits)[part] = decision.bits(scores).cpu().numpy()
             if shares:
                 scores = decision.probabilities(scores)
                 for k, share in enumerate(shares):
@@ -209,7 +233,7 @@ class Predictor:
                 keep(slice(index, index + 1), scores[None])
         else:
             self._slice_by_slice(stacks, decision, keep, progress, notice)
-        return ids
+        return ids, bits
 
     def _slice_by_slice(
         self,
