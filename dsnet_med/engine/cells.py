@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dsnet_med.csv_cells import unshielded
 from dsnet_med.engine.arms import Arm
 from dsnet_med.engine.compose import evaluated
 from dsnet_med.engine.cost import measure_cost
-from dsnet_med.engine.data import hold_out, open_store
+from dsnet_med.engine.data import fold_of, hold_out, open_store
 from dsnet_med.engine.overrides import load
 from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.run import prepare, train
+from dsnet_med.engine.scored_cases import image_files, labels_of_store, overlaps, write_scored_case
 from dsnet_med.engine.session import BEGUN
 from dsnet_med.engine.trial import MEASURED, Cell, Trial, read_trial
 from dsnet_med.errors import InputError, StoppedError, cannot_read, one_line, root_cause, want_of_means
@@ -35,13 +35,12 @@ from dsnet_med.evaluate.summary import summarise
 from dsnet_med.evaluate.trial_output import run_place
 from dsnet_med.files import read_json, read_text, staging, write_json
 from dsnet_med.inference import Predictor
+from dsnet_med.inference.outputs import Outputs
 from dsnet_med.inference.segment import segment_cases
 from dsnet_med.inference.sources import find_sources
 from dsnet_med.inference.trust import configured, require_own
 from dsnet_med.prepare.store import Store
-from dsnet_med.prepare.stored_case import StoredCase
 from dsnet_med.seal import SEAL, holds, sealed
-from dsnet_med.volumes import Grid, write_image, write_labels
 
 _COST, _MASKS, _SCORES, _SUMMARY = "cost.json", "masks", "scores", "summary.json"
 _TEST, _TRAINING = Path("cases"), 0.9  # the share of a cell's work that training is, for the bar
@@ -74,29 +73,15 @@ def write_test_cases(folder: Path, trial: Trial) -> None:
     store = Store.open(trial.store)
     scored = {case for cell in trial.cells() for case in cases_of(store, trial, cell.fold)["test"]}
     for name in sorted(scored):
-        image, label = test_files(folder, name)
+        images, label = test_files(folder, name, store)
         if not label.is_file():  # written last
-            _write_case(store, store.cases[name], image, label)
+            write_scored_case(store, store.cases[name], images[0].parent, label)
 
 
-def test_files(folder: Path, case: str) -> tuple[Path, Path]:
-    """Where the image and the reference of a case lie."""
-    return folder / _TEST / "images" / f"{case}.nii.gz", folder / _TEST / "labels" / f"{case}.nii.gz"
-
-
-def _write_case(store: Store, case: StoredCase, image: Path, label: Path) -> None:
-    """A case as the store holds it, clipped, on its source's grid: of which inference makes the same."""
-    images, labels = store.read_case(case.id)
-    slope, (low, high) = case.slope[0], case.clip[0]
-    raw = images[0] / np.float32(slope) if slope else images[0]
-    raw += np.float32(low)
-    affine = np.array(case.affine)
-    voxels = case.order.to_volume(raw)
-    if case.dtype == "uint16":
-        kind = np.int16 if low >= -(2**15) and high < 2**15 else np.int32
-        voxels = np.rint(voxels).astype(kind)
-    write_image(image, voxels, affine)
-    write_labels(label, case.order.to_volume(labels), Grid(label, case.native_shape, affine, None))
+def test_files(folder: Path, case: str, store: Store) -> tuple[list[Path], Path]:
+    """Where the images of a case, one for each channel, and its reference lie."""
+    images = image_files(folder / _TEST / "images", case, store)
+    return images, folder / _TEST / "labels" / f"{case}.nii.gz"
 
 
 def cases_of(store: Store, trial: Trial, fold: int | None) -> dict[str, list[str]]:
@@ -106,10 +91,9 @@ def cases_of(store: Store, trial: Trial, fold: int | None) -> dict[str, list[str
     """
     if fold is None:
         return {"test": [case.id for case in store.cases_of("test")]}
-    known = [*store.cases_of("train"), *store.cases_of("val")]
-    own = set(trial.folds[fold])
-    train_cases, val = hold_out([case for case in known if case.subject not in own])
-    parts = {"train": train_cases, "val": val, "test": [case for case in known if case.subject in own]}
+    others, own = fold_of(store, trial.folds, fold)
+    train_cases, val = hold_out(others)
+    parts = {"train": train_cases, "val": val, "test": own}
     return {name: sorted(case.id for case in cases) for name, cases in parts.items()}
 
 
@@ -185,27 +169,31 @@ def _run(folder: Path, trial: Trial, cell: Cell, device: str, trust: bool) -> No
         train(run, {"resume": begun, "device": f"$engine.distributed.device('{device}')"})
     store = open_store(str(trial.store))
     cases = cases_of(store, trial, cell.fold)["test"]
-    _segment(folder, run, cases, device)
+    _segment(folder, run, cases, store, device)
     _score(folder, run, cases, store)
 
 
-def _segment(folder: Path, run: Path, cases: Sequence[str], device: str) -> None:
+def _segment(folder: Path, run: Path, cases: Sequence[str], store: Store, device: str) -> None:
     predictor = Predictor.from_run(run, device=device, trust=True)  # it was made, or looked at, by `_run`
-    sources = find_sources([test_files(folder, case)[0] for case in cases])
-    failed = {each.case: each.error for each in segment_cases(predictor, sources, run / _MASKS) if each.error}
+    files = [file for case in cases for file in test_files(folder, case, store)[0]]
+    sources = find_sources(files, channels=store.channels)
+    outputs = Outputs(("seg.nrrd",) if overlaps(store) else ("nifti",))
+    results = segment_cases(predictor, sources, run / _MASKS, outputs)
+    failed = {each.case: each.error for each in results if each.error}
     if failed:
         raise StoppedError(f"{len(failed)} cases could not be segmented: {next(iter(failed.values()))}")
 
 
 def _score(folder: Path, run: Path, cases: Sequence[str], store: Store) -> None:
-    labels = dict(enumerate(store.classes))
-    pairs = [Pair(case, run / _MASKS / f"{case}.nii.gz", test_files(folder, case)[1]) for case in cases]
+    labels, ending = labels_of_store(store), ".seg.nrrd" if overlaps(store) else ".nii.gz"
+    files = {case: test_files(folder, case, store) for case in cases}
+    pairs = [Pair(case, run / _MASKS / f"{case}{ending}", files[case][1]) for case in cases]
     protocols = ("strict", *(name for name in PROTOCOLS if name != "strict"))
     scores = list(evaluate_pairs(pairs, labels, protocols=protocols))
     if failed := [score.error for score in scores if score.error]:
         raise StoppedError(f"{len(failed)} cases could not be scored: {failed[0]}")
     facts = read_json(run / _MASKS / RUN_FACTS)
-    images = {case: test_files(folder, case)[0] for case in cases}
+    images = {case: own[0] for case, (own, _) in files.items()}
     window = (store.intensity.low, store.intensity.high) if store.intensity.kind == "window" else None
     summary = summarise(scores, labels, protocols)
     write_results(

@@ -5,7 +5,6 @@ must say the same: more seeds and more arms extend it, anything else is another 
 of one's own (plug-ins, rows) lie beside it in files/, and DIR/store.txt says where the store lies here.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from dsnet_med.files import read_text, sha256, write_text
 from dsnet_med.inference.trust import remember, require_own
 from dsnet_med.methods import method_row
 from dsnet_med.networks.plugin_file import file_of, is_file
+from dsnet_med.prepare.splits import fold_subjects
 from dsnet_med.prepare.store import MANIFEST, Store
 from dsnet_med.yaml_core import parse_yaml, yaml_text
 
@@ -206,19 +206,21 @@ def again(trial: Trial) -> Trial:
 
 
 def _folds(store: Store, count: int) -> tuple[tuple[str, ...], ...]:
-    """The subjects of `count` folds of the training and validation cases, by a hash of their names."""
+    """The subjects of `count` folds of the training and validation cases: the store's own where it has as many."""
     if not count:
         if not store.cases_of("test"):
-            raise InputError(f"{store.path} has no test cases to compare on: make folds, --folds 5")
+            folds = len(store.folds) or 5
+            raise InputError(f"{store.path} has no test cases to compare on: make folds, --folds {folds}")
         return ()
+    if count == len(store.folds):
+        return store.folds
     subjects = {case.subject for case in (*store.cases_of("train"), *store.cases_of("val"))}
     if not 2 <= count <= len(subjects) // 2:
         raise InputError(
             f"got --folds {count}, wanted 2 to {len(subjects) // 2}: the store has {len(subjects)} subjects to "
             "learn from, and a fold needs two at least"
         )
-    ranked = sorted(subjects, key=lambda name: hashlib.sha256(name.encode()).digest())
-    return tuple(tuple(sorted(ranked[fold::count])) for fold in range(count))
+    return fold_subjects(subjects, count)
 
 
 def read_trial(folder: Path) -> Trial:

@@ -100,7 +100,7 @@ def convert(
             disk.shutdown(cancel_futures=True)
         results = [done[case.id] for case in cases]
         store = _described(recipe, source, out, results, noted=noted, excluded=sorted(exclude), folds=divided)
-        if recipe.grid_mm:
+        if recipe.grid_mm or any(rule.kind == "zscore" for rule in recipe.intensities):
             write_text(out / SOURCE, f"{source.absolute()}\n")
         store.write()
 

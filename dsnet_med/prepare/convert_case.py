@@ -113,9 +113,7 @@ def _kept(out: Path, origin: dict[str, Any], raw: RawCase) -> tuple[StoredCase, 
         if (entry.format, entry.recipe_hash) != (FORMAT, origin["recipe_hash"]):
             return None
         require_whole(out, entry)
-        digests = [
-            tuple(_joined(map(sha256, files_of(file))) for file in files) for files in (raw.images, raw.labels)
-        ]
+        digests = [digests_of(files) for files in (raw.images, raw.labels)]
         same = digests == [entry.image_sha256, entry.label_sha256]
         return (entry, _read_back(out, entry)) if same else None
     except (InputError, OSError):  # damaged, or not there; why a source cannot be read is told when converted
@@ -177,6 +175,11 @@ def _converted(recipe: Recipe, source: Path, out: Path, raw: RawCase, origin: di
     planes = _planes(recipe, entry, images, scalings) if whole is None else np.moveaxis(whole, 0, 1)
     labels = np.broadcast_to(np.uint8(0), shape) if classes is None else classes
     return write_case(data_file(out, raw.id), entry, zip(planes, labels, strict=True))
+
+
+def digests_of(files: Sequence[Path]) -> tuple[str, ...]:
+    """The SHA-256 of each of a case's images or labels, as its entry has them."""
+    return tuple(_joined(map(sha256, files_of(file))) for file in files)
 
 
 def _digests(files: Sequence[Path], volumes: Sequence[Volume]) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def evaluate(labels=REGIONS, protocols=("strict",)):
 
 def test_regions_have_a_row_each_and_hold_when_scored_again(place, capsys):
     summary = evaluate(protocols=("strict", "transunet", "dpcnet", "monai"))
-    rows = list(csv.DictReader(Path("out/cases.csv").open()))
+    rows = list(csv.DictReader(Path("out/cases.csv").read_text().splitlines()))
     assert [(row["case"], row["label"], row["name"]) for row in rows[:3]] == [
         ("a", "1", "whole"),
         ("a", "2", "core"),
@@ -83,7 +83,10 @@ label: "ref/{case}.nii.gz"
 classes: [background, oedema, necrosis, enhancing]
 label_map: {background: 0, oedema: 10, necrosis: 20, enhancing: 30}
 ignore: [4, 5]
-regions: {whole: {of: [oedema, necrosis, enhancing], value: 9}, core: [necrosis, enhancing], enhancing: [enhancing]}
+regions:
+  whole: {of: [oedema, necrosis, enhancing], value: 9}
+  core: [necrosis, enhancing]
+  enhancing: [enhancing]
 intensity: {window: [0, 1]}
 splits: {seed: 0, val: 0.2, test: 0.2}
 """)
