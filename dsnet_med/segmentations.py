@@ -18,7 +18,7 @@ from dsnet_med.errors import InputError
 from dsnet_med.find import NRRD
 from dsnet_med.segments_dicom import Piece
 from dsnet_med.sniff import dicom_segmentation
-from dsnet_med.volumes import Grid, Volume, label_type, read_labels, unchanged
+from dsnet_med.volumes import Grid, Volume, label_type, read_labels, require_same_grid, unchanged
 
 LabelMap = NDArray[np.unsignedinteger[Any]]
 _OFF_GRID = 0.05  # of a voxel, at every corner; what DICOM's decimal strings and ITK's directions lose is less
@@ -48,16 +48,23 @@ class Layered:
         return replace(self, volume=volume, layers=tuple(layers))
 
 
-def read_pair(reference: Path, prediction: Path | None) -> tuple[Layered, Layered | None]:
+def read_pair(
+    reference: Path, prediction: Path | None, masks: Mapping[str, Path] | None = None
+) -> tuple[Layered, Layered | None]:
     """Two segmentations, of any kind, those that can be on one grid. Raises InputError.
 
-    The grid is that of a label map, or of a .seg.nrrd file; of DICOM segmentations alone it is the smallest
-    that holds the frames of both.
+    With `masks` the reference is those: a file for each structure, which may overlap. The grid is that of a
+    label map, or of a .seg.nrrd file; of DICOM segmentations alone it is the smallest that holds the frames of
+    both.
     """
     paths = [reference] if prediction is None else [reference, prediction]
     kinds = {path: dicom_segmentation(path) for path in paths}
-    gridded = {path: _gridded(path) for path in paths if kinds[path] is None}
-    plain = [path for path in gridded if not gridded[path].segments]
+    gridded = {
+        path: _gridded(path) for path in paths if kinds[path] is None and not (masks and path is reference)
+    }
+    if masks:
+        gridded[reference] = _of_masks(masks)
+    plain = [path for path in gridded if not gridded[path].segments or (masks and path is reference)]
     like = gridded[(plain or list(gridded))[0]].volume if gridded else _grid_of(kinds)
     found = {}
     for path in paths:
@@ -101,6 +108,31 @@ def _gridded(path: Path) -> Layered:
     count = 1 + max((segment.layer for segment in segments), default=0)
     volumes = [read_labels(path, index, hashed=True) for index in (range(count) if count > 1 else (None,))]
     return Layered(volumes[0], tuple(volume.voxels for volume in volumes), segments)
+
+
+def _of_masks(masks: Mapping[str, Path]) -> Layered:
+    """A file for each structure, whatever is not 0 in it, as named segments. Raises InputError."""
+    first: Volume | None = None
+    layers: list[LabelMap] = []
+    segments: list[Segment] = []
+    digests: dict[Path, str] = {}
+    notes: list[str] = []
+    for number, (name, path) in enumerate(masks.items(), start=1):
+        volume = read_labels(path, hashed=True)
+        first = first or volume
+        require_same_grid(first, volume)
+        mask = volume.voxels > 0
+        index = next((n for n, layer in enumerate(layers) if not layer[mask].any()), len(layers))
+        if index == len(layers):
+            layers.append(np.zeros(first.shape, label_type(len(masks)), order="F"))
+        layers[index][mask] = number
+        segments.append(Segment(name, number, index))
+        digests |= volume.digests
+        notes += [f"{path.name}: {note}" for note in volume.notes]
+    if first is None:
+        raise InputError("a reference of masks needs one at least")
+    whole = replace(first, voxels=layers[0], digests=digests, notes=tuple(dict.fromkeys(notes)))
+    return Layered(whole, tuple(layers), tuple(segments))
 
 
 def _embedded(given: Layered, like: Grid) -> Layered:

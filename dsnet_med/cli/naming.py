@@ -6,7 +6,7 @@ CASE.json as `infer` writes them; names that only the data set's own label files
 that only one of both kinds has. Where nothing tells, references are refused; predictions are class ids.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -32,11 +32,15 @@ _SAYS_LABELS = "labels.json"
 
 @dataclass(frozen=True)
 class Naming:
-    """How files name their cases and what their values mean; `recipe` where a recipe says it."""
+    """How files name their cases and what their values mean; `recipe` where a recipe says it.
+
+    `masks_in` finds the references in a folder where they are files of their own for each structure.
+    """
 
     labels: Labels
     prediction_case: CaseOf = case_name
     reference_case: CaseOf = case_name
+    masks_in: "Callable[[Path], Mapping[str, Mapping[str, Path]]] | None" = None
     recipe: "Recipe | None" = None
 
 
@@ -90,7 +94,7 @@ def _tells_by_name(file: Path, labels: Labels) -> bool:
 
 
 def _by_recipe(name: str) -> Naming:
-    from dsnet_med.prepare.cases import case_of_image, case_of_label
+    from dsnet_med.prepare.cases import case_of_image, case_of_label, masks_in
     from dsnet_med.prepare.recipe import load_recipe
 
     try:
@@ -107,6 +111,7 @@ def _by_recipe(name: str) -> Naming:
         reference_case=lambda file: (
             case_of_label(recipe, _as_nifti(file)) or case_of_image(recipe, _as_nifti(file))
         ),
+        masks_in=(lambda folder: masks_in(recipe, folder)) if recipe.masks else None,
         recipe=recipe,
     )
 

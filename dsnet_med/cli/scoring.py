@@ -178,15 +178,18 @@ def _prepared(
     cases: Sequence[str] | None,
 ) -> _Predictions:
     """Everything that can be wrong with a folder, before anything is scored. Raises InputError."""
+    masks = naming.masks_in(reference) if naming.masks_in else None
     found = pair_folders(
         prediction,
         reference,
         prediction_case=naming.prediction_case,
         reference_case=naming.reference_case,
         cases=cases,
+        masks=masks,
     )
     pairs, missing, notes = found.pairs, found.missing, found.notes
-    require_one_file_per_case([*(pair.case for pair in pairs), *missing], naming.labels.names, reference)
+    if masks is None:
+        require_one_file_per_case([*(pair.case for pair in pairs), *missing], naming.labels.names, reference)
     if not pairs:
         reasons = "; ".join([*found.failures.values(), *found.orphans.values()][:_SHOWN])
         reasons = reasons or f"{reference} holds no label map of this recipe"
@@ -203,7 +206,9 @@ def _prepared(
     if prediction.resolve() == reference.resolve():
         notes.append(f"{prediction} is both prediction and reference: it is scored against itself")
     if options.missing == "zero":
-        pairs += [Pair(case, None, file) for case, file in missing.items()]
+        pairs += [
+            Pair(case, None, file, tuple((masks or {}).get(case, {}).items())) for case, file in missing.items()
+        ]
         pairs.sort(key=lambda pair: pair.case)
     values = values_of(pairs, missing.values(), naming)
     origin = origin_of(prediction, [pair.prediction for pair in pairs if pair.prediction])

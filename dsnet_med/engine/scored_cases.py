@@ -81,10 +81,10 @@ def _from_store(store: Store, case: StoredCase) -> tuple[list[NDArray[Any]], NDA
 
 def _from_source(store: Store, case: StoredCase) -> tuple[list[NDArray[Any]], NDArray[np.uint8]]:
     source = _source_of(store)
-    files = [tuple(source / name for name in names) for names in (case.image_files, case.label_files)]
-    raw = RawCase(case.id, case.subject, case.split, *files)
+    images, labels = (tuple(source / name for name in own) for own in (case.image_files, case.label_files))
+    raw = RawCase(case.id, case.subject, case.split, images, labels)
     try:
-        found = tuple(digests_of(own) for own in files)
+        found = digests_of(images), digests_of(labels)
     except FileNotFoundError as error:
         raise InputError(
             f"{error.filename}: is not there, but the store {store.path} was made of it"
@@ -116,6 +116,6 @@ def _source_of(store: Store) -> Path:
         return Path(read_text(store.path / SOURCE).strip())
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{store.path / SOURCE}: cannot be read; masks are scored against the raw data that the store was made "
-            "of: run the same preprocess command again, which writes where they lie"
+            f"{store.path / SOURCE}: cannot be read; masks are scored against the raw data that the store was "
+            "made of: run the same preprocess command again, which writes where they lie"
         ) from error

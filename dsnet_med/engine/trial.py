@@ -206,7 +206,7 @@ def again(trial: Trial) -> Trial:
 
 
 def _folds(store: Store, count: int) -> tuple[tuple[str, ...], ...]:
-    """The subjects of `count` folds of the training and validation cases: the store's own where it has as many."""
+    """The subjects of `count` folds of the cases to learn from: the store's own where it has as many."""
     if not count:
         if not store.cases_of("test"):
             folds = len(store.folds) or 5

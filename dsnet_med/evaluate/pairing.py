@@ -29,11 +29,15 @@ CaseOf = Callable[[Path], str | None]
 
 @dataclass(frozen=True)
 class Pair:
-    """The two label maps of a case; without a `prediction` it is scored as one where nothing was predicted."""
+    """The two label maps of a case; without a `prediction` it is scored as one where nothing was predicted.
+
+    `masks`: the reference is a file for each structure, by their names, and `reference` the first of them.
+    """
 
     case: str
     prediction: Path | None
     reference: Path
+    masks: tuple[tuple[str, Path], ...] = ()
 
 
 class Pairing(NamedTuple):
@@ -57,18 +61,29 @@ def pair_folders(
     prediction_case: CaseOf = case_name,
     reference_case: CaseOf = case_name,
     cases: Iterable[str] | None = None,
+    masks: Mapping[str, Mapping[str, Path]] | None = None,
 ) -> Pairing:
     """Pair the volumes of two folders (or two single files) by case, sorted by case.
 
     `prediction_case` and `reference_case` give a file's case; a reference file for which it is None is passed
     over. Files that nothing pairs by name are paired where their names differ only in what says prediction,
-    reference or channel (`a_pred`, `a_gt`, `a_0000`, `a.seg`). `cases` names the only cases that count. Raises
-    InputError when a folder is missing or holds no volume, or `cases` names one without a reference.
+    reference or channel (`a_pred`, `a_gt`, `a_0000`, `a.seg`). `cases` names the only cases that count. `masks`
+    are references of a file for each structure, by case. Raises InputError when a folder is missing or holds no
+    volume, or `cases` names one without a reference.
     """
-    if prediction.is_file() and reference.is_file():
+    if masks is None and prediction.is_file() and reference.is_file():
         return Pairing([Pair(str(prediction_case(prediction)), prediction, reference)], {}, {}, {}, [])
     predictions, double_predictions = _by_case(_volumes(prediction, "predictions"), prediction_case)
-    references, double_references = _by_case(_volumes(reference, "references"), reference_case)
+    if masks is None:
+        references, double_references = _by_case(_volumes(reference, "references"), reference_case)
+    else:
+        references, double_references = {case: next(iter(own.values())) for case, own in masks.items()}, {}
+        names = dict.fromkeys(name for own in masks.values() for name in own)
+        for case, own in masks.items():
+            if lacking := [name for name in names if name not in own]:
+                double_references[case] = (
+                    f"case '{case}' has no mask of {first_of(lacking)}; add it, if only empty"
+                )
     same = _alike(
         predictions.keys() - references.keys() - double_predictions.keys(),
         references.keys() - predictions.keys() - double_references.keys(),
@@ -86,8 +101,9 @@ def pair_folders(
         for case, file in sorted(predictions.items())
         if cases is None and case not in references
     }
+    files = {file: tuple(own.items()) for own in (masks or {}).values() for file in list(own.values())[:1]}
     pairs = [
-        Pair(case, predictions[case], references[case])
+        Pair(case, predictions[case], references[case], files.get(references[case], ()))
         for case in sorted(counted & predictions.keys() - failures.keys())
     ]
     missing = {case: references[case] for case in sorted(counted - predictions.keys() - failures.keys())}

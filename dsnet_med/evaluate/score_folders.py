@@ -62,6 +62,7 @@ class CaseScore:
     reference_sha256: str = ""
     reference_map: LabelValues | None = None
     prediction_map: LabelValues | None = None
+    masks: tuple[tuple[str, Path], ...] = ()
     resampled: str = ""
     peak_memory_bytes: int = 0
     task: "_Task | None" = field(default=None, compare=False, repr=False)
@@ -219,7 +220,7 @@ def _score(task: _Task) -> CaseScore:
 def _read(task: _Task) -> _Maps:
     """Raises InputError."""
     pair, rules = task.pair, task.rules
-    both = read_pair(pair.reference, pair.prediction)
+    both = read_pair(pair.reference, pair.prediction, dict(pair.masks))
     reference = both[0].volume
     classes, notes = _classes(both[0], rules, task.reference_map)
     predicted = Classes((np.zeros(reference.shape, np.uint8, order="F"),))
@@ -271,6 +272,7 @@ def _measured(task: _Task) -> CaseScore:
         reference_sha256=digest_of(reference.digests),
         reference_map=task.reference_map,
         prediction_map=task.prediction_map,
+        masks=pair.masks,
         resampled=maps.resampled,
         peak_memory_bytes=peak_memory_bytes(),
         task=task,

@@ -256,7 +256,8 @@ def _describe(counted: NDArray[np.float64], interval: Interval) -> dict[str, Any
 
 
 def _inputs(score: CaseScore) -> dict[str, Any]:
-    maps = {"reference_map": score.reference_map, "prediction_map": score.prediction_map}
+    maps: dict[str, Any] = {"reference_map": score.reference_map, "prediction_map": score.prediction_map}
+    maps["reference_masks"] = {name: str(file.absolute()) for name, file in score.masks}
     return {
         "prediction": None if score.prediction is None else str(score.prediction.absolute()),
         "prediction_sha256": score.prediction_sha256,

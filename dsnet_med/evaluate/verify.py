@@ -75,7 +75,12 @@ def read_claim(
         claim.images = images
         for case, entry in claim.content["inputs"].items():
             predicted = None if entry["prediction"] is None else _moved(entry["prediction"], prediction)
-            pair = Pair(case, predicted, _moved(entry["reference"], reference))
+            masks = tuple(
+                (str(name), _moved_below(file, reference))
+                for name, file in dict(entry.get("reference_masks", {})).items()
+            )
+            truth = masks[0][1] if masks else _moved(entry["reference"], reference)
+            pair = Pair(case, predicted, truth, masks)
             claim.pairs.append(pair)
             for role, file in (("reference", pair.reference), ("prediction", predicted)):
                 if file is not None and f"{role}_map" in entry:
@@ -256,6 +261,15 @@ def _moved(stored: str, folder: Path | None) -> Path:
     if folder is None:
         return Path(stored)
     return folder if folder.is_file() else folder / Path(stored).name
+
+
+def _moved_below(stored: str, folder: Path | None) -> Path:
+    """Where a file lies whose folders below a moved one are of its case."""
+    if folder is None:
+        return Path(stored)
+    parts = Path(stored).parts
+    found = (folder.joinpath(*parts[-depth:]) for depth in range(min(len(parts) - 1, 6), 0, -1))
+    return next((file for file in found if file.is_file()), folder / parts[-1])
 
 
 def _label_map(entry: Mapping[str, Any]) -> dict[int, int]:

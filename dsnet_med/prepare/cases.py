@@ -101,6 +101,35 @@ def stray_labels(recipe: Recipe, source: Path) -> list[Path]:
     return sorted(set(files) - {label for case in find_cases(recipe, source) for label in case.labels})
 
 
+def masks_in(recipe: Recipe, folder: Path) -> dict[str, dict[str, Path]]:
+    """The mask files below `folder` by case and structure, of a recipe with a file for each structure.
+
+    The folder is the source, or any that the templates' first parts lead to. A case may lack some. Raises
+    InputError where no file is found.
+    """
+    parts = [PurePosixPath(template).parts for template in recipe.label_templates]
+    depths = range(max(map(len, parts)))
+    for depth in depths:
+        tails = ["/".join(own[depth:]) for own in parts]
+        if (
+            not all(tails)
+            or not all("{case}" in tail for tail in tails)
+            or len({own[:depth] for own in parts}) > 1
+        ):
+            break
+        found = [_grouped(_matches(folder, tail)) for tail in tails]
+        if any(found):
+            cases = sorted({case for of_mask in found for case in of_mask})
+            files = [
+                list(zip(recipe.masks, (of_mask.get(case) for of_mask in found), strict=True)) for case in cases
+            ]
+            return {
+                case: {name: own[0] for name, own in each if own}
+                for case, each in zip(cases, files, strict=True)
+            }
+    raise InputError(f"{folder}: holds no masks {first_of(recipe.label_templates)}; give the folder that does")
+
+
 def case_of_image(recipe: Recipe, file: Path) -> str:
     """The case id of an image, or of a label map that was predicted from it, from the file's name.
 

@@ -104,3 +104,46 @@ splits: {seed: 0, val: 0.2, test: 0.2}
     assert after["ignored_voxels"]["a"] == before["ignored_voxels"]["a"] + 1
     assert after["ignored_label"] == {"ignore": 255}
     scoring.verify(Path("out/summary.json"))
+
+
+@pytest.mark.parametrize("reference", ["raw", "raw/labels"])
+def test_a_mask_file_for_each_structure(place, reference):
+    """They may overlap: each is scored whole, against a label map as far as that goes."""
+    Path("recipe.yaml").write_text("""
+id: made
+title: made
+source: made
+licence: made
+modality: MR
+layout: pairs
+image: "images/{case}.nii.gz"
+label: {liver: "labels/{case}/liver.nii.gz", lesion: "labels/{case}/lesion.nii.gz"}
+overlapping: true
+classes: [background, liver, lesion]
+intensity: {window: [0, 1]}
+splits: {seed: 0, val: 0.2, test: 0.2}
+""")
+    liver, lesion = np.zeros((2, 9, 8, 7), np.uint8)
+    liver[1:7, 1:7, 1:6], lesion[3:5, 3:5, 2:4] = 1, 255
+    Path("raw/labels/a").mkdir(parents=True)
+    for name, mask in (("liver", liver), ("lesion", lesion)):
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), f"raw/labels/a/{name}.nii.gz")
+    for file in Path("pred").iterdir():
+        file.unlink()
+    nib.save(nib.Nifti1Image(np.where(lesion, 2, liver).astype(np.uint8), np.eye(4)), "pred/a.nii.gz")
+    options = scoring.Options(workers=1)
+    given = ([Path("pred")], Path(reference), "recipe.yaml", Path("out"))
+    scoring.evaluate(*given, images=None, options=options)
+    summary = json.loads(Path("out/summary.json").read_text())
+    found = {name: each["dice"]["mean"] for name, each in summary["labels"].items()}
+    assert found == {"liver": dice(liver > 0, (liver > 0) & (lesion == 0)), "lesion": 1}
+    assert list(summary["inputs"]["a"]["reference_masks"]) == ["liver", "lesion"]
+    scoring.verify(Path("out/summary.json"))
+    Path("raw").rename("moved")
+    scoring.verify(Path("out/summary.json"), reference=Path("moved/labels"))
+    Path("moved/labels/b").mkdir()
+    nib.save(nib.Nifti1Image(liver, np.eye(4)), "moved/labels/b/liver.nii.gz")
+    nib.save(nib.Nifti1Image(liver, np.eye(4)), "pred/b.nii.gz")
+    with pytest.raises(CasesFailedError, match="case 'b' has no mask of lesion"):
+        scoring.evaluate([Path("pred")], Path("moved"), "recipe.yaml", Path("o"), images=None, options=options)
+    assert json.loads(Path("o/summary.json").read_text())["cases"] == 1
