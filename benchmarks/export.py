@@ -24,13 +24,13 @@ from torch import Tensor
 from dsnet_med import build_network
 from dsnet_med.engine.export.formats import (
     FORMATS,
-    GreySlices,
+    Plain,
     graph_of,
     open_torchscript,
     version_of,
     write_torchscript,
 )
-from dsnet_med.engine.export.inputs import made_up_slices
+from dsnet_med.engine.export.inputs import made_up_images
 from dsnet_med.engine.scripted import scripted
 from dsnet_med.inference.fuse_batch_norm import fuse_batch_norm
 
@@ -52,7 +52,7 @@ def main() -> None:
     height, width = map(int, options.size.split("x"))
     torch.manual_seed(0)
     network = build_network(options.method, num_classes=9, width=options.width).eval().requires_grad_(False)
-    images = made_up_slices((height, width), options.batch)
+    images = made_up_images((height, width), options.batch)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         ways, costs = _ways(network, images[:1], Path(folder))
         differences = _differences(ways, images)
@@ -84,7 +84,7 @@ def _ways(
     network: torch.nn.Module, example: Tensor, folder: Path
 ) -> tuple[dict[str, Run], dict[str, dict[str, float]]]:
     """Every form by its name, and what it took to write and open it."""
-    grey = GreySlices(network, 1).eval()
+    grey = Plain(network, 1).eval()
     fused = fuse_batch_norm(copy.deepcopy(network), example).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ways: dict[str, Run] = {
         "eager": grey,

@@ -719,13 +719,13 @@ def forms(bench: Bench) -> Iterator[None]:
     import torch
 
     from dsnet_med import build_network
-    from dsnet_med.engine.export.formats import FORMATS, GreySlices, graph_of, write_torchscript
-    from dsnet_med.engine.export.inputs import made_up_slices
+    from dsnet_med.engine.export.formats import FORMATS, Plain, graph_of, write_torchscript
+    from dsnet_med.engine.export.inputs import made_up_images
     from dsnet_med.engine.scripted import scripted
 
     torch.manual_seed(0)
     network = build_network("fcn_dsm", num_classes=CLASSES, width=bench.width).eval().requires_grad_(False)
-    grey, images = GreySlices(network, 1).eval(), made_up_slices((bench.size, bench.size), 2)
+    grey, images = Plain(network, 1).eval(), made_up_images((bench.size, bench.size), 2)
     with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
         pt2, script = Path(scratch) / "model.pt2", Path(scratch) / "model.ts"
         next(form for form in FORMATS if form.name == "pt2").write(

@@ -234,10 +234,12 @@ def write_labels(path: Path, voxels: NDArray[Any], like: Grid) -> None:
 def write_image(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64]) -> None:
     """Write an image (X, Y, Z) with its `affine` (4, 4) to RAS+ millimetres as NIfTI, in the type it has.
 
+    Several volumes on one grid, (X, Y, Z, C), make a 4-D file.
+
     Written whole or not at all. Raises InputError as `write_labels`.
     """
     require_nifti_name(path)
-    _write(path, voxels, header_on(voxels.shape, affine, None))
+    _write(path, voxels, header_on(voxels.shape[:3], affine, None))
 
 
 def _write(path: Path, voxels: NDArray[Any], header: Any) -> None:

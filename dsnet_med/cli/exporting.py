@@ -86,16 +86,22 @@ def _short(certificate: Any) -> dict[str, Any]:
 
 def _told(form: Any) -> str:
     if "largest_difference" not in form and "equal_voxels" not in form:
-        return f"the reference, {form['ms_per_slice']} ms a slice"
+        return f"the reference, {_milliseconds(form)}"
     parts = [f"{form['file']}, opened by {form['runtime']}"]
     if form.get("largest_difference") is not None:
         parts.append(f"logits within {form['largest_difference']:.1e}")
     parts.append(f"{100 * form['equal_voxels']:.3f} % of the voxels equal")
-    if "ms_per_slice" in form:
-        parts.append(f"{form['ms_per_slice']} ms a slice")
+    if told := _milliseconds(form):
+        parts.append(told)
     if form.get("sizes", "any") != "any":
-        parts.append(f"slices of {form['sizes']} alone")
+        seen = "windows" if "ms_per_window" in form else "slices"
+        parts.append(f"{seen} of {form['sizes']} alone")
     return ", ".join(parts)
+
+
+def _milliseconds(form: Any) -> str:
+    found = [(form[f"ms_per_{what}"], what) for what in ("slice", "window") if f"ms_per_{what}" in form]
+    return ", ".join(f"{milliseconds} ms a {what}" for milliseconds, what in found)
 
 
 def bundle_folder(path: Path) -> Path | None:

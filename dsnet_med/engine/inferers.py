@@ -13,7 +13,7 @@ from dsnet_med.errors import InputError, first_of, unknown
 from dsnet_med.inference.bundle_reader import FITS
 from dsnet_med.inference.slice_model import slice_logits
 from dsnet_med.networks.ensemble import main_output, mean_logits, members_of
-from dsnet_med.networks.layers import is_traced, with_channels
+from dsnet_med.networks.layers import is_traced, refuse_script, with_channels
 
 
 class SliceFitInferer(Inferer):
@@ -62,7 +62,11 @@ class SliceWise(nn.Module):
     def __prepare_scriptable__(self) -> ScriptedSlices:
         """What `torch.jit.script`, and with it `monai.bundle ckpt_export`, compiles in place of this."""
         inferer = self.inferer
-        return ScriptedSlices(self.network, inferer.size, inferer.fit, self.batch_size, self.in_channels).eval()
+        size, fit = inferer.size, inferer.fit
+        script = ScriptedSlices(
+            self.network, size, fit, self.batch_size, self.in_channels, regions=self.regions
+        )
+        return script.eval()
 
     def forward(self, image: Tensor) -> Tensor:
         return _each_volume(image, self._volume)
@@ -82,8 +86,10 @@ class WindowWise(nn.Module):
     """A 3-D network for windows of `size` as one for volumes: (B, C, D, H, W) or (C, D, H, W) -> logits alike.
 
     By MONAI's sliding windows, half overlapping, weighted by a Gaussian: all logits of a volume are held, which
-    `infer` does not. The rest is as in `SliceWise`.
+    `infer` does not. The rest is as in `SliceWise`, but that `torch.jit.script` raises InputError.
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,

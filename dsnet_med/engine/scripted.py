@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError, one_line, root_cause, unknown
 from dsnet_med.inference.bundle_reader import FITS
-from dsnet_med.networks.ensemble import SMALLEST, main_output, members_of
+from dsnet_med.networks.ensemble import CERTAIN, SMALLEST, main_output, members_of
 
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-6  # what a trace may differ by, of the largest logit and beside it
 
@@ -38,12 +38,14 @@ class ScriptedSlices(nn.Module):
         fit: str = "resize",
         batch_size: int = 8,
         in_channels: int = 1,
+        *,
+        regions: bool = False,
     ) -> None:
         super().__init__()
         if fit not in FITS:
             raise unknown("fit", fit, FITS)
         self.batch_size, self.in_channels = batch_size, in_channels
-        self.smallest = SMALLEST
+        self.regions, self.smallest, self.certain = regions, SMALLEST, CERTAIN
         self.members = nn.ModuleList(
             _Fitted(member, (int(size[0]), int(size[1])), fit == "window", in_channels)
             for member in members_of(network)
@@ -62,12 +64,14 @@ class ScriptedSlices(nn.Module):
         return torch.stack(parts)
 
     def slices(self, images: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, K, H, W); of several networks the logarithm of their mean softmax."""
+        """(B, in_channels, H, W) -> (B, K, H, W); of several networks as `mean_logits` has it."""
         outputs: list[Tensor] = []
         for member in self.members:
             outputs.append(member(images))  # noqa: PERF401 -- a module in a comprehension is no TorchScript
         if len(outputs) == 1:
             return outputs[0]
+        if self.regions:
+            return torch.stack([logits.sigmoid() for logits in outputs]).mean(0).logit(self.certain)
         shares = [logits.softmax(1) for logits in outputs]
         return torch.stack(shares).mean(0).clamp_min(self.smallest).log()
 
@@ -123,18 +127,26 @@ class _Fitted(nn.Module):
 
 
 def scripted(
-    network: nn.Module, size: Sequence[int], fit: str = "resize", batch_size: int = 8, in_channels: int = 1
+    network: nn.Module,
+    size: Sequence[int],
+    fit: str = "resize",
+    batch_size: int = 8,
+    in_channels: int = 1,
+    *,
+    regions: bool = False,
 ) -> torch.jit.ScriptModule:
     """`ScriptedSlices` compiled, for `torch.jit.save`. Raises InputError where the network cannot be traced."""
     with _without_news():
         return cast(
             torch.jit.ScriptModule,
-            torch.jit.script(ScriptedSlices(network, size, fit, batch_size, in_channels).eval()),
+            torch.jit.script(
+                ScriptedSlices(network, size, fit, batch_size, in_channels, regions=regions).eval()
+            ),
         )
 
 
 def traced(network: nn.Module, size: Sequence[int], in_channels: int = 1) -> torch.jit.ScriptModule:
-    """A 2-D network traced for slices (B, in_channels, *size), any number of them.
+    """A network traced for slices or windows (B, in_channels, *size), any number of them.
 
     Raises InputError where it cannot be traced, or the trace differs from the network for other slices than the
     example, or another number of them.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 SMALLEST = 1e-30  # of a probability whose logarithm is taken
-_CERTAIN = 1e-7  # that a probability whose odds are taken keeps from 0 and 1
+CERTAIN = 1e-7  # that a probability whose odds are taken keeps from 0 and 1
 
 
 class Ensemble(nn.Module):
@@ -30,7 +30,7 @@ class Ensemble(nn.Module):
 def mean_logits(logits: Sequence[Tensor], regions: bool = False) -> Tensor:
     """The logarithm of the mean softmax over channels of logits (B, K, ...); of `regions` that of the odds."""
     if regions:
-        return torch.stack([each.sigmoid() for each in logits]).mean(0).logit(_CERTAIN)
+        return torch.stack([each.sigmoid() for each in logits]).mean(0).logit(CERTAIN)
     return torch.stack([each.softmax(1) for each in logits]).mean(0).clamp_min(SMALLEST).log()
 
 

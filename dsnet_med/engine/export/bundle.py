@@ -23,7 +23,7 @@ from dsnet_med.engine.export.certificate import (
 )
 from dsnet_med.engine.export.folder import (
     Run,
-    grey,
+    handed_out,
     joined,
     read_run,
     require_portable,
@@ -31,9 +31,9 @@ from dsnet_med.engine.export.folder import (
     write_large_files,
 )
 from dsnet_med.engine.export.formats import FORMATS, graph_of, missing_packages, why, write_torchscript
-from dsnet_med.engine.export.inputs import Input, made_up_slices, real, sizes_around
+from dsnet_med.engine.export.inputs import Input, made_up_images, real, sizes_around
 from dsnet_med.engine.metadata import describe
-from dsnet_med.engine.scripted import scripted
+from dsnet_med.engine.scripted import scripted, traced
 from dsnet_med.errors import InputError, unknown
 from dsnet_med.extras import missing
 from dsnet_med.files import LOCK, locked, output_error, staging, write_json
@@ -151,9 +151,8 @@ class _Graphs:
 
     def of(self, *, any_size: bool) -> torch.export.ExportedProgram:
         if any_size not in self.made:
-            self.made[any_size] = graph_of(
-                grey(self.model), made_up_slices(self.model.size, 1), any_size=any_size
-            )
+            example = made_up_images(self.model.size, 1, len(self.model.channel_names))
+            self.made[any_size] = graph_of(handed_out(self.model), example, any_size=any_size)
         return self.made[any_size]
 
 
@@ -162,8 +161,9 @@ def _add_graphs(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write the forms of the graph, for any size or else the trained one; what came of each, or why nothing."""
     graphs, results, failed = _Graphs(reference.model), dict[str, Any](), dict[str, str]()
+    tried = (True, False) if reference.model.spatial_dims == 2 else (False,)  # windows always have one size
     for form in FORMATS:
-        for any_size in (True, False) if form.name in formats else ():
+        for any_size in tried if form.name in formats else ():
             tell(form.name)
             file = place / form.file
             try:
@@ -185,8 +185,14 @@ def _add_torchscript(model: Model, place: Path) -> str | None:
     names = ("inference.json", "metadata.json")
     extra = {name: (place / "configs" / name).read_text(encoding="utf-8") for name in names}
     try:
-        volumes = scripted(model.network, model.size, model.fit, _AT_ONCE, model.in_channels)
-        write_torchscript(volumes, extra, place / TORCHSCRIPT)
+        if model.spatial_dims == 3:
+            script = traced(model.network, model.size, model.in_channels)
+        else:
+            regions = bool(model.regions)
+            script = scripted(
+                model.network, model.size, model.fit, _AT_ONCE, model.in_channels, regions=regions
+            )
+        write_torchscript(script, extra, place / TORCHSCRIPT)
     except Exception as error:  # whatever tracing and scripting raise
         return why(error)
     return None

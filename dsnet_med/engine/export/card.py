@@ -137,7 +137,7 @@ def write_card(out: Path, model: Model, told: Told, certificate: Mapping[str, An
             "words": f"{licence}, see LICENSE.",
         },
         modality=facts.modality,
-        organs=[name.replace("_", " ") for name in model.class_names[1:]],
+        organs=[name.replace("_", " ") for name in _scored(model)],
         recipe={"id": "unknown"} | dict(facts.recipe),
         source=words.data_source or facts.recipe.get("source", _UNKNOWN),
         data_licence=facts.recipe.get("licence", _UNKNOWN),
@@ -150,6 +150,9 @@ def write_card(out: Path, model: Model, told: Told, certificate: Mapping[str, An
         validation=None if validation is None else f"{validation:.4f}",
         intensity=_intensity(model),
         fit=model.fit,
+        dimensions=model.spatial_dims,
+        channels=[name.replace("_", " ") for name in model.channel_names],
+        spacing=None if model.spacing_mm is None else " x ".join(f"{side:g}" for side in model.spacing_mm),
         size="x".join(map(str, model.size)),
         scripts=scripts,
         forms=_forms(certificate),
@@ -192,7 +195,7 @@ def read_scores(file: Path) -> dict[str, Any]:
 
 def require_of_model(scores: Mapping[str, Any], model: Model, where: Path) -> None:
     """Raise InputError where scores are of other classes than the model's, or of masks of another run."""
-    if strange := [name for name in scores["labels"] if name not in model.class_names]:
+    if strange := [name for name in scores["labels"] if name not in {*model.class_names, *_scored(model)}]:
         raise InputError(
             f"{where}: scores '{strange[0]}', which this model does not segment; give its own scores"
         )
@@ -249,7 +252,7 @@ def _training(summary: Mapping[str, Any]) -> dict[str, Any]:
         "head": method.get("head"),
         "parameters": summary.get("parameters"),
         "steps of the optimiser": summary.get("iterations"),
-        "slices a step": summary.get("batch_size"),
+        f"{_seen(summary)} a step": summary.get("batch_size"),
         "size": "x".join(map(str, summary["size"])) if isinstance(summary.get("size"), list) else None,
         "seed": summary.get("seed"),
         "best at step": summary["best"].get("iteration") if isinstance(summary.get("best"), Mapping) else None,
@@ -262,6 +265,11 @@ def _training(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _cell(value) for name, value in told.items() if value is not None} or {"": "not known here"}
 
 
+def _seen(summary: Mapping[str, Any]) -> str:
+    size = summary.get("size")
+    return "patches" if isinstance(size, list) and len(size) == 3 else "slices"
+
+
 def _cell(value: Any) -> str:
     return one_line(str(value)).replace("|", "\\|")
 
@@ -271,9 +279,18 @@ def _papers(summary: Mapping[str, Any]) -> list[str]:
     return [str(each["paper"]) for each in methods if isinstance(each, Mapping) and each.get("paper")]
 
 
+def _scored(model: Model) -> list[str]:
+    """What the network tells apart: regions, or classes but for the background."""
+    return [region.name for region in model.regions] or list(model.class_names[1:])
+
+
 def _intensity(model: Model) -> str:
-    rule, value = next(iter(model.intensity.as_dict().items()))
-    return f"{rule.replace('_', ' ')} {value}"
+    told = []
+    for name, intensity in zip(model.channel_names, model.intensities, strict=True):
+        rule, value = next(iter(intensity.as_dict().items()))
+        words = f"{rule.replace('_', ' ')} {value}"
+        told.append(words if len(model.intensities) == 1 else f"{name} {words}")
+    return "; ".join(told)
 
 
 def _forms(certificate: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -281,9 +298,7 @@ def _forms(certificate: Mapping[str, Any]) -> list[dict[str, str]]:
     for name, form in certificate["formats"].items():
         if name == "eager":
             continue
-        takes = {"torchscript": "volumes (B, 1, D, H, W) of any size", "bundle": "NIfTI files"}.get(
-            name, f"slices (B, 1, H, W), {'any size' if form.get('sizes') == 'any' else form.get('sizes')}"
-        )
+        takes = _taken(name, form, len(certificate["channels"]), certificate["sees"])
         difference, equal = form.get("largest_difference"), form.get("equal_voxels")
         rows.append(
             {
@@ -295,6 +310,18 @@ def _forms(certificate: Mapping[str, Any]) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def _taken(name: str, form: Mapping[str, Any], channels: int, seen: str) -> str:
+    """What a form of the network takes, in words."""
+    if name == "bundle":
+        return "NIfTI files"
+    if seen == "window":
+        return f"windows (B, {channels}, D, H, W), {form.get('sizes')}"
+    if name == "torchscript":
+        return f"volumes (B, {channels}, D, H, W) of any size"
+    sizes = "any size" if form.get("sizes") == "any" else form.get("sizes")
+    return f"slices (B, {channels}, H, W), {sizes}"
 
 
 def _apache() -> str:

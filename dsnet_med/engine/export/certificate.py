@@ -2,9 +2,10 @@
 
 The reference is the network that `infer` builds from configs/inference.json with the weights of
 models/model.safetensors, as PyTorch runs it eagerly. A form holds where no logit differs by more than 1e-4 (or
-1e-5 of the largest logit, where that is more: 32-bit numbers have seven digits) and 99.99 % of the voxels have
-the same class. What is compared are differences between forms on this machine's CPU, not whether the
-network is right; that is what the scores in docs/README.md are for.
+1e-5 of the largest logit, where that is more: 32-bit numbers have seven digits; of networks for volumes, whose
+instance norms amplify their rounding, 1e-4 of it) and 99.99 % of the voxels have the same class. What is
+compared are differences between forms on this machine's CPU, not whether the network is right; that is what
+the scores in docs/README.md are for.
 """
 
 import importlib.metadata
@@ -29,24 +30,28 @@ from dsnet_med.engine.draws import kept_generators
 from dsnet_med.engine.export.formats import (
     FORMATS,
     Format,
-    GreySlices,
+    Plain,
     Run,
     open_torchscript,
     quiet,
     version_of,
 )
-from dsnet_med.engine.export.inputs import Input, made_up, made_up_slices, sizes_around
+from dsnet_med.engine.export.inputs import Input, made_up, made_up_images, sizes_around
 from dsnet_med.engine.memory import peak_bytes, resident_bytes, restart_peak
 from dsnet_med.engine.stopping import in_words
 from dsnet_med.errors import InputError, one_line, root_cause
 from dsnet_med.files import read_json, sha256
 from dsnet_med.inference.bundle_reader import Model, load_model, load_strictly
+from dsnet_med.inference.decision import Decision
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.slice_model import slice_logits
+from dsnet_med.inference.windows import window_scores
 from dsnet_med.networks.checkpoint import digest
 from dsnet_med.networks.definition import literal
 from dsnet_med.networks.ensemble import main_output, mean_logits, members_of
 from dsnet_med.networks.layers import with_channels
+from dsnet_med.prepare.intensity import Intensity
+from dsnet_med.regions import as_dict
 from dsnet_med.seal import holds
 from dsnet_med.volumes import write_image
 
@@ -55,7 +60,8 @@ PAGE = "docs/certificate.md"
 TORCHSCRIPT = "models/model.ts"
 WEIGHTS = {"safetensors": "models/model.safetensors", "pt": "models/model.pt"}
 _SCHEMA = 1
-_LARGEST_DIFFERENCE, _OF_THE_LARGEST = 1e-4, 1e-5
+_LARGEST_DIFFERENCE = 1e-4
+_OF_THE_LARGEST = {2: 1e-5, 3: 1e-4}  # by axes; norms of volumes divide by the deviation of a few voxels
 _SMALLEST_SHARE = 0.9999
 _ELSEWHERE = 10  # times as much may lie between two machines
 _PROBES = 24  # logits kept of every made-up input, by which other machines are compared
@@ -68,7 +74,7 @@ class Reference:
     """The network of a bundle as PyTorch runs it, what all is compared on, and what it makes of that."""
 
     model: Model
-    network: nn.Module  # GreySlices
+    network: nn.Module  # Plain
     inputs: Sequence[Input]
     known: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
@@ -76,16 +82,16 @@ class Reference:
     def of(cls, bundle: Path, inputs: Sequence[Input] = (), *, trust: bool = False) -> "Reference":
         """The reference of a bundle, with made-up inputs and `inputs`. Raises InputError as `load_model`."""
         model = load_model(bundle, trust=trust)
-        made = made_up(model.size, sizes_around(model.size))
-        network = GreySlices(model.network, model.in_channels).eval().requires_grad_(False)
+        made = made_up(model.size, sizes_around(model.size), len(model.channel_names))
+        network = Plain(model.network, model.in_channels).eval().requires_grad_(False)
         return cls(model, network, [*made, *inputs])
 
     def slices(self, given: Input) -> Tensor:
-        """Logits of slices (B, 1, H, W) at their own size."""
+        """Logits of slices (B, C, H, W) at their own size, or of windows."""
         return self._once(given, "slices", lambda: torch.as_tensor(self.network(given.images)))
 
     def fitted(self, given: Input) -> Tensor:
-        """Logits of slices that are brought to the trained size and back."""
+        """Logits of slices that are brought to the trained size and back, or of a volume by windows."""
         return self._once(given, "fitted", lambda: self.through(given.images, self.network))
 
     def volume(self, given: Input) -> Tensor:
@@ -96,12 +102,24 @@ class Reference:
         return self._once(
             given,
             "volume",
-            lambda: mean_logits([self.through(given.images, self._run(each)) for each in members]),
+            lambda: mean_logits(
+                [self.through(given.images, self._run(each)) for each in members], bool(self.model.regions)
+            ),
         )
 
+    def decided(self, logits: Tensor) -> Tensor:
+        """The label map of logits (B, K, ...)."""
+        return Decision(self.model.regions).values(logits)
+
     def through(self, images: Tensor, run: Run) -> Tensor:
-        """What `run` gives for slices that are brought to the trained size first, at their own size again."""
-        return slice_logits(images, run, self.model.size, self.model.fit)
+        """What `run` gives for slices that are brought to the trained size first, at their own size again.
+
+        For volumes (1, C, D, H, W): by windows of the trained size.
+        """
+        size = self.model.size
+        if len(size) == 3:
+            return torch.stack(list(window_scores(images[0], run, size)), dim=1)[None]
+        return slice_logits(images, run, size, self.model.fit)
 
     def _run(self, network: nn.Module) -> Run:
         return lambda images: main_output(network(with_channels(images, self.model.in_channels)))
@@ -120,21 +138,22 @@ def examined(
 
     `fixed` are forms that take slices of the trained size only.
     """
+    windows = reference.model.spatial_dims == 3
+    sizes = _by(reference.model.size) if windows else "any"
     with torch.no_grad():
         yield "eager", _timed(reference, reference.network, None) | _probes(reference)
         for name, file in WEIGHTS.items():
             if (bundle / file).is_file():
                 opened = partial(_strict, bundle, bundle / file, trust)
                 runtime = f"torch {torch.__version__}, strict"
-                yield (
-                    name,
-                    _form(reference, opened, file, runtime, wanted=_is_first),
-                )  # equal weights, equal network
+                result = _form(reference, opened, file, runtime, wanted=_is_first, sizes=sizes)
+                yield name, result  # equal weights, equal network
         if (bundle / TORCHSCRIPT).is_file():
-            opened = partial(open_torchscript, bundle / TORCHSCRIPT)
+            opened = partial(open_torchscript, bundle / TORCHSCRIPT, windows=windows)
+            runtime = f"torch.jit {torch.__version__}"
             yield (
                 "torchscript",
-                _form(reference, opened, TORCHSCRIPT, f"torch.jit {torch.__version__}", volumes=True),
+                _form(reference, opened, TORCHSCRIPT, runtime, sizes=sizes, volumes=not windows),
             )
         for form in FORMATS:
             if (bundle / form.file).is_file():
@@ -145,15 +164,19 @@ def examined(
 def compared_graph(bundle: Path, reference: Reference, form: Format, *, any_size: bool) -> dict[str, Any]:
     """What comes of one form of the graph, on slices of several sizes or of the trained one alone."""
     opened = partial(form.open, bundle / form.file)
-    height, width = reference.model.size
+    size = tuple(reference.model.size)
 
     def fits(given: Input) -> bool:
-        return given.volume or tuple(given.images.shape[2:]) == (height, width)
+        return given.volume or tuple(given.images.shape[2:]) == size
 
-    sizes = "any" if any_size else f"{height}x{width}"
+    sizes = "any" if any_size else _by(size)
     wanted = _is_any if any_size else fits
     with torch.no_grad():
         return _form(reference, opened, form.file, version_of(form), wanted=wanted, sizes=sizes)
+
+
+def _by(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
 
 
 def _is_any(_: Input) -> bool:
@@ -171,7 +194,7 @@ def _strict(bundle: Path, file: Path, trust: bool) -> Run:
         for parameter in model.network.parameters():
             parameter.zero_()  # a weight that is not loaded shows
     load_strictly(model.network, file)
-    return GreySlices(model.network, model.in_channels).eval()
+    return Plain(model.network, model.in_channels).eval()
 
 
 def _form(
@@ -213,18 +236,22 @@ def _compared(reference: Reference, given: Input, run: Run, volumes: bool) -> di
         wanted, got = reference.slices(given), run(given.images)
     largest = float(wanted.abs().max())
     difference = float((got - wanted).abs().max()) if got.shape == wanted.shape else float("inf")
-    equal = float((got.argmax(1) == wanted.argmax(1)).double().mean()) if got.shape == wanted.shape else 0.0
+    equal = 0.0
+    if got.shape == wanted.shape:
+        equal = float((reference.decided(got) == reference.decided(wanted)).double().mean())
     return {
         "input": given.name,
         "largest_difference": _number(difference),
         "largest_logit": _number(largest),
         "equal_voxels": equal,
-        "holds": bool(difference <= _tolerated(largest) and equal >= _SMALLEST_SHARE),
+        "holds": bool(
+            difference <= _tolerated(largest, reference.model.spatial_dims) and equal >= _SMALLEST_SHARE
+        ),
     }
 
 
-def _tolerated(largest: float) -> float:
-    return max(_LARGEST_DIFFERENCE, _OF_THE_LARGEST * largest)
+def _tolerated(largest: float, dimensions: int) -> float:
+    return max(_LARGEST_DIFFERENCE, _OF_THE_LARGEST[dimensions] * largest)
 
 
 def _worst(checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -246,8 +273,9 @@ def _worst(checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _timed(reference: Reference, run: Run, before: int | None) -> dict[str, Any]:
-    """Milliseconds for one slice of the trained size, the middle of a few; what the process grew by."""
-    images = made_up_slices(reference.model.size, 1)
+    """Milliseconds for a slice or window of the trained size, the middle of a few; what the process grew by."""
+    model = reference.model
+    images = made_up_images(model.size, 1, len(model.channel_names))
     durations = []
     for _ in range(_TIMED):
         started = time.perf_counter()
@@ -255,7 +283,13 @@ def _timed(reference: Reference, run: Run, before: int | None) -> dict[str, Any]
         durations.append(time.perf_counter() - started)
     peak = peak_bytes()
     grown = None if before is None or peak is None else max(0, peak - before)
-    return {"ms_per_slice": round(1000 * statistics.median(durations), 2), "memory_bytes": grown}
+    milliseconds = round(1000 * statistics.median(durations), 2)
+    return {f"ms_per_{seen(model)}": milliseconds, "memory_bytes": grown}
+
+
+def seen(model: Model) -> str:
+    """What a network is shown: a slice, or a window of a volume."""
+    return "slice" if model.spatial_dims == 2 else "window"
 
 
 def _probes(reference: Reference) -> dict[str, Any]:
@@ -266,7 +300,8 @@ def _probes(reference: Reference) -> dict[str, Any]:
             logits = reference.volume(given) if given.volume else reference.slices(given)
             flat = logits.reshape(-1)
             places = torch.linspace(0, len(flat) - 1, _PROBES, dtype=torch.float64).long()
-            counts = torch.bincount(logits.argmax(1).reshape(-1), minlength=logits.shape[1])
+            values = reference.decided(logits).reshape(-1).long()
+            counts = torch.bincount(values, minlength=len(reference.model.class_names))
             probes.append(
                 {
                     "input": given.name,
@@ -318,7 +353,9 @@ def run_workflow(bundle: Path, inputs: Path, out: Path) -> None:
 
 
 def _volumes(folder: Path, model: Model) -> list[Path]:
-    """Made-up volumes on an axial, a flipped and an oblique grid, as files with raw intensities."""
+    """Made-up volumes on an axial, a flipped and an oblique grid, as files with raw intensities, of several
+    channels 4-D ones. Those for windows are thicker than one.
+    """
     folder.mkdir()
     files = []
     turn = np.deg2rad(20)
@@ -329,16 +366,25 @@ def _volumes(folder: Path, model: Model) -> list[Path]:
         "flipped": np.diag([0.8, -0.8, -3.0, 1.0]),
         "oblique": oblique,
     }
-    rule = model.intensity.as_dict()
-    low, high = rule["window"] if isinstance(rule.get("window"), (list, tuple)) else (0, 1000)
+    bounds = [_bounds(rule) for rule in model.intensities]
+    rows, columns = model.size[-2:]
     for number, (name, affine) in enumerate(grids.items()):
-        height, width = model.size[0] - 4 * number, model.size[1] // 2 + 9 * number
-        slices = made_up_slices((height, width), 5 + number)[:, 0].numpy()
-        voxels = np.round(low + slices.transpose(2, 1, 0) * (high - low)).astype(np.int16)
+        size = (rows - 4 * number, columns // 2 + 9 * number)
+        count = 5 + number if model.spatial_dims == 2 else model.size[0] + 2 * number
+        slices = made_up_images(size, count, len(bounds)).numpy()  # (D, C, H, W)
+        scaled = [low + slices[:, c] * (high - low) for c, (low, high) in enumerate(bounds)]
+        voxels = np.round(np.stack(scaled, axis=-1)).astype(np.int16).transpose(2, 1, 0, 3)
+        voxels = voxels[..., 0] if len(bounds) == 1 else voxels
         affine[:3, 3] = [10.0, -20.0, 30.0]
         files.append(folder / f"{name}.nii.gz")
         write_image(files[-1], voxels, affine)
     return files
+
+
+def _bounds(rule: Intensity) -> tuple[float, float]:
+    """Raw intensities that a rule tells apart."""
+    window = rule.as_dict().get("window")
+    return (window[0], window[1]) if isinstance(window, list | tuple) else (0.0, 1000.0)
 
 
 def _same_mask(predictor: Predictor, image: Path, masks: Path) -> dict[str, Any]:
@@ -380,12 +426,15 @@ def described(results: Mapping[str, Any], left_out: Mapping[str, str], model: Mo
         "made": time.strftime("%Y-%m-%d", time.gmtime()),
         "title": model.title,
         "classes": list(model.class_names),
+        "regions": as_dict(model.regions) if model.regions else None,
+        "channels": list(model.channel_names),
+        "sees": seen(model),
         "size": list(model.size),
         "fit": model.fit,
         "weights_sha256": digest(model.network.state_dict()),
         "tolerance": {
             "largest_difference": _LARGEST_DIFFERENCE,
-            "or_of_the_largest_logit": _OF_THE_LARGEST,
+            "or_of_the_largest_logit": _OF_THE_LARGEST[model.spatial_dims],
             "equal_voxels": _SMALLEST_SHARE,
         },
         "environment": environment(),
@@ -452,19 +501,19 @@ def differences(certificate: Mapping[str, Any], results: Mapping[str, Any]) -> l
     if not common:
         lines.append("eager: this version makes up other slices than those in the certificate; export again")
     for probe in common:
-        if line := _otherwise(claimed[probe["input"]], probe):
+        if line := _otherwise(claimed[probe["input"]], probe, len(certificate["size"])):
             lines.append(f"eager, {probe['input']}: {line}")
     return lines
 
 
-def _otherwise(claimed: Mapping[str, Any], probe: Mapping[str, Any]) -> str | None:
+def _otherwise(claimed: Mapping[str, Any], probe: Mapping[str, Any], dimensions: int) -> str | None:
     if len(claimed["pixels"]) != len(probe["pixels"]):
         return f"{len(probe['pixels'])} classes, the certificate says {len(claimed['pixels'])}"
     gaps = [
         float("inf") if got is None or wanted is None else abs(got - wanted)
         for got, wanted in zip(probe["logits"], claimed["logits"], strict=True)
     ]
-    if max(gaps) > _ELSEWHERE * _tolerated(claimed["largest_logit"] or 0.0):
+    if max(gaps) > _ELSEWHERE * _tolerated(claimed["largest_logit"] or 0.0, dimensions):
         return f"logits differ from the certificate's by {max(gaps):.2g}"
     moved = sum(abs(got - wanted) for got, wanted in zip(probe["pixels"], claimed["pixels"], strict=True)) / 2
     if moved > _ELSEWHERE * (1 - _SMALLEST_SHARE) * sum(claimed["pixels"]):

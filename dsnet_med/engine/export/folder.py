@@ -13,7 +13,7 @@ import yaml
 
 from dsnet_med import resources
 from dsnet_med.engine.compose import plain
-from dsnet_med.engine.export.formats import GreySlices
+from dsnet_med.engine.export.formats import Plain
 from dsnet_med.engine.export.upgrade import as_now
 from dsnet_med.errors import InputError
 from dsnet_med.files import parse_json, read_text, sha256, write_json, write_text
@@ -28,6 +28,10 @@ from dsnet_med.yaml_core import read_yaml
 _LARGE_BYTES = 25 << 20  # what the Model Zoo takes as one file
 _SCRIPT = re.compile(r"scripts/[A-Za-z0-9_]+\.py")
 _STORE = "store"
+_AGREED = (  # by the members of an ensemble
+    *("class_names", "slice_axis", "size", "fit", "in_channels", "intensity", "intensities", "channel_names"),
+    *("spacing_mm", "regions"),
+)
 
 
 @dataclass(frozen=True)
@@ -81,14 +85,15 @@ def joined(runs: Sequence[Run]) -> Model:
     if len(runs) == 1:
         return first
     for run in runs[1:]:
-        for what in ("class_names", "slice_axis", "size", "fit", "in_channels", "intensity"):
+        for what in _AGREED:
             got, wanted = getattr(run.model, what), getattr(first, what)
             if got != wanted:
                 raise InputError(
                     f"{run.folder} and {runs[0].folder} differ in {what}: {got} and {wanted}; an exported "
                     "ensemble has one, so give runs that agree, or export each"
                 )
-    return replace(first, network=Ensemble([run.model.network for run in runs]).eval(), facts=_facts_of(runs))
+    network = Ensemble([run.model.network for run in runs], bool(first.regions)).eval()
+    return replace(first, network=network, facts=_facts_of(runs))
 
 
 def _facts_of(runs: Sequence[Run]) -> dict[str, Any]:
@@ -138,9 +143,9 @@ def write_folder(runs: Sequence[Run], model: Model, metadata: Mapping[str, Any],
             write_pickle(weights, stream)
 
 
-def grey(model: Model) -> GreySlices:
-    """The 2-D network of a model as it is handed out."""
-    return GreySlices(model.network, model.in_channels).eval().requires_grad_(False)
+def handed_out(model: Model) -> Plain:
+    """The network of a model as it is handed out."""
+    return Plain(model.network, model.in_channels).eval().requires_grad_(False)
 
 
 def _configs(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
@@ -151,6 +156,8 @@ def _configs(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     if len(runs) > 1:
         members = [_with_values(run.configs["inference"]) for run in runs]
         inference["slice_network"] = {"_target_": "dsnet_med.networks.Ensemble", "networks": members}
+        if inference.get("regions"):
+            inference["slice_network"]["regions"] = True
         return {"inference": _portable(inference)}
     configs["inference"] = inference
     if "train" in configs:
@@ -167,7 +174,8 @@ def _configs(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 def _with_values(inference: Mapping[str, Any]) -> Any:
     """The network of a configuration with its own plain values in place of what refers to them."""
-    counted = {"num_classes": len(inference["class_names"]), "pretrained": False}
+    outputs = len(inference.get("regions") or inference["class_names"])
+    counted = {"num_classes": outputs, "pretrained": False}
     values = {name: value for name, value in inference.items() if isinstance(value, int | float)} | counted
 
     def filled(node: Any) -> Any:

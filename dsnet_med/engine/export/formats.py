@@ -26,8 +26,11 @@ Run = Callable[[Tensor], Tensor]
 _GRAPH_INPUT, _GRAPH_OUTPUT = "image", "pred"
 
 
-class GreySlices(nn.Module):
-    """A 2-D network as it is handed out: grey slices (B, 1, H, W) -> logits (B, K, H, W), no auxiliary ones."""
+class Plain(nn.Module):
+    """A network as it is handed out: images (B, C, *spatial) -> logits (B, K, *spatial), no auxiliary ones.
+
+    Slices, or windows of volumes; grey ones (C = 1) are repeated for a network of `in_channels`.
+    """
 
     def __init__(self, network: nn.Module, in_channels: int) -> None:
         super().__init__()
@@ -41,7 +44,7 @@ class GreySlices(nn.Module):
 class Format:
     """One form of a graph: its file in the bundle, what it needs, how it is written and opened.
 
-    `open` gives what maps slices (B, 1, H, W) to logits.
+    `open` gives what maps slices (B, C, H, W), or windows (B, C, D, H, W), to logits.
     """
 
     name: str
@@ -70,7 +73,7 @@ def _version(package: str) -> str | None:
 
 
 def graph_of(network: nn.Module, example: Tensor, *, any_size: bool) -> torch.export.ExportedProgram:
-    """The graph of GreySlices for batches of any number, and slices of any or of the example's size.
+    """The graph of Plain for batches of any number, and slices of any or of the example's size.
 
     Raises what PyTorch raises for a network whose Python decides by sizes or by values.
     """
@@ -149,10 +152,15 @@ def write_torchscript(volumes: nn.Module, extra: Mapping[str, str], file: Path) 
         lean.replace(file)
 
 
-def open_torchscript(file: Path) -> Run:
-    """What a file of TorchScript for volumes does to slices (B, 1, H, W), taken as one volume."""
+def open_torchscript(file: Path, *, windows: bool = False) -> Run:
+    """What a file of TorchScript for volumes does to slices (B, C, H, W), taken as one volume.
+
+    With `windows` it is of a network for windows (B, C, D, H, W), which are handed over as they are.
+    """
     with quiet():
         module = torch.jit.load(str(file), map_location="cpu").eval()
+    if windows:
+        return lambda images: torch.as_tensor(module(images))
     return lambda images: torch.as_tensor(module(images.transpose(0, 1)[None]))[0].transpose(0, 1)
 
 
