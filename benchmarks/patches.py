@@ -5,14 +5,14 @@
 
 Makes a case (slices x rows x columns) of noise with organs, and writes it as
 - a store of this package, which compares all that is read with check sums;
-- blosc2 arrays in the blocks and chunks, with the codec and the filter that nnU-Net 2.8.1 writes, opened for each
-  patch as its data loader does it;
+- blosc2 arrays in the blocks and chunks, with the codec and the filter that nnU-Net 2.8.1 writes, opened for
+  each patch as its data loader does it;
 - a zarr group of compressed chunks, float32 and uint8;
 - MONAI's PersistentDataset, from which a crop is taken.
-All but the first hold the normalised image as float32. Every reader gives the same float32 image and label of a
-patch, which is checked; one process, one thread. Readers take turns patch by patch, so that other work on the machine
-slows all of them alike. `cold`: the system has been asked to forget the files before each patch (Linux); a disk or a
-host below it may still hold them.
+All but the first hold the normalised image as float32. Every reader gives the same float32 image and label of
+a patch, which is checked; one process, one thread. Readers take turns, ten patches each, so that other work on
+the machine slows all of them alike. `cold`: the system has been asked to forget the files before each patch
+(Linux); a disk or a host below it may still hold them. `warm`: it holds all of them.
 """
 
 import argparse
@@ -42,9 +42,10 @@ from dsnet_med.prepare.stored_case import StoredCase, data_file, encode
 
 WINDOW = Intensity("window", -125, 275)
 CASE = "case"
-BLOCKS, CHUNKS = (1, 32, 32, 32), (1, 128, 96, 128)  # nnU-Net 2.8.1 for patches of 96^3, whatever the case
+BLOCKS, CHUNKS = (1, 32, 32, 32), (1, 96, 128, 128)  # nnU-Net 2.8.1 for patches of 96^3, whatever the case
 ZARR_CHUNKS = (1, 64, 64, 64)
 Place = tuple[int, int, int]
+_TURN = 10
 Read = Callable[[Place], tuple[np.ndarray, np.ndarray]]
 
 
@@ -52,7 +53,12 @@ def main() -> None:
     """Measure, print, and write JSON if asked."""
     options = arguments()
     shape = tuple(int(n) for n in options.size.split("x"))
-    results: dict[str, Any] = {"machine": machine(), "size": options.size, "patch": options.patch, "channels": {}}
+    results: dict[str, Any] = {
+        "machine": machine(),
+        "size": options.size,
+        "patch": options.patch,
+        "channels": {},
+    }
     for channels in options.channels:
         folder = Path(tempfile.mkdtemp(prefix="patch_benchmark_", dir=options.folder))
         try:
@@ -69,9 +75,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", default="300x512x512", help="voxels of the case: slices x rows x columns")
     parser.add_argument("--patch", type=int, default=96, help="voxels along each side of a patch")
-    parser.add_argument("--channels", type=int, nargs="+", default=[1, 4], help="how many, one run after the other")
+    parser.add_argument(
+        "--channels", type=int, nargs="+", default=[1, 4], help="how many, one run after the other"
+    )
     parser.add_argument("--reads", type=int, default=100, help="random patches read from each form")
-    parser.add_argument("--folder", help="where the case is written; a folder on the disk that is to be measured")
+    parser.add_argument(
+        "--folder", help="where the case is written; a folder on the disk that is to be measured"
+    )
     parser.add_argument("--json", help="also write the results here")
     return parser.parse_args()
 
@@ -99,36 +109,53 @@ def measure(
     store = write_store(folder / "store", shape, channels)
     image, label = store.read_case(CASE)
     readers: dict[str, tuple[Read, Path]] = {"store": (store_reader(store, options.patch), store.path)}
-    for name, make in (("blosc2 as nnU-Net", blosc2_reader), ("zarr", zarr_reader), ("PersistentDataset", cached_reader)):
+    for name, make in (
+        ("blosc2 as nnU-Net", blosc2_reader),
+        ("zarr", zarr_reader),
+        ("PersistentDataset", cached_reader),
+    ):
         try:
             readers[name] = make(folder / name, image, label, options.patch), folder / name
         except ImportError as error:
             print(f"{name} is left out: {error}")
     os.sync()
-    order, times = random.Random(0), {name: {"warm": [], "cold": []} for name in readers}  # type: ignore[var-annotated]
-    for number in range(options.reads + 3):
-        start = tuple(order.randint(0, n - options.patch) for n in shape)
-        pairs = {}
+    for read, _ in readers.values():
+        check(read, image, label, options.patch)
+    times = {name: {"warm": list[float](), "cold": list[float]()} for name in readers}
+    order = random.Random(0)
+    for _ in range(-(-options.reads // _TURN)):
+        starts = [tuple(order.randint(0, n - options.patch) for n in shape) for _ in range(_TURN)]
         for name in order.sample(list(readers), len(readers)):
             read, files = readers[name]
-            if name == "PersistentDataset" and number >= max(8, options.reads // 10):
-                continue
-            for state in ("cold", "warm"):  # the first brings it into memory for the second
-                if state == "cold":
-                    forget(files)
-                begun = time.perf_counter()
-                pairs[name] = read(start)
-                if number >= 3:
-                    times[name][state].append(1e3 * (time.perf_counter() - begun))
-        wanted = tuple(slice(at, at + options.patch) for at in start)
-        for name, (got, got_label) in pairs.items():
-            if not (np.array_equal(got, image[:, *wanted]) and np.array_equal(got_label, label[wanted])):
-                raise SystemExit(f"{name} gives another patch than the case has")
-    megabytes = {name: sum(f.stat().st_size for f in files.rglob("*") if f.is_file()) / 1e6 for name, (_, files) in readers.items()}
+            some = starts[:1] if name == "PersistentDataset" else starts
+            for start in some:
+                forget(files)
+                times[name]["cold"].append(milliseconds(read, start))
+            keep(files)
+            read(some[0])
+            times[name]["warm"] += [milliseconds(read, start) for start in some]
     return {
-        name: {state: statistics.median(each) for state, each in own.items()} | {"mb": megabytes[name]}
+        name: {state: statistics.median(each) for state, each in own.items()}
+        | {"mb": sum(file.stat().st_size for file in files_of(readers[name][1])) / 1e6}
         for name, own in times.items()
     }
+
+
+def check(read: Read, image: np.ndarray, label: np.ndarray, side: int) -> None:
+    """Raise SystemExit unless a reader gives the case's own voxels."""
+    for start in ((0, 0, 0), tuple(n - side for n in label.shape)):
+        box = tuple(slice(at, at + side) for at in start)
+        got, got_label = read(start)
+        if got.dtype != np.float32 or not np.array_equal(got, image[:, *box]):
+            raise SystemExit("a reader gives another image than the case has")
+        if got_label.dtype != np.uint8 or not np.array_equal(got_label, label[box]):
+            raise SystemExit("a reader gives another label than the case has")
+
+
+def milliseconds(read: Read, start: Place) -> float:
+    begun = time.perf_counter()
+    read(start)
+    return 1e3 * (time.perf_counter() - begun)
 
 
 def write_store(out: Path, shape: tuple[int, ...], channels: int) -> Store:
@@ -190,7 +217,12 @@ def blosc2_reader(folder: Path, image: np.ndarray, label: np.ndarray, side: int)
             urlpath=str(folder / f"{name}.b2nd"),
             blocks=BLOCKS,
             chunks=CHUNKS,
-            cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1, "filters": [better_filter(array)]},
+            cparams={
+                "codec": blosc2.Codec.LZ4HC,
+                "clevel": 5,
+                "nthreads": 1,
+                "filters": [better_filter(array)],
+            },
         )
 
     def read(start: Place) -> tuple[np.ndarray, np.ndarray]:
@@ -252,18 +284,28 @@ def cached_reader(folder: Path, image: np.ndarray, label: np.ndarray, side: int)
     return read
 
 
+def files_of(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file()]
+
+
 def forget(folder: Path) -> None:
     """Have the system forget what it keeps in memory of the files in a folder."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(descriptor)
+    for file in files_of(folder):
+        descriptor = os.open(file, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def keep(folder: Path) -> None:
+    """Have the system keep the files in a folder in memory."""
+    for file in files_of(folder):
+        file.read_bytes()
 
 
 def machine() -> str:
     """What ran this."""
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    kind = platform.processor() or platform.machine()
+    return f"{kind}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def report(results: dict[str, dict[str, float]], channels: int, side: int) -> None:

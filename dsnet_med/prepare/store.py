@@ -44,6 +44,7 @@ from dsnet_med.seal import holds, sealed
 
 MANIFEST = "manifest.json"
 TOOL = "dsnet-med"
+_TABLES_KEPT = 512  # of cases, of some 200 kB each where slices have 512 x 512 voxels
 
 
 def _by_id(cases: Any) -> Any:
@@ -248,7 +249,11 @@ class Store(BaseModel):
         """The tables of a case, read when first asked for."""
         if case not in self._read_tables:
             with self._opened(case) as stream:
-                self._read_tables[case] = read_tables(stream, self.cases[case])
+                tables = read_tables(stream, self.cases[case])
+            if len(self._read_tables) >= _TABLES_KEPT:
+                self._read_tables.clear()
+            self._read_tables[case] = tables
+            return tables
         return self._read_tables[case]
 
     def _counted(self, case: str) -> Tables:

@@ -8,6 +8,7 @@ integers, else float32. Normalisation happens on reading, and gives bit for bit 
 cannot be undone by a line, as a resampled image, is stored as float32 that is normalised already.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from dsnet_med.seal import holds, sealed
 
 FORMAT = 3  # 2 had one channel and a check sum for each slice, 1 none
 READ = (2, FORMAT)
-BAND = 32  # rows that share a check sum: what a patch reads of a slice is rounded up to them
+TILE = (32, 64)  # rows and columns that share a check sum: what a patch reads of a slice is rounded up to them
 CASES = "cases"
 _ONE_TO_MANY = {"image_file": "image_files", "label_file": "label_files"}
 
@@ -39,7 +40,7 @@ class StoredCase(BaseModel):
     several channels may share a file, and a case without a label has no label file. `base` and `slope`, one for
     each channel, turn stored values of the type `dtype` into network input: (stored - base) * slope; `clip` is
     between which raw values. `codes` are the label values that occur. `tables_crc32` is the CRC-32 of the check
-    sums at the end of its data file, eight hexadecimal digits; one of format 2 has those of its slices here.
+    sums at the end of its data file, eight hexadecimal digits; an entry of format 2 has those of its slices.
     `findings` are what the data doctor saw in the source volume, `unstated` what was guessed of its geometry.
     """
 
@@ -63,7 +64,6 @@ class StoredCase(BaseModel):
     base: tuple[float, ...]
     slope: tuple[float, ...]
     clip: tuple[tuple[float, float], ...]
-    band: int = BAND
     codes: tuple[int, ...] = ()
     tables_crc32: str = ""
     image_crc32: str = ""
@@ -82,35 +82,52 @@ class StoredCase(BaseModel):
         hashes = {name: (told[name],) if told[name] else () for name in ("image_sha256", "label_sha256")}
         lines = {name: (told[name],) for name in ("base", "slope", "clip")}
         kept = {name: value for name, value in told.items() if name not in _ONE_TO_MANY}
-        return {**kept, **several, **hashes, **lines, "band": max(1, told["shape"][1])}
+        return {**kept, **several, **hashes, **lines}
 
     @property
     def channels(self) -> int:
         """How many images each slice has."""
         return len(self.base)
 
-    @property
-    def bands(self) -> int:
-        """How many check sums each image and each label of a slice has, beside that of the whole."""
-        return -(-self.shape[1] // self.band)
+    @cached_property
+    def tile(self) -> tuple[int, int]:
+        """The rows and columns of each tile of a slice; those of format 2 are one tile.
+
+        At most TILE, all of one size; columns are a multiple of 4, so that every number lies at a multiple of
+        its size.
+        """
+        _, height, width = self.shape
+        if self.format == 2:
+            return height, width
+        rows, columns = (-(-side // -(-side // most)) for side, most in zip((height, width), TILE, strict=True))
+        return rows, -(-columns // 4) * 4
 
     @cached_property
-    def record(self) -> np.dtype[Any]:
-        """How one slice lies on disk."""
-        size, stored = self.shape[1:], np.dtype(self.dtype).newbyteorder("<")
-        return np.dtype([("image", stored, (self.channels, *size)), ("label", np.uint8, size)])
+    def tiles(self) -> tuple[int, int]:
+        """How many tiles a slice has: of columns, and in each of these of rows."""
+        (rows, columns), (_, height, width) = self.tile, self.shape
+        return -(-width // columns), -(-height // rows)
+
+    @cached_property
+    def unit(self) -> np.dtype[Any]:
+        """How one tile lies on disk."""
+        stored = np.dtype(self.dtype).newbyteorder("<")
+        return np.dtype([("image", stored, (self.channels, *self.tile)), ("label", np.uint8, self.tile)])
+
+    @cached_property
+    def slice_nbytes(self) -> int:
+        """The size of one slice in its data file."""
+        return math.prod(self.tiles) * self.unit.itemsize
 
     @property
     def table_words(self) -> int:
         """How many numbers of 4 bytes follow the slices: check sums, then counts of every code."""
-        if self.format == 2:
-            return 0
-        return self.shape[0] * ((self.channels + 1) * (1 + self.bands) + len(self.codes))
+        return 0 if self.format == 2 else self.shape[0] * (1 + math.prod(self.tiles) + len(self.codes))
 
     @property
     def nbytes(self) -> int:
         """The size of its data file."""
-        return self.shape[0] * self.record.itemsize + 4 * self.table_words
+        return self.shape[0] * self.slice_nbytes + 4 * self.table_words
 
 
 def data_file(path: Path, case: str) -> Path:

@@ -149,7 +149,7 @@ def test_labels_are_read_without_their_image(store: Path) -> None:
     file = store / "cases" / f"{case}.bin"
     whole = file.read_bytes()
     try:
-        slices = opened.cases[case].shape[0] * opened.cases[case].record.itemsize
+        slices = opened.cases[case].shape[0] * opened.cases[case].slice_nbytes
         file.write_bytes(whole[: slices - 1])
         for read in (opened.read_label, opened.read_slice):
             with pytest.raises(InputError, match="cut short, or changed since"):

@@ -17,10 +17,30 @@ from dsnet_med.prepare.store import Store
 from dsnet_med.prepare.stored_case import data_file
 from dsnet_med.regions import parse
 
-SHAPE = (4, 70, 9)  # three bands of rows, the last of them short
+SHAPE = (4, 70, 150)  # three by three tiles, the last of them filled up
 IMAGES, LABELS = voxels_of(SHAPE, 2)
 WANTED = IMAGES.astype(np.float32) * np.float32(1 / 400)
 BEFORE = voxels_of((4, 40, 9), 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "dtype", "tile", "tiles"),
+    [
+        ((3, 512, 512), 1, "uint16", (32, 64), (8, 16)),
+        ((3, 35, 51), 4, "float32", (18, 52), (1, 2)),
+        ((3, 240, 240), 4, "uint16", (30, 60), (4, 8)),
+        ((3, 1, 1), 1, "float32", (1, 4), (1, 1)),
+        ((3, 70, 150), 2, "uint16", (24, 52), (3, 3)),
+    ],
+)
+def test_tiles_are_alike_and_hardly_larger_than_the_slice(
+    tmp_path: Path, shape: Any, channels: int, dtype: str, tile: Any, tiles: Any
+) -> None:
+    images, labels = voxels_of(shape, channels)
+    entry = store_of(tmp_path, images.astype(dtype), labels).cases["a"]
+    assert (entry.tile, entry.tiles) == (tile, tiles)
+    assert entry.unit.itemsize % 4 == 0
+    assert entry.nbytes == data_file(tmp_path, "a").stat().st_size
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +76,8 @@ def test_slices_and_cases_have_every_channel(store: Store) -> None:
 
 
 @given(
-    st.tuples(st.integers(-6, 6), st.integers(-6, 75), st.integers(-6, 11)),
-    st.tuples(st.integers(1, 5), st.integers(1, 40), st.integers(1, 8)),
+    st.tuples(st.integers(-6, 6), st.integers(-6, 75), st.integers(-6, 155)),
+    st.tuples(st.integers(1, 4), st.integers(1, 30), st.integers(1, 60)),
 )
 @settings(max_examples=60, deadline=None)
 def test_any_patch_is_the_case_with_nothing_around(
@@ -107,7 +127,7 @@ def test_foreground_is_every_voxel_of_a_code_alike_and_every_code_alike(tmp_path
 def test_every_flipped_bit_is_noticed_by_who_reads_it(tmp_path: Path) -> None:
     made = store_of(tmp_path, IMAGES, LABELS)
     entry, file, random = made.cases["a"], data_file(made.path, "a"), np.random.default_rng(0)
-    good, size, plane = file.read_bytes(), entry.record.itemsize, SHAPE[1] * SHAPE[2]
+    good, size = file.read_bytes(), entry.slice_nbytes
     for number in range(200):
         store = Store.open(tmp_path)
         place = int(random.integers(len(good) if number % 2 else SHAPE[0] * size))
@@ -116,14 +136,15 @@ def test_every_flipped_bit_is_noticed_by_who_reads_it(tmp_path: Path) -> None:
         file.write_bytes(content)
         in_tables = place >= SHAPE[0] * size
         index, inside = (0, 0) if in_tables else divmod(place, size)
-        in_label = inside >= 4 * plane
-        row = (inside - 4 * plane) // SHAPE[2] if in_label else inside % (2 * plane) // (2 * SHAPE[2])
-        at = int(random.integers(SHAPE[1]))
+        column, row = divmod(inside // entry.unit.itemsize, entry.tiles[1])
+        y, x = int(random.integers(SHAPE[1])), int(random.integers(SHAPE[2]))
+        touched = (y // entry.tile[0], x // entry.tile[1]) == (row, column)
         reads: list[tuple[Callable[[], Any], bool]] = [
             (partial(store.read_slice, "a", index), True),
-            (partial(store.read_label, "a", index), in_label),
+            (partial(store.read_label, "a", index), True),
             (partial(store.read_case, "a"), True),
-            (partial(store.read_patch, "a", (index, at, 0), (1, 1, SHAPE[2])), at // 32 == row // 32),
+            (partial(store.read_patch, "a", (index, y, x), (1, 1, 1)), touched),
+            (partial(store.read_patch, "a", (0, 0, 0), SHAPE), True),
             (partial(store.code_counts, "a"), False),
         ]
         for read, wrong in reads:

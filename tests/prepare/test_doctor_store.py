@@ -65,7 +65,7 @@ def test_a_short_and_a_lost_data_file_are_both_reported(store: Path) -> None:
 def test_a_bit_that_flipped_is_found(store: Path, part: str) -> None:
     entry, file = Store.open(store).cases["0002"], store / "cases" / "0002.bin"
     content = bytearray(file.read_bytes())
-    place = 3 * entry.record.itemsize + entry.record.fields[part][1]  # of the fourth slice
+    place = 3 * entry.slice_nbytes + entry.unit.fields[part][1]  # of the fourth slice
     content[place] ^= 1
     file.write_bytes(content)
     (found,) = findings(store)

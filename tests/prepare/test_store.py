@@ -1,6 +1,7 @@
 """The store: slices come back bit for bit as normalisation makes them, from any thread or process."""
 
 import json
+import math
 import multiprocessing
 import pickle
 import shutil
@@ -72,9 +73,11 @@ def test_slices_and_cases_read_as_normalisation_makes_them(tmp_path: Path, rule:
 
 
 def test_integers_are_stored_in_two_bytes(store: Store, tmp_path: Path) -> None:
-    voxels = int(np.prod(SHAPE))
-    assert store.cases["0001"].dtype == "uint16"
-    assert data_file(store.path, "0001").stat().st_size == voxels * 3 + 4 * store.cases["0001"].table_words
+    case = store.cases["0001"]
+    assert case.dtype == "uint16"
+    assert case.tile == (SHAPE[1], -(-SHAPE[0] // 4) * 4)
+    voxels = SHAPE[2] * math.prod(case.tile)
+    assert data_file(store.path, "0001").stat().st_size == voxels * 3 + 4 * case.table_words
 
 
 def test_float_images_keep_their_fractions(tmp_path: Path) -> None:
