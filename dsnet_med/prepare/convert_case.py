@@ -63,7 +63,8 @@ def convert_case(
     """Convert one case into the store folder `out`, or find it finished there. Raises nothing."""
     try:
         reused, stored, slices = _stored(recipe, source, out, raw, require_geometry=require_geometry)
-        fingerprint = stored_fingerprint(stored, slices, recipe.regions if recipe.overlapping else ())
+        structures = recipe.regions if recipe.overlapping else ()
+        fingerprint = stored_fingerprint(stored, slices, recipe.channels, structures)
         return CaseResult(raw.id, None, reused, stored, fingerprint)
     except InputError as error:
         reason = str(error)

@@ -130,9 +130,11 @@ def _fingerprint(
     upright = SliceOrder.of(image.affine)
     content = content_digest(*(upright.to_slices(each.voxels) for each in images))
     pictures = recipe.intensities[0].fit(image.voxels).apply(slices)
-    return replace(fingerprint, content=content).with_features(
+    seen = replace(fingerprint, content=content).with_features(
         pictures, classes, order.spacing_mm(image.affine), recipe.classes
     )
+    stacks = [order.to_slices(each.voxels) for each in images]
+    return seen.with_contrasts(recipe.channels, stacks, classes, recipe.classes)
 
 
 def wanted_label(case: RawCase) -> str:

@@ -23,6 +23,8 @@ _DEVIATIONS, _SPREAD_AT_LEAST, _LOOSE = 5.5, 0.032, 0.93
 _CASES_AT_LEAST = 4
 # 0.99 and more for noise or another scale, at most 0.88 for two phases of one heart, 0.6 for two patients.
 _ALIKE = 0.93
+# Least spread of a class's brightness in a channel, in standard deviations.
+_CONTRAST_SPREAD = 0.15
 # Least spread of a class's place: mm, mm, mm, logarithm of the volume, intensity.
 _SPREADS = np.array([3.0, 3.0, 3.0, 0.2, 0.05])
 _ODD, _BETTER = 9.0, 4.0
@@ -37,6 +39,7 @@ def examine_set(cases: Iterable[CaseFingerprint]) -> Iterator[Finding]:
         yield from _own(case)
     yield from _loose(known)
     yield from _exchanged(known)
+    yield from _exchanged_channels(known)
     yield from _same_labels(known)
     yield from _near_duplicates(known)
     yield from _lacking(known)
@@ -150,6 +153,41 @@ def _exchanged(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
             message = (
                 f"{one} and {other} look exchanged: each is where, and like what, the other is in most cases"
             )
+            yield _suspicion(case, "exchanged", message)
+
+
+def _exchanged_channels(cases: Sequence[CaseFingerprint]) -> Iterator[Finding]:
+    """Two channels of a case, in each of which the classes look as they usually look in the other."""
+    of_place = defaultdict(list)
+    for case in cases:
+        for channel, contrasts in case.contrasts.items():
+            for name, value in contrasts.items():
+                of_place[channel, name].append(value)
+    usual = {
+        place: _median_and_spread(np.array(values))
+        for place, values in of_place.items()
+        if len(values) >= _CASES_AT_LEAST
+    }
+
+    def distance(case: CaseFingerprint, channel: str, other: str) -> float:
+        """How far a channel is from what `other` usually is: the mean square of the deviations, in spreads."""
+        squares = [
+            ((value - usual[other, name][0]) / max(_CONTRAST_SPREAD, usual[other, name][1])) ** 2
+            for name, value in case.contrasts[channel].items()
+            if (other, name) in usual
+        ]
+        return float(np.mean(squares)) if squares else 0.0
+
+    for case in cases:
+        odd = {}
+        for one, other in itertools.combinations(case.contrasts, 2):
+            as_named = distance(case, one, one) + distance(case, other, other)
+            exchanged = distance(case, one, other) + distance(case, other, one)
+            if as_named > _ODD and as_named > _BETTER * exchanged:
+                odd[one, other] = as_named / max(exchanged, 1e-9)
+        if odd:
+            one, other = max(odd, key=lambda pair: odd[pair])
+            message = f"the channels {one} and {other} look exchanged: each looks like the other in most cases"
             yield _suspicion(case, "exchanged", message)
 
 

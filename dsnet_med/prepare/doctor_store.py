@@ -37,14 +37,18 @@ def examine_store(path: Path, *, workers: int = 1) -> Iterator[Examined]:
     yield Examined("", (*_leftovers(store), *told, *examine_set(fingerprints)))
 
 
-def stored_fingerprint(case: StoredCase, slices: Slices, structures: Sequence[Region] = ()) -> CaseFingerprint:
+def stored_fingerprint(
+    case: StoredCase, slices: Slices, channels: Sequence[str], structures: Sequence[Region] = ()
+) -> CaseFingerprint:
     """What the checks on a whole set need of a stored case, whose labels may hold bits of `structures`."""
     image, labels = slices[0], class_ids(slices[1], structures)
     fingerprint = CaseFingerprint(case.id, case.subject, case.split, content_digest(*image))
     names = tuple(case.label_voxels)
     if not np.isfinite(image).all() or labels.max() >= max(len(names), 1):
         return fingerprint
-    return fingerprint.with_features(image[0], labels if case.label_files else None, case.spacing_mm, names)
+    classes = labels if case.label_files else None
+    seen = fingerprint.with_features(image[0], classes, case.spacing_mm, names)
+    return seen.with_contrasts(channels, image, classes, names)
 
 
 def _examine_case(store: Store, case: StoredCase) -> tuple[Examined, CaseFingerprint]:
@@ -60,7 +64,9 @@ def _examine_case(store: Store, case: StoredCase) -> tuple[Examined, CaseFingerp
     if not np.isfinite(image).all():
         findings.append(Finding("error", case.id, "damaged", "its image holds NaN or infinite values"))
     structures = store.regions if store.recipe.get("overlapping") else ()
-    return Examined(case.id, tuple(findings)), stored_fingerprint(case, (image, labels), structures)
+    return Examined(case.id, tuple(findings)), stored_fingerprint(
+        case, (image, labels), store.channels, structures
+    )
 
 
 def _entry_findings(store: Store, case: StoredCase) -> Iterator[Finding]:

@@ -36,7 +36,8 @@ class CaseFingerprint:
     at most 24^3 blocks less their surroundings, of length 1; `organs` gives each class its centre in mm from
     that of all (slice, row, column), the logarithm of its volume in mm3, and its mean intensity; `looseness` is
     None where nothing can be said; `mirrored` says which order of the label fits better than its own, and how
-    much steeper its borders are then; `specks` counts far small pieces of a class.
+    much steeper its borders are then; `specks` counts far small pieces of a class; `contrasts` gives each of several
+    channels how bright every class is in it, in standard deviations of the box that holds all classes.
     """
 
     case: str
@@ -50,6 +51,7 @@ class CaseFingerprint:
     looseness: float | None = None
     mirrored: tuple[str, float] | None = None
     specks: dict[str, int] = field(default_factory=dict)
+    contrasts: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def with_features(
         self, image: Image, classes: Classes | None, spacing_mm: Sequence[float], names: Sequence[str]
@@ -68,6 +70,30 @@ class CaseFingerprint:
             mirrored=mirrored,
             specks=_specks(classes, spacing, names),
         )
+
+    def with_contrasts(
+        self,
+        channels: Sequence[str],
+        images: Sequence[NDArray[Any]],
+        classes: Classes | None,
+        names: Sequence[str],
+    ) -> "CaseFingerprint":
+        """This one with what images (D, H, W) of several channels and the class map, shaped alike, tell."""
+        if len(channels) < 2 or classes is None or not classes.any():
+            return self
+        (box,) = ndimage.find_objects((classes > 0).astype(np.uint8))
+        labels = classes[box]
+        present = [class_id for class_id in range(1, len(names)) if (labels == class_id).any()]
+        contrasts: dict[str, dict[str, float]] = {}
+        for channel, image in zip(channels, images, strict=True):
+            part = np.asarray(image[box], np.float64)
+            deviation = float(part.std()) or 1.0
+            means = ndimage.mean(part, labels, present)
+            contrasts[channel] = {
+                names[class_id]: float((mean - part.mean()) / deviation)
+                for class_id, mean in zip(present, means, strict=True)
+            }
+        return replace(self, contrasts=contrasts)
 
 
 def content_digest(*channels: NDArray[Any]) -> str:

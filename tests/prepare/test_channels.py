@@ -358,3 +358,23 @@ def test_lists_of_nnunet_name_cases_of_several_channels(tmp_path: Path, phantoms
     assert cases["BRATS_001"].problem == ""
     if listed == "dataset":
         assert 'dataset: BRATS_002 wanted {"images": [4 paths], "label": path}' in cases["BRATS_002"].problem
+
+
+@pytest.mark.parametrize("exchanged", [(), ("T1w", "t1gd"), ("FLAIR", "T1w"), ("T1w", "T2w")])
+def test_exchanged_channels_are_told_and_no_others(tmp_path: Path, exchanged: tuple[str, ...]) -> None:
+    list(make_brats(tmp_path / "s", cases=4, seed=2, size=(32, 32, 24), layout="nnunet"))
+    made, wanted = load_recipe("brats"), []
+    if exchanged:
+        places = (made.channels.index(name) for name in exchanged)
+        one, other = (tmp_path / f"s/imagesTr/BRATS_003_{place:04d}.nii.gz" for place in places)
+        kept = one.read_bytes()
+        shutil.copy(other, one)
+        other.write_bytes(kept)
+        names = " and ".join(exchanged)
+        message = f"the channels {names} look exchanged: each looks like the other in most cases"
+        wanted = [("BRATS_003", message)]
+    found = [finding for each in examine_source(made, tmp_path / "s") for finding in each.findings]
+    assert [(finding.case, finding.message) for finding in found] == wanted
+    if exchanged == ("T1w", "t1gd"):
+        run(made, tmp_path / "s", tmp_path / "o")
+        assert [finding for each in examine_store(tmp_path / "o") for finding in each.findings] == found
