@@ -48,7 +48,7 @@ def stored_fingerprint(
         return fingerprint
     classes = labels if case.label_files else None
     seen = fingerprint.with_features(image[0], classes, case.spacing_mm, names)
-    return seen.with_contrasts(channels, image, classes, names)
+    return seen.with_contrasts(channels, list(image), classes, names)
 
 
 def _examine_case(store: Store, case: StoredCase) -> tuple[Examined, CaseFingerprint]:

@@ -36,8 +36,8 @@ class CaseFingerprint:
     at most 24^3 blocks less their surroundings, of length 1; `organs` gives each class its centre in mm from
     that of all (slice, row, column), the logarithm of its volume in mm3, and its mean intensity; `looseness` is
     None where nothing can be said; `mirrored` says which order of the label fits better than its own, and how
-    much steeper its borders are then; `specks` counts far small pieces of a class; `contrasts` gives each of several
-    channels how bright every class is in it, in standard deviations of the box that holds all classes.
+    much steeper its borders are then; `specks` counts far small pieces of a class; `contrasts` gives each of
+    several channels how bright every class is in it, in standard deviations of the box that holds all classes.
     """
 
     case: str
