@@ -98,7 +98,8 @@ def compose_train(
         known = store.classes if store else evaluated(before, "class_names")
         check_classes(config, known, store.num_outputs if store else len(known))
     counts = isinstance(config["iterations"], int) and isinstance(config["validate_every"], int)
-    if "iterations" in settings and "validate_every" not in settings and counts:
+    unsaid = "validate_every" not in settings and config["validate_every"] == before["validate_every"]
+    if "iterations" in settings and unsaid and counts:
         config["validate_every"] = max(100, config["iterations"] // 10)  # ten validations
     for name in ("method_card", "task", "method", "store_id", "spatial_dims", *_OF_THE_DATA):
         if config.get(name) != before.get(name):

@@ -36,6 +36,13 @@ def test_values_of_the_data_set_win_over_the_defaults_and_settings_over_both(sto
     assert config["batch_size"] == 2
 
 
+def test_an_overlay_says_when_to_validate_whatever_the_iterations(store: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("validate_every: 700\n")
+    assert compose.compose_train("fcn", store, {"iterations": 3000})["validate_every"] == 300
+    assert compose.compose_train("fcn", store, {"iterations": 3000}, [overlay])["validate_every"] == 700
+
+
 @pytest.mark.parametrize(
     ("name", "suggestion"),
     [
