@@ -82,7 +82,7 @@ def _attention(query: Tensor, key: Tensor) -> list[Tensor]:
 
     All weights of a pixel sum to 1 together; it counts itself on the line along the last axis alone.
     """
-    logits = []
+    logits: list[Tensor] = []
     for axis in _axes(query):
         along = _lines(query, axis).mT @ _lines(key, axis)  # (B, *others, n, n)
         if logits:  # the first has it
