@@ -132,6 +132,9 @@ def _scheduled(
     other = load_over(shared, *layers(file))
     own = {name: value for name, value in config.items() if name not in _SCHEDULE}
     schedule = {name: other[name] for name in _SCHEDULE if name in other}
+    if "deep_supervision" in (loss := config["loss"]):  # which a network's outputs say, not a schedule
+        schedule["loss"] = schedule["loss"] | {"deep_supervision": loss["deep_supervision"]}
+    other |= schedule
     same = all(config.get(name) == other.get(name) for name in _SCHEDULE)
     card = config["method_card"] if same else {**config["method_card"], "schedule": row["method_card"]["title"]}
     return {**own, **schedule, "method_card": card}

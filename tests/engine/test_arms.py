@@ -9,6 +9,7 @@ from narrow import NARROW
 from torch import nn
 
 from dsnet_med.engine.arms import Arm, parse_arms, placebos_of
+from dsnet_med.engine.compose import compose_train
 from dsnet_med.engine.plugin_choice import PluginChoice
 from dsnet_med.engine.run import prepare
 from dsnet_med.errors import InputError
@@ -177,6 +178,13 @@ def test_equal_arms_have_the_schedule_of_the_baseline(
     assert own["network_def"] != other["network_def"]
     assert own["method_card"]["schedule"] == method_row(baseline)["method_card"]["title"]
     assert "schedule" not in other["method_card"]
+
+
+def test_deep_supervision_is_the_network_s_and_no_schedule_s(store: Path) -> None:
+    for method, of in (("fcn", "dynunet_2d"), ("dynunet_2d", "fcn")):
+        config = compose_train(method, store, {}, schedule_of=of)
+        assert config["loss"]["deep_supervision"] == (method == "dynunet_2d")
+        assert config["optimizer"] == compose_train(of, store, {})["optimizer"]
 
 
 def test_a_schedule_of_another_task_is_refused(store: Path, tmp_path: Path) -> None:
