@@ -240,7 +240,7 @@ def evaluate(
         list[Path], typer.Option(help="A folder of label maps to score; two or more are compared.")
     ],
     reference: Annotated[Path, typer.Option(help="Label maps to score them against.")],
-    labels: Annotated[str, typer.Option(help="A recipe, or a labels.json of values and names.")],
+    labels: Annotated[str, typer.Option(help="A recipe, or a labels.json of values and names, or of regions.")],
     out: Out,
     protocol: Annotated[list[str] | None, typer.Option(help="strict, transunet, ...; may be repeated.")] = None,
     images: Annotated[
@@ -272,6 +272,9 @@ def evaluate(
     page_mb: Annotated[
         float, typer.Option(help="Megabytes that a report's pictures may take; 0 leaves out the slices.", min=0)
     ] = 16.0,
+    channel: Annotated[
+        int, typer.Option(help="Of --images named CASE_0000, CASE_0001, ...: the one that is shown.", min=0)
+    ] = 0,
 ) -> None:
     """Score label maps: Dice and HD95 per organ, as cases.csv, summary.json and report.html."""
     with locked(out, "evaluates into"):  # first: what it imports takes longer than small folders do
@@ -297,6 +300,7 @@ def evaluate(
             cases=cases,
             overwrite=overwrite,
             looks=scoring.Looks(None if window is None else scoring.parsed_window(window), page_mb),
+            channel=channel,
         )
 
 

@@ -31,6 +31,7 @@ from dsnet_med.files import require_writable
 
 if TYPE_CHECKING:
     from dsnet_med.prepare.intensity import Intensity
+    from dsnet_med.prepare.recipe import Recipe
 
 _SHOWN = 6
 _SHOWN_DIFFERENCES = 20
@@ -81,6 +82,7 @@ def evaluate(
     cases: Path | None = None,
     overwrite: bool = False,
     looks: Looks | None = None,
+    channel: int = 0,
 ) -> None:
     """Score predictions and write cases.csv, summary.json and report.html; compare several folders of them.
 
@@ -98,13 +100,13 @@ def evaluate(
         for name, folder, place in zip(names, predictions, places, strict=True)
     }
     every = [{pair.case for pair in each.pairing.pairs} for each in given.values()]
-    shown = None if images is None else find_images(images, set.union(*every), naming.prediction_case)
+    shown = None if images is None else find_images(images, set.union(*every), naming.prediction_case, channel)
     if not set.intersection(*every):
         raise InputError(f"no case is in every one of {', '.join(given)}; nothing could be compared")
     for place in {out, *places}:
         require_replaceable(place, overwrite=overwrite)
     require_writable(out)
-    looks = _looks(looks or Looks(), naming, given.values())
+    looks = _looks(looks or Looks(), naming, given.values(), channel)
     scored, failures = _score_all(given, naming, options)
     gone = _not_scored_everywhere(given, scored) if len(given) > 1 else {}
     if gone.keys() >= {score.case for own in scored.values() for score in own if not score.error}:
@@ -215,21 +217,26 @@ def _prepared(
     return _Predictions(prediction, out, found, values, [*origin.notes, *notes, *values.notes], origin)
 
 
-def _looks(looks: Looks, naming: Naming, given: Iterable[_Predictions]) -> Looks:
+def _looks(looks: Looks, naming: Naming, given: Iterable[_Predictions], channel: int) -> Looks:
     """With the window of the recipe where none is given: of `--labels`, else of the run behind the masks."""
     if looks.window is not None:
         return looks
-    rule = None if naming.recipe is None else naming.recipe.intensities[0]
+    rule = None if naming.recipe is None else _rule_of(naming.recipe, channel)
     for each in given:
-        rule = rule or _trained_on((each.origin.run or {}).get("recipe"))
+        rule = rule or _trained_on((each.origin.run or {}).get("recipe"), channel)
     return replace(looks, window=(rule.low, rule.high)) if rule and rule.kind == "window" else looks
 
 
-def _trained_on(recipe: Any) -> "Intensity | None":
+def _trained_on(recipe: Any, channel: int) -> "Intensity | None":
     """The intensity rule of a recipe that a run names, where we know one of this name."""
     from dsnet_med.prepare.recipe import load_recipe, recipe_ids
 
-    return load_recipe(recipe).intensities[0] if recipe in recipe_ids() else None
+    return _rule_of(load_recipe(recipe), channel) if recipe in recipe_ids() else None
+
+
+def _rule_of(recipe: "Recipe", channel: int) -> "Intensity":
+    """The intensity rule of a channel; of a channel that the recipe does not have, that of the last."""
+    return recipe.intensities[min(channel, len(recipe.channels) - 1)]
 
 
 def parsed_window(text: str) -> tuple[float, float]:

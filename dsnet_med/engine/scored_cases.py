@@ -83,13 +83,7 @@ def _from_source(store: Store, case: StoredCase) -> tuple[list[NDArray[Any]], ND
     source = _source_of(store)
     images, labels = (tuple(source / name for name in own) for own in (case.image_files, case.label_files))
     raw = RawCase(case.id, case.subject, case.split, images, labels)
-    try:
-        found = digests_of(images), digests_of(labels)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{error.filename}: is not there, but the store {store.path} was made of it"
-        ) from error
-    if found != (case.image_sha256, case.label_sha256):
+    if (digests_of(images), digests_of(labels)) != (case.image_sha256, case.label_sha256):
         raise InputError(
             f"{raw.image}: case '{case.id}' has changed since the store {store.path} was made of it"
         )

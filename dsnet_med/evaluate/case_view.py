@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsnet_med.errors import InputError
+from dsnet_med.errors import InputError, SeveralVolumesError
 from dsnet_med.evaluate.arrays import LabelMap, Mask, Spacing
 from dsnet_med.evaluate.score_folders import CaseScore, digest_of, maps_of
 from dsnet_med.evaluate.worst_place import Place, worst_place
 from dsnet_med.geometry import SliceOrder
-from dsnet_med.volumes import Grid, read_image, require_same_grid
+from dsnet_med.volumes import Grid, Volume, read_image, require_same_grid
 
 PLANES = ("axial", "coronal", "sagittal")  # what slices across Z, Y and X are called
 Window = tuple[float, float]
@@ -147,7 +147,7 @@ def _grey(
     if image is None:
         return None, "", "", ""
     try:
-        volume = read_image(image, hashed=True)
+        volume, first = _shown_volume(image)
         x, y, z = score.shape
         require_same_grid(volume, Grid(score.reference, (x, y, z), score.affine, None))
     except InputError as error:
@@ -160,7 +160,15 @@ def _grey(
         grey[place] = np.nan_to_num(scaled) * 255
     span = f"{low:.4g} to {high:.4g}"
     words = f"window {span}" if window else f"greys from {span}, by the labelled voxels"
-    return grey, words, "", digest_of(volume.digests)
+    return grey, words + first, "", digest_of(volume.digests)
+
+
+def _shown_volume(image: Path) -> tuple[Volume, str]:
+    """The image or, of a file of several, the first one, and words that say so. Raises InputError."""
+    try:
+        return read_image(image, hashed=True), ""
+    except SeveralVolumesError as error:
+        return read_image(image, 0, hashed=True), f", the first of {error.count} channels"
 
 
 def _contrast(shown: NDArray[Any], labelled: Mask) -> Window:

@@ -184,9 +184,12 @@ def _images_in(folder: Path) -> list[Path]:
     return [path for path in files_in(folder) if is_volume(path) and not path.name.lower().endswith(_SLICER)]
 
 
-def find_images(folder: Path, cases: Collection[str], case_of: CaseOf = case_name) -> dict[str, Path]:
+def find_images(
+    folder: Path, cases: Collection[str], case_of: CaseOf = case_name, channel: int = 0
+) -> dict[str, Path]:
     """The image of each of the cases, as far as the folder holds it: the file that `case_of` says is of it,
-    that is named as it is (or with nnU-Net's `_0000`), else the only one whose name ends with it.
+    that is named as it is (or with nnU-Net's `_0000`, of another `channel` with `_0001` and so on), else the
+    only one whose name ends with it.
 
     Raises InputError where it holds none.
     """
@@ -195,15 +198,15 @@ def find_images(folder: Path, cases: Collection[str], case_of: CaseOf = case_nam
     files = _images_in(folder)
     found = {}
     for case in sorted(cases):
-        named = [file for file in files if case_name(file) in (case, f"{case}_0000")]
-        named = [file for file in files if case_of(file) == case][-1:] or named
+        named = [file for file in files if case_name(file) in (case, f"{case}_{channel:04d}")]
+        named = named if channel else [file for file in files if case_of(file) == case][-1:] or named
         candidates = named or [file for file in files if case_name(file).endswith(case)]
         if len(candidates) == 1:
             found[case] = candidates[0]
     if not found:
         raise InputError(
             f"{folder}: --images holds the image of no case (but {first_of((file.name for file in files), 4)}"
-            f"); wanted one named as the case is, {min(cases)}.nii.gz or {min(cases)}_0000.nii.gz"
+            f"); wanted one named as the case is, {min(cases)}.nii.gz or {min(cases)}_{channel:04d}.nii.gz"
         )
     return found
 

@@ -26,10 +26,10 @@ NARROW = {
     "workers": 0,
 }
 PLAIN = {f"train#augmentation#{name}_prob": 0.0 for name in ("affine", "resolution", "blur")}
-TWO = {"size": [32, 32], "batch_size": 24, "iterations": 150, "validate_every": 75}
+TWO = {"size": [32, 32], "batch_size": 24, "iterations": 240, "validate_every": 80}
 TWO |= {"loss#dice": "nnunet", "loss#ce_weight": 1.0, "loss#dice_weight": 1.0}
 TWO |= {"train#augmentation#rotate_prob": 0.0, "train#augmentation#flip_prob": 0.0}
-THREE = {"size": [24, 32, 32], "stride": 4, "batch_size": 2, "iterations": 80, "validate_every": 40, **PLAIN}
+THREE = {"size": [24, 32, 32], "stride": 4, "batch_size": 2, "iterations": 120, "validate_every": 40, **PLAIN}
 
 
 @pytest.fixture(scope="module")

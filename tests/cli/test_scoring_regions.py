@@ -147,3 +147,20 @@ splits: {seed: 0, val: 0.2, test: 0.2}
     with pytest.raises(CasesFailedError, match="case 'b' has no mask of lesion"):
         scoring.evaluate([Path("pred")], Path("moved"), "recipe.yaml", Path("o"), images=None, options=options)
     assert json.loads(Path("o/summary.json").read_text())["cases"] == 1
+
+
+def test_which_of_several_channels_is_shown(place):
+    """A file for each channel, and a 4-D one."""
+    Path("images").mkdir()
+    scan = np.arange(14 * 13 * 6, dtype=np.int16).reshape(14, 13, 6)
+    affine = np.diag([1, 1, 2, 1])
+    for channel in range(2):
+        nib.save(nib.Nifti1Image(scan * (channel + 1), affine), f"images/a_000{channel}.nii.gz")
+    nib.save(nib.Nifti1Image(np.stack([scan, scan], axis=-1), affine), "images/b.nii.gz")
+    given = ([Path("pred")], Path("ref"), REGIONS, Path("out"))
+    options = scoring.Options(workers=1)
+    scoring.evaluate(*given, images=Path("images"), options=options, channel=1)
+    page = Path("out/report.html").read_text()
+    assert "the first of 2 channels" in page and "image not shown" not in page
+    inputs = json.loads(Path("out/summary.json").read_text())["inputs"]
+    assert [Path(inputs[case]["image"]).name for case in "ab"] == ["a_0001.nii.gz", "b.nii.gz"]

@@ -56,7 +56,7 @@ def test_a_source_that_changed_or_went_is_told(made: tuple[Path, Store], tmp_pat
     with pytest.raises(InputError, match="case 'BRATS_002' has changed since"):
         write_scored_case(store, other, tmp_path, tmp_path / "l.nii.gz")
     gone = case.model_copy(update={"label_files": ("labelsTr/none.nii.gz",)})
-    with pytest.raises(InputError, match=r"none\.nii\.gz: is not there, but the store"):
+    with pytest.raises(InputError, match=r"none\.nii\.gz: no such file"):
         write_scored_case(store, gone, tmp_path, tmp_path / "l.nii.gz")
     (store.path / SOURCE).rename(tmp_path / SOURCE)
     try:
@@ -68,7 +68,7 @@ def test_a_source_that_changed_or_went_is_told(made: tuple[Path, Store], tmp_pat
 
 def test_what_is_scored_of_a_store(made: tuple[Path, Store]) -> None:
     store = made[1]
-    assert labels_of_store(store).names == {1: "whole tumor", 2: "tumor core", 3: "enhancing tumor"}
+    assert labels_of_store(store).names == {1: "whole_tumor", 2: "tumor_core", 3: "enhancing_tumor"}
     plain = store.model_copy(update={"regions": (), "ignore": True})
     labels = labels_of_store(plain)
     assert list(labels.names) == [1, 2, 3]
