@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import dsnet_med
-from dsnet_med.cli import steps
+from dsnet_med.cli import planning, steps
 from dsnet_med.cli.options import AsJson, Out, RequireGeometry, Workers, folder
 from dsnet_med.errors import InputError
 from dsnet_med.files import locked
@@ -98,6 +98,7 @@ def datasets(as_json: AsJson = False) -> None:
 app.command()(steps.phantom)
 app.command()(steps.preprocess)
 app.command()(steps.check)
+app.command()(planning.plan)
 
 
 @app.command()

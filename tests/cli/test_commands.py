@@ -258,7 +258,7 @@ def test_every_command_that_writes_a_folder_looks_at_its_name() -> None:
     """So that a new one is not forgotten."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     with_out = {name for name, one in commands.items() if any("--out" in option.opts for option in one.params)}
-    assert with_out == {*_OUT_COMMANDS, "import-checkpoint"}  # which writes a file
+    assert with_out == {*_OUT_COMMANDS, "import-checkpoint", "plan"}  # which write a file
 
 
 @pytest.mark.parametrize("name", ["v1.2", "results.2024", "out", "a.b c", "was.nii.gz"])
