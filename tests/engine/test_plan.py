@@ -57,22 +57,22 @@ def test_memory_is_counted_as_the_formula_says() -> None:
 
 
 def test_more_memory_never_gives_less_and_is_never_exceeded(store: Path) -> None:
-    large = of_shape(store, (40, 96, 96), (3.0, 0.8, 0.8))
-    plans = [propose(large, memory_gb=memory, method="unet_3d") for memory in (0.7, 1, 4)]
+    large = of_shape(store, (200, 128, 128), (3.0, 0.8, 0.8))
+    plans = [propose(large, memory_gb=memory, method="unet_2d") for memory in (0.55, 0.7, 4)]
     voxels = [plan.batch * torch.Size(plan.size).numel() for plan in plans]
     assert voxels == sorted(voxels) and len(set(voxels)) > 1
-    for plan, memory in zip(plans, (0.7, 1, 4), strict=True):
+    for plan, memory in zip(plans, (0.55, 0.7, 4), strict=True):
         assert plan.needs <= memory * GB
         assert all(side % step == 0 for side, step in zip(plan.size, plan.topology.multiples, strict=True))
 
 
 def test_too_little_memory_and_rows_that_cannot_be_planned_are_one_line(store: Path) -> None:
-    large = of_shape(store, (40, 96, 96), (3.0, 0.8, 0.8))
-    with pytest.raises(InputError, match=r"0\.5 GB is too little for unet_3d: its smallest plan, 2 patches of"):
-        propose(large, memory_gb=0.5, method="unet_3d")
+    large = of_shape(store, (40, 32, 32), (3.0, 0.8, 0.8))
+    with pytest.raises(InputError, match=r"0\.5 GB is too little for unet_2d: its smallest plan, 4 patches of"):
+        propose(large, memory_gb=0.5, method="unet_2d")
     with pytest.raises(InputError, match="unknown method that can be planned 'fcn'"):
         propose(large, memory_gb=8, method="fcn")
-    assert propose(of_shape(store, (8, 64, 64), (8, 1, 1)), memory_gb=8).method == "dynunet_2d"
+    assert propose(of_shape(store, (8, 32, 32), (8, 1, 1)), memory_gb=8).method == "dynunet_2d"
 
 
 @pytest.mark.parametrize("method", ["unet_2d", "dynunet_3d"])
