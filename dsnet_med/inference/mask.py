@@ -66,8 +66,10 @@ class Mask:
     def region(self, region: Region) -> NDArray[np.bool_]:
         """Where a region is (X, Y, Z)."""
         if self.bits is None:
-            return region_masks(self.voxels, [region])[0]
-        return (self.bits & np.uint8(1 << self.regions.index(region))) != 0
+            (mask,) = region_masks(self.voxels, [region])
+        else:
+            mask = (self.bits & np.uint8(1 << self.regions.index(region))) != 0
+        return np.asarray(mask, np.bool_)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.voxels, dtype=dtype) if copy else np.asarray(self.voxels, dtype=dtype)
