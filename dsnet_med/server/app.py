@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -20,7 +21,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 
 import dsnet_med
-from dsnet_med.errors import InputError, one_line
+from dsnet_med.errors import InputError, first_of, one_line
 from dsnet_med.inference.mask import labels_of
 from dsnet_med.organs import organ_of
 from dsnet_med.server.admission import ENVELOPE, Admission, AdmissionMiddleware, told
@@ -57,7 +58,7 @@ def create_app(service: Service, admission: Admission) -> FastAPI:
     app.add_middleware(AdmissionMiddleware, admission=admission)
     _answer_errors(app, admission)
     _show_page(app)
-    names = service.predictor.class_names
+    names, channels = service.predictor.class_names, service.predictor.channel_names
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -65,6 +66,7 @@ def create_app(service: Service, admission: Admission) -> FastAPI:
             "status": "ok",
             "model": service.predictor.title,
             "labels": labels_of(names),
+            "channels": list(channels),
             "colours": {str(index): organ_of(name).colour for index, name in enumerate(names)},
             "device": str(service.predictor.device),
             "waiting": admission.waiting,
@@ -81,7 +83,7 @@ def create_app(service: Service, admission: Admission) -> FastAPI:
         response_class=FileResponse,
         dependencies=bearer,
         max_body_size=admission.max_bytes + ENVELOPE,
-        form_limits={"max_files": 1, "max_fields": 0},
+        form_limits={"max_files": len(channels), "max_fields": 0},
     )
     async def segment(
         request: Request,
@@ -89,17 +91,23 @@ def create_app(service: Service, admission: Admission) -> FastAPI:
         folder: Annotated[Path, Depends(service.request_folder)],
         file: UploadFile | None = None,
     ) -> FileResponse:
-        """The mask of a volume, sent as the part `file` of a form or as the body itself."""
-        upload = file if file is not None else await _body(request)
-        if not upload.size:
+        """The mask of a volume, sent as the part `file` of a form or as the body itself.
+
+        For a model of several channels that is one file with all of them, or a part for each, with its name.
+        """
+        parts = await _parts(request, channels) if file is None and len(channels) > 1 else []
+        uploads = parts or [file if file is not None else await _body(request)]
+        if not all(upload.size for upload in uploads):
             raise InputError("the upload is empty; send a volume")
-        if upload.size > admission.max_bytes:
+        if sum(upload.size or 0 for upload in uploads) > admission.max_bytes:
             raise HTTPException(413, admission.too_large)
         async with service.turn:
             if await request.is_disconnected():
                 raise ClientDisconnect
             wanted = choice.format, choice.volume_index, choice.series
-            path, notes = await run_in_threadpool(service.segment, upload.file, folder, *wanted)
+            path, notes = await run_in_threadpool(
+                service.segment, [upload.file for upload in uploads], folder, *wanted
+            )
         said = [public(note)[:_NOTE_LENGTH] for note in notes[:_NOTES]]
         headers = {"X-Labels": json.dumps(labels_of(names)), "X-Notes": json.dumps(said)}
         return FileResponse(
@@ -107,6 +115,21 @@ def create_app(service: Service, admission: Admission) -> FastAPI:
         )
 
     return app
+
+
+async def _parts(request: Request, channels: Sequence[str]) -> list[UploadFile]:
+    """A file for each channel, in their order, where a form has any part."""
+    if not request.headers.get("content-type", "").startswith(_FORMS[0]):
+        return []
+    form = await request.form()
+    if not form:
+        return []
+    wanted = f"wanted a part for each channel: {first_of(channels)}; or one called 'file' with all of them"
+    if other := [name for name in form if name not in channels]:
+        raise HTTPException(422, f"got a part {one_line(other[0], 80)!r}, {wanted}")
+    if lacking := [name for name in channels if len(form.getlist(name)) != 1]:
+        raise HTTPException(422, f"got {len(form.getlist(lacking[0]))} parts {lacking[0]!r}, {wanted}")
+    return [cast(UploadFile, form[name]) for name in channels]
 
 
 async def _body(request: Request) -> UploadFile:

@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 
 from dsnet_med.archives import numbered, unpack
 from dsnet_med.errors import InputError, SeveralVolumesError, portable
+from dsnet_med.inference.channels import load_channels, on_one_grid
 from dsnet_med.inference.sources import Source, find_sources, load
 from dsnet_med.processes import prepare_worker
 from dsnet_med.sniff import Content, content_of, is_dicom, is_pair_header, known_as
@@ -55,14 +56,23 @@ class Reader:
         pool.submit(int)  # begins now, not with the first upload
         return pool
 
-    def read(self, upload: Path, volume_index: int | None, series: str | None, *, dicom: bool) -> Volume:
-        """The volume in the file `upload`, the only one of its folder; `dicom` refuses what is none.
+    def read(
+        self,
+        uploads: Sequence[Path],
+        names: Sequence[str],
+        volume_index: int | None,
+        series: str | None,
+        *,
+        dicom: bool,
+    ) -> tuple[Volume, ...]:
+        """The channels called `names` in the file of `uploads`, or in one file each, alone in their folders.
 
-        Raises InputError, which may name paths, and HTTPException.
+        `dicom` refuses what is no DICOM series. Raises InputError, which may name paths, and HTTPException.
         """
         for _ in range(2):  # the process may have been ended by something else
             try:
-                return self._pool.submit(_read, upload, volume_index, series, dicom, self._bounds).result()
+                given = uploads, names, volume_index, series
+                return self._pool.submit(_read, *given, dicom=dicom, bounds=self._bounds).result()
             except BrokenProcessPool:
                 self._pool = self._started()
         raise InputError(
@@ -88,25 +98,53 @@ def _prepare(memory: int) -> None:
 
 
 def _read(
-    upload: Path, volume_index: int | None, series: str | None, dicom: bool, bounds: tuple[int, int]
-) -> Volume:
+    uploads: Sequence[Path],
+    names: Sequence[str],
+    volume_index: int | None,
+    series: str | None,
+    *,
+    dicom: bool,
+    bounds: tuple[int, int],
+) -> tuple[Volume, ...]:
     max_bytes, _ = bounds
     try:
-        source = _source(upload, *bounds)
-        if source.kind == "file":
-            if dicom:
-                raise InputError(_NO_DICOM)
-            with suppress(SeveralVolumesError):  # of which one is taken, and checked below
-                _check_shape(read_grid(source.where).shape, max_bytes)
+        if len(uploads) == 1:
+            source = _checked_source(uploads[0], dicom, bounds)
+            channels = load_channels(source, names, volume_index, series)
         else:
-            _check_series(source.files, max_bytes)
-        volume = load(source, volume_index, series)
-        _check_shape(volume.shape, max_bytes)
-        return volume
+            if volume_index is not None or series is not None:
+                raise InputError("got --volume-index or --series beside a file for each channel; leave it out")
+            each = [_channel(name, upload, dicom, bounds) for name, upload in zip(names, uploads, strict=True)]
+            channels = on_one_grid(each, names)
+        for volume in channels:
+            _check_shape(volume.shape, max_bytes // len(channels))
+        return channels
     except Exception as error:
         if is_disk_full(error):
             raise OSError(errno.ENOSPC, "no space left") from None  # causes do not reach another process
         raise portable(error) from None
+
+
+def _channel(name: str, upload: Path, dicom: bool, bounds: tuple[int, int]) -> Volume:
+    """The volume of one channel, which an InputError names."""
+    try:
+        return load(_checked_source(upload, dicom, bounds))
+    except InputError as error:
+        raise InputError(f"channel {name}: {error}") from error
+
+
+def _checked_source(upload: Path, dicom: bool, bounds: tuple[int, int]) -> Source:
+    """The source of an upload, whose headers name no more voxels than are taken."""
+    max_bytes, _ = bounds
+    source = _source(upload, *bounds)
+    if source.kind == "file":
+        if dicom:
+            raise InputError(_NO_DICOM)
+        with suppress(SeveralVolumesError):  # of which one is taken, and checked below
+            _check_shape(read_grid(source.where).shape, max_bytes)
+    else:
+        _check_series(source.files, max_bytes)
+    return source
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -38,16 +38,27 @@ class Service:
             yield Path(folder)
 
     def segment(
-        self, upload: BinaryIO, folder: Path, file_format: str, volume_index: int | None, series: str | None
+        self,
+        uploads: Sequence[BinaryIO],
+        folder: Path,
+        file_format: str,
+        volume_index: int | None,
+        series: str | None,
     ) -> tuple[Path, list[str]]:
-        """The mask of an upload, made in `folder` as `infer` makes it, and what is doubtful about it.
+        """The mask of an upload, or of one for each channel, made in `folder` as `infer` makes it, and what is
+        doubtful about it.
 
         Raises InputError, which may name paths, and HTTPException.
         """
-        with (folder / "upload").open("wb") as copy:
-            shutil.copyfileobj(upload, copy, 1 << 20)
-        volume = self._reader.read(folder / "upload", volume_index, series, dicom=file_format in OF_SERIES)
-        mask = self.predictor.segment(volume)
+        files = []
+        for number, upload in enumerate(uploads):
+            files.append(folder / str(number) / "upload")
+            files[-1].parent.mkdir()
+            with files[-1].open("wb") as copy:
+                shutil.copyfileobj(upload, copy, 1 << 20)
+        names, dicom = self.predictor.channel_names, file_format in OF_SERIES
+        channels = self._reader.read(files, names, volume_index, series, dicom=dicom)
+        mask = self.predictor.segment(channels)
         identity = {"case": _CASE, "labels": {}}
         write_case(folder / "out", identity, mask, self.predictor, Outputs((file_format,)))
         return folder / "out" / f"{_CASE}{FORMATS[file_format]}", [*mask.notes, *mask.notices]

@@ -21,15 +21,30 @@ function say(text, wrong = false) {
   $("status").classList.toggle("wrong", wrong);
 }
 
-async function segment(file) {
-  if (file.size > health.max_mb * 2 ** 20) return say(`${file.name}: larger than ${health.max_mb} MB`, true);
+// The files as parts of a form: one alone as `file`, several as the channels that their names tell, else in order.
+function parts(files) {
+  if (files.length === 1) return [["file", files[0]]];
+  const sorted = [...files].sort((a, b) => a.name.localeCompare(b.name));
+  const words = (name) => ` ${name.toLowerCase().split(/[_. -]+/).join(" ")} `;
+  const called = (name) => sorted.filter((file) => words(file.name).includes(words(name)));
+  const told = health.channels.every((name) => called(name).length === 1);
+  return health.channels.map((name, index) => [name, told ? called(name)[0] : sorted[index]]);
+}
+
+async function segment(files) {
+  const wanted = health.channels.length;
+  if (files.length > 1 && files.length !== wanted) return say(`got ${files.length} files, wanted ${wanted}`, true);
+  const sent = parts(files);
+  const file = sent[0][1];
+  const size = sent.reduce((sum, [, each]) => sum + each.size, 0);
+  if (size > health.max_mb * 2 ** 20) return say(`${file.name}: larger than ${health.max_mb} MB`, true);
   sending?.abort();
   sending = new AbortController();
   $("download").hidden = true;
   $("views").disabled = true;
   say(`${file.name}: segmenting …`);
   const form = new FormData();
-  form.append("file", file);
+  for (const [name, each] of sent) form.append(name, each);
   const headers = health.token ? { Authorization: `Bearer ${$("token").value}` } : {};
   try {
     const answer = await fetch("segment", { method: "POST", body: form, headers, signal: sending.signal });
@@ -76,8 +91,10 @@ viewer.opts.multiplanarShowRender = SHOW_RENDER.ALWAYS;
 await viewer.attachToCanvas($("canvas"));
 viewer.setSliceType(SLICE_TYPE.MULTIPLANAR);
 $("form").addEventListener("submit", (event) => event.preventDefault());
-$("file").addEventListener("change", () => $("file").files[0] && segment($("file").files[0]));
-$("token").addEventListener("change", () => $("file").files[0] && segment($("file").files[0]));
+$("file").multiple = health.channels.length > 1;
+for (const id of ["file", "token"]) {
+  $(id).addEventListener("change", () => $("file").files.length && segment([...$("file").files]));
+}
 $("opacity").addEventListener("input", () => {
   viewer.setOpacity(viewer.volumes.length - 1, Number($("opacity").value));
 });
@@ -88,7 +105,9 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
     $("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop" && event.dataTransfer.files.length) segment(event.dataTransfer.files[0]);
+    if (kind === "drop" && event.dataTransfer.files.length) {
+      segment([...event.dataTransfer.files].slice(0, $("file").multiple ? undefined : 1));
+    }
   });
 }
 const MOVES = {
