@@ -3,10 +3,10 @@
     python benchmarks/volumes_3d.py [--size 512x512x300] [--patch 48x128x128] [--classes 2,105]
         [--threads 2] [--cap-gb 20] [--ways ...] [--json FILE]
 
-Every way runs in a process of its own, one after the other, on the same volume (float32) and the same weights,
-from scaled voxels to class ids: windows half overlapping, weighted by a Gaussian. The network is hardly one, two
-convolutions: what is left is the engine. A process may have `--cap-gb` of address space, which a way that asks
-for more does not survive. Memory is the peak of a process, less what it held with the volume loaded.
+Every way runs in a process of its own, one after the other, on the same volume (float32) and the same
+weights, from scaled voxels to class ids: windows half overlapping, weighted by a Gaussian. The network is hardly
+one, two convolutions: what is left is the engine. A process may have `--cap-gb` of address space, which a way
+that asks for more does not survive. Memory is the peak of a process, less what it held with the volume loaded.
 """
 
 import argparse
@@ -85,8 +85,9 @@ def _print(classes: int, results: list[dict[str, Any]], folder: Path) -> None:
             same = float((_mask(folder, own) == _mask(folder, each)).mean())
             ratios = (
                 f"; {each['mb'] / own['mb']:.1f} times the memory, "
-                f"{each['seconds'] / own['seconds']:.2f} times the time, {same:.4%} of the voxels are the same{'' if same >= _ENOUGH else ' (TOO FEW)'}"
+                f"{each['seconds'] / own['seconds']:.2f} times the time, {same:.4%} of the voxels are the same"
             )
+            ratios += "" if same >= _ENOUGH else " (TOO FEW)"
         print(f"  {each['way']:32} {each['seconds']:7.1f} s {each['mb']:8.0f} MB{ratios}")
 
 

@@ -187,7 +187,7 @@ def infer(
         int | None, typer.Option(help="Which volume of a 4-D file or series, from 0.")
     ] = None,
     series: Annotated[
-        str | None, typer.Option(help="Which DICOM series of a folder, by number or UID; of channels: t1=2,flair=5.")
+        str | None, typer.Option(help="Which DICOM series, by number or UID; of channels: t1=2,flair=5.")
     ] = None,
     keep_largest: KeepLargest = "",
     fill_holes: FillHoles = "",
