@@ -4,8 +4,8 @@
         [--threads 2] [--cap-gb 20] [--ways ...] [--json FILE]
 
 Every way runs in a process of its own, one after the other, on the same volume (float32) and the same
-weights, from scaled voxels to class ids: windows half overlapping, weighted by a Gaussian. The network is hardly
-one, two convolutions: what is left is the engine. A process may have `--cap-gb` of address space, which a way
+weights, from scaled voxels to class ids: windows half overlapping, weighted by a Gaussian. The network is
+hardly one: what is left is the engine. A process may have `--cap-gb` of address space, which a way
 that asks for more does not survive. Memory is the peak of a process, less what it held with the volume loaded.
 """
 
