@@ -754,6 +754,31 @@ def forms(bench: Bench) -> Iterator[None]:
                 bench.row(form=name, error=f"{type(error).__name__}: {str(error)[:300]}")
 
 
+def volumes(bench: Bench) -> Iterator[None]:
+    """nnU-Net's topology at full width, trained in 3-D on the volumes of --volumes and scored on its test cases."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, device = Path(scratch), bench.device.partition(":")[0]
+        bench.type("preprocess", "hippocampus", "--source", bench.volumes, "--out", folder / "store")
+        listed = json.loads((folder / "store" / "manifest.json").read_text(encoding="utf-8"))["cases"]
+        tested = [case["id"] for case in listed if case["split"] == "test"]
+        words = ["--method", "dynunet_3d", "--data", folder / "store", "--out", folder / "run", "--device", device]
+        words += ["--overlay", ROOT / "configs" / "schedules" / "adamw.yaml", "--set", "lr_scheduler#warmup=50"]
+        words += ["--set", "optimizer#params#lr=2e-3", "--set", "train#augmentation#flip_axes=[2]"]
+        words += ["--iterations", 4 if bench.tiny else 3000, "--set", f"validate_every={2 if bench.tiny else 500}"]
+        words += ["--set", f"width={0.0625 if bench.tiny else 1.0}", "--set", "workers=4"]
+        yield
+        began = time.monotonic()
+        bench.type("train", *words)
+        trained = round(time.monotonic() - began, 1)
+        images = [bench.volumes / "imagesTr" / f"{case}.nii.gz" for case in tested]
+        bench.type("infer", "--model", folder / "run", *images, "--out", folder / "masks", "--device", device)
+        scored = ["--reference", bench.volumes / "labelsTr", "--labels", "hippocampus", "--out", folder / "report"]
+        scored += ["--cases", folder / "store" / "manifest.json"]
+        bench.type("evaluate", "--prediction", folder / "masks", *scored)
+        summary = json.loads((folder / "report" / "summary.json").read_text(encoding="utf-8"))
+        bench.row(cases=len(tested), training_s=trained, **summary["mean"])
+
+
 CHECKS: dict[str, Check] = {
     "machine": machine,
     "trainer": trainer(
@@ -772,6 +797,7 @@ CHECKS: dict[str, Check] = {
     "exact": exact,
     "natural_amp": natural(amp=True),
     "trial": trial,
+    "volumes": volumes,
     "forms": forms,
 }
 
