@@ -755,7 +755,7 @@ def forms(bench: Bench) -> Iterator[None]:
 
 
 def volumes(bench: Bench) -> Iterator[None]:
-    """nnU-Net's topology at full width, trained in 3-D on the volumes of --volumes, scored on the test cases."""
+    """nnU-Net's topology at full width, trained in 3-D on --volumes, scored on the test cases."""
     with tempfile.TemporaryDirectory() as scratch:
         folder, device = Path(scratch), ["--device", bench.device.partition(":")[0]]
         store, run = folder / "store", folder / "run"

@@ -113,6 +113,7 @@ def test_scores_take_no_options_of_training(
     assert "got --scores with options of a trial that is run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_failed_cell_stops_no_other(store: Path, tmp_path: Path) -> None:
     """A plug-in whose loss is not finite after some steps: listed, and the others are analysed."""
     mine = tmp_path / "mine.py"

@@ -152,6 +152,7 @@ def _kill_when(process: subprocess.Popen[bytes], happened: Callable[[], bool]) -
     process.wait()
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_in_three_ways_to_type_it_a_run_ends_with_the_same_bits(
     store: Path, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ def _run(*arguments: object) -> list[int]:
     return [int(word) for word in done.stdout.split()]
 
 
+@pytest.mark.slow
 def test_twenty_kills_leave_no_trace(tmp_path: Path) -> None:
     tiny.write_images(tmp_path / "in", "abcdefghijklmnopqrst")
     assert _run(tmp_path / "in", tmp_path / "whole", 0, 0) == [0, 0]
