@@ -220,6 +220,7 @@ def compose_inference(train: Mapping[str, Any]) -> dict[str, Any]:
     rules = [rule.as_dict() for rule in store.intensities]
     config["intensity"] = rules[0] if len(rules) == 1 else rules
     config["slice_axis"] = store.slice_axis
+    config["resample_channels"] = bool(store.recipe.get("resample_channels", False))
     config |= {name: train[name] for name in ("spatial_dims", "channel_names", "regions", "spacing_mm")}
     config["channel_names"] = [plain(name) for name in train["channel_names"]]
     if train["spatial_dims"] == 3:

@@ -41,10 +41,11 @@ class Model:
     """A network (on the CPU, in evaluation mode) and how volumes are handed to it.
 
     `size` is that of slices, (rows, columns), or of windows, (slices, rows, columns). `intensities` has a rule
-    for each of `channel_names`. `spacing_mm` is that of slices, rows and columns to which volumes are resampled
-    first, None for none. `class_names` are those of the written label map, background first; `regions` are what
-    the network scores in place of them, where there are any. `fingerprint` is a hash of weights and
-    configuration; `facts` is what summary.json says of the training.
+    for each of `channel_names`. With `resample_channels`, channels on other grids come on that of the first.
+    `spacing_mm` is that of slices, rows and columns to which volumes are resampled, None for none.
+    `class_names` are those of the written label map, background first; `regions` are what the network scores in
+    place of them, where there are any. `fingerprint` is a hash of weights and configuration; `facts` is what
+    summary.json says of the training.
     """
 
     network: nn.Module
@@ -58,6 +59,7 @@ class Model:
     facts: Mapping[str, Any] = field(default_factory=dict)
     channel_names: tuple[str, ...] = (ONE_CHANNEL,)
     spacing_mm: tuple[float, float, float] | None = None
+    resample_channels: bool = False
     regions: tuple[Region, ...] = ()
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dsnet_med.errors import InputError, first_of
 from dsnet_med.geometry import same_grid
 from dsnet_med.inference.sources import Source, find_sources, load
+from dsnet_med.prepare.reading import on_grid_of
 from dsnet_med.volumes import Grid, Volume, read_channels, unchanged
 
 if TYPE_CHECKING:
@@ -22,8 +23,11 @@ def load_channels(
     series: str | None = None,
     *,
     hashed: bool = False,
+    resample: bool = False,
 ) -> tuple[Volume, ...]:
     """The volumes of a source, one for each of `names`, with the digests of its files where `hashed`.
+
+    With `resample` those on other grids come on that of the first, else they are refused.
 
     `series` takes DICOM series: one for each name, by number or UID, "2,5" or "t1=2,flair=5"; without it they
     are told by their descriptions. Raises InputError, which names the file or the channel.
@@ -45,9 +49,9 @@ def load_channels(
             load(part, None, one if part.kind == "dicom" else None, hashed=hashed)
             for part, one in zip(source.parts, each, strict=True)
         ]
-        return on_one_grid(volumes, names)
+        return on_one_grid(volumes, names, resample=resample)
     if source.kind == "dicom":
-        return on_one_grid(_of_series(source, names, series, hashed), names)
+        return on_one_grid(_of_series(source, names, series, hashed), names, resample=resample)
     if series is not None:
         raise InputError(f"{source.where}: got --series {series} for a file; it picks among DICOM series")
     return read_channels(source.where, names, hashed=hashed)
@@ -67,17 +71,24 @@ def only_source(path: Path, names: Sequence[str]) -> Source:
     return sources[0]
 
 
-def on_one_grid(volumes: Sequence[Volume], names: Sequence[str]) -> tuple[Volume, ...]:
-    """The volumes. Raises InputError as `require_one_grid`."""
+def on_one_grid(volumes: Sequence[Volume], names: Sequence[str], *, resample: bool) -> tuple[Volume, ...]:
+    """The volumes; with `resample` on the grid of the first. Raises InputError as `require_one_grid`."""
+    if resample:
+        first = volumes[0]
+        volumes = [each if _together(first, each) else on_grid_of(first, each) for each in volumes]
     require_one_grid(volumes, names)
     return tuple(volumes)
+
+
+def _together(first: Grid, other: Grid) -> bool:
+    return same_grid(first.shape, first.affine, other.shape, other.affine)
 
 
 def require_one_grid(grids: Sequence[Grid], names: Sequence[str]) -> None:
     """Raise InputError, which names the channel, for one on another grid than the first."""
     first = grids[0]
     for name, grid in zip(names[1:], grids[1:], strict=True):
-        if same_grid(first.shape, first.affine, grid.shape, grid.affine):
+        if _together(first, grid):
             continue
         other = f"lies elsewhere than {names[0]} ({first.path.name})"
         if first.shape != grid.shape:

@@ -60,11 +60,13 @@ def as_channels(
     names: Sequence[str],
     volume_index: int | None,
     series: str | None,
+    *,
+    resample: bool = False,
 ) -> tuple[Volume, ...]:
-    """The volumes of the channels called `names`, on one grid; of one channel as `as_volume` takes it.
+    """The volumes of the channels called `names`, on one grid, see `load_channels`.
 
-    Of several they are a list of what that takes, in their order, one 4-D image, or an array (C, X, Y, Z).
-    Raises InputError.
+    One channel is what `as_volume` takes. Several are a list of what that takes, in their order, one 4-D image,
+    or an array (C, X, Y, Z). Raises InputError.
     """
     if len(names) == 1:
         only = image[0] if isinstance(image, list | tuple) and len(image) == 1 else image
@@ -74,11 +76,11 @@ def as_channels(
             raise InputError(wrong_count(_GIVEN, len(image), names))
         each = split_series(series, names)
         volumes = [as_volume(part, affine, volume_index, one) for part, one in zip(image, each, strict=True)]
-        return on_one_grid(volumes, names)
+        return on_one_grid(volumes, names, resample=resample)
     if volume_index is not None:
         raise InputError(f"got volume_index {volume_index} for an image of {len(names)} channels; leave it out")
     if isinstance(image, str | Path):
-        return load_channels(only_source(Path(image), names), names, None, series)
+        return load_channels(only_source(Path(image), names), names, None, series, resample=resample)
     if isinstance(image, np.ndarray) or not (hasattr(image, "shape") or hasattr(image, "GetDirection")):
         array = np.asanyarray(image)
         if array.ndim != 4 or len(array) != len(names):

@@ -58,6 +58,7 @@ class Predictor:
     notices: tuple[str, ...] = ()
     channel_names: tuple[str, ...] = (ONE_CHANNEL,)
     spacing_mm: tuple[float, float, float] | None = None
+    resample_channels: bool = False
     regions: tuple[Region, ...] = ()
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
@@ -103,6 +104,7 @@ class Predictor:
             notices=(notice,) if notice else (),
             channel_names=loaded[0].channel_names,
             spacing_mm=loaded[0].spacing_mm,
+            resample_channels=loaded[0].resample_channels,
             regions=loaded[0].regions,
         )
 
@@ -140,7 +142,8 @@ class Predictor:
         array (C, X, Y, Z). `volume_index` takes one volume of a 4-D image, `series` a DICOM series by its
         number or UID, or one for each channel. Raises InputError.
         """
-        channels = as_channels(image, affine, self.channel_names, volume_index, series)
+        names, resample = self.channel_names, self.resample_channels
+        channels = as_channels(image, affine, names, volume_index, series, resample=resample)
         kept = None
         if probabilities:
             kept = np.empty((len(self.output_names), *channels[0].shape), np.float16)
@@ -356,7 +359,14 @@ def _sheared_note(volume: Volume) -> str:
 def _require_alike(models: Sequence[Model], runs: Sequence[Path | str]) -> None:
     first = models[0]
     for model, run in zip(models[1:], runs[1:], strict=True):
-        for what in ("class_names", "slice_axis", "channel_names", "spacing_mm", "regions"):
+        for what in (
+            "class_names",
+            "slice_axis",
+            "channel_names",
+            "resample_channels",
+            "spacing_mm",
+            "regions",
+        ):
             if getattr(model, what) != getattr(first, what):
                 raise InputError(
                     f"{run} and {runs[0]} differ in {what}: {getattr(model, what)} and {getattr(first, what)}; "

@@ -172,7 +172,12 @@ class _Work:
             if source.kind != "dicom" and not self.outputs.more_than_dicom:
                 raise InputError(f"{source.where}: {NEEDS_DICOM}")
             channels = load_channels(
-                source, self.predictor.channel_names, self.choice.volume_index, self.choice.series, hashed=True
+                source,
+                self.predictor.channel_names,
+                self.choice.volume_index,
+                self.choice.series,
+                hashed=True,
+                resample=self.predictor.resample_channels,
             )
             if self.choice.require_geometry:
                 for volume in channels:

@@ -17,8 +17,8 @@ _COARSEST_MM = 1000.0
 
 
 def settings_from(path: Path | str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """`size`, `fit`, `intensities`, `slice_axis`, `class_names`, `in_channels`, `channel_names`, `spacing_mm`
-    and `regions`. Raises InputError, which names `path`.
+    """`size`, `fit`, `intensities`, `slice_axis`, `class_names`, `in_channels`, `channel_names`, `spacing_mm`,
+    `resample_channels` and `regions`. Raises InputError, which names `path`.
     """
     names, size = config.get("class_names"), config.get("size")
     _require_names(path, "class_names", names, 2, "background first")
@@ -44,6 +44,7 @@ def settings_from(path: Path | str, config: Mapping[str, Any]) -> dict[str, Any]
         "in_channels": config.get("in_channels", len(channels)),
         "channel_names": channels,
         "spacing_mm": _spacing(path, config.get("spacing_mm")),
+        "resample_channels": config.get("resample_channels", False) is True,
         "regions": _regions(path, config.get("regions"), names or ()),
     }
 

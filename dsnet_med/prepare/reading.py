@@ -26,13 +26,15 @@ def read_images(recipe: Recipe, case: RawCase, *, hashed: bool = False) -> tuple
         return read_channels(case.image, recipe.channels, hashed=hashed)
     first = read_image(case.image, hashed=hashed)
     others = [
-        _on_grid_of(first, read_image(file, hashed=hashed), recipe.channels[0], name, recipe.resample_channels)
+        _on_first_grid(
+            first, read_image(file, hashed=hashed), recipe.channels[0], name, recipe.resample_channels
+        )
         for file, name in zip(case.images[1:], recipe.channels[1:], strict=True)
     ]
     return first, *others
 
 
-def _on_grid_of(first: Volume, image: Volume, first_name: str, name: str, resample: bool) -> Volume:
+def _on_first_grid(first: Volume, image: Volume, first_name: str, name: str, resample: bool) -> Volume:
     if same_grid(first.shape, first.affine, image.shape, image.affine):
         return image
     if not resample:
@@ -45,6 +47,11 @@ def _on_grid_of(first: Volume, image: Volume, first_name: str, name: str, resamp
             f"{image.path}: channel '{name}': {differ} of {first.path} (channel '{first_name}'); "
             "resample it, or have 'resample_channels: true' in the recipe do that"
         )
+    return on_grid_of(first, image)
+
+
+def on_grid_of(first: Volume, image: Volume) -> Volume:
+    """`image` resampled onto the grid of `first`. Raises InputError where they do not meet."""
     try:
         voxels = onto(image.voxels, image.affine, first.shape, first.affine)
     except InputError as error:

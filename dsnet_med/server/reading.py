@@ -64,15 +64,18 @@ class Reader:
         series: str | None,
         *,
         dicom: bool,
+        resample: bool = False,
     ) -> tuple[Volume, ...]:
         """The channels called `names` in the file of `uploads`, or in one file each, alone in their folders.
 
-        `dicom` refuses what is no DICOM series. Raises InputError, which may name paths, and HTTPException.
+        `resample` brings them onto the grid of the first, `dicom` refuses what is no DICOM series. Raises
+        InputError, which may name paths, and HTTPException.
         """
         for _ in range(2):  # the process may have been ended by something else
             try:
                 given = uploads, names, volume_index, series
-                return self._pool.submit(_read, *given, dicom=dicom, bounds=self._bounds).result()
+                how = {"dicom": dicom, "resample": resample, "bounds": self._bounds}
+                return self._pool.submit(_read, *given, **how).result()
             except BrokenProcessPool:
                 self._pool = self._started()
         raise InputError(
@@ -104,18 +107,19 @@ def _read(
     series: str | None,
     *,
     dicom: bool,
+    resample: bool,
     bounds: tuple[int, int],
 ) -> tuple[Volume, ...]:
     max_bytes, _ = bounds
     try:
         if len(uploads) == 1:
             source = _checked_source(uploads[0], dicom, bounds)
-            channels = load_channels(source, names, volume_index, series)
+            channels = load_channels(source, names, volume_index, series, resample=resample)
         else:
             if volume_index is not None or series is not None:
                 raise InputError("got --volume-index or --series beside a file for each channel; leave it out")
             each = [_channel(name, upload, dicom, bounds) for name, upload in zip(names, uploads, strict=True)]
-            channels = on_one_grid(each, names)
+            channels = on_one_grid(each, names, resample=resample)
         for volume in channels:
             _check_shape(volume.shape, max_bytes // len(channels))
         return channels

@@ -57,7 +57,8 @@ class Service:
             with files[-1].open("wb") as copy:
                 shutil.copyfileobj(upload, copy, 1 << 20)
         names, dicom = self.predictor.channel_names, file_format in OF_SERIES
-        channels = self._reader.read(files, names, volume_index, series, dicom=dicom)
+        resample = self.predictor.resample_channels
+        channels = self._reader.read(files, names, volume_index, series, dicom=dicom, resample=resample)
         mask = self.predictor.segment(channels)
         identity = {"case": _CASE, "labels": {}}
         write_case(folder / "out", identity, mask, self.predictor, Outputs((file_format,)))

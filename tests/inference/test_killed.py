@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import killed
+import pytest
 import tiny
 
 

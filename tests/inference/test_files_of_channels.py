@@ -110,6 +110,23 @@ def test_what_lacks_a_channel_fails_alone(tmp_path):
     assert "d_flair.nii.gz: channel flair lies elsewhere than t1" in found["d"]
 
 
+def test_channels_on_other_grids_come_onto_the_first_where_the_model_says_so(tmp_path):
+    rows = np.arange(8, dtype=np.float32)[:, None, None] + np.zeros((8, 5, 6), np.float32)
+    fine = np.arange(16, dtype=np.float32)[:, None, None] / 2 - 0.25 + np.zeros((16, 5, 6), np.float32)
+    half = np.diag((0.5, 1.0, 1.0, 1.0))
+    half[0, 3] = -0.25  # the same box in voxels of half the length
+    files = [tmp_path / f"{name}.nii" for name in ("t1", "t2")]
+    nib.save(nib.Nifti1Image(rows, np.eye(4)), files[0])
+    nib.save(nib.Nifti1Image(fine, half), files[1])
+    source = only_source(Path(",".join(map(str, files))), ("t1", "t2"))
+    with pytest.raises(InputError, match="channel t2 has the shape"):
+        load_channels(source, ("t1", "t2"))
+    first, second = load_channels(source, ("t1", "t2"), resample=True)
+    assert second.shape == first.shape
+    assert np.allclose(second.affine, first.affine)
+    assert np.allclose(second.voxels[1:-1], rows[1:-1], atol=1e-5)
+
+
 def test_too_many_and_two_of_one(tmp_path):
     for k in range(5):
         _write(tmp_path / "five" / f"x_{k:04d}.nii.gz", k)
