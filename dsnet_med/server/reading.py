@@ -74,8 +74,9 @@ class Reader:
         for _ in range(2):  # the process may have been ended by something else
             try:
                 given = uploads, names, volume_index, series
-                how = {"dicom": dicom, "resample": resample, "bounds": self._bounds}
-                return self._pool.submit(_read, *given, **how).result()
+                bounds = self._bounds
+                work = self._pool.submit(_read, *given, dicom=dicom, resample=resample, bounds=bounds)
+                return work.result()
             except BrokenProcessPool:
                 self._pool = self._started()
         raise InputError(
