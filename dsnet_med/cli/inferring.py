@@ -61,7 +61,7 @@ def infer(
     """Segment volumes with a run, or with the mean of several."""
     from dsnet_med.inference.outputs import Outputs
     from dsnet_med.inference.segment import Choice, Segmented, segment_cases
-    from dsnet_med.inference.sources import find_sources
+    from dsnet_med.inference.sources import find_sources, require_there
 
     outputs = Outputs(
         tuple(_listed(options.formats)),
@@ -71,6 +71,7 @@ def infer(
         options.overwrite,
         options.regrid,
     )
+    require_there(inputs)
     predictor = make_predictor(models, model_options)
     names = predictor.channel_names
     sources = find_sources(inputs, out, lambda note: typer.echo(f"note: {note}", err=True), names)

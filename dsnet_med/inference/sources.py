@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from dsnet_med.errors import InputError, SeveralVolumesError, first_of
 from dsnet_med.find import (
@@ -74,9 +75,7 @@ def find_sources(
         elif path.exists():
             raise InputError(f"{path}: neither a file nor a folder; give a volume")
         else:
-            if path.is_symlink():
-                require_file(path)  # says where it leads
-            raise InputError(f"{path}: no such file or folder")
+            _refuse_absent(path)
     if sources and all(source.kind == "dicom" for source in sources):
         import dsnet_med.dicom  # noqa: F401, PLC0415 -- among others, each fails by itself
     return _named_apart(by_channel(_reunited(_grouped(sources)), channels))
@@ -107,6 +106,19 @@ def load(
 
 
 # ---------------------------------------------------------------- what is named
+
+
+def require_there(paths: Sequence[Path]) -> None:
+    """Raise InputError for what does not exist, before anything takes time; lists of files are not looked at."""
+    for path in _expanded(paths):
+        if not (path.exists() or is_file_or_dangling(path) or "," in str(path)):
+            _refuse_absent(path)
+
+
+def _refuse_absent(path: Path) -> NoReturn:
+    if path.is_symlink():
+        require_file(path)  # says where it leads
+    raise InputError(f"{path}: no such file or folder")
 
 
 def _expanded(paths: Sequence[Path]) -> Iterator[Path]:

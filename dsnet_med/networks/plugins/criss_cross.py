@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsnet_med.errors import InputError
 from dsnet_med.networks.arguments import whole_numbers
 from dsnet_med.networks.axes import CONVOLUTIONS, require_axes
 from dsnet_med.networks.layers import widened, without_autocast
@@ -40,8 +39,7 @@ class CrissCross(nn.Module):
 
     def __init__(self, channels: int, recurrence: int = 1, *, spatial_dims: int = 2) -> None:
         whole_numbers("CrissCross", channels=channels, recurrence=recurrence)
-        if spatial_dims not in (2, 3):
-            raise InputError(f"CrissCross got spatial_dims={spatial_dims}, and lines cross in 2 or 3 axes")
+        whole_numbers("CrissCross", at_least=2, at_most=3, spatial_dims=spatial_dims)
         super().__init__()
         self.recurrence, self.spatial_dims = recurrence, spatial_dims
         hidden, convolution = max(channels // 8, 1), CONVOLUTIONS[spatial_dims]

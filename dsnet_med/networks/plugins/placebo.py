@@ -82,7 +82,8 @@ class PointwiseConv(nn.Module):
         *,
         spatial_dims: int = 2,
     ) -> None:
-        whole_numbers("PointwiseConv", channels=channels, spatial_dims=spatial_dims)
+        whole_numbers("PointwiseConv", channels=channels)
+        whole_numbers("PointwiseConv", at_most=3, spatial_dims=spatial_dims)
         plugin = DSM if parameters is None else parameters
         wanted = _count(plugin, channels, spatial_dims) if callable(plugin) else plugin
         whole_numbers("PointwiseConv", at_least=0, parameters=wanted)
