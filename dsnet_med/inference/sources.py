@@ -109,7 +109,7 @@ def load(
 
 
 def require_there(paths: Sequence[Path]) -> None:
-    """Raise InputError for what does not exist, before anything takes time; lists of files are not looked at."""
+    """Raise InputError for what does not exist, at once; lists of files are not looked at."""
     for path in _expanded(paths):
         if not (path.exists() or is_file_or_dangling(path) or "," in str(path)):
             _refuse_absent(path)
