@@ -113,14 +113,16 @@ def propose(store: Store, *, memory_gb: float, method: str | None = None) -> Pla
     share = int(_SHARE_OF_DATA * shapes.prod(1).sum() / prod(size))
     batch = max(batch, min(fits, share))
     reasons.append(
-        f"Memory holds a batch of {fits}, {_SHARE_OF_DATA:.0%} of all training voxels are {share}: {batch}, "
+        f"Memory holds a batch of {fits}, and {_SHARE_OF_DATA:.0%} of all training voxels are {share} patches: "
+        f"the smaller, but at least {_SMALLEST_BATCH[axes]}, gives a batch of {batch}, "
         f"{_gb(needs(topology, size, batch))}."
     )
     if _kind(method) not in _FIXED_STRIDES:
         reasons.append(
             f"{len(topology.strides)} levels: an axis is halved while it is finer than twice the finest and "
             f"keeps {_COARSEST} voxels, in all by {_by(topology.multiples)}; channels double up to "
-            f"{_WIDEST[axes]}; a kernel is 1 along an axis at least twice as coarse as the finest."
+            f"{_WIDEST[axes]}; a kernel is 1 along an axis that is twice as coarse as the finest or more "
+            "and was so at all finer levels, and 3 at the coarsest level."
         )
     return Plan(method, size, batch, topology, needs(topology, size, batch), tuple(reasons))
 
@@ -140,13 +142,17 @@ def topology_of(method: str, spacing: Any, size: Sequence[int]) -> Topology:
         stride = np.where(can, 2, 1)
         now, voxels, halved = now * stride, -(-voxels // stride), halved + can
         strides.append(tuple(stride.tolist()))
-        kernels.append(_kernel(now))
+        kernels.append(_kernel(now, kernels[-1]))
+    if len(kernels) > 1:
+        kernels[-1] = (3,) * axes
     channels = tuple(min(_NARROWEST << level, _WIDEST[axes]) for level in range(len(strides)))
     return Topology(tuple(strides), tuple(kernels), channels)
 
 
-def _kernel(spacing: Any) -> tuple[int, ...]:
-    return tuple(3 if each < 2 * min(spacing) else 1 for each in spacing)
+def _kernel(spacing: Any, finer: Sequence[int] = (1, 1, 1)) -> tuple[int, ...]:
+    """3 along an axis that is not twice as coarse as the finest, or had it at the finer level, else 1."""
+    pairs = zip(spacing, finer, strict=False)
+    return tuple(3 if before == 3 or each < 2 * min(spacing) else 1 for each, before in pairs)
 
 
 @dataclass(frozen=True)
@@ -239,7 +245,8 @@ def _first_size(median: Any, spacing: Any, reasons: list[str]) -> tuple[int, ...
     cube = (_BEGIN_WITH[axes] * prod(spacing)) ** (1 / axes)
     size = tuple(int(min(most, round(cube / mm))) for most, mm in zip(np.ceil(median), spacing, strict=True))
     reasons.append(
-        f"The patch begins with {_by(size)}, which is {cube:.0f} mm along every axis, at most the median case."
+        f"The patch begins with {_by(size)}: {cube:.0f} mm along every axis, or the median case where that is "
+        "smaller."
     )
     return size
 

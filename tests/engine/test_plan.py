@@ -32,6 +32,8 @@ def test_levels_of_anisotropic_voxels_worked_by_hand() -> None:
     assert topology.kernels == ((1, 3, 3), (1, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3))
     assert topology.multiples == (2, 16, 16)
     assert topology.channels == (32, 64, 128, 256, 320)
+    # the rows become coarser than the slices at last, which keep the kernels that they had
+    assert topology_of("dynunet_3d", (3, 3, 3), (48, 64, 64)).kernels == ((3, 3, 3),) * 5
     assert topology_of("swinunetr_3d", (10, 1.5, 1.5), (10, 64, 64)).multiples == (32, 32, 32)
 
 
