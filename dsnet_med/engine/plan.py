@@ -258,11 +258,14 @@ def _rounded(size: Sequence[int], topology: Topology) -> tuple[int, ...]:
 def _smaller(size: Sequence[int], median: Any, topology: Topology) -> tuple[int, ...] | None:
     """The patch less one step along the axis that is largest beside the median; None for the smallest."""
     steps = topology.multiples
-    axes = [axis for axis, length in enumerate(size) if length - steps[axis] >= 2 * _COARSEST]
-    if not axes:
-        return None
-    axis = max(axes, key=lambda each: size[each] / median[each])
-    return tuple(length - steps[axis] * (number == axis) for number, length in enumerate(size))
+    least = 4 * _COARSEST  # of which three levels are made, as few as DynUNet has
+    choices = [
+        tuple(length - steps[axis] * (number == axis) for number, length in enumerate(size))
+        for axis in sorted(range(len(size)), key=lambda axis: -size[axis] / median[axis])
+        if size[axis] - steps[axis] >= least
+    ]
+    # Norms over the coarsest map need more than one voxel there.
+    return next((choice for choice in choices if max(choice) >= 2 * max(steps)), None)
 
 
 def _by(numbers: Any) -> str:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from dsnet_med.cli.app import app
 from dsnet_med.engine.compose import compose_train
-from dsnet_med.engine.plan import GB, Need, Topology, propose, topology_of
+from dsnet_med.engine.plan import GB, PLANNED, Need, Topology, propose, topology_of
 from dsnet_med.errors import InputError
 from dsnet_med.methods import build_network
 from dsnet_med.prepare.store import Store
@@ -66,6 +66,12 @@ def test_more_memory_never_gives_less_and_is_never_exceeded(store: Path) -> None
     for plan, memory in zip(plans, (0.6, 4), strict=True):
         assert plan.needs <= memory * GB
         assert all(side % step == 0 for side, step in zip(plan.size, plan.topology.multiples, strict=True))
+
+
+@pytest.mark.parametrize("method", PLANNED)
+def test_too_little_memory_is_one_line_whatever_the_network(method: str, store: Path) -> None:
+    with pytest.raises(InputError, match=rf"0\.1 GB is too little for {method}: its smallest plan, "):
+        propose(of_shape(store, (48, 64, 64), (3.0, 3.0, 3.0)), memory_gb=0.1, method=method)
 
 
 def test_too_little_memory_and_rows_that_cannot_be_planned_are_one_line(store: Path) -> None:
