@@ -17,23 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dsnet_med.networks import plugins
-from dsnet_med.networks.attaching import is_attached
+from dsnet_med.networks.attaching import plugins_of
 
 _ATEN = torch.ops.aten
 _SIGMOIDS = {_ATEN.sigmoid.default, _ATEN.sigmoid_.default, _ATEN.hardsigmoid.default}
-_PLUGINS = tuple(getattr(plugins, name) for name in plugins.__all__)
-
-
-def plugins_of(network: nn.Module) -> dict[str, nn.Module]:
-    """The plug-ins of a network by name, ours wherever they are and those that were attached."""
-    found: dict[str, nn.Module] = {}
-    for whole, module in network.named_modules():
-        name = whole.removeprefix("_orig_mod.")  # torch.compile's
-        inside = any(name.startswith(f"{outer}.") for outer in found)
-        if not inside and (isinstance(module, _PLUGINS) or is_attached(module)):
-            found[name] = module
-    return found
 
 
 class Gates(TorchDispatchMode):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dsnet_med.errors import InputError, one_line
+from dsnet_med.networks import plugins
 from dsnet_med.networks.axes import made_for
 from dsnet_med.networks.layers import is_traced, refuse_script
 from dsnet_med.networks.rezero import ReZero
@@ -33,6 +34,7 @@ _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 _CORNER = 12  # voxels along an axis: what every voxel sees of every other one grows with their number squared
 _IS_PLUGIN, _BASE = "_is_plugin_of_attach", "_base_of_attach"
+_OURS = (ReZero, *(getattr(plugins, name) for name in plugins.__all__))
 
 
 def attach(
@@ -82,9 +84,19 @@ def matching(module: nn.Module, pattern: str) -> list[str]:
     return whole or [name for name in names if fnmatchcase(_inside_wrappers(name), pattern)]
 
 
-def is_attached(module: nn.Module) -> bool:
-    """Whether `module` is a plug-in that `attach` has put into a network."""
-    return _IS_PLUGIN in vars(module)
+def plugins_of(network: nn.Module) -> dict[str, nn.Module]:
+    """The plug-ins of a network by name: ours wherever they are, and whatever `attach` has put in.
+
+    Of plug-ins within one another it is the outermost; a ReZero and the plug-in in it are one. What
+    `torch.compile` and DataParallel put before names is left out.
+    """
+    found: dict[str, nn.Module] = {}
+    for whole, module in network.named_modules():
+        name = _inside_wrappers(whole)
+        inside = any(name.startswith(f"{outer}.".lstrip(".")) for outer in found)
+        if not inside and (isinstance(module, _OURS) or _IS_PLUGIN in vars(module)):
+            found[name] = module
+    return found
 
 
 def _named(module: nn.Module) -> list[tuple[str, nn.Module]]:

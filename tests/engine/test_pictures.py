@@ -8,11 +8,12 @@ import torch
 from tiny_engines import batches, engines, network
 from torch import Tensor, nn
 
-from dsnet_med.engine.gates import gates_of, plugins_of
+from dsnet_med.engine.gates import gates_of
 from dsnet_med.engine.loggers import Loggers
 from dsnet_med.engine.pictures import FixedSlices, Slice, panels
 from dsnet_med.methods import build_network
 from dsnet_med.networks import attach
+from dsnet_med.networks.attaching import plugins_of
 from dsnet_med.networks.plugins import SE, Identity
 
 

@@ -15,7 +15,9 @@ from torchvision.models.segmentation import fcn_resnet50
 from dsnet_med import build_network
 from dsnet_med.errors import InputError
 from dsnet_med.networks import attach
-from dsnet_med.networks.plugins import DSM, Encoding, Hamburger, Squeezed
+from dsnet_med.networks.attaching import plugins_of
+from dsnet_med.networks.plugins import DSM, SE, Encoding, Hamburger, Squeezed
+from dsnet_med.networks.rezero import ReZero
 
 
 class Scale(nn.Module):
@@ -581,3 +583,15 @@ def test_a_network_without_convolutions_needs_an_example():
         attach(network, Scale, at="0")
     attach(network, Scale, at="0", example=torch.zeros(1, 5, 4, 4))
     assert network[0].plugin.factor.shape == (5,)
+
+
+def test_the_outermost_plugins_are_found():
+    host = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.ReLU(), ReZero(SE(8)))
+    attach(host, Scale, at="0", example=torch.zeros(1, 1, 9, 8))
+    attach(host, SE, at="1", example=torch.zeros(1, 1, 9, 8), identity_at_start=True)
+    attach(host, Squeezed, at="2", example=torch.zeros(1, 1, 9, 8))
+    found = {name: type(plugin) for name, plugin in plugins_of(host).items()}
+    assert found == {"0.plugin": Scale, "1.plugin": ReZero, "2.plugin": Squeezed, "3": ReZero}
+    assert plugins_of(torch.compile(host)).keys() == plugins_of(nn.DataParallel(host)).keys() == found.keys()
+    assert list(plugins_of(host[3])) == [""]  # and not the SE in it
+    assert plugins_of(nn.ReLU()) == {}
