@@ -1,9 +1,8 @@
 """From trained networks and a volume to a label map in the volume's own grid."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor
 from dsnet_med.errors import InputError
 from dsnet_med.geometry import SliceAxis, SliceOrder, cut_across, is_sheared
 from dsnet_med.inference.anatomy import contradictions
-from dsnet_med.inference.batches import Batches, first_guess
 from dsnet_med.inference.bundle_reader import Model, load_model
 from dsnet_med.inference.channels import wrong_count
 from dsnet_med.inference.decision import Decision
@@ -23,17 +21,13 @@ from dsnet_med.inference.hardware import choose_device, choose_precision
 from dsnet_med.inference.images import as_channels
 from dsnet_med.inference.intensities import implausible
 from dsnet_med.inference.mask import Mask
-from dsnet_med.inference.native_grid import on_grid, prepared, shape_at
 from dsnet_med.inference.postprocess import PostProcess, postprocessed
+from dsnet_med.inference.score_stream import ScoreStream
 from dsnet_med.inference.settings import ONE_CHANNEL
-from dsnet_med.inference.slice_model import SliceModel, mean_probabilities
+from dsnet_med.inference.slice_model import SliceModel
 from dsnet_med.networks.ensemble import members_of
-from dsnet_med.prepare.intensity import Intensity, Scaling
 from dsnet_med.regions import Region
-from dsnet_med.resampling import Resampler, Spacing
 from dsnet_med.volumes import Volume
-
-Images = NDArray[Any]
 
 
 @dataclass
@@ -73,11 +67,13 @@ class Predictor:
         postprocess: PostProcess | None = None,
         compile_networks: bool = False,
         trust: bool = False,
+        fuse: bool = True,
     ) -> "Predictor":
         """The best of a run, a bundle, a zip of one or `hf://OWNER/NAME`; of several, an ensemble.
 
-        `trust` lets folders run code of their own. Raises InputError for folders that are no runs, weights that
-        do not fit, and runs that differ in classes or slices.
+        `trust` lets folders run code of their own. Without `fuse` the networks stay as they were built, for who
+        looks into them. Raises InputError for folders that are no runs, weights that do not fit, and runs that
+        differ in classes or slices.
         """
         if not runs:
             raise InputError("got no run; give the folder that train wrote")
@@ -86,7 +82,7 @@ class Predictor:
         loaded = [load_model(run, trust=trust) for run in runs]
         _require_alike(loaded, runs)
         models = tuple(
-            SliceModel.of(replace(model, network=member), wanted, numbers, compiled=compile_networks)
+            SliceModel.of(replace(model, network=member), wanted, numbers, compiled=compile_networks, fuse=fuse)
             for model in loaded
             for member in members_of(model.network)
         )
@@ -190,6 +186,42 @@ class Predictor:
             bits=bits,
         )
 
+    @property
+    def decision(self) -> Decision:
+        """What the scores mean."""
+        return Decision(self.regions, self.mirror or len(self.models) > 1)
+
+    def score(
+        self,
+        channels: Sequence[Volume],
+        keep: Callable[[slice, Tensor], None],
+        progress: Callable[[float], None] = lambda _: None,
+        notice: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Hand `keep` the scores (B, K, H, W) of the slices of a volume's own grid, in order, batch by batch.
+
+        The slices are those of `geometry.SliceOrder`. A batch that runs out of memory, in `keep` too, is tried
+        again at half the size, which `notice` is told; `progress` is told each share that is done. Raises
+        InputError.
+        """
+        order = SliceOrder.of(channels[0].affine, self.slice_axis)
+        stacks = [order.to_slices(channel.voxels) for channel in channels]
+        stream = self.stream()
+        stream.over(stacks, order.spacing_mm(channels[0].affine), keep, progress, notice)
+        self.batch_size = stream.batch_size
+
+    def stream(self) -> ScoreStream:
+        """What makes scores of slices."""
+        return ScoreStream(
+            self.models,
+            self.decision,
+            self.device,
+            len(self.output_names),
+            self.mirror,
+            self.spacing_mm,
+            self.batch_size,
+        )
+
     def _doubts(self, channels: Sequence[Volume]) -> list[str]:
         """What is doubtful about the channels themselves; intensities first."""
         odd: list[tuple[str, str]] = []
@@ -211,13 +243,12 @@ class Predictor:
         """The label map, and of regions that overlap freely a bit for each."""
         volume = channels[0]
         order = SliceOrder.of(volume.affine, self.slice_axis)
-        stacks = [order.to_slices(channel.voxels) for channel in channels]
         kind = np.uint8 if len(self.class_names) <= 256 else np.uint16
         ids = np.empty(volume.shape, kind, order="F")  # as files hold it: slices lie in one piece
         into = order.to_slices(ids)
         bits = np.empty(volume.shape, np.uint8, order="F") if self.overlapping else None
         shares = [] if probabilities is None else [order.to_slices(each) for each in probabilities]
-        decision = Decision(self.regions, self.mirror or len(self.models) > 1)
+        decision = self.decision
 
         def keep(part: slice, scores: Tensor) -> None:
             into[part] = decision.values(scores).cpu().numpy()
@@ -228,124 +259,8 @@ class Predictor:
                 for k, share in enumerate(shares):
                     share[part] = scores[:, k].half().cpu().numpy()
 
-        spacing = order.spacing_mm(volume.affine)
-        resampled = shape_at(stacks[0].shape, spacing, self.spacing_mm) != stacks[0].shape
-        if resampled or any(model.is_3d for model in self.models):
-            streamed = self._streamed(stacks, spacing, decision, progress, notice)
-            for index, scores in enumerate(streamed):
-                keep(slice(index, index + 1), scores[None])
-        else:
-            self._slice_by_slice(stacks, decision, keep, progress, notice)
+        self.score(channels, keep, progress, notice)
         return ids, bits
-
-    def _slice_by_slice(
-        self,
-        stacks: Sequence[Images],
-        decision: Decision,
-        keep: Callable[[slice, Tensor], None],
-        progress: Callable[[float], None],
-        notice: Callable[[str], None],
-    ) -> None:
-        """Slices at their own resolution through 2-D networks, each batch scaled, scored and kept by itself."""
-        scalings = [
-            [rule.fit(stack) for rule, stack in zip(model.intensities, stacks, strict=True)]
-            for model in self.models
-        ]
-        count, height, width = stacks[0].shape
-
-        def work(part: slice) -> None:
-            keep(part, self._scores([stack[part] for stack in stacks], scalings, decision))
-            progress((part.stop - part.start) / count)
-
-        batches = self._batches(height * width, notice)
-        for _ in batches.over(count, work):
-            pass
-        self._learn(batches)
-
-    def _streamed(
-        self,
-        stacks: Sequence[Images],
-        spacing: Spacing,
-        decision: Decision,
-        progress: Callable[[float], None],
-        notice: Callable[[str], None],
-    ) -> Iterator[Tensor]:
-        """The scores (K, H, W) of each slice of the volume's own grid, from networks at theirs."""
-        shape = stacks[0].shape
-        wanted = self.spacing_mm
-        made: dict[tuple[Intensity, ...], Tensor] = {}  # models of one recipe see one volume
-        streams = []
-        for model in self.models:
-            rules = model.intensities
-            if rules not in made:
-                made[rules] = torch.from_numpy(prepared(stacks, rules, spacing, wanted))
-            volume = made[rules]
-            batches = self._batches(volume.shape[2] * volume.shape[3], notice, model)
-            streams.append((model, volume, batches))
-        share = len(streams)
-        scores = _averaged(
-            [
-                model.slices(
-                    volume,
-                    decision,
-                    batches,
-                    mirror=self.mirror,
-                    device=self.device,
-                    progress=lambda part: progress(part / share),
-                )
-                for model, volume, batches in streams
-            ]
-        )
-        have = streams[0][1].shape[1:]
-        if wanted is not None and tuple(have) != shape:
-            scores = on_grid(scores, Resampler.between(have, shape, wanted, spacing))
-        yield from scores
-        for _, _, batches in streams:
-            self._learn(batches)
-
-    def _batches(self, pixels: int, notice: Callable[[str], None], model: SliceModel | None = None) -> Batches:
-        if model is not None and model.is_3d:
-            size = prod(model.size)
-            guess = first_guess(size, size * len(self.output_names), self.device)
-            return Batches(self.batch_size or guess, notice, "window")
-        return Batches(self.batch_size or self._suggested(pixels), notice)
-
-    def _learn(self, batches: Batches) -> None:
-        """Keep a size that batches were halved to, for the volumes to come."""
-        if batches.halved:
-            self.batch_size = batches.size
-
-    def _suggested(self, pixels: int) -> int:
-        """How many slices of so many pixels to work on at a time, by what one takes of memory."""
-        sizes = [prod(one.size) for one in self.models if not one.is_3d]
-        return first_guess(max(pixels, *sizes), pixels * len(self.output_names), self.device)
-
-    def _scores(
-        self, slices: Sequence[Images], scalings: Sequence[Sequence[Scaling]], decision: Decision
-    ) -> Tensor:
-        """Logits (B, K, H, W) of the raw slices of each channel; where several are averaged, probabilities."""
-        images = [
-            self._on_device([each.apply(channel) for each, channel in zip(own, slices, strict=True)])
-            for own in scalings
-        ]
-        if decision.averaged:
-            parts = [(model.logits, image) for model, image in zip(self.models, images, strict=True)]
-            return mean_probabilities(parts, self.mirror, decision)
-        return self.models[0].logits(images[0])
-
-    def _on_device(self, channels: Sequence[NDArray[np.float32]]) -> Tensor:
-        return torch.from_numpy(np.stack(channels, axis=1)).to(self.device)
-
-
-def _averaged(streams: Sequence[Iterator[Tensor]]) -> Iterator[Tensor]:
-    if len(streams) == 1:
-        yield from streams[0]
-        return
-    for several in zip(*streams, strict=True):
-        total = several[0]
-        for scores in several[1:]:
-            total = total + scores.to(total.device)
-        yield total / len(several)
 
 
 def _sheared_note(volume: Volume) -> str:

@@ -47,6 +47,7 @@ class SliceModel:
         precision: torch.dtype = torch.float32,
         *,
         compiled: bool = False,
+        fuse: bool = True,
     ) -> "SliceModel":
         """`model` made fast: batch norms fused, channels last in memory, `compiled` by torch when first run.
 
@@ -57,7 +58,7 @@ class SliceModel:
         try:
             with torch.inference_mode():
                 logits = main_output(network(example))
-            network = fuse_batch_norm(network, example)
+            network = fuse_batch_norm(network, example) if fuse else network
         except InputError:
             raise
         except Exception as error:  # whatever a network raises that was not made for its settings

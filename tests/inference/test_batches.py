@@ -84,5 +84,5 @@ def test_scores_count_by_what_they_take() -> None:
 def test_the_slices_size_and_the_classes_count() -> None:
     small, large = 28 * 22, 1024 * 1024
     predictor = tiny.predictor(batch_size=None)
-    assert predictor._suggested(small) == 512 * 512 * 200 // (32 * 32 * 200 + small * 4 * 4)
-    assert predictor._suggested(large) == 1
+    assert predictor.stream().suggested(small) == 512 * 512 * 200 // (32 * 32 * 200 + small * 4 * 4)
+    assert predictor.stream().suggested(large) == 1
