@@ -381,6 +381,83 @@ def compare(
 
 
 @app.command()
+def explain(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Volume files, DICOM folders or files, folders of any of them, patterns."),
+    ],
+    model: Annotated[
+        list[Path],
+        typer.Option("--model", help="A run folder, a bundle or a zip of one; several come side by side."),
+    ],
+    out: Out,
+    reference: Annotated[
+        Path | None, typer.Option(help="Label maps: without them the masks alone are compared.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="What the references' values mean, a recipe or a labels.json; else as the run has it."),
+    ] = None,
+    cases: Annotated[
+        Path | None,
+        typer.Option(help="The cases that count: one a line, or a store's manifest.json (its test cases)."),
+    ] = None,
+    interventions: Annotated[
+        str,
+        typer.Option(
+            help="What plug-ins are replaced by, with commas: identity, mean (their own, a constant), other (another "
+            "image's gate), shuffled; none for none."
+        ),
+    ] = "identity,mean,other,shuffled",
+    each: Annotated[
+        bool, typer.Option("--each/--together", help="Replace each plug-in alone, too, or only all together.")
+    ] = True,
+    shuffles: Annotated[int, typer.Option(help="How often gates are shuffled.", min=1)] = 4,
+    organ: Annotated[
+        str | None, typer.Option(help="Show by Grad-CAM and occlusion what this organ was found by.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(help="Slices whose maps are shown.", min=0)] = 2,
+    save_maps: Annotated[
+        bool, typer.Option("--save-maps", help="Write every map as NIfTI, on its image's grid.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of what is shuffled and drawn.")] = 0,
+    device: Device = "auto",
+    batch: Batch = None,
+    precision: Precision = "float32",
+    trust: Trust = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that lie in --out.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What the plug-ins of a network compute, and what becomes of the masks when they are replaced."""
+    from dsnet_med.cli import explaining
+
+    kinds = [] if interventions == "none" else [part.strip() for part in interventions.split(",")]
+    explaining.explain(
+        model,
+        inputs,
+        out,
+        explaining.Options(
+            kinds,
+            each,
+            shuffles,
+            organ,
+            pictures,
+            save_maps,
+            seed,
+            device,
+            batch,
+            precision,
+            trust,
+            overwrite,
+        ),
+        reference=reference,
+        labels=labels,
+        cases=cases,
+        as_json=as_json,
+    )
+
+
+@app.command()
 def export(
     runs: Annotated[
         list[Path], typer.Argument(help="The folder of a run; several are exported as one ensemble.")

@@ -101,7 +101,7 @@ def make_predictor(models: Sequence[Path], options: ModelOptions) -> "Predictor"
     from dsnet_med.inference.postprocess import PostProcess
 
     predictor = Predictor.from_run(
-        *_matched(models),
+        *matched(models),
         device=options.device,
         batch_size=options.batch,
         mirror=options.tta,
@@ -117,7 +117,7 @@ def make_predictor(models: Sequence[Path], options: ModelOptions) -> "Predictor"
     return predictor
 
 
-def _matched(models: Sequence[Path]) -> list[Path]:
+def matched(models: Sequence[Path]) -> list[Path]:
     """The model folders, patterns such as `runs/fold-*` replaced by what they match."""
     found = []
     for model in models:

@@ -73,7 +73,26 @@ def pair_folders(
     """
     if masks is None and prediction.is_file() and reference.is_file():
         return Pairing([Pair(str(prediction_case(prediction)), prediction, reference)], {}, {}, {}, [])
-    predictions, double_predictions = _by_case(_volumes(prediction, "predictions"), prediction_case)
+    predictions, doubles = _by_case(_volumes(prediction, "predictions"), prediction_case)
+    return pair_files(
+        predictions, reference, reference_case=reference_case, cases=cases, masks=masks, doubles=doubles
+    )
+
+
+def pair_files(
+    files: Mapping[str, Path],
+    reference: Path,
+    *,
+    reference_case: CaseOf = case_name,
+    cases: Iterable[str] | None = None,
+    masks: Mapping[str, Mapping[str, Path]] | None = None,
+    doubles: Mapping[str, str] | None = None,
+) -> Pairing:
+    """Pair files, by their cases, with the references in a folder, as `pair_folders` does.
+
+    `doubles` says of which cases there are two files. Raises InputError.
+    """
+    predictions, double_predictions = dict(files), dict(doubles or {})
     if masks is None:
         references, double_references = _by_case(_volumes(reference, "references"), reference_case)
     else:
@@ -101,9 +120,9 @@ def pair_folders(
         for case, file in sorted(predictions.items())
         if cases is None and case not in references
     }
-    files = {file: tuple(own.items()) for own in (masks or {}).values() for file in list(own.values())[:1]}
+    several = {file: tuple(own.items()) for own in (masks or {}).values() for file in list(own.values())[:1]}
     pairs = [
-        Pair(case, predictions[case], references[case], files.get(references[case], ()))
+        Pair(case, predictions[case], references[case], several.get(references[case], ()))
         for case in sorted(counted & predictions.keys() - failures.keys())
     ]
     missing = {case: references[case] for case in sorted(counted - predictions.keys() - failures.keys())}

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,20 @@ _DETAILS = "details.csv"
 
 @dataclass(frozen=True)
 class Kind:
-    """What one command writes: the JSON files that vouch, by keys that tell them from others, and all names."""
+    """What one command writes: the JSON files that vouch, by keys that tell them from others, and all names.
+
+    `patterns` are names in folders of its own, such as pictures/*.png.
+    """
 
     command: str
     forms: Mapping[str, set[str]]
     names: tuple[str, ...]
     otherwise: str
+    patterns: tuple[str, ...] = ()
+
+    def has(self, name: str) -> bool:
+        """Whether a file of this name may be its own."""
+        return name in self.names or any(fnmatchcase(name, pattern) for pattern in self.patterns)
 
 
 EVALUATION = Kind(
@@ -144,7 +153,11 @@ def together(out: Path, name: str, content: Mapping[str, Any], kind: Kind = EVAL
     remove_partial(out)
     with staging(out) as made:
         yield made
-        files = {file.name: sha256(file) for file in sorted(made.iterdir())}
+        files = {
+            file.relative_to(made).as_posix(): sha256(file)
+            for file in sorted(made.rglob("*"))
+            if file.is_file()
+        }
         write_text(made / name, laid_out(sealed(without_nan({**content, "files": files}))))
         try:
             # first: no old file may lie beside a new summary; and what vouches for the others last of them
@@ -152,6 +165,7 @@ def together(out: Path, name: str, content: Mapping[str, Any], kind: Kind = EVAL
                 (out / earlier).unlink()
             for new in (name, *files):
                 synchronise(made / new)
+                (out / new).parent.mkdir(exist_ok=True)
                 (made / new).replace(out / new)
             synchronise(out)
         except OSError as error:
@@ -174,7 +188,7 @@ def _vouched(out: Path, kind: Kind) -> set[str]:
             continue
         if holds(content) is False:
             continue
-        own = {file for file in files if file in kind.names and (out / file).is_file()}
+        own = {file for file in files if kind.has(file) and (out / file).is_file()}
         found |= {file for file in own if sha256(out / file) == files[file]} | ({name} if files else set())
     return found
 

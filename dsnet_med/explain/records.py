@@ -16,9 +16,9 @@ KINDS = ("identity", "mean", "other", "shuffled")
 class Score:
     """One label of one case under one intervention (`kind`) on one plug-in (or all): a row of scores.csv.
 
-    `dice` and `hd95_mm` are against the reference, under `strict`; `agreement` is the Dice of the mask with the
-    intact network's, `changed_ml` the volume in which the two differ, `size_ml` that of the reference, or of the
-    intact mask where there is none. NaN where it is not counted.
+    `dice` and `hd95_mm` are against the reference, under `strict`; `agreement` is the Dice of the mask with
+    the intact network's, `changed_ml` the volume in which the two differ, `size_ml` that of the reference, or
+    of the intact mask where there is none. NaN where it is not counted.
     """
 
     run: str
@@ -54,9 +54,9 @@ class CaseMasks:
 class Altered:
     """What the network makes of a case when a plug-in is replaced.
 
-    `strength` (X, Y, Z), float16, is how much of the plain network's certainty the plug-in takes: p0 - p of what
-    the network with the identity decides at the voxel, from -1 to 1. p is the intact network's probability where
-    `kind` is identity, that of the altered one elsewhere.
+    `strength` (X, Y, Z), float16, is how much of the plain network's certainty the plug-in takes: p0 - p of
+    what the network with the identity decides at the voxel, from -1 to 1. p is the intact network's probability
+    where `kind` is identity, that of the altered one elsewhere.
     """
 
     plugin: str

@@ -1,0 +1,72 @@
+"""What explain.json says of one run beside its effects: which plug-ins it has, and what they compute."""
+
+from typing import Any
+
+from dsnet_med.explain.gates import DECLARED
+from dsnet_med.explain.measures import Measures
+from dsnet_med.explain.subject import Subject
+
+LEAVES_OUT = (
+    "an intervention is made on a trained network, which is not trained again without its plug-in: what training "
+    "would have found instead is the business of `compare`",
+    "intervals are over the cases given here; they say nothing of other seeds, scanners or hospitals",
+    "a mean gate is the mean over these same cases: of few cases it knows each a little",
+    "attention maps and gates say what a plug-in computes, not why",
+)
+
+
+def run_content(subject: Subject) -> dict[str, Any]:
+    """The entry of a run, with one of each of its plug-ins."""
+    plugins = {
+        name: plugin_facts(subject, name, measures) for name, measures in sorted(subject.measures.items())
+    }
+    plugins |= {
+        name: {"class": _class_of(subject, name), "not_measured": why}
+        for name, why in subject.watched.unmeasured.items()
+    }
+    silent = [name for name in subject.plugins if name not in plugins]
+    plugins |= {
+        name: {"class": _class_of(subject, name), "not_measured": "it did not run"} for name in silent
+    }
+    return {
+        "name": subject.name,
+        "path": str(subject.path),
+        "title": subject.predictor.title,
+        "fingerprint": subject.predictor.fingerprints[0] if subject.predictor.fingerprints else "",
+        "plugins": plugins,
+        "scores": None,
+        "interventions": [],
+        "image_dependence": None,
+        "where": None,
+        "attribution": None,
+        "pictures": [],
+        "notes": [] if subject.plugins else ["this network has no plug-in: there is nothing to replace"],
+    }
+
+
+def plugin_facts(subject: Subject, name: str, measures: Measures) -> dict[str, Any]:
+    """What a plug-in computes, summed up over all images."""
+    channels, *shape = measures.shape
+    form = subject.forms[name]
+    return {
+        "class": _class_of(subject, name),
+        "declared": subject.declared[name],
+        "form": measures.form if form == DECLARED else _FORMS.get(form, form),
+        "left_over": measures.left_over,
+        "note": subject.notes.get(name, ""),
+        "channels": channels,
+        "shape": shape,
+        "energy_changed": measures.change.energy.summary(),
+        "not_constant": measures.change.not_constant(),
+        "gates": {gate: each.summary() for gate, each in measures.gates.items()},
+    }
+
+
+_FORMS = {"channel and offset": "mixed"}
+
+
+def _class_of(subject: Subject, name: str) -> str:
+    plugin = subject.watched.plugins[name.partition("#")[0]]
+    inner = getattr(plugin, "plugin", None)
+    own = type(plugin).__name__
+    return f"{own}({type(inner).__name__})" if own == "ReZero" and inner is not None else own

@@ -1,0 +1,363 @@
+"""`explain`: what the plug-ins of trained networks compute on volumes, and what becomes of the masks without them.
+
+Two passes over the cases for each run. The first measures the network as it is, and sums up what the second
+needs: mean gates, and gates to give to other images. The second runs each case once for every intervention.
+One volume is in memory at a time; what has to outlast a pass lies in files.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import dsnet_med
+from dsnet_med.errors import CasesFailedError, InputError, one_line, unknown
+from dsnet_med.evaluate.classes import Classes, scored
+from dsnet_med.evaluate.labels import Labels
+from dsnet_med.evaluate.results import Kind, require_replaceable, together
+from dsnet_med.explain.content import LEAVES_OUT, plugin_facts, run_content
+from dsnet_med.explain.decided import Decided, Taking, masks_of, raw_classes, scores_of
+from dsnet_med.explain.records import EVERY, INTACT, KINDS, Altered, CaseMasks, Score
+from dsnet_med.explain.references import References, labels_of_run, paired
+from dsnet_med.explain.shown import PICTURES, Shown, slices_to_show, write_pictures
+from dsnet_med.explain.subject import Plan, Subject
+from dsnet_med.files import locked, staging, write_text
+from dsnet_med.geometry import SliceOrder
+from dsnet_med.inference.channels import load_channels
+from dsnet_med.inference.predictor import Predictor
+from dsnet_med.inference.probabilities import on_disk
+from dsnet_med.inference.sources import find_sources, require_there
+from dsnet_med.inference.source import Source
+from dsnet_med.volumes import Volume, write_image
+
+EXPLAINED, SCHEMA, MAPS = "explain.json", 1, "maps"
+EXPLANATION = Kind(
+    "explain",
+    {EXPLAINED: {"schema", "runs", "between", "files"}},
+    (EXPLAINED, "scores.csv", "where.csv", "report.html"),
+    "replace it with --overwrite",
+    (f"{PICTURES}/*.png", f"{MAPS}/*.nii.gz"),
+)
+_LETTERS = "-_."
+Find = Callable[[Sequence[Source], Sequence[Predictor]], References]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for beside the interventions: `pictures` slices of maps, maps as files, one organ."""
+
+    pictures: int = 2
+    save_maps: bool = False
+    organ: str | None = None
+
+
+def explain(
+    runs: Sequence[Path | str],
+    inputs: Sequence[Path | str],
+    out: Path | str,
+    reference: Path | str | Find | None = None,
+    *,
+    interventions: Sequence[str] = KINDS,
+    each: bool = True,
+    shuffles: int = 4,
+    organ: str | None = None,
+    pictures: int = 2,
+    save_maps: bool = False,
+    cases: Sequence[str] | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    batch_size: int | None = None,
+    precision: str = "float32",
+    trust: bool = False,
+    overwrite: bool = False,
+    command: Sequence[str] = (),
+    tell: Callable[[float, float], None] = lambda _done, _all: None,
+    note: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Write explain.json, scores.csv, where.csv, report.html and pictures of the runs' plug-ins to `out`.
+
+    `inputs` are volumes as `Predictor.predict` and `infer` take them. `reference` is a folder of label maps
+    whose values are the runs' class ids, or a function that finds the references of cases. `interventions` are
+    of identity, mean, other and shuffled, on all plug-ins together and, with `each`, on each of several.
+    `cases` names the only inputs that count. `tell` is told how many inferences are done of how many; `note`
+    what a reader should know. Returns what explain.json holds. Raises InputError, and CasesFailedError when
+    some cases could not be explained; the others are written.
+    """
+    for kind in interventions:
+        if kind not in KINDS:
+            raise unknown("intervention", kind, KINDS)
+    plan = Plan(tuple(kind for kind in KINDS if kind in interventions), each, shuffles, seed)
+    paths, out = [Path(run) for run in runs], Path(out)
+    with locked(out, "explains into"):
+        require_replaceable(out, overwrite=overwrite, kind=EXPLANATION)
+        predictors = [
+            Predictor.from_run(
+                path, device=device, batch_size=batch_size, precision=precision, trust=trust, fuse=False
+            )
+            for path in runs
+        ]
+        names = short_names(paths)
+        _require_alike(predictors, names)
+        sources = _chosen([Path(path) for path in inputs], out, predictors[0], cases, note)
+        references = _references(reference, sources, predictors)
+        labels = references.labels or labels_of_run(predictors[0])
+        if organ is not None and organ not in labels.names.values():
+            raise unknown("organ", organ, list(labels.names.values()))
+        content: dict[str, Any] = {}
+        with ExitStack() as stack:
+            made = stack.enter_context(together(out, EXPLAINED, content, EXPLANATION))
+            held = stack.enter_context(staging(out))
+            work = _Work(plan, Asked(pictures, save_maps, organ), labels, references, sources, made, held, tell)
+            subjects = [
+                stack.enter_context(Subject(name, path, predictor, plan, len(sources)))
+                for name, path, predictor in zip(names, paths, predictors, strict=True)
+            ]
+            work.planned = sum(subject.inferences * len(sources) for subject in subjects)
+            described = [work.explained(subject) for subject in subjects]
+            if len(work.failed) == len(sources):
+                raise InputError(f"no case could be explained: {next(iter(work.failed.values()))}")
+            content |= {
+                "schema": SCHEMA,
+                "dsnet_med": dsnet_med.__version__,
+                "command": list(command),
+                "cases": [source.case for source in sources if source.case not in work.failed],
+                "failed": [{"case": case, "reason": reason} for case, reason in work.failed.items()],
+                "reference": bool(references.pairs),
+                "protocol": "strict",
+                "labels": {str(number): name for number, name in labels.names.items()},
+                "spatial_dims": 3 if predictors[0].models[0].is_3d else 2,
+                "images": sum(subjects[0].images.values()),
+                "seed": seed,
+                "shuffles": shuffles,
+                "leaves_out": list(LEAVES_OUT),
+                "runs": described,
+            }
+            work.finish(content, subjects)
+        for subject in subjects:
+            for line in subject.notices:
+                note(line)
+    if work.failed:
+        raise CasesFailedError(work.failed)
+    return content
+
+
+@dataclass
+class _Work:
+    """What is the same for all runs, and what is gathered of them."""
+
+    plan: Plan
+    asked: Asked
+    labels: Labels
+    references: References
+    sources: Sequence[Source]
+    made: Path
+    held: Path
+    tell: Callable[[float, float], None]
+    planned: float = 1.0
+    done: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)
+    scores: list[Score] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
+    rows: list[Any] = field(default_factory=list)
+
+    def advance(self, share: float) -> None:
+        self.done += share
+        self.tell(self.done, self.planned)
+
+    def explained(self, subject: Subject) -> dict[str, Any]:
+        """Both passes over the cases; what explain.json says of the run, without its effects."""
+        for source in self._left():
+            self._tried(source, lambda source=source: self._first(subject, source))
+        for source in self._left():
+            if subject.targets():
+                self._tried(source, lambda source=source: self._second(subject, source))
+        return run_content(subject)
+
+    def _left(self) -> list[Source]:
+        return [source for source in self.sources if source.case not in self.failed]
+
+    def _tried(self, source: Source, work: Callable[[], None]) -> None:
+        """Do one case; whatever goes wrong is said of it, and what was counted of it is dropped."""
+        try:
+            work()
+        except Exception as error:  # one bad case never stops the others
+            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(error)}"
+            where = str(source.where)
+            self.failed[source.case] = reason if reason.startswith(where) else f"{where}: {reason}"
+            self.scores = [score for score in self.scores if score.case != source.case]
+
+    def _read(self, subject: Subject, source: Source) -> tuple[tuple[Volume, ...], Classes | None]:
+        predictor = subject.predictor
+        channels = load_channels(source, predictor.channel_names, resample=predictor.resample_channels)
+        reference = self.references.of(source.case, channels[0], self.labels, self.held)
+        return channels, reference
+
+    def _first(self, subject: Subject, source: Source) -> None:
+        """One case through the network as it is, and with all plug-ins replaced by the identity."""
+        channels, reference = self._read(subject, source)
+        case, plain = source.case, None
+        if not subject.forms:
+            subject.probe(case, channels, lambda _: None)
+        if "identity" in self.plan.kinds and subject.targets():
+            (identity,) = (each for each in subject.interventions(EVERY) if each.kind == "identity")
+            plain = subject.altered(case, channels, identity, self.advance).decided
+        maps = self._room_for_maps(subject, case, channels[0])
+        taking = subject.intact(case, channels, self.advance, plain, maps)
+        masks = self._masks(subject, case, channels[0], reference, taking.decided)
+        self._score(subject, masks, reference, taking.decided, "", INTACT, 0)
+        taking.decided.save(self.held, f"{case}.intact")
+        if plain is not None and taking.of_plain is not None:
+            self._score(subject, masks, reference, plain, EVERY, "identity", 0)
+            plain.save(self.held, f"{case}.plain")
+            np.save(self.held / f"{case}.of_plain.npy", taking.of_plain)
+        if maps is not None:
+            self._show(subject, case, channels[0], taking, maps)
+
+    def _second(self, subject: Subject, source: Source) -> None:
+        """One case through the network once for every other intervention."""
+        channels, reference = self._read(subject, source)
+        case = source.case
+        intact = Decided.load(self.held, f"{case}.intact")
+        masks = self._masks(subject, case, channels[0], reference, intact)
+        plain = Decided.load(self.held, f"{case}.plain") if (self.held / f"{case}.plain.ids.npy").is_file() else None
+        for target in subject.targets():
+            for intervention in subject.interventions(target):
+                if target == EVERY and intervention.kind == "identity":
+                    continue
+                of = plain if target == EVERY and intervention.kind == "shuffled" else None
+                taking = subject.altered(case, channels, intervention, self.advance, of)
+                self._score(subject, masks, reference, taking.decided, target, intervention.kind, intervention.draw)
+
+    def _masks(
+        self, subject: Subject, case: str, volume: Volume, reference: Classes | None, intact: Decided
+    ) -> CaseMasks:
+        raw = raw_classes(intact, subject.predictor)
+        return masks_of(subject.name, case, volume, self.labels, reference, raw)
+
+    def _score(
+        self,
+        subject: Subject,
+        masks: CaseMasks,
+        reference: Classes | None,
+        decided: Decided,
+        plugin: str,
+        kind: str,
+        draw: int,
+    ) -> Classes:
+        """Score a mask; it comes back as it is scored."""
+        there = reference or Classes((np.zeros(decided.ids.shape, np.uint8, order="F"),))
+        _, altered, _ = scored(there, raw_classes(decided, subject.predictor), self.labels)
+        self.scores += scores_of(masks, altered, plugin, kind, draw)
+        return altered
+
+    def _room_for_maps(self, subject: Subject, case: str, volume: Volume) -> Any:
+        """Where the maps of a case go, (M, X, Y, Z), None where nobody looks at them."""
+        if not subject.maps or not (self.asked.save_maps or self._pictures_of(case)):
+            return None
+        kind: Any = np.float32 if self.asked.save_maps else np.float16
+        return on_disk(self.held, (len(subject.maps), *volume.shape), kind, "C")
+
+    def _pictures_of(self, case: str) -> int:
+        """How many slices of a case are shown."""
+        left = [source.case for source in self._left()]
+        place, count = left.index(case), self.asked.pictures
+        return count // len(left) + (place < count % len(left))
+
+    def _show(self, subject: Subject, case: str, volume: Volume, taking: Taking, maps: Any) -> None:
+        order = SliceOrder.of(volume.affine, subject.predictor.slice_axis)
+        stack, labels = order.to_slices(volume.voxels), order.to_slices(taking.decided.ids)
+        _, *size = order.spacing_mm(volume.affine)
+        for index in slices_to_show(labels, self._pictures_of(case)):
+            for (plugin, name), each in zip(subject.maps, maps, strict=True):
+                values = np.array(order.to_slices(each)[index], np.float32)
+                image = np.array(stack[index], np.float32)
+                self.shown.append(
+                    Shown(
+                        subject.name,
+                        case,
+                        plugin,
+                        name,
+                        index,
+                        image,
+                        values,
+                        np.array(labels[index]),
+                        (size[0], size[1]),
+                    )
+                )
+        if self.asked.save_maps:
+            (self.made / MAPS).mkdir(exist_ok=True)
+            for (plugin, name), each in zip(subject.maps, maps, strict=True):
+                before = "" if len(self.runs) == 1 else f"{subject.name}_"
+                file = plain_name(f"{before}{case}_{plugin}_{name}") + ".nii.gz"
+                write_image(self.made / MAPS / file, np.array(each, np.float32), volume.affine)
+
+    def finish(self, content: dict[str, Any], subjects: Sequence[Subject]) -> None:
+        """Everything that follows from the scores, tables, pictures and the page."""
+        names = dict(self.labels.names)
+        entries = write_pictures(self.made, self.shown, names)
+        for run, subject in zip(content["runs"], subjects, strict=True):
+            run["pictures"] = [
+                {key: value for key, value in entry.items() if key != "run"}
+                for entry in entries
+                if entry["run"] == subject.name
+            ]
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each run: as much of the end of its path as tells it from the others. InputError for one twice."""
+    parts = [path.resolve().parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise InputError("got one --model twice; give each run once")
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def plain_name(text: str) -> str:
+    """`text` with what no file's name should have as `-`."""
+    return "".join(letter if letter.isalnum() or letter in _LETTERS else "-" for letter in text)
+
+
+def _require_alike(predictors: Sequence[Predictor], names: Sequence[str]) -> None:
+    first = predictors[0]
+    for predictor, name in zip(predictors[1:], names[1:], strict=True):
+        for what in ("class_names", "regions", "channel_names"):
+            if getattr(predictor, what) != getattr(first, what):
+                raise InputError(
+                    f"{name} and {names[0]} differ in {what}: {getattr(predictor, what)} and "
+                    f"{getattr(first, what)}; runs side by side are of one data set"
+                )
+
+
+def _chosen(
+    inputs: Sequence[Path],
+    out: Path,
+    predictor: Predictor,
+    cases: Sequence[str] | None,
+    note: Callable[[str], None],
+) -> list[Source]:
+    """The inputs that count. Raises InputError."""
+    require_there(inputs)
+    sources = find_sources(inputs, out, note, predictor.channel_names)
+    if cases is None:
+        return sources
+    known = {source.case: source for source in sources}
+    for case in cases:
+        if case not in known:
+            raise unknown("case in --cases", case, list(known))
+    return [known[case] for case in dict.fromkeys(cases)]
+
+
+def _references(
+    reference: Path | str | Find | None, sources: Sequence[Source], predictors: Sequence[Predictor]
+) -> References:
+    if reference is None:
+        return References()
+    if callable(reference):
+        return reference(sources, predictors)
+    return paired(sources, Path(reference), labels_of_run(predictors[0]))
