@@ -396,7 +396,9 @@ def explain(
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(help="What the references' values mean, a recipe or a labels.json; else as the run has it."),
+        typer.Option(
+            help="What the references' values mean, a recipe or a labels.json; else as the run has it."
+        ),
     ] = None,
     cases: Annotated[
         Path | None,
@@ -405,8 +407,8 @@ def explain(
     interventions: Annotated[
         str,
         typer.Option(
-            help="What plug-ins are replaced by, with commas: identity, mean (their own, a constant), other (another "
-            "image's gate), shuffled; none for none."
+            help="What plug-ins are replaced by, with commas: identity, mean (their own, a constant), other "
+            "(another image's gate), shuffled; none for none."
         ),
     ] = "identity,mean,other,shuffled",
     each: Annotated[

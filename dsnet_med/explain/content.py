@@ -7,8 +7,8 @@ from dsnet_med.explain.measures import Measures
 from dsnet_med.explain.subject import Subject
 
 LEAVES_OUT = (
-    "an intervention is made on a trained network, which is not trained again without its plug-in: what training "
-    "would have found instead is the business of `compare`",
+    "an intervention is made on a trained network, which is not trained again without its plug-in: what "
+    "training would have found instead is for `compare` to say",
     "intervals are over the cases given here; they say nothing of other seeds, scanners or hospitals",
     "a mean gate is the mean over these same cases: of few cases it knows each a little",
     "attention maps and gates say what a plug-in computes, not why",
@@ -25,9 +25,7 @@ def run_content(subject: Subject) -> dict[str, Any]:
         for name, why in subject.watched.unmeasured.items()
     }
     silent = [name for name in subject.plugins if name not in plugins]
-    plugins |= {
-        name: {"class": _class_of(subject, name), "not_measured": "it did not run"} for name in silent
-    }
+    plugins |= {name: {"class": _class_of(subject, name), "not_measured": "it did not run"} for name in silent}
     return {
         "name": subject.name,
         "path": str(subject.path),

@@ -119,22 +119,42 @@ def raw_classes(decided: Decided, predictor: Predictor) -> Classes:
     return Classes(layers, {i + 1: ((i, frozenset([i + 1])),) for i in range(len(layers))})
 
 
-def masks_of(run: str, case: str, volume: Volume, labels: Labels, reference: Classes | None, intact: Classes) -> CaseMasks:
-    """Reference and intact mask of a case, as they are scored. Raises InputError for values without a name."""
-    there = reference or Classes((np.zeros(volume.shape, np.uint8, order="F"),))
-    first, second, _ = scored(there, intact, labels)
-    return CaseMasks(run, case, labels.names, volume.affine, None if reference is None else first, second)
+@dataclass(frozen=True)
+class Scored:
+    """Masks of one case of a run, as `evaluate` scores them against the `reference`, where there is one."""
+
+    run: str
+    case: str
+    affine: NDArray[np.float64]
+    labels: Labels
+    reference: Classes | None
+
+    def masks(self, intact: Classes) -> CaseMasks:
+        """With the intact network's mask. Raises InputError for values without a name."""
+        first, second = self._both(intact)
+        reference = None if self.reference is None else first
+        return CaseMasks(self.run, self.case, self.labels.names, self.affine, reference, second)
+
+    def altered(self, mask: Classes) -> Classes:
+        """A mask as it is scored: regions as classes, what the reference ignores as background."""
+        return self._both(mask)[1]
+
+    def _both(self, mask: Classes) -> tuple[Classes, Classes]:
+        there = self.reference or Classes((np.zeros_like(mask.layers[0], np.uint8),))
+        reference, own, _ = scored(there, mask, self.labels)
+        return reference, own
 
 
-def scores_of(
-    masks: CaseMasks, altered: Classes, plugin: str, kind: str, draw: int, threads: int = 1
-) -> list[Score]:
-    """The rows of one mask: against the reference under `strict`, and against the intact network's mask."""
+def scores_of(masks: CaseMasks, altered: Classes, of: tuple[str, str, int]) -> list[Score]:
+    """The rows of one mask: against the reference under `strict`, and against the intact network's mask.
+
+    It is `of` a plug-in, a kind of intervention and a draw.
+    """
     step = masks.affine[:3, :3]
     voxel_ml = float(abs(np.linalg.det(step))) / 1000
     known = {}
     if masks.reference is not None:
-        measures = measured(masks.reference, altered, step, masks.labels, threads=threads)
+        measures = measured(masks.reference, altered, step, masks.labels)
         known = {measure.label: (record(measure, STRICT), measure.reference_voxels) for measure in measures}
     counts = _counts(masks.intact, altered, list(masks.labels))
     rows = []
@@ -145,7 +165,7 @@ def scores_of(
         changed = (intact + own - 2 * both) * voxel_ml
         agreement = dice_of_counts(both, intact, own)
         row = (dice, hd95, agreement, changed, size * voxel_ml)
-        rows.append(Score(masks.run, plugin, kind, draw, masks.case, name, *row))
+        rows.append(Score(masks.run, *of, masks.case, name, *row))
     return rows
 
 

@@ -1,8 +1,8 @@
 """A plug-in's output as a correction of its input: y = gate x + added.
 
-What the plug-in itself says (`explained`) is taken where it rebuilds the output. Of any other plug-in, input and
-output alone tell: forms are tried from the plainest on, until one rebuilds the output of every image that was
-tried.
+What the plug-in itself says (`explained`) is taken where it rebuilds the output. Of any other plug-in, input
+and output alone tell: forms are tried from the plainest on, until one rebuilds the output of every image that
+was tried.
 """
 
 from collections.abc import Callable, Mapping
@@ -58,7 +58,7 @@ class Forms:
 
     def narrow(self, plugin: nn.Module, x: Tensor, y: Tensor) -> None:
         """Drop what does not hold for the maps x and y (B, C, *spatial)."""
-        x, y = x.float(), y
+        x = x.float()
         if self.declared:
             try:
                 correction = declared_correction(explained(plugin, x), x)
@@ -77,7 +77,7 @@ class Forms:
 
     @property
     def chosen(self) -> str:
-        """The form to measure by: nothing where there is nothing, else what the plug-in says, else the plainest."""
+        """The form to measure by: what the plug-in says, unless it does nothing; else the plainest."""
         return "nothing" if self.left[0] == "nothing" else DECLARED if self.declared else self.left[0]
 
 
@@ -118,9 +118,9 @@ def declared_correction(maps: Mapping[str, Tensor], x: Tensor) -> Correction:
             gate = spread if gate is None else gate * spread
         elif is_called(name, "added"):
             added = spread if added is None else added + spread
-    for each in (gate, added):
-        if each is not None and any(n not in (1, m) for n, m in zip(each.shape, x.shape, strict=True)):
-            raise InputError(f"explained gives a map of shape {tuple(each.shape)} for one of {tuple(x.shape)}")
+    for whole in (gate, added):
+        if whole is not None and any(n not in (1, m) for n, m in zip(whole.shape, x.shape, strict=True)):
+            raise InputError(f"explained gives a map of shape {tuple(whole.shape)} for one of {tuple(x.shape)}")
     return Correction(gate, added)
 
 
@@ -133,7 +133,8 @@ def left_over(correction: Correction, x: Tensor, y: Tensor) -> Tensor:
     """How much of y (B, C, *spatial) a correction of x does not rebuild: (B,), shares of the norm of y."""
     y = y.double().flatten(1)
     rest = correction.of(x).double().flatten(1) - y
-    return rest.norm(dim=1) / y.norm(dim=1).clamp_min(_SMALL)
+    shares: Tensor = rest.norm(dim=1) / y.norm(dim=1).clamp_min(_SMALL)
+    return shares
 
 
 def tolerance_of(y: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""A plug-in replaced while its network runs: by the identity, its own mean, another image's gate, a shuffled one.
+"""A plug-in replaced while its network runs: by the identity, its mean, another image's gate, a shuffled one.
 
 With y = gate x + added, what is replaced is y + (gate' - gate) x + (added' - added): a plug-in whose gate and
 what it adds stay as they are gives what it gave, bit for bit, and what no form explains stays. Random numbers
@@ -102,7 +102,9 @@ class Means:
     def of(self, name: str) -> Correction:
         """The mean, (1, ...)."""
         count = max(self.counts.get(name, 0), 1)
-        return Correction(*((sums[name] / count).float() if name in sums else None for sums in (self.gates, self.added)))
+        return Correction(
+            *((sums[name] / count).float() if name in sums else None for sums in (self.gates, self.added))
+        )
 
 
 @dataclass

@@ -1,13 +1,15 @@
 """Numbers about what a plug-in computes, summed up image by image: no map is kept.
 
-For a plug-in y = f(x): the energy that it changes, |y - x|^2 / |x|^2, and the share of the change that no constant
-can make: what the best constant per element of the map (a factor where the plug-in is a gate, a summand where it
-adds) leaves of |y - x|^2 over all images, with the n / (n - 1) of a variance. For a gate or an attention map: mean
-and spread of its values; its profile over channels; its entropy over places or channels, from 0 (all in one) to 1
-(even); the effective rank of its images (the exponential of the entropy of their principal variances: Roy and
-Vetterli 2007); and of an attention, its smallest and largest weight times the number of places.
+For a plug-in y = f(x): the energy that it changes, |y - x|^2 / |x|^2, and the share of the change that no
+constant can make: what the best constant per element of the map (a factor where the plug-in is a gate, a
+summand where it adds) leaves of |y - x|^2 over all images, with the n / (n - 1) of a variance. For a gate or
+an attention map: mean and spread of its values; its profile over channels; its entropy over places or channels,
+from 0 (all in one) to 1 (even); the effective rank of its images (the exponential of the entropy of their
+principal variances: Roy and Vetterli 2007); and of an attention, its smallest and largest weight times the
+number of places.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import exp, inf, log, prod
 from typing import Any
@@ -22,6 +24,11 @@ _PROFILE = 512
 _FEATURES = 256  # that the rank is taken of: channels, or places pooled to as many
 _ELEMENTS = 1 << 22  # of a map; of larger ones constants are per channel
 _SMALL = 1e-30
+_POOLS: dict[int, Callable[..., Tensor]] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
 
 
 @dataclass
@@ -72,8 +79,7 @@ class Change:
             x, y = torch.ones_like(x), y - x
         parts = {"xx": x * x, "xy": x * y, "yy": y * y}
         for name, part in parts.items():
-            part = part.flatten(2).sum(2) if prod(part.shape[1:]) > _ELEMENTS else part
-            total = part.sum(0)
+            total = (part.flatten(2).sum(2) if prod(part.shape[1:]) > _ELEMENTS else part).sum(0)
             self.sums[name] = self.sums[name] + total if name in self.sums else total
 
     def not_constant(self) -> float | None:
@@ -158,7 +164,9 @@ class Gate:
             mean = total / count
             spread = (squares / count - mean * mean).clamp_min(0).sqrt()
             order = mean.argsort(descending=True)
-            order = order[torch.linspace(0, len(order) - 1, min(len(order), _PROFILE)).round().long().to(order.device)]
+            order = order[
+                torch.linspace(0, len(order) - 1, min(len(order), _PROFILE)).round().long().to(order.device)
+            ]
             found |= {"profile": mean[order].tolist(), "profile_sd": spread[order].tolist()}
         number, entropies = self.entropy
         found |= {"entropy": entropies / number if number else None, "rank": rank, "rank_of": most}
@@ -169,8 +177,7 @@ def _pooled(each: Tensor) -> Tensor:
     """A map (B, C, *spatial) as a few numbers an image, (B, F): its mean over channels, pooled to places."""
     mean = each.double().mean(1, keepdim=True)
     sides = [min(length, round(_FEATURES ** (1 / (mean.ndim - 2)))) for length in mean.shape[2:]]
-    pool = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[mean.ndim - 2]
-    return pool(mean, sides[0] if len(sides) == 1 else tuple(sides)).flatten(1)  # type: ignore[operator]
+    return _POOLS[mean.ndim - 2](mean, sides).flatten(1)
 
 
 @dataclass

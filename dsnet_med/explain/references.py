@@ -33,8 +33,8 @@ class References:
     def of(self, case: str, volume: Volume, labels: Labels, folder: Path) -> Classes | None:
         """The reference of a case on the grid of its image, None where no references are given at all.
 
-        `folder` is for a file that says which grid that is. Raises InputError where there is none, or it lies on
-        another grid.
+        `folder` is for a file that says which grid that is. Raises InputError where there is none, or it lies
+        on another grid.
         """
         if not self.pairs and not self.failures:
             return None

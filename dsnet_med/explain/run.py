@@ -1,4 +1,4 @@
-"""`explain`: what the plug-ins of trained networks compute on volumes, and what becomes of the masks without them.
+"""What the plug-ins of trained networks compute on volumes, and what becomes of the masks without them.
 
 Two passes over the cases for each run. The first measures the network as it is, and sums up what the second
 needs: mean gates, and gates to give to other images. The second runs each case once for every intervention.
@@ -8,6 +8,7 @@ One volume is in memory at a time; what has to outlast a pass lies in files.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,18 @@ import numpy as np
 
 import dsnet_med
 from dsnet_med.errors import CasesFailedError, InputError, one_line, unknown
-from dsnet_med.evaluate.classes import Classes, scored
 from dsnet_med.evaluate.labels import Labels
 from dsnet_med.evaluate.results import Kind, require_replaceable, together
 from dsnet_med.explain.content import LEAVES_OUT, plugin_facts, run_content
-from dsnet_med.explain.decided import Decided, Taking, masks_of, raw_classes, scores_of
-from dsnet_med.explain.records import EVERY, INTACT, KINDS, Altered, CaseMasks, Score
+from dsnet_med.explain.decided import Decided, Scored, Taking, raw_classes, scores_of
+from dsnet_med.explain.effects import between, summarise
+from dsnet_med.explain.records import EVERY, INTACT, KINDS, Altered, Score
 from dsnet_med.explain.references import References, labels_of_run, paired
 from dsnet_med.explain.shown import PICTURES, Shown, slices_to_show, write_pictures
 from dsnet_med.explain.subject import Plan, Subject
+from dsnet_med.explain.tables import SCORES, WHERE, write_scores, write_where
+from dsnet_med.explain.where import Where
+from dsnet_med.explain.where import summarise as where_acts
 from dsnet_med.files import locked, staging, write_text
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.inference.channels import load_channels
@@ -110,7 +114,17 @@ def explain(
         with ExitStack() as stack:
             made = stack.enter_context(together(out, EXPLAINED, content, EXPLANATION))
             held = stack.enter_context(staging(out))
-            work = _Work(plan, Asked(pictures, save_maps, organ), labels, references, sources, made, held, tell)
+            work = _Work(
+                plan,
+                Asked(pictures, save_maps, organ),
+                labels,
+                references,
+                sources,
+                len(paths) > 1,
+                made,
+                held,
+                tell,
+            )
             subjects = [
                 stack.enter_context(Subject(name, path, predictor, plan, len(sources)))
                 for name, path, predictor in zip(names, paths, predictors, strict=True)
@@ -153,6 +167,7 @@ class _Work:
     labels: Labels
     references: References
     sources: Sequence[Source]
+    several: bool
     made: Path
     held: Path
     tell: Callable[[float, float], None]
@@ -170,10 +185,11 @@ class _Work:
     def explained(self, subject: Subject) -> dict[str, Any]:
         """Both passes over the cases; what explain.json says of the run, without its effects."""
         for source in self._left():
-            self._tried(source, lambda source=source: self._first(subject, source))
-        for source in self._left():
-            if subject.targets():
-                self._tried(source, lambda source=source: self._second(subject, source))
+            self._tried(source, partial(self._first, subject, source))
+        where = Where()
+        for source in self._left() if subject.targets() else []:
+            self._tried(source, partial(self._second, subject, where, source))
+        self.rows += where.rows()
         return run_content(subject)
 
     def _left(self) -> list[Source]:
@@ -184,20 +200,23 @@ class _Work:
         try:
             work()
         except Exception as error:  # one bad case never stops the others
-            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(error)}"
+            reason = (
+                str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(error)}"
+            )
             where = str(source.where)
             self.failed[source.case] = reason if reason.startswith(where) else f"{where}: {reason}"
             self.scores = [score for score in self.scores if score.case != source.case]
 
-    def _read(self, subject: Subject, source: Source) -> tuple[tuple[Volume, ...], Classes | None]:
+    def _read(self, subject: Subject, source: Source) -> tuple[tuple[Volume, ...], Scored]:
         predictor = subject.predictor
         channels = load_channels(source, predictor.channel_names, resample=predictor.resample_channels)
-        reference = self.references.of(source.case, channels[0], self.labels, self.held)
-        return channels, reference
+        first = channels[0]
+        reference = self.references.of(source.case, first, self.labels, self.held)
+        return channels, Scored(subject.name, source.case, first.affine, self.labels, reference)
 
     def _first(self, subject: Subject, source: Source) -> None:
         """One case through the network as it is, and with all plug-ins replaced by the identity."""
-        channels, reference = self._read(subject, source)
+        channels, scored = self._read(subject, source)
         case, plain = source.case, None
         if not subject.forms:
             subject.probe(case, channels, lambda _: None)
@@ -206,52 +225,39 @@ class _Work:
             plain = subject.altered(case, channels, identity, self.advance).decided
         maps = self._room_for_maps(subject, case, channels[0])
         taking = subject.intact(case, channels, self.advance, plain, maps)
-        masks = self._masks(subject, case, channels[0], reference, taking.decided)
-        self._score(subject, masks, reference, taking.decided, "", INTACT, 0)
+        masks = scored.masks(raw_classes(taking.decided, subject.predictor))
+        self.scores += scores_of(masks, masks.intact, ("", INTACT, 0))
         taking.decided.save(self.held, f"{case}.intact")
         if plain is not None and taking.of_plain is not None:
-            self._score(subject, masks, reference, plain, EVERY, "identity", 0)
+            mask = scored.altered(raw_classes(plain, subject.predictor))
+            self.scores += scores_of(masks, mask, (EVERY, "identity", 0))
             plain.save(self.held, f"{case}.plain")
             np.save(self.held / f"{case}.of_plain.npy", taking.of_plain)
         if maps is not None:
             self._show(subject, case, channels[0], taking, maps)
 
-    def _second(self, subject: Subject, source: Source) -> None:
+    def _second(self, subject: Subject, where: Where, source: Source) -> None:
         """One case through the network once for every other intervention."""
-        channels, reference = self._read(subject, source)
-        case = source.case
-        intact = Decided.load(self.held, f"{case}.intact")
-        masks = self._masks(subject, case, channels[0], reference, intact)
-        plain = Decided.load(self.held, f"{case}.plain") if (self.held / f"{case}.plain.ids.npy").is_file() else None
+        channels, scored = self._read(subject, source)
+        case, plain = source.case, None
+        masks = scored.masks(raw_classes(Decided.load(self.held, f"{case}.intact"), subject.predictor))
+        if "identity" in self.plan.kinds:
+            plain = Decided.load(self.held, f"{case}.plain")
+            mask = scored.altered(raw_classes(plain, subject.predictor))
+            strength = plain.probability - np.load(self.held / f"{case}.of_plain.npy")
+            where.add(masks, Altered(EVERY, "identity", 0, mask, strength))
         for target in subject.targets():
             for intervention in subject.interventions(target):
-                if target == EVERY and intervention.kind == "identity":
+                kind, draw = intervention.kind, intervention.draw
+                if target == EVERY and kind == "identity":
                     continue
-                of = plain if target == EVERY and intervention.kind == "shuffled" else None
-                taking = subject.altered(case, channels, intervention, self.advance, of)
-                self._score(subject, masks, reference, taking.decided, target, intervention.kind, intervention.draw)
-
-    def _masks(
-        self, subject: Subject, case: str, volume: Volume, reference: Classes | None, intact: Decided
-    ) -> CaseMasks:
-        raw = raw_classes(intact, subject.predictor)
-        return masks_of(subject.name, case, volume, self.labels, reference, raw)
-
-    def _score(
-        self,
-        subject: Subject,
-        masks: CaseMasks,
-        reference: Classes | None,
-        decided: Decided,
-        plugin: str,
-        kind: str,
-        draw: int,
-    ) -> Classes:
-        """Score a mask; it comes back as it is scored."""
-        there = reference or Classes((np.zeros(decided.ids.shape, np.uint8, order="F"),))
-        _, altered, _ = scored(there, raw_classes(decided, subject.predictor), self.labels)
-        self.scores += scores_of(masks, altered, plugin, kind, draw)
-        return altered
+                counted = plain if target == EVERY and kind == "shuffled" else None
+                taking = subject.altered(case, channels, intervention, self.advance, counted)
+                mask = scored.altered(raw_classes(taking.decided, subject.predictor))
+                self.scores += scores_of(masks, mask, (target, kind, draw))
+                if counted is not None and taking.of_plain is not None:
+                    strength = counted.probability - taking.of_plain
+                    where.add(masks, Altered(target, kind, draw, mask, strength))
 
     def _room_for_maps(self, subject: Subject, case: str, volume: Volume) -> Any:
         """Where the maps of a case go, (M, X, Y, Z), None where nobody looks at them."""
@@ -290,13 +296,16 @@ class _Work:
         if self.asked.save_maps:
             (self.made / MAPS).mkdir(exist_ok=True)
             for (plugin, name), each in zip(subject.maps, maps, strict=True):
-                before = "" if len(self.runs) == 1 else f"{subject.name}_"
+                before = f"{subject.name}_" if self.several else ""
                 file = plain_name(f"{before}{case}_{plugin}_{name}") + ".nii.gz"
                 write_image(self.made / MAPS / file, np.array(each, np.float32), volume.affine)
 
     def finish(self, content: dict[str, Any], subjects: Sequence[Subject]) -> None:
         """Everything that follows from the scores, tables, pictures and the page."""
         names = dict(self.labels.names)
+        organs = list(names.values())
+        write_scores(self.made / SCORES, self.scores)
+        write_where(self.made / WHERE, self.rows)
         entries = write_pictures(self.made, self.shown, names)
         for run, subject in zip(content["runs"], subjects, strict=True):
             run["pictures"] = [
@@ -304,10 +313,13 @@ class _Work:
                 for entry in entries
                 if entry["run"] == subject.name
             ]
+            run |= summarise(self.scores, subject.name, organs)
+            run["where"] = where_acts(self.rows, self.scores, subject.name, organs) if self.rows else None
+        content["between"] = between(self.scores, [subject.name for subject in subjects], organs)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each run: as much of the end of its path as tells it from the others. InputError for one twice."""
+    """A name for each run: as much of its path's end as tells it from the others. InputError for one twice."""
     parts = [path.resolve().parts for path in paths]
     if len(set(parts)) < len(parts):
         raise InputError("got one --model twice; give each run once")

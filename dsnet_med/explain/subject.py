@@ -27,8 +27,8 @@ _LARGEST = 65504.0  # of float16
 class Plan:
     """What is done with every network.
 
-    `kinds` are the interventions, on all plug-ins together and, with `each`, on each alone; `shuffles` how often
-    gates are shuffled.
+    `kinds` are the interventions, on all plug-ins together and, with `each`, on each alone; `shuffles` how
+    often gates are shuffled.
     """
 
     kinds: tuple[str, ...]
@@ -57,8 +57,8 @@ class Subject:
     def __post_init__(self) -> None:
         if len(self.predictor.models) != 1:
             raise InputError(
-                f"{self.path}: is an ensemble of {len(self.predictor.models)} networks; explain one at a time: give "
-                "the runs that it was made of, each with --model"
+                f"{self.path}: is an ensemble of {len(self.predictor.models)} networks, wanted one; give the "
+                "runs that it was made of, each with --model"
             )
         (model,) = self.predictor.models
         if not isinstance(model.network, nn.Module):
@@ -111,7 +111,9 @@ class Subject:
             if forms.note:
                 self.notes[name] = forms.note
         every = [(name, each) for name, named in probe.named.items() for each in named]
-        first = sorted(every, key=lambda key: key[1] == CHANGE)  # what a plug-in computes before what it changes
+        first = sorted(
+            every, key=lambda key: key[1] == CHANGE
+        )  # what a plug-in computes before what it changes
         kept = set(first[:MOST_MAPS])
         self.maps = [key for key in every if key in kept]
 

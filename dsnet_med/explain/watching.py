@@ -31,7 +31,7 @@ Maps = dict[tuple[str, str], Tensor]  # of (plug-in, map)
 
 @dataclass(frozen=True)
 class Pass:
-    """One plug-in's turn in a forward: its `name` (`#2` where it runs a second time), and the images that it sees.
+    """One plug-in's turn in a forward: its `name` (`#2` where it runs a second time), and its images.
 
     `fresh` counts from where on they are new: images of a batch that ran out of memory come again.
     """
@@ -171,7 +171,9 @@ class Probe(_Silent):
     def see(self, turn: Pass, x: Tensor, y: Tensor) -> Tensor:
         forms = self.forms.setdefault(turn.name, Forms(hasattr(turn.plugin, "explained")))
         forms.narrow(turn.plugin, x, y)
-        self.named[turn.name] = [name for name, each in _maps_of(turn, x, y, forms.chosen)[1].items() if _has_places(each)]
+        self.named[turn.name] = [
+            name for name, each in _maps_of(turn, x, y, forms.chosen)[1].items() if _has_places(each)
+        ]
         return y
 
 
@@ -201,7 +203,9 @@ class Observe:
                 self._maps[turn.name, name] = each.mean(1, keepdim=True)
         if turn.fresh < len(x):
             new = slice(turn.fresh, None)
-            fresh = Correction(*(None if one is None else one[new] for one in (correction.gate, correction.added)))
+            fresh = Correction(
+                *(None if one is None else one[new] for one in (correction.gate, correction.added))
+            )
             own = {name: each[new] for name, each in maps.items() if name != CHANGE}
             rest = left_over(fresh, x[new].float(), y[new])
             self.measures.setdefault(turn.name, Measures()).add(x[new], y[new], fresh, own, rest)
@@ -263,7 +267,9 @@ class Replace(_Silent):
         if self.reservoir is None:
             raise ValueError(f"{chosen.kind} needs what the first pass keeps")
         others = [self.reservoir.other(image, chosen)[turn.name] for image in turn.images]
-        return Correction(*(_stacked([getattr(each, part) for each in others], now) for part in ("gate", "added")))
+        return Correction(
+            *(_stacked([getattr(each, part) for each in others], now) for part in ("gate", "added"))
+        )
 
 
 def _pairs(one: Correction, other: Correction) -> list[tuple[Tensor | None, Tensor | None]]:
@@ -300,4 +306,3 @@ def _maps_of(turn: Pass, x: Tensor, y: Tensor, form: str) -> tuple[Correction, d
 
 def _has_places(each: Tensor) -> bool:
     return each.ndim > 2 and any(length > 1 for length in each.shape[2:])
-
