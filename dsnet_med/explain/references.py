@@ -78,8 +78,8 @@ def paired(
         return References(labels, {only.case: only}, {}, values([only]))
     files = {names[source.case]: source.files[0] for source in sources}
     found = pair_files(files, reference, reference_case=reference_case, masks=masks)
-    by_file = {pair.prediction: pair for pair in found.pairs}
-    pairs = {source.case: by_file[source.files[0]] for source in sources if source.files[0] in by_file}
+    own = {pair.prediction: pair for pair in found.pairs}
+    pairs = {source.case: own[source.files[0]] for source in sources if source.files[0] in own}
     if not pairs:
         reasons = [*found.orphans.values(), *found.failures.values()]
         raise InputError(f"no input has a reference in {reference}: {first_of(reasons, 3)}")

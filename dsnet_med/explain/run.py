@@ -5,7 +5,7 @@ needs: mean gates, and gates to give to other images. The second runs each case 
 One volume is in memory at a time; what has to outlast a pass lies in files.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ import dsnet_med
 from dsnet_med.errors import CasesFailedError, InputError, one_line, unknown
 from dsnet_med.evaluate.labels import Labels
 from dsnet_med.evaluate.results import Kind, require_replaceable, together
-from dsnet_med.explain.content import LEAVES_OUT, plugin_facts, run_content
+from dsnet_med.explain.content import LEAVES_OUT, run_content
 from dsnet_med.explain.decided import Decided, Scored, Taking, raw_classes, scores_of
 from dsnet_med.explain.effects import between, summarise
 from dsnet_med.explain.records import EVERY, INTACT, KINDS, Altered, Score
@@ -28,13 +28,13 @@ from dsnet_med.explain.subject import Plan, Subject
 from dsnet_med.explain.tables import SCORES, WHERE, write_scores, write_where
 from dsnet_med.explain.where import Where
 from dsnet_med.explain.where import summarise as where_acts
-from dsnet_med.files import locked, staging, write_text
+from dsnet_med.files import locked, staging
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.inference.channels import load_channels
 from dsnet_med.inference.predictor import Predictor
 from dsnet_med.inference.probabilities import on_disk
-from dsnet_med.inference.sources import find_sources, require_there
 from dsnet_med.inference.source import Source
+from dsnet_med.inference.sources import find_sources, require_there
 from dsnet_med.volumes import Volume, write_image
 
 EXPLAINED, SCHEMA, MAPS = "explain.json", 1, "maps"
@@ -305,16 +305,19 @@ class _Work:
         names = dict(self.labels.names)
         organs = list(names.values())
         write_scores(self.made / SCORES, self.scores)
-        write_where(self.made / WHERE, self.rows)
+        self.rows = [row for row in self.rows if row.case not in self.failed]
+        if self.rows:
+            write_where(self.made / WHERE, self.rows)
         entries = write_pictures(self.made, self.shown, names)
         for run, subject in zip(content["runs"], subjects, strict=True):
-            run["pictures"] = [
+            own = summarise(self.scores, subject.name, organs)
+            own["where"] = where_acts(self.rows, self.scores, subject.name, organs) if self.rows else None
+            own["pictures"] = [
                 {key: value for key, value in entry.items() if key != "run"}
                 for entry in entries
                 if entry["run"] == subject.name
             ]
-            run |= summarise(self.scores, subject.name, organs)
-            run["where"] = where_acts(self.rows, self.scores, subject.name, organs) if self.rows else None
+            run.update(own)
         content["between"] = between(self.scores, [subject.name for subject in subjects], organs)
 
 
