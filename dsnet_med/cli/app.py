@@ -507,7 +507,8 @@ def verify(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A summary.json or comparison.json of `evaluate`, a folder of `compare`, a bundle of `export`."
+            help="A summary.json or comparison.json of `evaluate`, a folder of `compare` or `explain`, a "
+            "bundle of `export`."
         ),
     ],
     prediction: Annotated[Path | None, typer.Option(help="Where the predictions lie now.")] = None,
@@ -522,8 +523,9 @@ def verify(
         typer.Option("--trust", help="Of a bundle that you did not export yourself: its configs are code."),
     ] = False,
 ) -> None:
-    """Score a summary again, analyse a trial again, or compare a bundle's forms again: do they still hold?"""
+    """Score, analyse, summarise or compare again what a command has written: does it still hold?"""
     from dsnet_med.cli import analysing, exporting, scoring
+    from dsnet_med.explain.verify import explain_folder
     from dsnet_med.inference.hub import is_reference
 
     if folder := exporting.bundle_folder(path):
@@ -536,6 +538,12 @@ def verify(
         if prediction or reference or images:
             raise InputError("a trial's files lie in its folder; leave out --prediction, --reference, --images")
         analysing.verify_trial(folder, masks=masks, workers=workers)
+    elif folder := explain_folder(path):
+        if prediction or reference or images or masks:
+            raise InputError(
+                "what explain wrote lies in one folder; leave out --prediction, --reference, --images, --masks"
+            )
+        scoring.verify_explained(folder)
     elif masks:
         raise InputError(f"--masks is for the folder of a trial; in {path} is no results.json")
     else:

@@ -161,6 +161,21 @@ def verify(
             say(f"{claim.path} is of an earlier version: nothing vouches for its notes, versions and run")
 
 
+def verify_explained(folder: Path) -> None:
+    """Say whether the tables of an explained folder give its explain.json, and its files are as they were."""
+    from dsnet_med.explain import verify as verifying
+
+    claim = verifying.read_explain_claim(folder)
+    tell_differences(folder, verifying.explain_differences(claim))
+    runs, cases = len(claim.content["runs"]), len(claim.content["cases"])
+    rows = f"{len(claim.scores)} rows of scores and {len(claim.counts)} of counts"
+    say(
+        f"{folder} holds: {verifying.count_explain_numbers(claim)} numbers from {rows}, "
+        f"of {runs} run{'s' * (runs != 1)} and {cases} case{'s' * (cases != 1)}"
+    )
+    say(verifying.NOT_DERIVED)
+
+
 def tell_differences(summary: Path, found: Sequence[str]) -> None:
     if found:
         for line in found[:_SHOWN_DIFFERENCES]:

@@ -5,7 +5,7 @@ two tables. What a plug-in computes (its gates, maps and pictures) follows from 
 alone: for that there are the hashes, and running `explain` again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -105,7 +105,7 @@ def count_explain_numbers(claim: ExplainClaim) -> int:
 def _files(claim: ExplainClaim) -> Iterator[str]:
     """What is wrong with the files; those whose name begins with a dot are the system's."""
     folder, files = claim.folder, claim.content["files"]
-    for name, digest in files.items():
+    for name, digest in sorted(files.items()):
         place = PurePosixPath(name)
         if place.is_absolute() or ".." in place.parts or "\\" in name or not place.parts:
             raise InputError(f"{folder / EXPLAINED}: {shown(name)} is no name of a file beside it")
@@ -123,18 +123,45 @@ def _files(claim: ExplainClaim) -> Iterator[str]:
 
 
 def _rows(claim: ExplainClaim) -> Iterator[str]:
-    """Runs and cases of the tables that explain.json does not have, and the reverse."""
-    runs = {str(run["name"]) for run in claim.content["runs"]}
-    cases = {str(case) for case in claim.content["cases"]}
-    for table, rows in ((SCORES, claim.scores), (WHERE, claim.counts)):
-        for what, known, got in (
-            ("run", runs, {row.run for row in rows}),
-            ("case", cases, {row.case for row in rows}),
-        ):
-            if strange := sorted(got - known):
-                yield f"{table}: the {what} {first_of(strange)} is not in {EXPLAINED}"
-            if rows and (lost := sorted(known - got)) and table == SCORES:
-                yield f"{table}: has no row of the {what} {first_of(lost)}"
+    """Runs and cases of the tables that explain.json does not have, and rows that lack beside others."""
+    runs = [str(run["name"]) for run in claim.content["runs"]]
+    cases = [str(case) for case in claim.content["cases"]]
+    labels = [str(name) for name in claim.content["labels"].values()]
+    scores = [
+        (row.run, f"{row.plugin} {row.kind} {row.draw}".strip(), row.case, row.label) for row in claim.scores
+    ]
+    counts = [
+        (row.run, f"{row.network} {row.draw}", row.case, f"{row.part} {row.bin}".strip())
+        for row in claim.counts
+    ]
+    yield from _strange(SCORES, scores, runs, cases)
+    yield from _strange(WHERE, counts, runs, cases)
+    if lost := sorted(set(runs) - {row[0] for row in scores}):
+        yield f"{SCORES}: has no row of the run {first_of(lost)}"
+    yield from _lacking(SCORES, scores, cases, labels)
+    yield from _lacking(WHERE, counts, cases, sorted({row[3] for row in counts}))
+
+
+_Place = tuple[str, str, str, str]  # run, intervention, case, and label or bin
+
+
+def _strange(table: str, rows: Sequence[_Place], runs: Sequence[str], cases: Sequence[str]) -> Iterator[str]:
+    for what, known, got in (
+        ("run", runs, {row[0] for row in rows}),
+        ("case", cases, {row[2] for row in rows}),
+    ):
+        if strange := sorted(got - set(known)):
+            yield f"{table}: the {what} {first_of(strange)} is not in {EXPLAINED}"
+
+
+def _lacking(table: str, rows: Sequence[_Place], cases: Sequence[str], last: Sequence[str]) -> Iterator[str]:
+    """Every intervention of a run has a row for each case, and each label or bin."""
+    there = set(rows)
+    for run, intervention in dict.fromkeys(row[:2] for row in rows):
+        wanted = ((run, intervention, case, each) for case in cases for each in last)
+        if lost := [place for place in wanted if place not in there]:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            yield f"{table}: has no row of {', '.join(lost[0])}{more}"
 
 
 def _derived_again(claim: ExplainClaim) -> dict[str, Any]:
