@@ -1,7 +1,6 @@
 """What `explain` does on the terminal: which files are the references, a bar, what was found in a few lines."""
 
 import json
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,11 +12,12 @@ from tqdm import tqdm
 
 from dsnet_med.cli.inferring import matched
 from dsnet_med.cli.naming import Naming, naming_of, values_of
-from dsnet_med.errors import CasesFailedError, InputError
+from dsnet_med.errors import CasesFailedError, InputError, first_of, unknown
 from dsnet_med.evaluate.labels import Labels
 from dsnet_med.evaluate.pairing import Pair, read_cases
 
 if TYPE_CHECKING:
+    from dsnet_med.evaluate.segments import LabelValues
     from dsnet_med.explain.references import References
     from dsnet_med.inference import Predictor
     from dsnet_med.inference.source import Source
@@ -124,15 +124,18 @@ def _finder(
         own = labels_of_run(predictors[0])
         naming = _naming(labels, predictors[0], own)
         masks = naming.masks_in(reference) if naming.masks_in else None
+        by_name = _by_name(naming, own)
 
-        def values(pairs: Sequence[Pair]) -> Any:
+        def values(pairs: Sequence[Pair]) -> "Callable[[Path], LabelValues | None]":
+            if by_name is not None:
+                return lambda _: by_name
             alone = [Pair(pair.case, None, pair.reference, pair.masks) for pair in pairs]
             return values_of(alone, [], naming).of
 
         return paired(
             sources,
             reference,
-            naming.labels,
+            naming.labels if by_name is None else own,
             image_case=naming.prediction_case,
             reference_case=naming.reference_case,
             masks=masks,
@@ -147,24 +150,29 @@ def _naming(labels: str | None, predictor: "Predictor", own: Labels) -> Naming:
 
     Raises InputError where the run calls its classes otherwise.
     """
-    from dsnet_med.prepare.recipe import recipe_ids
+    from dsnet_med.prepare.recipe import load_recipe, recipe_ids
 
     if labels is None:
         recipe = predictor.facts[0].get("recipe") if predictor.facts else None
-        known = naming_of(recipe) if recipe in recipe_ids() and _has_classes(recipe) else None
-        return known if known is not None and known.labels.names == own.names else Naming(own)
+        known = recipe if recipe in recipe_ids() and load_recipe(recipe).classes else None
+        naming = naming_of(known) if known else None
+        return naming if naming is not None and naming.labels.names == own.names else Naming(own)
     naming = naming_of(labels)
-    differ = [
-        f"{value} is '{name}' there and '{own.names.get(value, 'nothing')}' here"
-        for value, name in naming.labels.names.items()
-        if own.names.get(value) != name
-    ]
-    if differ:
-        raise InputError(f"--labels {shlex.quote(labels)} and the run name classes otherwise: {differ[0]}")
+    if strange := [name for name in naming.labels.names.values() if name not in own.names.values()]:
+        raise unknown(f"label in --labels {labels}", strange[0], list(own.names.values()))
     return naming
 
 
-def _has_classes(recipe: str) -> bool:
-    from dsnet_med.prepare.recipe import load_recipe
-
-    return bool(load_recipe(recipe).classes)
+def _by_name(naming: Naming, own: Labels) -> "dict[int, int] | None":
+    """The class of each value that a table of labels names; None where it numbers classes as the run does."""
+    names, ids = naming.labels.names, {name: number for number, name in own.names.items()}
+    if naming.recipe is not None or naming.labels.regions or own.regions:
+        if naming.labels.names != own.names:
+            raise InputError(
+                f"--labels has {first_of(names.values())} in this order, and the run "
+                f"{first_of(own.names.values())}; leave --labels out, or give the run's own recipe"
+            )
+        return None
+    if all(own.names.get(value) == name for value, name in names.items()):
+        return None
+    return {0: 0} | {value: ids[name] for value, name in names.items()}

@@ -60,7 +60,7 @@ def plugin_facts(subject: Subject, name: str, measures: Measures) -> dict[str, A
     }
 
 
-_FORMS = {"channel and offset": "mixed"}
+_FORMS = {"offset": "added", "channel and offset": "mixed"}
 
 
 def _class_of(subject: Subject, name: str) -> str:

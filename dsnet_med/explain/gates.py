@@ -168,6 +168,10 @@ def _channel_and_offset(x: Tensor, y: Tensor) -> Correction | None:
     return Correction(_spread(slope[..., 0].float(), x), _spread(offset[..., 0].float(), x))
 
 
+def _offset(x: Tensor, y: Tensor) -> Correction | None:
+    return Correction(added=_spread((y.double() - x.double()).flatten(2).mean(2).float(), x))
+
+
 def _place(x: Tensor, y: Tensor) -> Correction | None:
     a, b = x.double(), y.double()
     size = (a * a).sum(1, keepdim=True)
@@ -190,6 +194,7 @@ _LAST = "added"
 _FITS: dict[str, Callable[[Tensor, Tensor], Correction | None]] = {
     "nothing": _nothing,
     "channel": _channel,
+    "offset": _offset,
     "channel and offset": _channel_and_offset,
     "place": _place,
     "element": _element,

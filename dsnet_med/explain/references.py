@@ -54,7 +54,7 @@ def labels_of_run(predictor: Predictor) -> Labels:
     if not predictor.regions:
         return Labels(classes)
     if predictor.overlapping:
-        return Labels({number: name for number, name in enumerate(predictor.output_names, start=1)})
+        return Labels(dict(enumerate(predictor.output_names, start=1)))
     return labels_of_regions(predictor.regions, classes)
 
 
@@ -72,7 +72,8 @@ def paired(
 
     `image_case` gives the case of a mask's file name. Raises InputError where no source has one.
     """
-    names = {source.case: image_case(Path(f"{source.case}.nii.gz")) or source.case for source in sources}
+    cases = [source.case for source in sources]
+    names = {case: image_case(Path(f"{case}.nii.gz")) or case for case in cases}
     if masks is None and reference.is_file() and len(sources) == 1:
         only = Pair(sources[0].case, sources[0].files[0], reference)
         return References(labels, {only.case: only}, {}, values([only]))

@@ -23,7 +23,7 @@ from dsnet_med.explain.decided import Decided, Scored, Taking, raw_classes, scor
 from dsnet_med.explain.effects import between, summarise
 from dsnet_med.explain.records import EVERY, INTACT, KINDS, Altered, Score
 from dsnet_med.explain.references import References, labels_of_run, paired
-from dsnet_med.explain.shown import PICTURES, Shown, slices_to_show, write_pictures
+from dsnet_med.explain.shown import PICTURES, Shown, attributed, plain_name, slices_to_show, write_pictures
 from dsnet_med.explain.subject import Plan, Subject
 from dsnet_med.explain.tables import SCORES, WHERE, write_scores, write_where
 from dsnet_med.explain.where import Where
@@ -45,7 +45,6 @@ EXPLANATION = Kind(
     "replace it with --overwrite",
     (f"{PICTURES}/*.png", f"{MAPS}/*.nii.gz"),
 )
-_LETTERS = "-_."
 Find = Callable[[Sequence[Source], Sequence[Predictor]], References]
 
 
@@ -190,7 +189,26 @@ class _Work:
         for source in self._left() if subject.targets() else []:
             self._tried(source, partial(self._second, subject, where, source))
         self.rows += where.rows()
-        return run_content(subject)
+        return run_content(subject) | {"attribution": self._attributed(subject)}
+
+    def _attributed(self, subject: Subject) -> dict[str, Any] | None:
+        """What the organ that is asked for was found by, in the case where it is largest."""
+        organ, sizes = self.asked.organ, dict[str, float]()
+        for score in self.scores:
+            if score.kind == INTACT and score.run == subject.name and score.label == organ:
+                sizes[score.case] = score.size_ml
+        if organ is None or not sizes:
+            return None
+        case = max(sizes, key=sizes.__getitem__)
+        (source,) = (each for each in self.sources if each.case == case)
+        channels, _ = self._read(subject, source)
+        ids = Decided.load(self.held, f"{case}.intact").ids
+        return attributed(self.made, subject, channels, ids, (organ, case, self._value_of(subject, organ)))
+
+    def _value_of(self, subject: Subject, organ: str) -> int:
+        """What an organ is called in a label map that the run writes."""
+        by_name = {region.name: region.value for region in subject.predictor.regions}
+        return by_name.get(organ) or subject.predictor.class_names.index(organ)
 
     def _left(self) -> list[Source]:
         return [source for source in self.sources if source.case not in self.failed]
@@ -331,11 +349,6 @@ def short_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(path) for path in paths]
-
-
-def plain_name(text: str) -> str:
-    """`text` with what no file's name should have as `-`."""
-    return "".join(letter if letter.isalnum() or letter in _LETTERS else "-" for letter in text)
 
 
 def _require_alike(predictors: Sequence[Predictor], names: Sequence[str]) -> None:

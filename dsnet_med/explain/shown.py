@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsnet_med.explain.attribution import attribute_organ
 from dsnet_med.explain.pictures import common_limits, map_picture
+from dsnet_med.explain.subject import Subject
+from dsnet_med.geometry import SliceOrder
 from dsnet_med.organs import organ_of
+from dsnet_med.volumes import Volume
 
 _APART = 0.1  # of the slices, between two that are shown
 PICTURES = "pictures"
@@ -76,3 +80,33 @@ def write_pictures(folder: Path, shown: Sequence[Shown], names: Mapping[int, str
             }
         )
     return entries
+
+
+def attributed(
+    folder: Path, subject: Subject, channels: Sequence[Volume], ids: NDArray[Any], of: tuple[str, str, int]
+) -> dict[str, Any]:
+    """Grad-CAM and occlusion of an organ in a case, `of` (organ, case, its value in `ids`), as pictures.
+
+    The entry is that of explain.json.
+    """
+    label, case, value = of
+    found = attribute_organ(subject.predictor, channels, ids, value)
+    entry: dict[str, Any] = {"label": label, "case": case, "slice": found.index, "layer": found.layer}
+    entry |= {"note": found.note, "grad_cam": None, "occlusion": None}
+    order = SliceOrder.of(channels[0].affine, subject.predictor.slice_axis)
+    _, row, column = order.spacing_mm(channels[0].affine)
+    for name, values in (("grad_cam", found.grad_cam), ("occlusion", found.occlusion)):
+        if values is None or found.index is None:
+            continue
+        image, labels = (np.array(order.to_slices(each)[found.index]) for each in (channels[0].voxels, ids))
+        file = f"{PICTURES}/{plain_name(subject.name)}_{name}.png"
+        (folder / PICTURES).mkdir(exist_ok=True)
+        outline = np.where(labels == value, labels, 0)
+        (folder / file).write_bytes(map_picture(image, values, (row, column), outline))
+        entry[name] = file
+    return entry
+
+
+def plain_name(text: str) -> str:
+    """`text` with `-` for what no file's name should have."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in text)
