@@ -28,7 +28,7 @@ def run_content(subject: Subject) -> dict[str, Any]:
     plugins |= {name: {"class": _class_of(subject, name), "not_measured": "it did not run"} for name in silent}
     return {
         "name": subject.name,
-        "path": str(subject.path),
+        "path": subject.path,
         "title": subject.predictor.title,
         "fingerprint": subject.predictor.fingerprints[0] if subject.predictor.fingerprints else "",
         "plugins": plugins,

@@ -28,7 +28,7 @@ from dsnet_med.explain.subject import Plan, Subject
 from dsnet_med.explain.tables import SCORES, WHERE, write_scores, write_where
 from dsnet_med.explain.where import Where
 from dsnet_med.explain.where import summarise as where_acts
-from dsnet_med.files import locked, staging
+from dsnet_med.files import locked, read_json, staging
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.inference.channels import load_channels
 from dsnet_med.inference.predictor import Predictor
@@ -58,7 +58,7 @@ class Asked:
 
 
 def explain(
-    runs: Sequence[Path | str],
+    runs: Sequence[Path | str | Predictor],
     inputs: Sequence[Path | str],
     out: Path | str,
     reference: Path | str | Find | None = None,
@@ -82,27 +82,30 @@ def explain(
 ) -> dict[str, Any]:
     """Write explain.json, scores.csv, where.csv, report.html and pictures of the runs' plug-ins to `out`.
 
-    `inputs` are volumes as `Predictor.predict` and `infer` take them. `reference` is a folder of label maps
-    whose values are the runs' class ids, or a function that finds the references of cases. `interventions` are
-    of identity, mean, other and shuffled, on all plug-ins together and, with `each`, on each of several.
-    `cases` names the only inputs that count. `tell` is told how many inferences are done of how many; `note`
-    what a reader should know. Returns what explain.json holds. Raises InputError, and CasesFailedError when
-    some cases could not be explained; the others are written.
+    `runs` are folders that `train` wrote, or predictors of networks of one's own, not compiled and without
+    fused norms. `inputs` are volumes as `infer` takes them. `reference` is a folder of label maps whose values
+    are the runs' class ids, or a function that finds the references of cases. `interventions` are of identity,
+    mean, other and shuffled, on all plug-ins together and, with `each`, on each of several. `cases` names the
+    only inputs that count. `tell` is told how many inferences are done of how many; `note` what a reader should
+    know. Returns what explain.json holds. Raises InputError, and CasesFailedError when some cases could not be
+    explained; the others are written.
     """
     for kind in interventions:
         if kind not in KINDS:
             raise unknown("intervention", kind, KINDS)
     plan = Plan(tuple(kind for kind in KINDS if kind in interventions), each, shuffles, seed)
-    paths, out = [Path(run) for run in runs], Path(out)
+    out = Path(out)
     with locked(out, "explains into"):
         require_replaceable(out, overwrite=overwrite, kind=EXPLANATION)
+        names = short_names(runs)
         predictors = [
-            Predictor.from_run(
-                path, device=device, batch_size=batch_size, precision=precision, trust=trust, fuse=False
+            run
+            if isinstance(run, Predictor)
+            else Predictor.from_run(
+                run, device=device, batch_size=batch_size, precision=precision, trust=trust, fuse=False
             )
-            for path in runs
+            for run in runs
         ]
-        names = short_names(paths)
         _require_alike(predictors, names)
         sources = _chosen([Path(path) for path in inputs], out, predictors[0], cases, note)
         references = _references(reference, sources, predictors)
@@ -119,14 +122,14 @@ def explain(
                 labels,
                 references,
                 sources,
-                len(paths) > 1,
+                len(runs) > 1,
                 made,
                 held,
                 tell,
             )
             subjects = [
-                stack.enter_context(Subject(name, path, predictor, plan, len(sources)))
-                for name, path, predictor in zip(names, paths, predictors, strict=True)
+                stack.enter_context(Subject(name, _place(run), predictor, plan, len(sources)))
+                for name, run, predictor in zip(names, runs, predictors, strict=True)
             ]
             work.planned = sum(subject.inferences * len(sources) for subject in subjects)
             described = [work.explained(subject) for subject in subjects]
@@ -154,7 +157,8 @@ def explain(
                 note(line)
     if work.failed:
         raise CasesFailedError(work.failed)
-    return content
+    held_there: dict[str, Any] = read_json(out / EXPLAINED)
+    return held_there
 
 
 @dataclass
@@ -339,16 +343,23 @@ class _Work:
         content["between"] = between(self.scores, [subject.name for subject in subjects], organs)
 
 
-def short_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each run: as much of its path's end as tells it from the others. InputError for one twice."""
-    parts = [path.resolve().parts for path in paths]
-    if len(set(parts)) < len(parts):
-        raise InputError("got one --model twice; give each run once")
+def short_names(runs: Sequence[Path | str | Predictor]) -> list[str]:
+    """A name for each run: as much of its path's end as tells it from the others; of a predictor its title.
+
+    Raises InputError for none, and for one that is given twice.
+    """
+    parts = [(run.title,) if isinstance(run, Predictor) else Path(run).resolve().parts for run in runs]
+    if not parts:
+        raise InputError("got no run; give the folder that train wrote")
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-depth:]) for each in parts]
         if len(set(names)) == len(names):
             return names
-    return [str(path) for path in paths]
+    raise InputError("got one run twice; give each once, and predictors titles of their own")
+
+
+def _place(run: Path | str | Predictor) -> str:
+    return "" if isinstance(run, Predictor) else str(run)
 
 
 def _require_alike(predictors: Sequence[Predictor], names: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,7 +41,7 @@ class Subject:
     """A run by its `name`, with what is known of its plug-ins so far. Use it as a context."""
 
     name: str
-    path: Path
+    path: str
     predictor: Predictor
     plan: Plan
     cases: int
@@ -56,13 +55,14 @@ class Subject:
 
     def __post_init__(self) -> None:
         if len(self.predictor.models) != 1:
+            count, where = len(self.predictor.models), self.path or self.name
             raise InputError(
-                f"{self.path}: is an ensemble of {len(self.predictor.models)} networks, wanted one; give the "
-                "runs that it was made of, each with --model"
+                f"{where}: is an ensemble of {count} networks, wanted one; give the runs that it was made of, each "
+                "with --model"
             )
         (model,) = self.predictor.models
         if not isinstance(model.network, nn.Module):
-            raise InputError(f"{self.path}: its network is compiled; leave that out")
+            raise InputError(f"{self.path or self.name}: its network is compiled; leave that out")
         self.watched = Watched(model.network)
         self.watching = replace(self.predictor, models=(replace(model, network=self.watched),))
         self.means = Means()
