@@ -38,8 +38,16 @@ def run_content(subject: Subject) -> dict[str, Any]:
         "where": None,
         "attribution": None,
         "pictures": [],
-        "notes": [] if subject.plugins else ["this network has no plug-in: there is nothing to replace"],
+        "notes": _notes(subject),
     }
+
+
+def _notes(subject: Subject) -> list[str]:
+    if not subject.plugins:
+        return ["this network has no plug-in: there is nothing to replace"]
+    every, shown = {name for name, _ in subject.maps}, subject.pictured()
+    few = f"maps of {len(shown)} of {len(every)} plug-ins are shown; --save-maps writes those of all"
+    return [few] if len(shown) < len(every) else []
 
 
 def plugin_facts(subject: Subject, name: str, measures: Measures) -> dict[str, Any]:

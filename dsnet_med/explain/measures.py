@@ -22,7 +22,7 @@ from dsnet_med.explain.gates import Correction, is_called, kind_of
 
 _PROFILE = 512
 _FEATURES = 256  # that the rank is taken of: channels, or places pooled to as many
-_ELEMENTS = 1 << 22  # of a map; of larger ones constants are per channel
+_ELEMENTS = 1 << 21  # of a map; of larger ones constants are per channel
 _SMALL = 1e-30
 _POOLS: dict[int, Callable[..., Tensor]] = {
     1: F.adaptive_avg_pool1d,

@@ -19,9 +19,9 @@ from dsnet_med.errors import CasesFailedError, InputError, one_line, unknown
 from dsnet_med.evaluate.labels import Labels
 from dsnet_med.evaluate.results import Kind, require_replaceable, together
 from dsnet_med.explain.content import LEAVES_OUT, run_content
-from dsnet_med.explain.decided import Decided, Scored, Taking, raw_classes, scores_of
+from dsnet_med.explain.decided import Decided, Scored, raw_classes, scores_of
 from dsnet_med.explain.effects import between, summarise
-from dsnet_med.explain.records import EVERY, INTACT, KINDS, Altered, Score
+from dsnet_med.explain.records import EVERY, INTACT, KINDS, Altered, CaseMasks, Score
 from dsnet_med.explain.references import References, labels_of_run, paired
 from dsnet_med.explain.shown import PICTURES, Shown, attributed, plain_name, slices_to_show, write_pictures
 from dsnet_med.explain.subject import Plan, Subject
@@ -179,6 +179,7 @@ class _Work:
     failed: dict[str, str] = field(default_factory=dict)
     scores: list[Score] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
+    slices: dict[str, list[int]] = field(default_factory=dict)
     rows: list[Any] = field(default_factory=list)
 
     def advance(self, share: float) -> None:
@@ -256,7 +257,7 @@ class _Work:
             plain.save(self.held, f"{case}.plain")
             np.save(self.held / f"{case}.of_plain.npy", taking.of_plain)
         if maps is not None:
-            self._show(subject, case, channels[0], taking, maps)
+            self._show(subject, channels[0], masks, maps)
 
     def _second(self, subject: Subject, where: Where, source: Source) -> None:
         """One case through the network once for every other intervention."""
@@ -290,31 +291,26 @@ class _Work:
 
     def _pictures_of(self, case: str) -> int:
         """How many slices of a case are shown."""
-        left = [source.case for source in self._left()]
-        place, count = left.index(case), self.asked.pictures
-        return count // len(left) + (place < count % len(left))
+        cases = [source.case for source in self.sources]
+        count = self.asked.pictures
+        return count // len(cases) + (cases.index(case) < count % len(cases))
 
-    def _show(self, subject: Subject, case: str, volume: Volume, taking: Taking, maps: Any) -> None:
-        order = SliceOrder.of(volume.affine, subject.predictor.slice_axis)
-        stack, labels = order.to_slices(volume.voxels), order.to_slices(taking.decided.ids)
+    def _show(self, subject: Subject, volume: Volume, masks: CaseMasks, maps: Any) -> None:
+        """Keep the maps of some slices, of every run the same, and write all where asked for."""
+        case, order = masks.case, SliceOrder.of(volume.affine, subject.predictor.slice_axis)
+        outlines = (masks.reference or masks.intact).painted()
+        stack, labels = order.to_slices(volume.voxels), order.to_slices(outlines)
         _, *size = order.spacing_mm(volume.affine)
-        for index in slices_to_show(labels, self._pictures_of(case)):
+        if case not in self.slices:
+            self.slices[case] = slices_to_show(labels, self._pictures_of(case))
+        pictured = subject.pictured()
+        for index in self.slices[case]:
+            image, outline = np.array(stack[index], np.float32), np.array(labels[index])
             for (plugin, name), each in zip(subject.maps, maps, strict=True):
-                values = np.array(order.to_slices(each)[index], np.float32)
-                image = np.array(stack[index], np.float32)
-                self.shown.append(
-                    Shown(
-                        subject.name,
-                        case,
-                        plugin,
-                        name,
-                        index,
-                        image,
-                        values,
-                        np.array(labels[index]),
-                        (size[0], size[1]),
-                    )
-                )
+                if plugin in pictured:
+                    values = np.array(order.to_slices(each)[index], np.float32)
+                    of = (subject.name, case, plugin, name, index)
+                    self.shown.append(Shown(*of, image, values, outline, (size[0], size[1])))
         if self.asked.save_maps:
             (self.made / MAPS).mkdir(exist_ok=True)
             for (plugin, name), each in zip(subject.maps, maps, strict=True):

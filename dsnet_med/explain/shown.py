@@ -35,8 +35,13 @@ class Shown:
 
 
 def slices_to_show(labels: NDArray[Any], count: int) -> list[int]:
-    """The `count` slices of a stack (D, H, W) with the most labelled voxels that are not next to each other."""
+    """The `count` slices of a stack (D, H, W) with the most labelled voxels that are not next to each other.
+
+    Where nothing is labelled they are those nearest to the middle.
+    """
     sizes = np.count_nonzero(labels, axis=(1, 2))
+    if not sizes.any():
+        sizes = -np.abs(np.arange(len(sizes)) - len(sizes) // 2)
     apart = max(1, round(_APART * len(sizes)))
     chosen: list[int] = []
     for index in np.argsort(-sizes, kind="stable").tolist():

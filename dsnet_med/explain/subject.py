@@ -19,6 +19,7 @@ from dsnet_med.volumes import Volume
 
 Tell = Callable[[float], None]
 _RANDOM_KINDS = ("shuffled",)
+_PICTURED = 6  # plug-ins of a network
 _LARGEST = 65504.0  # of float16
 
 
@@ -57,8 +58,8 @@ class Subject:
         if len(self.predictor.models) != 1:
             count, where = len(self.predictor.models), self.path or self.name
             raise InputError(
-                f"{where}: is an ensemble of {count} networks, wanted one; give the runs that it was made of, each "
-                "with --model"
+                f"{where}: is an ensemble of {count} networks, wanted one; give the runs that it was made of, "
+                "each with --model"
             )
         (model,) = self.predictor.models
         if not isinstance(model.network, nn.Module):
@@ -99,6 +100,12 @@ class Subject:
             for kind in self.plan.kinds
             for draw in range(self.plan.shuffles if kind in _RANDOM_KINDS else 1)
         ]
+
+    def pictured(self) -> set[str]:
+        """The plug-ins whose maps are shown: of many some, evenly from the first to the last."""
+        names = list(dict.fromkeys(name for name, _ in self.maps))
+        count = min(len(names), _PICTURED)
+        return {names[round(place * (len(names) - 1) / max(count - 1, 1))] for place in range(count)}
 
     def probe(self, case: str, channels: Sequence[Volume], tell: Tell) -> None:
         """Find out, on one case, in which form each plug-in is measured."""

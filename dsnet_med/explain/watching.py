@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsnet_med.explain.gates import DECLARED, Correction, Forms, correction_of, explained, left_over
+from dsnet_med.explain.gates import (
+    DECLARED,
+    Correction,
+    Forms,
+    correction_of,
+    declared_correction,
+    explained,
+    left_over,
+)
 from dsnet_med.explain.interventions import Image, Intervention, Means, Reservoir, replaced, shuffled
 from dsnet_med.explain.measures import Measures
 from dsnet_med.networks.attaching import plugins_of
@@ -294,8 +302,10 @@ def _maps_of(turn: Pass, x: Tensor, y: Tensor, form: str) -> tuple[Correction, d
             maps = explained(turn.plugin, x.float())
         except Exception:  # told once, by Forms
             maps = {}
-    correction = correction_of(form, turn.plugin, x, y)
-    if form != DECLARED:
+    if form == DECLARED:
+        correction = declared_correction(maps, x.float())
+    else:
+        correction = correction_of(form, turn.plugin, x, y)
         named = {"gate": correction.gate, "added": correction.added}
         maps |= {name: each for name, each in named.items() if each is not None and name not in maps}
     x, y = x.float(), y.float()
