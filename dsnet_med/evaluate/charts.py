@@ -133,9 +133,9 @@ def curve_panels(curves: Curves, baseline: str) -> dict[str, Any]:
         if own
     ]
     vertical = [
-        {"y": round(100 * (1 - y.share(tick)), 1), "words": f"{tick:g}"} for tick in _rounded(y.ticks())
+        {"y": round(100 * (1 - y.share(tick)), 1), "words": f"{tick:g}"} for tick in rounded(y.ticks())
     ]
-    return {"panels": panels, "y_ticks": vertical, "x_ticks": _axis(x, 4, compact)}
+    return {"panels": panels, "y_ticks": vertical, "x_ticks": axis(x, 4, compact)}
 
 
 def cost_panels(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -194,15 +194,15 @@ def _contrast(contrast: Mapping[str, Any], placebo: bool) -> dict[str, Any]:
 
 
 def _laid_out(rows: list[dict[str, Any]], margin: float, measure: Measure, baseline: str) -> dict[str, Any]:
-    scale = _forest_scale(rows, margin)
-    rows = [row | _marks(row, scale) for row in rows]
+    scale = forest_scale(rows, margin)
+    rows = [row | marks(row, scale) for row in rows]
     low, high = scale.at(-margin), scale.at(margin)
     ahead, behind = ("arm better", f"{baseline} better")
     return {
         "rows": rows,
         "margin": {"value": margin, "x": low, "width": round(high - low, 2), "end": high},
         "zero": scale.at(0),
-        "ticks": _axis(scale, 4, lambda value: f"{value:+g}" if value else "0"),
+        "ticks": axis(scale, 4, lambda value: f"{value:+g}" if value else "0"),
         "left": behind if measure.higher_is_better else ahead,
         "right": ahead if measure.higher_is_better else behind,
         "clipped": any(row["arrows"] for row in rows),
@@ -212,7 +212,7 @@ def _laid_out(rows: list[dict[str, Any]], margin: float, measure: Measure, basel
     }
 
 
-def _forest_scale(rows: Sequence[Mapping[str, Any]], margin: float) -> Scale:
+def forest_scale(rows: Sequence[Mapping[str, Any]], margin: float) -> Scale:
     """Holds zero, the margin and every arm but those that lie so far off that nothing else could be read."""
     values = [[*(row["ci95"] or ()), *row["seeds"].values(), row["difference"]] for row in rows]
     values = [[value for value in own if value is not None] for own in values]
@@ -227,7 +227,7 @@ def _of_most(ordered: Sequence[float]) -> float:
     return ordered[3 * (len(ordered) - 1) // 4] if ordered else 0.0
 
 
-def _marks(row: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
+def marks(row: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
     """Bar, diamond and dots of one row; arrows stand at the ends for what lies beyond the axis."""
     ends, mean = row["ci95"] or (), row["difference"]
     dots = [
@@ -247,11 +247,11 @@ def _marks(row: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
     }
 
 
-def _axis(scale: Scale, about: int, words: Any) -> list[dict[str, Any]]:
-    return [{"x": scale.at(tick), "words": words(tick)} for tick in _rounded(scale.ticks(about))]
+def axis(scale: Scale, about: int, words: Any) -> list[dict[str, Any]]:
+    return [{"x": scale.at(tick), "words": words(tick)} for tick in rounded(scale.ticks(about))]
 
 
-def _rounded(ticks: Sequence[float]) -> list[float]:
+def rounded(ticks: Sequence[float]) -> list[float]:
     """Without the binary dust of their multiplication."""
     return [float(f"{tick:.10g}") + 0.0 for tick in ticks]
 
@@ -304,11 +304,11 @@ def _scattered(
     lines = [(a["x"], a["y"], b["x"], a["y"]) for a, b in pairwise(best)]
     lines += [(b["x"], a["y"], b["x"], b["y"]) for a, b in pairwise(best)]
     vertical = [
-        {"y": round(height * (1 - y.share(tick)), 1), "words": f"{tick:g}"} for tick in _rounded(y.ticks())
+        {"y": round(height * (1 - y.share(tick)), 1), "words": f"{tick:g}"} for tick in rounded(y.ticks())
     ]
     clipped = any(dot["arrow"] for dot in dots)
     return {"dots": dots, "front": lines, "clipped": clipped, "height": height} | {
-        "x_ticks": _axis(x, 4, compact),
+        "x_ticks": axis(x, 4, compact),
         "y_ticks": vertical,
     }
 

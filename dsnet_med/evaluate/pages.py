@@ -1,11 +1,13 @@
 """Pages and pictures from the templates in templates/, by jinja2; every text is escaped."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from math import isnan
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
 
 import dsnet_med
 
@@ -20,6 +22,7 @@ def environment() -> Environment:
     """The templates, with the filters by which they write numbers: what has no value is a dash."""
     loaded = Environment(loader=PackageLoader("dsnet_med.evaluate"), autoescape=True)
     loaded.filters |= {"number": number, "interval": interval, "sort_key": sort_key, "combined": combined}
+    loaded.filters |= {"breakable": breakable}
     return loaded
 
 
@@ -41,6 +44,12 @@ def interval(bounds: Sequence[float] | None, digits: int, sign: str = "") -> str
 def sort_key(value: float | None) -> str:
     """What the page's script sorts by; empty, which comes last, where there is no value."""
     return "" if value is None or isnan(value) else f"{value:.6g}"
+
+
+def breakable(text: str) -> Markup:
+    """A long name, escaped, that may break into lines after its signs."""
+    parts: Iterable[str] = re.split(r"(?<=[+(_:./-])|(?<=[a-z])(?=[A-Z])", text)
+    return Markup("<wbr>").join(escape(part) for part in parts)
 
 
 def _decimal(value: float, digits: int, sign: str) -> str:

@@ -4,19 +4,18 @@ Every number comes from results.json (analysis.py), but those of single cases, w
 scores.csv.
 """
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from dsnet_med.evaluate import charts
 from dsnet_med.evaluate.charts import SYMBOLS, primary_measure, title_of
 from dsnet_med.evaluate.measures import MEASURES, Measure
-from dsnet_med.evaluate.pages import environment, rendered
+from dsnet_med.evaluate.pages import breakable, environment, rendered
 from dsnet_med.evaluate.score_arrays import Values, score_arrays
 from dsnet_med.evaluate.statistics import ALPHA
 
@@ -40,7 +39,7 @@ def trial_html(
     holds facts worth showing (data, iterations, versions, device); `commands` run the trial again. What is not
     there (no curves, no costs, one arm, nothing but nulls) is left out of the page or said in words.
     """
-    environment().filters |= {"arm_words": _arm_words, "breakable": _breakable, "compact": charts.compact}
+    environment().filters |= {"arm_words": _arm_words, "compact": charts.compact}
     measure, groups = primary_measure(results), _groups(results)
     text: str = rendered(
         "trial.html",
@@ -257,9 +256,4 @@ def _digits(measure: Measure) -> int:
 def _arm_words(name: str) -> Markup:
     """An arm's name that may break after its signs, the place of its plug-in in small beneath."""
     plain, at, place = name.partition("@")
-    return _breakable(plain) + (Markup("<small>@") + _breakable(place) + Markup("</small>") if at else "")
-
-
-def _breakable(text: str) -> Markup:
-    parts: Iterable[str] = re.split(r"(?<=[+(_:./-])|(?<=[a-z])(?=[A-Z])", text)
-    return Markup("<wbr>").join(escape(part) for part in parts)
+    return breakable(plain) + (Markup("<small>@") + breakable(place) + Markup("</small>") if at else "")
