@@ -132,9 +132,7 @@ def curve_panels(curves: Curves, baseline: str) -> dict[str, Any]:
         for arm, own in known.items()
         if own
     ]
-    vertical = [
-        {"y": round(100 * (1 - y.share(tick)), 1), "words": f"{tick:g}"} for tick in rounded(y.ticks())
-    ]
+    vertical = [{"y": round(100 * (1 - y.share(tick)), 1), "words": f"{tick:g}"} for tick in rounded(y.ticks())]
     return {"panels": panels, "y_ticks": vertical, "x_ticks": axis(x, 4, compact)}
 
 
@@ -248,6 +246,7 @@ def marks(row: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
 
 
 def axis(scale: Scale, about: int, words: Any) -> list[dict[str, Any]]:
+    """The axis' round numbers: where they lie, and what `words` makes of each."""
     return [{"x": scale.at(tick), "words": words(tick)} for tick in rounded(scale.ticks(about))]
 
 
