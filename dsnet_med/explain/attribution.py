@@ -99,7 +99,7 @@ def attribute(
         mask = (logits[0, output] > 0) if regions else (logits[0].argmax(0) == output)
         if not mask.any():
             return Attribution(note="the network finds none of it here")
-        score = _OrganScore(network, output, mask.float())
+        score = _OrganScore(network, output, mask.float()).eval()  # MONAI sets the mode back
         occlusion = _occlusion(score, image, through)
         layer = layer or deepest_layer(network, image)
         if layer is None or layer not in dict(network.named_modules()):
