@@ -240,6 +240,7 @@ _OUT_COMMANDS = {
     "quickstart": [],
     "compare": ["--scores", "scores.csv"],
     "export": ["x"],
+    "explain": ["x.nii", "--model", "x"],
 }
 
 

@@ -71,6 +71,7 @@ def test_what_a_plugin_says_counts_where_it_is_true() -> None:
     assert (forms.chosen, forms.note) == ("declared", "")
     found = correction_of("declared", said, X, X)
     np.testing.assert_allclose(found.of(X), X * GATE * PLACES + 1, atol=1e-6)
+    forms = Forms(declared=True)
     forms.narrow(said, X, X * GATE * PLACES)
     assert forms.chosen == "element"
     assert "do not rebuild" in forms.note
