@@ -1,8 +1,8 @@
 """Every command that README and docs show: found, and read as the program that is named would read it.
 
-A fenced block without a language, or of a shell, is commands; a block of Python is run as it stands. A block with a
-line `# NAME.ext` at its top is the file NAME.ext. Of code inside a sentence, what begins with a program counts: it is
-a mention where something is left out (`...`, an option that must be given), and else a command like the others.
+A fenced block without a language, or of a shell, is commands; a block of Python is run as it stands. A block
+with a line `# NAME.ext` at its top is the file NAME.ext. Code inside a sentence that begins with a program is a
+mention where something is left out (`...`, an option that must be given), and else a command like the others.
 """
 
 import ast
@@ -18,7 +18,6 @@ from textwrap import dedent
 
 import click
 import typer
-
 from scenes import NOT_INSTALLED, SAYS, SCENES, Scene
 
 from dsnet_med.cli.app import app
@@ -28,7 +27,21 @@ ROOT = Path(__file__).parents[2]
 SHELLS = ("", "bash", "sh", "shell", "console")
 PLAIN = ("text", "yaml", "json", "csv", "toml", "ini", "nginx", "html", "css", "javascript", "mermaid", "caddy")
 # Programs that others make: that they exist is all that is known of them here.
-OTHERS = ("cd", "chmod", "cp", "curl", "git", "hf", "mkdir", "mlflow", "monailabel", "mv", "openssl", "rm", "sbatch")
+OTHERS = (
+    "cd",
+    "chmod",
+    "cp",
+    "curl",
+    "git",
+    "hf",
+    "mkdir",
+    "mlflow",
+    "monailabel",
+    "mv",
+    "openssl",
+    "rm",
+    "sbatch",
+)
 STARTERS = ("torchrun", "srun", "uv", ".uv/bin/uv")  # which start another program
 OPEN = ("...", "--id", "ID")  # words of a synopsis for which nothing stands
 _ALONE = ("methods", "datasets", "quickstart")  # commands that are something by themselves
@@ -44,7 +57,7 @@ class RottenError(Exception):
 
 @dataclass(frozen=True)
 class Piece:
-    """Something of a page: the text of `kind` "shell" (one command), "python" or "file", in the line where it begins."""
+    """Something that a page shows: the text of `kind` "shell" (one command), "python" or "file"."""
 
     page: str
     line: int
@@ -117,11 +130,11 @@ def typed(text: str) -> Iterator[tuple[int, str]]:
     begun, start = "", 0
     for number, line in enumerate(text.split("\n")):
         start = start if begun else number
-        line = bare(line).strip()
-        if line.endswith("\\"):
-            begun += f"{line[:-1].rstrip()} "
-        elif begun + line:
-            yield start, begun + line
+        words = bare(line).strip()
+        if words.endswith("\\"):
+            begun += f"{words[:-1].rstrip()} "
+        elif begun + words:
+            yield start, begun + words
             begun = ""
 
 
@@ -162,11 +175,12 @@ def words_of(text: str) -> list[list[str]]:
 
 
 def complete(piece: Piece) -> bool:
-    """Whether a command has all that its program asks for. Raises RottenError where it has what is not taken."""
+    """Whether a command has all that its program asks for. Raises RottenError for what that does not take."""
     try:
-        return all([_taken(words, piece) for words in words_of(piece.text)])
+        taken = [_taken(words, piece) for words in words_of(piece.text)]
     except (InputError, click.UsageError) as error:
         raise RottenError(f"{piece}: {piece.text}: {getattr(error, 'message', error)}") from error
+    return all(taken)
 
 
 def _taken(words: list[str], piece: Piece) -> bool:
@@ -253,7 +267,9 @@ def _pytest(words: Sequence[str], piece: Piece) -> bool:
 def _pip(words: Sequence[str], piece: Piece) -> bool:
     import tomllib
 
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
     for name in re.findall(r"(?:^|\s)(?:dsnet-med|\.)\[([\w,-]+)\]", " ".join(words)):
         if lost := set(name.split(",")) - set(extras):
             raise InputError(f"there is no extra {lost.pop()}")

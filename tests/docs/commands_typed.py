@@ -1,4 +1,7 @@
-"""The commands of a page, typed in a folder that holds what the page takes for granted (scenes.py)."""
+"""The commands of a page, typed in a folder that holds what the page takes for granted (scenes.py).
+
+`python tests/docs/commands_typed.py` prints how many there are.
+"""
 
 import os
 import re
@@ -30,7 +33,7 @@ def beginning(text: str, table: dict[str, str]) -> str:
 
 
 def where(piece: Piece) -> str:
-    """"here", "elsewhere" or "not here": what becomes of a command."""
+    """ "here", "elsewhere" or "not here": what becomes of a command."""
     if piece.page in TESTED_PAGES or beginning(piece.text, ELSEWHERE):
         return "elsewhere"
     return "not here" if piece.name or beginning(piece.text, NOT_HERE) else "here"
@@ -182,7 +185,7 @@ def _served(text: str, words: list[str]) -> list[str]:
 
 @cache
 def counts() -> dict[str, int]:
-    """Of all commands: how many are typed in each run, nightly, by other tests, and not at all; and mentions."""
+    """How many commands are typed in each run, nightly, by other tests, and not at all; and mentions."""
     found = dict.fromkeys(("quick", "nightly", "elsewhere", "not here", "mentions"), 0)
     for page in pages():
         for piece in pieces(page):
@@ -198,4 +201,4 @@ def counts() -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    print(counts())
+    print(counts())  # noqa: T201

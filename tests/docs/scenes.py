@@ -1,8 +1,8 @@
 """What lies in the folder in which the commands of a page are typed: data; commands_typed.py types them.
 
-A page needs nothing here as long as it uses the names of GIVEN. What else it names goes into its scene in SCENES:
-`has` says which of PIECES lies there under which name (a new piece is one line of a shell), `python` what its Python
-takes for granted, `before` what is done before a command that begins so. What cannot run in CI at all: NOT_HERE.
+A page needs nothing here as long as it uses the names of GIVEN. For what else it names it gets a Scene:
+`has` says which of PIECES lies there by which name (a new piece is one line of a shell), `python` what its
+Python takes for granted, `before` what is done before a command that begins so. What CI has not: NOT_HERE.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ class Scene:
     python: str = ""
 
 
-# Made once for all pages, when a page has it: the line makes a file or folder of the piece's name. $other is another
-# piece, $DATA tests/data, $ROOT the checkout, `made NAME` a function of stand_ins.py.
+# Made once for all pages, when a page has it: the line makes a file or folder of the piece's name. $other is
+# another piece, $DATA tests/data, $ROOT the checkout, `made NAME` a function of stand_ins.py.
 PIECES = {
     "raw": "dsnet-med phantom synapse --out raw --cases 10",
     "store": "dsnet-med preprocess synapse --source $raw --out store --folds 5",
@@ -83,14 +83,15 @@ GIVEN = {
 # Words of a synopsis, and what is typed in their place.
 SAYS = {"RECIPE": "synapse", "GB": "8", "DIR": "RAW"}
 
+_PREPARED = 'cd "$SCENE"; rm -rf prepared; cp -r "$prepared" prepared; cd prepared'  # no run has begun there
+
 SCENES = {
     "README.md": Scene(
         before={
             "dsnet-med compare --methods 'dynunet_3d,": "rm -rf trial",
-            "dsnet-med bundle run training": 'rm -rf prepared; cp -r "$prepared" prepared; cd prepared',
-            "monai bundle run training": 'cd "$SCENE"; rm -rf prepared; cp -r "$prepared" prepared; cd prepared',
-            "python -m monai.bundle run training": 'cd "$SCENE"; rm -rf prepared; cp -r "$prepared" prepared; '
-            "cd prepared",
+            "dsnet-med bundle run training": _PREPARED,
+            "monai bundle run training": _PREPARED,
+            "python -m monai.bundle run training": _PREPARED,
         },
         python="import timm; network = timm.create_model('resnet18')",
     ),
@@ -98,8 +99,10 @@ SCENES = {
     "docs/comparing.md": Scene(
         has={"summary.json": "nnunet"},
         says={"METHOD": "nnunet", "SEED": "0"},
-        before={"dsnet-med compare --methods fcn,fcn_se,fcn_dsm --placebos --data STORE --seeds 0,1,2,3,4 --out trial "
-        "--dry-run": "rm -rf trial"},
+        before={
+            "dsnet-med compare --methods fcn,fcn_se,fcn_dsm --placebos --data STORE --seeds 0,1,2,3,4 "
+            "--out trial --dry-run": "rm -rf trial"
+        },
         python="import csv; rows = [{**row, 'seed': int(row['seed']), 'label': int(row['label']), "
         "'dice': float(row['dice'] or 'nan')} for row in csv.DictReader(open('scores.csv'))]",
     ),
@@ -113,7 +116,9 @@ SCENES = {
     "docs/exporting.md": Scene(python="import numpy as np; slices = np.zeros((2, 1, 64, 64), np.float32)"),
     "docs/metrics.md": Scene(has={"s0001": "organ_files", "reference": "reference"}),
     "docs/natural.md": Scene(says={"IMAGES": "../../data/coco/val2017"}),
-    "docs/networks.md": Scene(has={"fcn_dsm.pth": "theirs"}, python="import torch; images = torch.zeros(2, 1, 64, 64)"),
+    "docs/networks.md": Scene(
+        has={"fcn_dsm.pth": "theirs"}, python="import torch; images = torch.zeros(2, 1, 64, 64)"
+    ),
     "docs/plugins.md": Scene(
         has={"theirs.pth": "theirs"},
         says={"pretrained=True": "pretrained=False"},  # without a network
@@ -125,14 +130,14 @@ SCENES = {
     ),
 }
 
-# ---------------------------------------------------------------- what is typed by others, and what is not typed
+# ---------------------------------------------------------------- typed by others, or not at all
 
 # How a command begins, and the test or the step of .ci/run that types it.
 ELSEWHERE = {
     "pip install --upgrade --target .uv uv && .uv/bin/uv run dsnet-med quickstart": ".ci/run quickstart",
     "pip install --upgrade --target .uv uv && .uv/bin/uv run --extra dev pytest": ".ci/run tests",
     ".ci/run": ".ci/run",
-    "uv run --extra dev pytest -m slow": ".ci/run tests",
+    "uv run --extra dev pytest -m slow": ".ci/run nightly",
     "pytest tests/": ".ci/run tests",
     "monai bundle run training --dataset_dir DATA --method coco/dsnet50_a": ".ci/run wheel",
     "DSNET_MED_LABEL_PYTHON=": ".ci/run elsewhere",
@@ -153,7 +158,7 @@ NOT_HERE = {
     "sbatch": "Slurm",
     "monailabel": "MONAI Label in an environment of its own; .ci/run elsewhere does the same",
     "MonaiBundleInferenceOperator(": "a part of an application of MONAI Deploy; .ci/run elsewhere has one",
-    "dsnet-med export RUN --out DIR --push-to": "an account of the hub; tests/inference/test_hub.py has a stand-in",
+    "dsnet-med export RUN --out DIR --push-to": "an account; tests/inference/test_hub.py has a stand-in",
     "dsnet-med infer --model hf://": "a model of the hub; the same",
     "dsnet-med verify hf://": "a model of the hub; the same",
     "hf auth login": "an account of the hub",

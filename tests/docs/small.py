@@ -1,4 +1,4 @@
-"""`python small.py COMMAND ARGUMENT...`: the command of that name as it was typed, with small settings where it trains.
+"""`python small.py COMMAND ARGUMENT...`: the command as it was typed, with small settings where it trains.
 
 All that was typed is read by the command itself; what it does not say itself is added behind it.
 """

@@ -67,7 +67,10 @@ def theirs(out: Path) -> None:
 def nnunet(out: Path) -> None:
     """summary.json as nnU-Net writes it."""
     cases = [
-        {"reference_file": f"labelsTs/case_{number}.nii.gz", "metrics": {"1": {"Dice": 0.9}, "2": {"Dice": 0.8}}}
+        {
+            "reference_file": f"labelsTs/case_{number}.nii.gz",
+            "metrics": {"1": {"Dice": 0.9}, "2": {"Dice": 0.8}},
+        }
         for number in (1, 2)
     ]
     out.write_text(json.dumps({"metric_per_case": cases}), encoding="utf-8")
@@ -86,7 +89,8 @@ def organ_files(out: Path) -> None:
 
 
 MAKERS: dict[str, Callable[..., None]] = {
-    each.__name__: each for each in (hippocampus, hippocampus_test, plugin, prepared, theirs, nnunet, organ_files)
+    each.__name__: each
+    for each in (hippocampus, hippocampus_test, plugin, prepared, theirs, nnunet, organ_files)
 }
 
 if __name__ == "__main__":

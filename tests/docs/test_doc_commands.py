@@ -1,12 +1,27 @@
-"""Every command of README and docs is one that its program takes, and is typed: some here, the others nightly."""
+"""Every command of README and docs is one that its program takes, and is typed: here, or nightly."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from commands import ROOT, RottenError, check_python, complete, files_of, pages, pieces, read, runs, typed, words_of
-from commands_typed import World, beginning, counts, given, quick, said, script_of, typed_here
+from commands import (
+    ROOT,
+    RottenError,
+    check_python,
+    complete,
+    files_of,
+    pages,
+    pieces,
+    read,
+    runs,
+    typed,
+    words_of,
+)
+from commands_typed import ANEW, World, beginning, counts, given, quick, said, script_of, typed_here
 from scenes import ELSEWHERE, GIVEN, NOT_HERE, NOT_INSTALLED, PIECES, SCENES, TESTED_PAGES
+from small import smaller
+from typed import run
 
 READ = ("--data", "--model", "--source", "--prediction", "--reference", "--cases", "--overlay", "--scores")
 
@@ -33,7 +48,9 @@ def test_what_a_command_reads_is_made_before_or_given(page: str) -> None:
             for words in words_of(said(piece)):
                 named = [] if words[1:2] == ["phantom"] else values_of(words, *READ)
                 lost = [name for name in named if not _is_there(name, [*there, *words])]
-                assert not lost, f"{piece}: what is {lost[0]}? Say it in GIVEN or SCENES of tests/docs/scenes.py"
+                assert not lost, (
+                    f"{piece}: what is {lost[0]}? Say it in GIVEN or SCENES of tests/docs/scenes.py"
+                )
                 there += words
         else:
             there += [piece.text]
@@ -71,7 +88,10 @@ def test_every_exception_has_its_command() -> None:
     texts = [each for page in pages() for each in pieces(page) if each.kind != "file"]
     used = {beginning(each.text, {**ELSEWHERE, **NOT_HERE}) for each in texts}
     assert {*ELSEWHERE, *NOT_HERE} - used == set()
-    assert all(any(f"import {name}" in each.text or f"from {name}" in each.text for each in texts) for name in NOT_INSTALLED)
+    assert all(
+        any(f"import {name}" in each.text or f"from {name}" in each.text for each in texts)
+        for name in NOT_INSTALLED
+    )
     assert {*SCENES, *TESTED_PAGES} <= set(pages())
     assert {*GIVEN.values(), *(made for scene in SCENES.values() for made in scene.has.values())} <= set(PIECES)
     assert len(NOT_HERE) < 20
@@ -87,7 +107,9 @@ def test_who_types_what_is_typed_elsewhere_is_there(typist: str) -> None:
 def test_scenes_prepare_only_what_begins_a_command() -> None:
     for page, scene in SCENES.items():
         for start in scene.before:
-            assert any(beginning(each.text, {start: ""}) for each in typed_here(page)), f"{page}: no command: {start}"
+            assert any(beginning(each.text, {start: ""}) for each in typed_here(page)), (
+                f"{page}: no command: {start}"
+            )
 
 
 def test_short_commands_of_every_page_work(world: World) -> None:
@@ -98,13 +120,20 @@ def test_short_commands_of_every_page_work(world: World) -> None:
         if wanted:
             seen |= {said(piece) for piece in wanted}
             folder = world.scene(page, of=wanted)
-            world.run("\n".join(line for piece in wanted for line in script_of(piece)), folder)
+            for piece in wanted:
+                _, *words = words_of(said(piece))[0]
+                if words[0] in ANEW and "--out" in words:
+                    shutil.rmtree(folder / words[words.index("--out") + 1], ignore_errors=True)
+                done = run(*smaller(words), cwd=folder, XDG_CONFIG_HOME=str(world.folder / "config"))
+                assert done.returncode == 0, f"{piece}: {piece.text}\n{done.stderr}"
     assert len(seen) > 8
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in pages() if typed_here(page)])
-def test_every_command_of_a_page_works(page: str, tmp_path_factory: pytest.TempPathFactory, nightly: World) -> None:
+def test_every_command_of_a_page_works(
+    page: str, tmp_path_factory: pytest.TempPathFactory, nightly: World
+) -> None:
     nightly.type(page)
 
 
