@@ -165,9 +165,11 @@ def codes_and_steps(rng):
     """Boxes of organs, some of which fill the volume, and specks; a grid that may be turned or sheared."""
     bits = bool(rng.integers(2))
     codes = np.zeros(rng.integers((3, 1, 1), (17, 10, 10)), np.uint8)
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(rng.integers(0, 5)):
         corners = [sorted(rng.integers(-2, size + 3, 2).clip(0, size)) for size in codes.shape]
-        codes[tuple(slice(low, high) for low, high in corners)] = rng.integers(0, 4 if bits else 3)
+        codes[tuple(slice(low, high) for low, high in corners)] = rng.choice(
+            (1, 1, 2, 3, 3, 0) if bits else (1, 2, 0)
+        )
     specks = rng.random(codes.shape) < rng.choice((0, 0.02))
     codes[specks] = rng.integers(0, 3)
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0] if rng.integers(2) else np.eye(3)
@@ -183,6 +185,14 @@ def test_distances_to_borders_are_those_of_brute_force(slab, monkeypatch):
         codes, bits, steps = codes_and_steps(np.random.default_rng((seed, slab)))
         bins = border_bins(Encoding(("a", "b"), (1, 2), bits).borders(codes), VoxelSpacing.of(steps, 3))
         np.testing.assert_array_equal(bins, brute_bins(codes, 2, steps, bits), f"seed {seed}")
+
+
+def test_a_border_of_an_organ_within_another_is_its_own():
+    codes = np.ones((9, 9, 9), np.uint8)
+    codes[3:6, 3:6, 3:6] = 3  # the second organ, in the middle of the first
+    border = Encoding(("whole", "core"), (1, 2), True).borders(codes)
+    assert border[2:7, 2:7, 2:7].sum() == 27 - 1
+    assert border.sum() == 9**3 - 7**3 + 27 - 1
 
 
 def members(classes, place):
