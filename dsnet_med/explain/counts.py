@@ -1,10 +1,9 @@
 """Where one network's masks of a case differ from another's: voxels counted, so that counts of cases add up.
 
-The two are the plain network (its plug-ins replaced by the identity, or a run without any) and the corrected
-one (as it is, or with its plug-ins shuffled). A voxel is `changed` where they disagree about any organ,
-`wrong` where the plain network disagrees with the reference about any, `fixed` where it was wrong and the
-corrected one is right, `broken` where it was right and the corrected one is wrong. So organs that overlap
-need nothing of their own.
+The two are the plain network (its plug-ins replaced by the identity) and the corrected one (as it is, or with
+its plug-ins shuffled). A voxel is `changed` where they disagree about any organ, `wrong` where the plain
+network disagrees with the reference about any, `fixed` where it was wrong and the corrected one is right,
+`broken` where it was right and the corrected one is wrong. So organs that overlap need nothing of their own.
 
 Distances are exact, in mm, from a voxel's centre to the nearest border voxel of any organ in the reference
 (in the intact mask without one); a border voxel has a face neighbour outside its organ, as in

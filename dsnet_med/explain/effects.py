@@ -185,6 +185,8 @@ def _image_dependence(tables: Mapping[tuple[str, str], _Tables], intact: _Tables
     plugin = EVERY if EVERY in plugins or len(plugins) != 1 else plugins[0]
     own = [tables.get((plugin, kind)) for kind in (_IDENTITY, _MEAN)]
     nothing = {"identity": None, "mean": None, "share_kept_by_constant": None, "ci95": None}
+    if not tables:
+        return {"dice": nothing, "words": "Nothing was replaced."}
     if own[0] is None or own[1] is None:
         return {"dice": nothing, "words": "Not known: it takes the interventions identity and mean together."}
     if not intact.scored:
@@ -202,12 +204,13 @@ def _kept(identity: Table, mean: Table, plugin: str) -> dict[str, Any]:
     if lost["mean"] is None:
         return {"dice": dice, "words": "Not known: no organ counts in any case."}
     which = "every plug-in" if plugin == EVERY else "the plug-in"
+    if not identity.any() and not mean.any():
+        words = f"Replacing {which} by the identity, or by its own mean, changes no score in these cases."
+        return {"dice": dice, "words": words}
     told = f"Replacing {which} by the identity changes mean Dice by {_signed(lost)}, "
     told += f"by its own mean {_signed(kept)}"
     if lost["ci95"] is None:
         return {"dice": dice, "words": f"{told}; one case cannot say how far that holds for others."}
-    if not identity.any() and not mean.any():
-        return {"dice": dice, "words": f"{told}: no score depends on it in these cases."}
     low, high = lost["ci95"]
     if low <= 0 <= high:
         return {

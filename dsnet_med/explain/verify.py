@@ -169,21 +169,14 @@ def _derived_again(claim: ExplainClaim) -> dict[str, Any]:
     labels = [str(name) for name in content["labels"].values()]
     names = [str(run["name"]) for run in content["runs"]]
     every = {}
-    for name, run in zip(names, content["runs"], strict=True):
-        plain = _plain(run)
+    for name in names:
         every[name] = effects.summarise(claim.scores, name, labels) | {
-            "where": where.summarise(claim.counts, claim.scores, name, labels, plain)
+            "where": where.summarise(claim.counts, claim.scores, name, labels)
         }
     again: dict[str, Any] = without_nan(
         {"runs": every, "between": effects.between(claim.scores, names, labels)}
     )
     return again
-
-
-def _plain(run: Mapping[str, Any]) -> str:
-    """With what the run's plug-ins are compared."""
-    errors = (run.get("where") or {}).get("errors") or {}
-    return str(errors.get("plain", where.IDENTITY))
 
 
 def _leaves(content: Mapping[str, Any]) -> dict[str, Any]:

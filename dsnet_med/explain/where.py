@@ -1,9 +1,9 @@
 """Where the plug-ins act, and whether they act where the plain network errs.
 
-The plain network is the same one with every plug-in replaced by the identity, or another run. Against it
-stands the intact network and, as null, the network with shuffled plug-ins: a correction of the same make that
-does not depend on the place. Both are counted alike (counts.py), so what a shuffle does as well is no sign of
-attention that knows where to look.
+The plain network is the same one with every plug-in replaced by the identity. Against it stands the intact
+network and, as null, the network with shuffled plug-ins: a correction of the same make that does not depend
+on the place. Both are counted alike (counts.py), so what a shuffle does as well is no sign of attention that
+knows where to look.
 
 Shares are of volumes, all cases together: of a bin's ml, the ml that are changed or wrong. Whatever is in ml
 is of a case, on average. `net_ml` is what the correction fixes less what it breaks, with a t interval over
@@ -116,11 +116,11 @@ class _Case:
 
 
 def summarise(
-    rows: Iterable[Count], scores: Iterable[Score], run: str, labels: Sequence[str], plain: str = IDENTITY
+    rows: Iterable[Count], scores: Iterable[Score], run: str, labels: Sequence[str]
 ) -> dict[str, Any] | None:
     """The part `where` of a run in explain.json; None where there are no rows of it.
 
-    `labels` are the organs' names, `plain` says what the rows are compared with.
+    `labels` are the organs' names.
     """
     own = [row for row in rows if row.run == run]
     if not own:
@@ -139,7 +139,7 @@ def summarise(
             }
             for name, low, high in zip(BORDERS, (0.0, *BORDERS_MM), (*BORDERS_MM, None), strict=True)
         ],
-        "errors": _errors(own, plain),
+        "errors": _errors(own),
         "calibration_of": CALIBRATION_WORDS,
         "calibration": [
             {
@@ -215,7 +215,7 @@ def _by_size(scores: Sequence[Score], labels: Sequence[str]) -> dict[str, Any]:
     return {"points": points, "spearman": spearman, "p": p, "n": len(points)}
 
 
-def _errors(rows: Sequence[Count], plain: str) -> dict[str, Any] | None:
+def _errors(rows: Sequence[Count]) -> dict[str, Any] | None:
     """Whether the correction lies on the plain network's errors, and what comes of it."""
     counted = [row for row in rows if row.part == COUNTED]
     if any(row.wrong is None for row in counted):
@@ -224,7 +224,7 @@ def _errors(rows: Sequence[Count], plain: str) -> dict[str, Any] | None:
     net, null = _net_ml(counted, INTACT), _net_ml(counted, SHUFFLED)
     both = [net[case] - null[case] for case in net if case in null]
     return {
-        "plain": plain,
+        "plain": IDENTITY,
         "error_share": real.share(COUNTED, "", "wrong", "voxels"),
         "changed_share": real.share(COUNTED, "", "changed", "voxels"),
         "null_changed_share": shuffled.share(COUNTED, "", "changed", "voxels"),
