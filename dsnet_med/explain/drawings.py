@@ -40,10 +40,11 @@ def effects_forest(
     }
 
 
-def profile(gate: Mapping[str, Any]) -> dict[str, Any] | None:
+def profile(name: str, gate: Mapping[str, Any]) -> dict[str, Any] | None:
     """Channel means in order of size, with their spread over the images; None where the gate has no channels.
 
-    Paths lie in a square of 100 by 100. A gate's profile shows 1, where it changes nothing, if that is near.
+    Paths lie in a square of 100 by 100. The value at which nothing changes, 1 of what is called gate and 0 of
+    what is called added, is shown if it is near.
     """
     means = [value for value in gate.get("profile") or () if value is not None]
     if not means:
@@ -52,8 +53,11 @@ def profile(gate: Mapping[str, Any]) -> dict[str, Any] | None:
     upper, lower = ([m + sign * s for m, s in zip(means, spread, strict=False)] for sign in (1, -1))
     y = Scale.around((*upper, *lower), 0.05)
     reach = y.high - y.low
-    if gate.get("kind") in ("channel", "element") and y.low - reach <= 1.0 <= y.high + reach:
-        y = Scale.around((y.low, y.high, 1.0), 0.02)
+    neutral = {"gate": 1.0, "added": 0.0}.get(name.partition("_")[0])
+    if neutral is not None and y.low - reach <= neutral <= y.high + reach:
+        y = Scale.around((y.low, y.high, neutral), 0.02)
+    else:
+        neutral = None
     places = [100 * at / max(1, len(means) - 1) for at in range(len(means))]
     line, above, below = (
         [f"{x:.4g} {100 * (1 - y.share(value)):.1f}" for x, value in zip(places, values, strict=False)]
@@ -62,7 +66,7 @@ def profile(gate: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         "line": "M" + "L".join(line if len(line) > 1 else line * 2),
         "band": "M" + "L".join((*above, *reversed(below))) + "Z",
-        "one": round(100 * (1 - y.share(1.0)), 1) if y.low <= 1.0 <= y.high else None,
+        "neutral": None if neutral is None else round(100 * (1 - y.share(neutral)), 1),
         "ticks": [(round(100 * (1 - y.share(tick)), 1), f"{tick:g}") for tick in rounded(y.ticks(3))],
         "count": len(means),
         "words": f"from {compact(means[0])} to {compact(means[-1])} over {len(means)} channels",

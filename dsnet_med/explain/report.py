@@ -263,7 +263,7 @@ def _computes(run: Content) -> dict[str, Any]:
     """A run's plug-ins, each with the profiles of its gates."""
     plugins = []
     for name, plugin in run["plugins"].items():
-        profiles = {gate: drawings.profile(own) for gate, own in plugin["gates"].items()}
+        profiles = {gate: drawings.profile(gate, own) for gate, own in plugin["gates"].items()}
         plugins.append({**plugin, "name": name, "profiles": profiles})
     return {"run": run["name"], "plugins": plugins, "shown": plugins[:_CARDS], "folded": plugins[_CARDS:]}
 

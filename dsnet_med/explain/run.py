@@ -17,18 +17,19 @@ import numpy as np
 import dsnet_med
 from dsnet_med.errors import CasesFailedError, InputError, one_line, unknown
 from dsnet_med.evaluate.labels import Labels
-from dsnet_med.evaluate.results import Kind, require_replaceable, together
+from dsnet_med.evaluate.results import Kind, require_replaceable, together, without_nan
 from dsnet_med.explain.content import LEAVES_OUT, run_content
 from dsnet_med.explain.decided import Decided, Scored, raw_classes, scores_of
 from dsnet_med.explain.effects import between, summarise
 from dsnet_med.explain.records import EVERY, INTACT, KINDS, Altered, CaseMasks, Score
 from dsnet_med.explain.references import References, labels_of_run, paired
+from dsnet_med.explain.report import explain_html
 from dsnet_med.explain.shown import PICTURES, Shown, attributed, plain_name, slices_to_show, write_pictures
 from dsnet_med.explain.subject import Plan, Subject
 from dsnet_med.explain.tables import SCORES, WHERE, write_scores, write_where
 from dsnet_med.explain.where import Where
 from dsnet_med.explain.where import summarise as where_acts
-from dsnet_med.files import locked, read_json, staging
+from dsnet_med.files import locked, read_json, staging, write_text
 from dsnet_med.geometry import SliceOrder
 from dsnet_med.inference.channels import load_channels
 from dsnet_med.inference.predictor import Predictor
@@ -37,11 +38,11 @@ from dsnet_med.inference.source import Source
 from dsnet_med.inference.sources import find_sources, require_there
 from dsnet_med.volumes import Volume, write_image
 
-EXPLAINED, SCHEMA, MAPS = "explain.json", 1, "maps"
+EXPLAINED, SCHEMA, MAPS, PAGE = "explain.json", 1, "maps", "report.html"
 EXPLANATION = Kind(
     "explain",
     {EXPLAINED: {"schema", "runs", "between", "files"}},
-    (EXPLAINED, "scores.csv", "where.csv", "report.html"),
+    (EXPLAINED, "scores.csv", "where.csv", PAGE),
     "replace it with --overwrite",
     (f"{PICTURES}/*.png", f"{MAPS}/*.nii.gz"),
 )
@@ -337,6 +338,9 @@ class _Work:
             ]
             run.update(own)
         content["between"] = between(self.scores, [subject.name for subject in subjects], organs)
+        drawn = {file.relative_to(self.made).as_posix(): file for file in (self.made / PICTURES).glob("*.png")}
+        pictures = {name: file.read_bytes() for name, file in drawn.items()}
+        write_text(self.made / PAGE, explain_html(without_nan(content), pictures))
 
 
 def short_names(runs: Sequence[Path | str | Predictor]) -> list[str]:

@@ -172,7 +172,7 @@ def content_of(runs=("fcn_dsm/seed-0",), plugins=3, labels=("anterior", "posteri
         "images": 1152,
         "seed": 0,
         "shuffles": 4,
-        "leaves_out": ["Other seeds: intervals are over cases of one trained network."],
+        "leaves_out": ["other seeds: intervals are over cases of one trained network"],
         "runs": found,
         "between": [
             {"first": first, "second": second}

@@ -107,6 +107,17 @@ def test_a_network_stays_as_it_was_even_in_inference_mode():
     assert sum(len(module._forward_hooks) for module in network.modules()) == 1  # attach's own
 
 
+def test_nothing_runs_in_training_mode():
+    class Evaluated(Cue):
+        def forward(self, x):
+            assert not self.training
+            return super().forward(x)
+
+    network = Evaluated(2).eval()
+    assert attribute(network, scene(2), 1).note == ""
+    assert not network.training
+
+
 def test_an_organ_that_is_not_found_and_a_layer_that_is_not_there():
     network, image = Cue(2), scene(2)
     found = attribute(network, image * 0 + 0.9, 1, "features")

@@ -145,13 +145,17 @@ def test_a_forest_worked_by_hand():
 
 
 def test_a_profile_worked_by_hand():
-    drawn = drawings.profile({"kind": "channel", "profile": [0.0, 0.5, 1.0], "profile_sd": [0.0, 0.0, 0.0]})
+    drawn = drawings.profile(
+        "gate_channel", {"kind": "channel", "profile": [0.0, 0.5, 1.0], "profile_sd": [0.0, 0.0, 0.0]}
+    )
     # An axis from 0 to 1 with a little room at either end: the middle channel is in the middle.
     assert re.fullmatch(r"M0 (\d+\.\d)L50 50\.0L100 (\d+\.\d)", drawn["line"])
-    assert drawn["one"] == float(drawn["line"].split()[-1])
-    assert drawings.profile({"kind": "place", "profile": None}) is None
-    assert drawings.profile({"kind": "other", "profile": [70.0, 80.0]})["one"] is None
-    assert drawings.profile({"kind": "channel", "profile": [1.0], "profile_sd": None})["count"] == 1
+    assert drawn["neutral"] == float(drawn["line"].split()[-1])
+    assert drawings.profile("gate", {"kind": "place", "profile": None}) is None
+    assert drawings.profile("gate", {"kind": "channel", "profile": [70.0, 80.0]})["neutral"] is None
+    assert drawings.profile("other", {"kind": "other", "profile": [0.0, 1.0]})["neutral"] is None
+    assert drawings.profile("added", {"kind": "channel", "profile": [0.5, 1.0]})["neutral"] == 98.1
+    assert drawings.profile("gate", {"kind": "channel", "profile": [1.0], "profile_sd": None})["count"] == 1
 
 
 def test_sizes_lie_on_a_logarithmic_axis_where_they_differ_much():
