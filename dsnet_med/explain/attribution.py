@@ -276,20 +276,24 @@ def _grad_cam(score: _OrganScore, image: Tensor, layer: str) -> Tensor:
 
 
 def _occlusion(score: _OrganScore, image: Tensor, through: int | None) -> Tensor:
-    """The fall of the score, (*spatial): boxes half overlap, and a voxel has the mean of those that hid it."""
+    """The fall of the score, (*spatial), where a box as large as the organ hides the image, as far as half of it.
+
+    Boxes overlap, and a voxel has the mean of those that hid it.
+    """
     from monai.visualize import OcclusionSensitivity  # noqa: PLC0415 -- seconds, for this alone
 
-    sizes = image.shape[2:]
+    sizes, extents = image.shape[2:], [int(each.max() - each.min()) + 1 for each in score.mask.nonzero().T]
     axes = len(sizes) - (through is not None)
     steps = [ceil(length / (int(FORWARDS ** (1 / axes)) + 1)) for length in sizes]
-    boxes = [min(length, 2 * step) for length, step in zip(sizes, steps, strict=True)]
-    around = None
-    if through is not None:
-        boxes[0] = ceil(sizes[0] / 3)
-        around = [through, through + 1, *[-1] * 2 * axes]
+    boxes = [
+        min(length, max(2 * step, min(extent, length // 2)))
+        for length, step, extent in zip(sizes, steps, extents, strict=True)
+    ]
+    around = None if through is None else [through, through + 1, *[-1] * 2 * axes]
+    overlap = [max(0.0, 1 - (step + 0.5) / box) for step, box in zip(steps, boxes, strict=True)]
     batch = max(1, min(16, _BATCH_VOXELS // prod(sizes)))
     hide = OcclusionSensitivity(
-        score, boxes, batch, verbose=False, mode="mean_img", overlap=0.5, activate=False
+        score, boxes, batch, verbose=False, mode="mean_img", overlap=overlap, activate=False
     )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using a non-tuple sequence")  # what MONAI indexes by

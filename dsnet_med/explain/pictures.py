@@ -105,6 +105,7 @@ def _outlined(panel: Rgb, labels: NDArray[Any] | None, colours: Mapping[int, Col
         return panel
     result = panel.copy()
     edges = edges_of(labels) & (labels > 0)
+    edges |= edges_of(np.where(edges, 0, labels)) & (labels > 0)  # two pixels wide
     for label in np.unique(labels[edges]):
         result[edges & (labels == label)] = colours.get(int(label), OUTLINE)
     return result

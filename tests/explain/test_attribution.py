@@ -25,7 +25,7 @@ SQUARES = {2: (slice(30, 38), slice(10, 18)), 3: (slice(4, 10), slice(20, 27), s
 
 
 class Cue(nn.Module):
-    """The logit of class 1, where the image is dark, hangs on the mean of one bright square elsewhere."""
+    """Class 1 is in one corner, and its logit hangs on the mean of a square elsewhere, and on nothing else."""
 
     def __init__(self, spatial_dims: int) -> None:
         super().__init__()
@@ -41,7 +41,9 @@ class Cue(nn.Module):
         self.calls += len(x)
         cue = maps[(slice(None), 0, *self.square)].flatten(1).mean(1)
         logit = cue.view(-1, *[1] * (x.ndim - 1)) + 0 * maps[:, :1]
-        return torch.cat([torch.zeros_like(logit), torch.where(x < 0.5, logit, -1.0)], 1)
+        corner = torch.full_like(x, -1.0)
+        corner[(..., *[slice(2, 8)] * (x.ndim - 2))] = 0.0
+        return torch.cat([torch.zeros_like(logit), torch.where(corner == 0, logit, corner)], 1)
 
 
 def scene(spatial_dims):
@@ -68,7 +70,9 @@ def test_both_maps_peak_where_the_logit_comes_from(spatial_dims):
         assert inside(peak(each), square), peak(each)
     assert (found.layer, found.note) == ("features", "")
     # Hiding a corner that the logit does not hang on changes nothing.
-    far = found.occlusion[(..., *[slice(0, 2)] * 2)] if through is None else found.occlusion[through, :2, :2]
+    far = (
+        found.occlusion[(..., *[slice(-2, None)] * 2)] if through is None else found.occlusion[through, :2, -2:]
+    )
     assert torch.allclose(far, torch.zeros_like(far), atol=1e-6)
     if through is not None:
         assert found.occlusion.isnan().flatten(1).all(1).tolist() == [z != through for z in range(24)]
@@ -120,7 +124,7 @@ def test_nothing_runs_in_training_mode():
 
 def test_an_organ_that_is_not_found_and_a_layer_that_is_not_there():
     network, image = Cue(2), scene(2)
-    found = attribute(network, image * 0 + 0.9, 1, "features")
+    found = attribute(network, image * 0, 1, "features")
     assert (found.grad_cam, found.occlusion) == (None, None)
     assert "finds none of it" in found.note
     with pytest.raises(InputError, match=r"no layer 'layer9\.0'"):
@@ -140,7 +144,7 @@ def test_a_layer_without_gradient_gives_the_other_map_and_a_line():
 
 def test_regions_are_where_their_logit_is_positive():
     network = Cue(2)
-    overlapping = lambda x: network(x) + 0.5  # noqa: E731 -- the background's logit is above that of 1 nowhere
+    overlapping = lambda x: network(x) + 0.5  # noqa: E731 -- class 0 is above class 1 almost everywhere
     wrapped = nn.Module()
     wrapped.features, wrapped.forward = network.features, overlapping
     found = attribute(network, scene(2), 1, "features", regions=True)
