@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dsnet_med.errors import InputError, one_line
 from dsnet_med.networks.axes import made_for
+from dsnet_med.networks.explaining import correction
 
 Factory = Callable[[int], nn.Module]
 _SIZES = {1: ((9,), (1,)), 2: ((9, 7), (1, 1), (4, 6)), 3: ((3, 5, 4), (1, 1, 1))}  # by spatial axes
@@ -240,6 +241,34 @@ def _onnx(subject: _Subject) -> None:
     _close(torch.from_numpy(output), plugin(x), "ONNX gives another result", 1e-4)
 
 
+@torch.no_grad()
+def _explained(subject: _Subject) -> None:
+    for dims in subject.dims:
+        plugin, x = subject.build(dims=dims), torch.randn(2, _CHANNELS, *_SIZES[dims][0])
+        explained: Callable[[Tensor], dict[str, Tensor]] | None = getattr(plugin, "explained", None)
+        if explained is None:
+            return
+        before, random = copy.deepcopy((x, plugin.state_dict())), torch.get_rng_state()
+        output, maps = plugin(x), explained(x)
+        for name, each in maps.items():
+            _check_map(name, each, x)
+        after = (x, *plugin.state_dict().values(), torch.get_rng_state())
+        if not all(map(torch.equal, (before[0], *before[1].values(), random), after)) or plugin.training:
+            raise _BrokenError("explained changes its input, the plug-in or the random numbers")
+        gate, added = correction(maps, x)
+        _close(gate * x + added, output, "gates times the input plus what is added is not the output")
+
+
+def _check_map(name: str, values: Tensor, x: Tensor) -> None:
+    kind, shape = name.partition("_")[0], tuple(values.shape)
+    per_pixel = (len(x), 1, *x.shape[2:])
+    if kind in ("gate", "added") and shape not in (x.shape[:2], per_pixel, x.shape):
+        shapes = f"{tuple(x.shape[:2])}, {per_pixel} or {tuple(x.shape)}"
+        raise _BrokenError(f"{name} has the shape {shape}, and an input of {tuple(x.shape)} wants {shapes}")
+    if kind == "attention":
+        _close(values.flatten(2).sum(2), torch.ones(shape[:2]), f"the weights of {name} do not sum to 1")
+
+
 def _close(output: Tensor, expected: Tensor, complaint: str, tolerance: float = 1e-5) -> None:
     scale = max(expected.abs().max().item(), 1.0)
     difference = (output - expected).abs().max().item()
@@ -259,4 +288,5 @@ RULES: dict[str, Callable[[_Subject], None]] = {
     "meta device": _meta,
     "export": _export,
     "ONNX": _onnx,
+    "explained": _explained,
 }

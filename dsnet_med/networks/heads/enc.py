@@ -61,7 +61,7 @@ class EncHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor | tuple[Tensor, Tensor]:
         x = self._joined(features)  # (B, channels, H, W)
         encoded = self.encoding.encode(x)  # (B, channels)
-        logits: Tensor = self.classifier(self.dropout(self.encoding.emphasize(x, encoded)))
+        logits: Tensor = self.classifier(self.dropout(self.encoding(x, encoded)))
         return logits if self.semantic is None else (logits, self.semantic(encoded))
 
     def _joined(self, features: Sequence[Tensor]) -> Tensor:

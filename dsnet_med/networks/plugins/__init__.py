@@ -1,4 +1,15 @@
-"""Attention plug-ins, a paper and a file each: `Plugin(channels, ...)`, (B, C, *spatial) -> the same shape."""
+"""Attention plug-ins, a paper and a file each: `Plugin(channels, ...)`, (B, C, *spatial) -> the same shape.
+
+`explained(x) -> {name: map}` says what a plug-in computes on x in eval, and changes nothing in it:
+
+- `gate` and `gate_<word>` multiply x, `added` and `added_<word>` are added: the output is the product of all
+  gates times x plus the sum of all that is added. (B, C) is per channel, (B, 1, *spatial) per pixel,
+  (B, C, *spatial) both.
+- `attention` and `attention_<word>` are weights that sum to 1 over what is attended to: (B, Q, *spatial) over
+  the pixels, one map for each channel or query (64 spread over the map, `networks.explaining.spread_places`,
+  where every pixel is one), or (B, Q, K) over K others, such as channels.
+- All others are there to be looked at.
+"""
 
 from dsnet_med.networks.plugins.cbam import CBAM
 from dsnet_med.networks.plugins.channel_attention import ChannelAttention

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.arguments import flags, names_of, odd_numbers, whole_numbers
+from dsnet_med.networks.explaining import as_in_eval
 from dsnet_med.networks.layers import is_traced, per_channel
 
 
@@ -80,8 +81,19 @@ class CBAM(nn.Module):
         x = x * per_channel(self._channel_gate(x.flatten(2)), x)
         if self.spatial is None:
             return x
-        summary = torch.stack([_largest(x, 1), x.mean(1)], dim=1)  # (B, 2, *spatial)
-        return x * torch.sigmoid(self.spatial(summary))
+        return x * _pixel_gate(self.spatial, x)
+
+    @as_in_eval
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`gate_channel` (B, channels) and, where there is one, `gate_spatial` (B, 1, *spatial)."""
+        self._check(x)
+        channel = self._channel_gate(x.flatten(2))
+        if self.spatial is None:
+            return {"gate_channel": channel}
+        return {
+            "gate_channel": channel,
+            "gate_spatial": _pixel_gate(self.spatial, x * per_channel(channel, x)),
+        }
 
     def _channel_gate(self, pixels: Tensor) -> Tensor:
         pooled = torch.stack([_POOLS[name](pixels) for name in self.pools])  # (pools, B, C)
@@ -93,6 +105,11 @@ class CBAM(nn.Module):
                 f"CBAM got a map of shape {tuple(x.shape)} and wants (batch, channels) and {self.spatial_dims} "
                 f"spatial axes: make it with spatial_dims={x.ndim - 2}, or spatial=False"
             )
+
+
+def _pixel_gate(convolution: nn.Module, x: Tensor) -> Tensor:
+    summary = torch.stack([_largest(x, 1), x.mean(1)], dim=1)  # (B, 2, *spatial)
+    return torch.sigmoid(convolution(summary))
 
 
 def _spatial_gate(kernel_size: int, dims: int) -> nn.Module:

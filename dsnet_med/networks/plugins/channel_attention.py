@@ -31,9 +31,23 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.flatten(2)  # (B, C, N)
+        return torch.baddbmm(pixels, self._weights(pixels), pixels).reshape(x.shape)
+
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`added` (B, channels, *spatial), and `attention` (B, channels, channels) over the channels."""
+        pixels = x.flatten(2)
         with without_autocast(x):
-            weights = (self.gamma * (-_gram(pixels)).softmax(2)).to(pixels.dtype)
-        return torch.baddbmm(pixels, weights, pixels).reshape(x.shape)
+            attention = _attention(pixels)
+        added = (self._weights(pixels) @ pixels).reshape(x.shape)
+        return {"added": added, "attention": attention}
+
+    def _weights(self, pixels: Tensor) -> Tensor:
+        with without_autocast(pixels):
+            return (self.gamma * _attention(pixels)).to(pixels.dtype)
+
+
+def _attention(pixels: Tensor) -> Tensor:
+    return (-_gram(pixels)).softmax(2)
 
 
 def _gram(x: Tensor) -> Tensor:

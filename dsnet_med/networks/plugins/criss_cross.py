@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from dsnet_med.networks.arguments import whole_numbers
 from dsnet_med.networks.axes import CONVOLUTIONS, require_axes
+from dsnet_med.networks.explaining import spread_places
 from dsnet_med.networks.layers import widened, without_autocast
 
 
@@ -51,23 +52,34 @@ class CrissCross(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         require_axes("CrissCross", tuple(x.shape), self.spatial_dims)
         for _ in range(self.recurrence):
-            x = self._attend(x)
+            x = x + self._added(x)
         return x
 
-    def _attend(self, x: Tensor) -> Tensor:
-        weight, bias = self.gamma * self.value.weight, self.gamma * self.value.bias  # type: ignore[operator]
-        value = F.conv2d(x, weight, bias) if self.spatial_dims == 2 else F.conv3d(x, weight, bias)
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`added` (B, channels, *spatial), and of every round the `attention_<round>` (B, Q, *spatial) of up to
+        64 pixels, which are those of `spread_places`.
+        """
+        require_axes("CrissCross", tuple(x.shape), self.spatial_dims)
+        given, maps = x, {}
+        for number in range(1, self.recurrence + 1):
+            maps[f"attention_{number}"] = _shown(self._attention(x))
+            x = x + self._added(x)
+        return {"added": x - given} | maps
+
+    def _attention(self, x: Tensor) -> list[Tensor]:
         with without_autocast(x):  # products that half precision cannot hold
             wide = x.to(self.query.weight.dtype)
-            attention = _attention(widened(self.query(wide)), widened(self.key(wide)))
-        axes = _axes(x)
-        parts = [
-            _averaged(value, each.to(value.dtype), axis) for axis, each in zip(axes, attention, strict=True)
-        ]
+            return _attention(widened(self.query(wide)), widened(self.key(wide)))
+
+    def _added(self, x: Tensor) -> Tensor:
+        weight, bias = self.gamma * self.value.weight, self.gamma * self.value.bias  # type: ignore[operator]
+        value = F.conv2d(x, weight, bias) if self.spatial_dims == 2 else F.conv3d(x, weight, bias)
+        pairs = zip(_axes(x), self._attention(x), strict=True)
+        parts = [_averaged(value, each.to(value.dtype), axis) for axis, each in pairs]
         output = parts[0]
         for part in parts[1:]:
             output = output + part
-        return x + output
+        return output
 
 
 def _axes(x: Tensor) -> list[int]:
@@ -89,6 +101,21 @@ def _attention(query: Tensor, key: Tensor) -> list[Tensor]:
         logits.append(along.movedim(-2, axis - 1))
     weights = torch.cat(logits, dim=-1).softmax(-1)  # (B, *spatial, W + H, or with D)
     return list(weights.split([query.shape[axis] for axis in _axes(query)], dim=-1))
+
+
+def _shown(attention: list[Tensor]) -> Tensor:
+    """What `_attention` gives, for a few queries on the map: (B, Q, *spatial)."""
+    shape = tuple(attention[0].shape[1:-1])
+    places = spread_places(shape, attention[0].device)  # (Q, axes)
+    maps = attention[0].new_zeros(attention[0].shape[0], len(places), *shape)
+    for axis, weights in zip(range(len(shape) - 1, -1, -1), attention, strict=True):
+        lines = list(places.unsqueeze(2).unbind(1))  # (Q, 1) each
+        lines[axis] = torch.arange(shape[axis], device=places.device).unsqueeze(0)
+        queries = torch.arange(len(places), device=places.device).unsqueeze(1)
+        at: tuple[slice | Tensor, ...] = (slice(None), queries, *lines)
+        those: tuple[slice | Tensor, ...] = (slice(None), *places.unbind(1))
+        maps[at] += weights[those]  # (B, Q, n)
+    return maps
 
 
 def _averaged(value: Tensor, weights: Tensor, axis: int) -> Tensor:

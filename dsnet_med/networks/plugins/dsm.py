@@ -36,6 +36,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.arguments import flags, one_of, whole_numbers
+from dsnet_med.networks.explaining import as_in_eval, on_grid
 from dsnet_med.networks.layers import kaiming, per_channel, pixels_at, project, weighted_sums
 from dsnet_med.networks.softmax_mean import softmax_mean
 
@@ -78,13 +79,33 @@ class DSM(nn.Module):
         hidden = max(channels // ratio, 1)
         self.channel = None if fusion == "spatial" else ChannelBranch(channels, hidden, bias)
         self.spatial = None if fusion == "channel" else SpatialBranch(channels, hidden, bias)
-        self.fusion = _fusion(fusion, channels, hidden, bias, norm)
+        self.fusion: Fusion = _fusion(fusion, channels, hidden, bias, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.flatten(2)  # (B, C, N)
-        attention = [branch(pixels) for branch in (self.channel, self.spatial) if branch is not None]
-        fused: Tensor = self.fusion(pixels, *attention)
+        fused: Tensor = self.fusion(pixels, *self._branches(pixels).values())
         return fused.reshape(x.shape)
+
+    @as_in_eval
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """Of fusion dsa `added` (B, channels), and the `attention` (B, channels, *spatial) that gave it. Of the
+        others `gate`, (B, channels, *spatial) where both branches are in it.
+
+        And what is there of the branches, `channel` (B, channels) and `spatial` (B, 1, *spatial), the weights
+        `attention_channel` (B, 1, *spatial) under which the channel branch pools the pixels, and the selective
+        kernel's weights `series` and `parallel` (B, channels) of c s and of c + s.
+        """
+        pixels = x.flatten(2)
+        branches = self._branches(pixels)
+        maps = self.fusion.explained(pixels, *branches.values()) | branches
+        if self.channel is not None:
+            maps["attention_channel"] = self.channel.attention(pixels)
+        return on_grid(maps, x)
+
+    def _branches(self, pixels: Tensor) -> dict[str, Tensor]:
+        """c (B, C) and s (B, 1, N), those that the fusion takes."""
+        named = {"channel": self.channel, "spatial": self.spatial}
+        return {name: branch(pixels) for name, branch in named.items() if branch is not None}
 
 
 class ChannelBranch(nn.Module):
@@ -98,10 +119,13 @@ class ChannelBranch(nn.Module):
         self.expand = nn.Linear(hidden, channels, bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        weights = project(pixels, self.query.weight, self.query.bias).softmax(2)  # (B, 1, N)
-        pooled = weighted_sums(pixels, weights).squeeze(1)  # (B, C)
+        pooled = weighted_sums(pixels, self.attention(pixels)).squeeze(1)  # (B, C)
         hidden = F.relu(self.norm(self.value(pooled)))  # (B, K)
         return torch.sigmoid(self.expand(hidden))
+
+    def attention(self, pixels: Tensor) -> Tensor:
+        """The weights of the pixels, (B, 1, N)."""
+        return project(pixels, self.query.weight, self.query.bias).softmax(2)
 
 
 class SpatialBranch(nn.Module):
@@ -138,6 +162,10 @@ class Aggregation(nn.Module):
     def forward(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
         return pixels + per_channel(self.aggregate(pixels, channel, spatial), pixels)
 
+    def explained(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> dict[str, Tensor]:
+        added = self.aggregate(pixels, channel, spatial)
+        return {"added": added} | self.mix.explained(channel, spatial)
+
     def aggregate(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
         """The vector that is added to every pixel, (B, C)."""
         slope: Tensor = self.mix(channel, spatial)[0]  # softmax drops the offset: it is one for all pixels
@@ -154,11 +182,21 @@ class DualGate(nn.Module):
         self.combine = nn.Linear(channels, channels) if combine else None
 
     def forward(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+        return pixels * self.gate(pixels, channel, spatial)
+
+    def explained(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> dict[str, Tensor]:
+        maps = {"gate": self.gate(pixels, channel, spatial)}
+        if isinstance(self.mix, SelectiveKernel):
+            maps["series"], maps["parallel"] = self.mix.weights(channel, spatial).unbind(1)
+        return maps
+
+    def gate(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+        """(B, C, N), in the type of `pixels`."""
         slope, offset = self.mix(channel, spatial)  # (B, C) each
         if self.combine is None:
-            return pixels * (per_channel(slope, pixels) * spatial + per_channel(offset, pixels))
+            return per_channel(slope, pixels) * spatial + per_channel(offset, pixels)
         slope, offset = F.linear(slope, self.combine.weight), self.combine(offset)
-        return pixels * torch.sigmoid(per_channel(slope, pixels) * spatial + per_channel(offset, pixels))
+        return torch.sigmoid(per_channel(slope, pixels) * spatial + per_channel(offset, pixels))
 
 
 class ChannelGate(nn.Module):
@@ -167,12 +205,18 @@ class ChannelGate(nn.Module):
     def forward(self, pixels: Tensor, channel: Tensor) -> Tensor:
         return pixels * per_channel(channel, pixels)
 
+    def explained(self, _pixels: Tensor, channel: Tensor) -> dict[str, Tensor]:
+        return {"gate": channel}
+
 
 class SpatialGate(nn.Module):
     """Fusion spatial: x s."""
 
     def forward(self, pixels: Tensor, spatial: Tensor) -> Tensor:
         return pixels * spatial
+
+    def explained(self, _pixels: Tensor, spatial: Tensor) -> dict[str, Tensor]:
+        return {"gate": spatial}
 
 
 class SelectiveKernel(nn.Module):
@@ -188,6 +232,13 @@ class SelectiveKernel(nn.Module):
         series, parallel = self.weights(channel, spatial).unbind(1)
         return series * channel + parallel, parallel * channel
 
+    def explained(self, channel: Tensor, spatial: Tensor) -> dict[str, Tensor]:
+        """softmax_n(m) as `attention` (B, C, N), and the paths' weights `series` and `parallel` (B, C)."""
+        series, parallel = self.weights(channel, spatial).unbind(1)
+        slope: Tensor = self(channel, spatial)[0]  # softmax drops the offset: it is one for all pixels
+        attention = (per_channel(slope, spatial) * spatial).softmax(2)
+        return {"attention": attention, "series": series, "parallel": parallel}
+
     def weights(self, channel: Tensor, spatial: Tensor) -> Tensor:
         """The weights of both paths, (B, 2, C), which sum to 1 over the paths."""
         if self.norm.training and len(channel) == 1 and isinstance(self.norm, nn.BatchNorm1d):
@@ -202,6 +253,7 @@ class SelectiveKernel(nn.Module):
         return weights
 
 
+Fusion = Aggregation | DualGate | ChannelGate | SpatialGate
 Mix = nn.Module | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -215,8 +267,8 @@ def parallel(channel: Tensor, _spatial: Tensor) -> tuple[Tensor, Tensor]:
     return torch.ones_like(channel), channel
 
 
-def _fusion(name: str, channels: int, hidden: int, bias: bool, norm: str) -> nn.Module:
-    fusions: dict[str, Callable[[], nn.Module]] = {
+def _fusion(name: str, channels: int, hidden: int, bias: bool, norm: str) -> "Fusion":
+    fusions: dict[str, Callable[[], Fusion]] = {
         "dsa": lambda: Aggregation(channels, SelectiveKernel(channels, hidden, norm), bias),
         "dam": lambda: DualGate(channels, SelectiveKernel(channels, hidden, norm)),
         "sq": lambda: DualGate(channels, series),

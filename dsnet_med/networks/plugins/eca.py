@@ -29,6 +29,12 @@ class ECA(nn.Module):
         self.neighbours = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        return x * per_channel(self._gate(x), x)
+
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`gate` (B, channels)."""
+        return {"gate": self._gate(x)}
+
+    def _gate(self, x: Tensor) -> Tensor:
         pooled = x.flatten(2).mean(2)  # (B, C)
-        gate = torch.sigmoid(self.neighbours(pooled.unsqueeze(1))).squeeze(1)
-        return x * per_channel(gate, x)
+        return torch.sigmoid(self.neighbours(pooled.unsqueeze(1))).squeeze(1)

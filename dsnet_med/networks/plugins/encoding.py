@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.arguments import whole_numbers
+from dsnet_med.networks.explaining import as_in_eval
 from dsnet_med.networks.layers import (
     kaiming,
     per_channel,
@@ -56,13 +57,21 @@ class Encoding(nn.Module):
         self.code_norm = nn.BatchNorm1d(num_codes)
         self.gate = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.emphasize(x, self.encode(x))
+    def forward(self, x: Tensor, encoded: Tensor | None = None) -> Tensor:
+        """`encoded` (B, channels): the image's description, where it is known already."""
+        return self.emphasize(x, self.encode(x) if encoded is None else encoded)
+
+    @as_in_eval
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`gate_channel` (B, channels) in (1, 2), and the ReLU, `gate_rectifier` (B, channels, *spatial)."""
+        return {"gate_channel": 1 + self._gate(self.encode(x)), "gate_rectifier": (x >= 0).to(x.dtype)}
 
     def emphasize(self, x: Tensor, encoded: Tensor) -> Tensor:
         """The map under the gate that an image's description (B, channels) gives: the shape of x."""
-        gate = per_channel(torch.sigmoid(self.gate(encoded)), x)
-        return F.relu(x * (1 + gate))
+        return F.relu(x * (1 + per_channel(self._gate(encoded), x)))
+
+    def _gate(self, encoded: Tensor) -> Tensor:
+        return torch.sigmoid(self.gate(encoded))
 
     def encode(self, x: Tensor) -> Tensor:
         """The image's description, (B, channels, *spatial) -> (B, channels)."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.networks.arguments import flags, whole_numbers
+from dsnet_med.networks.explaining import on_grid
 from dsnet_med.networks.layers import project, widened
 
 _EPS = 1e-9
@@ -59,9 +60,22 @@ class ExternalAttention(nn.Module):
             return self._attend(tokens, F.linear, channels_axis=2).reshape(x.shape)
         return self._attend(pixels, project, channels_axis=1).reshape(x.shape)
 
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`added` (B, channels, *spatial) and, without `reference_layout`, `attention` (B, memory, *spatial):
+        each memory unit's weights over the pixels, before the units of a pixel are made to sum to 1.
+        """
+        maps = {"added": self(x) - x}
+        if not self.reference_layout:
+            query = project(x.flatten(2), self.query.weight, self.query.bias)
+            maps["attention"] = self._attention(query, project, channels_axis=1)
+        return on_grid(maps, x)
+
     def _attend(self, x: Tensor, linear: Callable[..., Tensor], channels_axis: int) -> Tensor:
         query = linear(x, self.query.weight, self.query.bias)
-        attention = widened(linear(query, self.keys.weight)).softmax(3 - channels_axis)
+        attention = self._attention(query, linear, channels_axis)
         attention = (attention / (attention.sum(channels_axis, keepdim=True) + _EPS)).to(query.dtype)
         weight = self.project.weight @ self.values.weight  # (C, K)
         return query + linear(attention, weight, self.project(self.values.bias))
+
+    def _attention(self, query: Tensor, linear: Callable[..., Tensor], channels_axis: int) -> Tensor:
+        return widened(linear(query, self.keys.weight)).softmax(3 - channels_axis)

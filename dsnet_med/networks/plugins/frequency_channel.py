@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.arguments import one_of, shares, whole_numbers
+from dsnet_med.networks.layers import per_channel
 
 _GRID = 7  # frequencies are multiples of those of a grid of this size
 _PRODUCT = 56 * 256  # FcaNet's size times its channels, the same in all four stages
@@ -70,6 +71,13 @@ class FrequencyChannel(nn.Module):
         self.expand = nn.Linear(hidden, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        return x * per_channel(self._gate(x), x)
+
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`gate` (B, channels)."""
+        return {"gate": self._gate(x)}
+
+    def _gate(self, x: Tensor) -> Tensor:
         if x.ndim != 4:
             raise InputError(
                 f"FrequencyChannel got a map of shape {tuple(x.shape)} and wants (batch, channels, H, W), as "
@@ -78,8 +86,7 @@ class FrequencyChannel(nn.Module):
         size = self.cosines.shape[1:]
         pooled = x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, (size[0], size[1]))
         squeezed = (pooled * self.cosines).sum((2, 3))  # (B, C)
-        gate = torch.sigmoid(self.expand(F.relu(self.reduce(squeezed))))
-        return x * gate[:, :, None, None]
+        return torch.sigmoid(self.expand(F.relu(self.reduce(squeezed))))
 
 
 def fcanet_layer(

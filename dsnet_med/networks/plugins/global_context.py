@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.networks.arguments import names_of, one_of, shares, whole_numbers
+from dsnet_med.networks.explaining import on_grid
 from dsnet_med.networks.layers import kaiming, per_channel, project, weighted_sums
 
 _POOLINGS = ("att", "avg")
@@ -52,16 +53,35 @@ class GlobalContext(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         context = self._pool(x.flatten(2))  # (B, C)
         if self.multiply is not None:
-            x = x * per_channel(torch.sigmoid(self.multiply(context)), x)
+            x = x * per_channel(_gate(self.multiply, context), x)
         if self.add is not None:
             x = x + per_channel(self.add(context), x)
         return x
 
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`gate` and `added` (B, channels), as the fusions are; under "att" `attention` (B, 1, *spatial)."""
+        pixels = x.flatten(2)
+        context, maps = self._pool(pixels), {}
+        if self.multiply is not None:
+            maps["gate"] = _gate(self.multiply, context)
+        if self.add is not None:
+            maps["added"] = self.add(context)
+        if self.mask is not None:
+            maps["attention"] = _attention(self.mask, pixels)
+        return on_grid(maps, x)
+
     def _pool(self, pixels: Tensor) -> Tensor:
         if self.mask is None:
             return pixels.mean(2)
-        logits = project(pixels, self.mask.weight, self.mask.bias)  # (B, 1, N)
-        return weighted_sums(pixels, logits.softmax(2)).squeeze(1)
+        return weighted_sums(pixels, _attention(self.mask, pixels)).squeeze(1)
+
+
+def _attention(mask: nn.Linear, pixels: Tensor) -> Tensor:
+    return project(pixels, mask.weight, mask.bias).softmax(2)  # (B, 1, N)
+
+
+def _gate(transform: nn.Module, context: Tensor) -> Tensor:
+    return torch.sigmoid(transform(context))
 
 
 def _transform(channels: int, hidden: int) -> nn.Sequential:

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from dsnet_med.errors import InputError
 from dsnet_med.networks.arguments import callables, whole_numbers
+from dsnet_med.networks.explaining import as_in_eval
 from dsnet_med.networks.layers import Norm, group_norm, kaiming, project, widened, without_autocast
 
 
@@ -77,13 +78,21 @@ class Hamburger(nn.Module):
 
     def forward(self, x: Tensor, bases: Tensor | None = None) -> Tensor:
         """`bases` (1 or B, ham_channels, rank): the start, instead of the one that the mode says."""
+        return F.relu(x + self._context(x, bases), inplace=True)
+
+    @as_in_eval
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`added` (B, channels, *spatial): the low-rank context, as far as the ReLU lets it below -x."""
+        return {"added": torch.maximum(self._context(x, None), -x)}
+
+    def _context(self, x: Tensor, bases: Tensor | None) -> Tensor:
         pixels = F.relu(project(x.flatten(2), self.reduce.weight, self.reduce.bias), inplace=True)  # (B, D, N)
         steps = self.train_steps if self.training else self.eval_steps
         with without_autocast(x):
             wide = widened(pixels)
             low_rank = nmf(wide, self._start(wide, bases), steps).to(pixels.dtype)
         context: Tensor = self.norm(project(low_rank, self.expand.weight).reshape(x.shape))
-        return F.relu(x + context, inplace=True)
+        return context
 
     def _start(self, pixels: Tensor, bases: Tensor | None) -> Tensor:
         batch, channels, _ = pixels.shape  # not len(pixels), which an export takes for a constant

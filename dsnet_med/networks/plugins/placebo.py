@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from dsnet_med.networks.arguments import whole_numbers
 from dsnet_med.networks.axes import made_for
+from dsnet_med.networks.explaining import on_grid
 from dsnet_med.networks.layers import per_channel, project
 from dsnet_med.networks.plugins.dsm import DSM
 
@@ -32,6 +33,10 @@ class Identity(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+    def explained(self, _x: Tensor) -> dict[str, Tensor]:
+        """No maps: nothing multiplies x, and nothing is added."""
+        return {}
 
 
 class RandomGate(nn.Module):
@@ -53,6 +58,10 @@ class RandomGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * per_channel(self.gate, x)
 
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`gate` (B, channels), the same for every image."""
+        return {"gate": self.gate.expand(len(x), -1)}
+
 
 class ConstantGate(nn.Module):
     """x sigmoid(logit) with one learned logit per channel, which starts at 0 (a gate of one half)."""
@@ -64,6 +73,10 @@ class ConstantGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * per_channel(self.logit.sigmoid(), x)
+
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`gate` (B, channels), the same for every image."""
+        return {"gate": self.logit.sigmoid().expand(len(x), -1)}
 
 
 class PointwiseConv(nn.Module):
@@ -94,8 +107,15 @@ class PointwiseConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.flatten(2)  # (B, C, N)
+        return (pixels + self._added(pixels)).reshape(x.shape)
+
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`added` (B, channels, *spatial)."""
+        return on_grid({"added": self._added(x.flatten(2))}, x)
+
+    def _added(self, pixels: Tensor) -> Tensor:
         hidden = F.relu(project(pixels, self.reduce.weight))  # (B, hidden, N)
-        return (pixels + project(hidden, self.expand.weight)).reshape(x.shape)
+        return project(hidden, self.expand.weight)
 
 
 def _count(plugin: Callable[[int], nn.Module], channels: int, spatial_dims: int) -> int:

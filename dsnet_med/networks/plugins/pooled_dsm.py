@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from dsnet_med.errors import InputError
 from dsnet_med.networks.arguments import flags, one_of, whole_numbers
 from dsnet_med.networks.axes import CONVOLUTIONS, require_axes
+from dsnet_med.networks.explaining import as_in_eval, on_grid
 from dsnet_med.networks.layers import hard_sigmoid, per_channel, project
 from dsnet_med.networks.plugins.dsm import NORMS, SelectiveKernel
 from dsnet_med.networks.softmax_mean import softmax_mean
@@ -74,15 +75,32 @@ class PooledDSM(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        require_axes("PooledDSM", tuple(x.shape), self.spatial_dims)
         pixels = x.flatten(2)  # (B, C, N)
+        added = self._added(pixels, *self._branches(x, pixels))
+        return (pixels + per_channel(added, pixels)).reshape(x.shape)
+
+    @as_in_eval
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`added`, `attention` and the others of DSM's fusion dsa, but for the pooling, which is a mean."""
+        pixels = x.flatten(2)
+        channel, spatial = self._branches(x, pixels)
+        added = self._added(pixels, channel, spatial)
+        maps = {"added": added, "channel": channel, "spatial": spatial}
+        return on_grid(maps | self.mix.explained(channel, spatial), x)
+
+    def _branches(self, x: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The channel attention (B, C) and the spatial one (B, 1, N)."""
+        require_axes("PooledDSM", tuple(x.shape), self.spatial_dims)
         channel = hard_sigmoid(self.expand(F.relu(self.reduce(pixels.mean(2)))))  # (B, C)
         spatial = hard_sigmoid(self.spatial(x.mean(1, keepdim=True))).flatten(2)  # (B, 1, N)
+        return channel, spatial
+
+    def _added(self, pixels: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
         slope: Tensor = self.mix(channel, spatial)[0]  # softmax drops the offset: it is one for all pixels
         projected = project(pixels, self.value.weight, self.value.bias) if self.value else pixels
         context = softmax_mean(projected, slope, spatial.squeeze(1), rectify=self.value is not None)
         added: Tensor = self.transform(context)  # (B, C)
-        return (pixels + per_channel(added, pixels)).reshape(x.shape)
+        return added
 
 
 def _smoothing(dims: int) -> nn.Module:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsnet_med.networks.arguments import whole_numbers
+from dsnet_med.networks.explaining import on_grid, spread_places
 from dsnet_med.networks.layers import becomes_a_graph, project, widened, without_autocast
 
 _QUERIES = 512  # in a slice: few enough for the cache, and enough for the matrix products
@@ -44,13 +45,29 @@ class PositionAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = x.flatten(2)  # (B, C, N)
+        return x + self._added(x)
+
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`added` (B, channels, *spatial), and the `attention` (B, Q, *spatial) of up to 64 pixels, which are
+        those of `spread_places`.
+        """
+        query, key = self._query_and_key(x.flatten(2))
+        places = torch.zeros(x.shape[2:], dtype=torch.bool, device=x.device)
+        places[spread_places(tuple(x.shape[2:]), x.device).unbind(1)] = True
+        attention = _weights(query[:, :, places.flatten()], key)
+        return {"added": self._added(x)} | on_grid({"attention": attention}, x)
+
+    def _query_and_key(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         query = project(pixels, self.query.weight, self.query.bias)
-        key = project(pixels, self.key.weight, self.key.bias)
+        return query, project(pixels, self.key.weight, self.key.bias)
+
+    def _added(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2)  # (B, C, N)
+        query, key = self._query_and_key(pixels)
         value = project(pixels, self.gamma * self.value.weight, self.gamma * self.value.bias)
         sliced = x.device.type == "cpu" and not becomes_a_graph()
         attend = _attend_in_slices if sliced else _attend_fused
-        return x + attend(query, key, value).reshape(x.shape)
+        return attend(query, key, value).reshape(x.shape)
 
 
 def _attend_fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

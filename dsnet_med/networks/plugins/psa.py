@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dsnet_med.networks.arguments import one_of, whole_numbers
+from dsnet_med.networks.explaining import on_grid
 from dsnet_med.networks.layers import kaiming, project, weighted_sums, widened, without_autocast
 
 _MODES = ("parallel", "sequential")
@@ -55,12 +56,30 @@ class PSA(nn.Module):
             gated = gated * self.spatial_gate(gated)
         return gated.reshape(x.shape)
 
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """In parallel `gate` (B, channels, *spatial), the sum of `channel` (B, channels) and `spatial`
+        (B, 1, *spatial); in series `gate_channel` and `gate_spatial`. `attention_channel` (B, 1, *spatial) are
+        the weights under which the pixels are pooled for the channels' gates.
+        """
+        pixels = x.flatten(2)
+        channel = self.channel_gate(pixels)
+        maps = {"attention_channel": self._pooling(pixels)}
+        if self.parallel:
+            spatial = self.spatial_gate(pixels)
+            maps |= {"gate": channel + spatial, "channel": channel.squeeze(2), "spatial": spatial}
+        else:
+            maps |= {"gate_channel": channel.squeeze(2), "gate_spatial": self.spatial_gate(pixels * channel)}
+        return on_grid(maps, x)
+
     def channel_gate(self, pixels: Tensor) -> Tensor:
         """(B, C, N) -> (B, C, 1)."""
-        weights = project(pixels, self.channel_query.weight).softmax(2)  # (B, 1, N)
-        pooled = weighted_sums(pixels, weights).squeeze(1)  # (B, C)
+        pooled = weighted_sums(pixels, self._pooling(pixels)).squeeze(1)  # (B, C)
         gate: Tensor = self.channel_expand(self.channel_value(pooled)).sigmoid()
         return gate.unsqueeze(2)
+
+    def _pooling(self, pixels: Tensor) -> Tensor:
+        """(B, C, N) -> (B, 1, N)."""
+        return project(pixels, self.channel_query.weight).softmax(2)
 
     def spatial_gate(self, pixels: Tensor) -> Tensor:
         """(B, C, N) -> (B, 1, N)."""

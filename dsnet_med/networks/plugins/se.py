@@ -34,9 +34,15 @@ class SE(nn.Module):
         self.expand = kaiming(nn.Linear(hidden, channels), "fan_out")
 
     def forward(self, x: Tensor) -> Tensor:
+        return x * per_channel(self._gate(x), x)
+
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`gate` (B, channels)."""
+        return {"gate": self._gate(x)}
+
+    def _gate(self, x: Tensor) -> Tensor:
         pooled = x.flatten(2).mean(2)  # (B, C)
-        gate = hard_sigmoid(self.expand(F.relu(self.reduce(pooled))))
-        return x * per_channel(gate, x)
+        return hard_sigmoid(self.expand(F.relu(self.reduce(pooled))))
 
 
 def _multiple_of_8(width: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dsnet_med.networks.arguments import callables, whole_numbers
 from dsnet_med.networks.axes import made_for, require_axes
+from dsnet_med.networks.explaining import as_in_eval
 from dsnet_med.networks.layers import Norm, conv_norm_relu, group_norm
 from dsnet_med.networks.plugins.pooled_dsm import PooledDSM
 
@@ -55,3 +56,12 @@ class Squeezed(nn.Module):
         require_axes("Squeezed", tuple(x.shape), self.spatial_dims)
         aligned: Tensor = self.align(self.inner(self.squeeze(x)))
         return aligned
+
+    @as_in_eval
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`added` (B, channels, *spatial), and the maps of the plug-in inside as `inner_...`."""
+        maps: dict[str, Tensor] = {"added": self(x) - x}
+        of_inner: Callable[[Tensor], dict[str, Tensor]] | None = getattr(self.inner, "explained", None)
+        for name, each in of_inner(self.squeeze(x)).items() if of_inner else ():
+            maps[f"{name}_inner" if name.startswith("attention") else f"inner_{name}"] = each
+        return maps

@@ -24,5 +24,13 @@ class UniformDSM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.flatten(2)  # (B, C, N)
+        return (pixels + self._added(pixels)).reshape(x.shape)
+
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        """`added` (B, channels)."""
+        return {"added": self._added(x.flatten(2)).squeeze(2)}
+
+    def _added(self, pixels: Tensor) -> Tensor:
+        """(B, C, N) -> (B, C, 1)."""
         value = F.relu(project(pixels, self.value.weight, self.value.bias))  # (B, C, N)
-        return (pixels + value.mean(2, keepdim=True)).reshape(x.shape)
+        return value.mean(2, keepdim=True)
