@@ -64,7 +64,9 @@ def names_given_by(package: Path) -> set[str]:
                 modules |= {alias.name for alias in names if alias.asname is None}
             case ast.ImportFrom(names=names):
                 given |= {alias.asname or alias.name for alias in names}
-            case ast.Constant(value=str(text)):  # __all__, and names that a module's __getattr__ gives
+            case ast.Constant(value=str(text)) if (
+                text.isidentifier()
+            ):  # __all__, and names that a module's __getattr__ gives
                 given.add(text)
     return given - modules
 

@@ -100,7 +100,8 @@ def explained(plugin: nn.Module, x: Tensor) -> dict[str, Tensor]:
     if not isinstance(maps, Mapping) or not all(isinstance(each, Tensor) for each in maps.values()):
         raise InputError(f"{title}.explained gives a {type(maps).__name__}, wanted a dict of tensors by name")
     for name, each in maps.items():
-        if each.ndim not in (2, x.ndim) or len(each) != len(x):
+        dims = (3,) if is_called(name, "attention") else ()  # over channels, say, and not over places
+        if each.ndim not in (2, x.ndim, *dims) or len(each) != len(x):
             raise InputError(
                 f"{title}.explained: '{name}' has the shape {tuple(each.shape)}, wanted (B, C) or (B, C or 1, "
                 f"*spatial) for a map of {tuple(x.shape)}"

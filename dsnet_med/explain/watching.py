@@ -179,9 +179,8 @@ class Probe(_Silent):
     def see(self, turn: Pass, x: Tensor, y: Tensor) -> Tensor:
         forms = self.forms.setdefault(turn.name, Forms(hasattr(turn.plugin, "explained")))
         forms.narrow(turn.plugin, x, y)
-        self.named[turn.name] = [
-            name for name, each in _maps_of(turn, x, y, forms.chosen)[1].items() if _has_places(each)
-        ]
+        maps = _maps_of(turn, x, y, forms.chosen)[1]
+        self.named[turn.name] = [name for name, each in maps.items() if _has_places(each, x)]
         return y
 
 
@@ -314,5 +313,5 @@ def _maps_of(turn: Pass, x: Tensor, y: Tensor, form: str) -> tuple[Correction, d
     return correction, maps
 
 
-def _has_places(each: Tensor) -> bool:
-    return each.ndim > 2 and any(length > 1 for length in each.shape[2:])
+def _has_places(each: Tensor, x: Tensor) -> bool:
+    return each.shape[2:] == x.shape[2:] and any(length > 1 for length in each.shape[2:])

@@ -6,7 +6,7 @@ import torch
 from dsnet_med.inference.windows import window_labels
 from dsnet_med.methods import build_network, with_plugin
 from dsnet_med.networks import plugins
-from dsnet_med.networks.attaching import is_attached
+from dsnet_med.networks.attaching import plugins_of
 
 HOSTS = {  # width, a place in the middle
     "dynunet_3d": (1 / 8, "downsamples.2"),
@@ -29,7 +29,7 @@ def test_trains_exports_and_infers(host: str, name: str) -> None:
     width, place = HOSTS[host]
     size = (16, 16, 32) if host == "dynunet_3d" else SIZE
     network = with_plugin(build_network(host, in_channels=2, num_classes=2, width=width), name, place)
-    (plugin,) = (module for module in network.modules() if is_attached(module))
+    (plugin,) = plugins_of(network).values()
     images = torch.randn(2, 2, *size)
     labels = (images[:, 0] > 0).long()
     before = {key: value.clone() for key, value in plugin.named_parameters()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dsnet_med.explain.gates import Correction, Forms, correction_of, left_over
 from dsnet_med.explain.interventions import Image, Intervention, Means, Reservoir, replaced, shuffled
 from dsnet_med.explain.measures import Change, Gate
-from dsnet_med.networks.plugins import CBAM, SE, GlobalContext, Identity
+from dsnet_med.networks import plugins
 
 torch.manual_seed(0)
 X = torch.randn(3, 5, 6, 4)
@@ -85,7 +85,7 @@ def test_what_a_plugin_says_may_be_nonsense(wrong: object) -> None:
     assert forms.note
 
 
-@pytest.mark.parametrize("plugin", [SE, CBAM, GlobalContext, Identity])
+@pytest.mark.parametrize("plugin", [getattr(plugins, name) for name in plugins.__all__])
 def test_our_plugins_are_rebuilt(plugin: type[nn.Module]) -> None:
     module = plugin(5).eval()  # type: ignore[call-arg]
     with torch.no_grad():
@@ -94,6 +94,7 @@ def test_our_plugins_are_rebuilt(plugin: type[nn.Module]) -> None:
         forms.narrow(module, X, y)
         found = correction_of(forms.chosen, module, X, y)
     assert float(left_over(found, X, y).max()) < 1e-4
+    assert forms.declared and not forms.note
 
 
 IMAGES = [Image("a", 0, 2), Image("a", 1, 2), Image("b", 0, 1)]

@@ -1,8 +1,12 @@
 """What plug-ins say they compute: it is what they compute, and saying it changes nothing."""
 
+import importlib
 import inspect
 import math
+import re
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -394,3 +398,21 @@ def test_check_plugin_finds_maps_that_are_not_true(plugin, message, monkeypatch)
     with pytest.raises(InputError, match=f"breaks 1 of 10 rules: explained: .*{message}"):
         check_plugin(plugin)
     check_plugin(Said)
+
+
+def test_the_example_of_the_documentation(tmp_path, monkeypatch):
+    """docs/plugins.md: both files as they stand, and the commands' check of them."""
+    text = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+    files = re.findall(r"```python\n# (mine\w*)\.py\n(.*?)```", text, re.DOTALL)
+    assert [name for name, _ in files] == ["mine", "mine_explained"]
+    for name, code in files:
+        (tmp_path / f"{name}.py").write_text(code)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    for rule in ("export", "ONNX"):
+        monkeypatch.delitem(RULES, rule)
+    explained = importlib.import_module("mine_explained").Explained
+    check_plugin(explained)
+    x = torch.randn(2, 8, 5, 4)
+    plugin = explained(8).eval()
+    torch.testing.assert_close(plugin(x), plugin.explained(x)["gate"][..., None, None] * x)

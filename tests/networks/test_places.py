@@ -9,7 +9,7 @@ import torch
 
 from dsnet_med.methods import build_network, dimensions, method_ids, published_ids, with_plugin
 from dsnet_med.networks import plugins
-from dsnet_med.networks.attaching import is_attached, matching
+from dsnet_med.networks.attaching import matching, plugins_of
 
 DOCS = Path(__file__).parents[2] / "docs" / "plugins.md"
 NARROW = {"unet": 1 / 8, "dynunet": 1 / 8, "segresnet": 1 / 4, "swinunetr": 1 / 4}
@@ -56,7 +56,7 @@ def test_every_pattern_names_something(row, pattern):
 def test_every_place_of_a_monai_network_takes_a_plugin(row, pattern):
     assert dimensions(row) == 2
     network = with_plugin(network_of(row), "SE", pattern)
-    added = [module for module in network.modules() if is_attached(module)]
+    added = plugins_of(network).values()
     assert added and all(isinstance(each, plugins.SE) for each in added)
     outputs = network.train()(torch.randn(2, 1, 64, 64))
     logits = outputs[0] if isinstance(outputs, tuple) else outputs
@@ -69,4 +69,4 @@ def test_every_place_of_a_monai_network_takes_a_plugin(row, pattern):
 @pytest.mark.parametrize(("row", "pattern"), [each for each in places() if not each[0].endswith("_2d")])
 def test_every_other_place_takes_a_plugin(row, pattern):
     network = network_of(row) if row.endswith("_3d") else build_network(row, num_classes=2)
-    assert any(map(is_attached, with_plugin(network, "SE", pattern).modules()))
+    assert plugins_of(with_plugin(network, "SE", pattern))
