@@ -1,9 +1,9 @@
 """Where the plug-ins act, and whether they act where the plain network errs.
 
 The plain network is the same one with every plug-in replaced by the identity. Against it stands the intact
-network and, as null, the network with shuffled plug-ins: a correction of the same make that does not depend
-on the place. Both are counted alike (counts.py), so what a shuffle does as well is no sign of attention that
-knows where to look.
+network and, as null, the network with shuffled plug-ins: a correction of the same values in other channels and
+places. Both are counted alike (counts.py), so what a shuffle does as well is no sign of attention that knows
+where to look.
 
 Shares are of volumes, all cases together: of a bin's ml, the ml that are changed or wrong. Whatever is in ml
 is of a case, on average. `net_ml` is what the correction fixes less what it breaks, with a t interval over
