@@ -57,10 +57,12 @@ def test_the_plainest_form_that_rebuilds_the_output(
 
 
 def test_one_image_is_enough_to_drop_a_form() -> None:
-    forms = Forms(declared=False)
-    forms.narrow(nn.Identity(), X[:2], X[:2] * GATE[:2])
-    forms.narrow(nn.Identity(), X[2:], X[2:] * PLACES[2:])
-    assert forms.chosen == "element"
+    whole, parts = Forms(declared=False), Forms(declared=False)
+    y = torch.cat([X[:2] * GATE[:2], X[2:] * PLACES[2:]])
+    whole.narrow(nn.Identity(), X, y)
+    for one in (slice(2), slice(2, None)):
+        parts.narrow(nn.Identity(), X[one], y[one])
+    assert whole.chosen == parts.chosen == "element"
 
 
 def test_what_a_plugin_says_counts_where_it_is_true() -> None:
@@ -118,6 +120,11 @@ def test_shuffles_exchange_values_and_belong_to_the_image() -> None:
     alone = shuffled(Correction((GATE * PLACES)[1:2], None), SHUFFLED, "p", IMAGES[1:2]).gate
     assert alone is not None
     assert torch.equal(alone[0], whole[1])
+    same = Correction((GATE * PLACES)[:1].expand(3, -1, -1, -1), None)
+    each = shuffled(same, SHUFFLED, "p", IMAGES).gate
+    assert each is not None
+    assert not torch.equal(each[0], each[1])
+    assert not torch.equal(each[0], each[2])
     again = shuffled(Correction(GATE * PLACES, None), Intervention("shuffled", frozenset("p"), 1), "p", IMAGES)
     assert again.gate is not None
     assert not torch.equal(again.gate, whole)

@@ -136,16 +136,22 @@ def test_the_batch_size_does_not_matter(dims: int, tmp_path: Path) -> None:
     assert one["gates"]["gate"]["rank"] == pytest.approx(five["gates"]["gate"]["rank"], rel=1e-3)
 
 
-def _starve(_network: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-    """Run out of memory for more than two images, after the plug-in has seen them."""
-    if len(inputs[0]) > 2:
-        raise MemoryError
+class Starve:
+    """A hook that runs out of memory after the plug-in has seen a batch, in the forwards of these numbers."""
+
+    def __init__(self, numbers: set[int]) -> None:
+        self.numbers, self.count = numbers, 0
+
+    def __call__(self, *_: object) -> None:
+        self.count += 1
+        if self.count in self.numbers:
+            raise MemoryError
 
 
 def test_batches_that_do_not_fit_are_counted_once(tmp_path: Path) -> None:
     whole = explained(tmp_path, tiny.predictor(ByImage(), batch_size=2), out="whole")
     starved = tiny.predictor(ByImage(), batch_size=8)
-    starved.models[0].network.register_forward_hook(_starve)
+    starved.models[0].network.register_forward_hook(Starve({3, 4}))  # what is measured of the first case
     halved = explained(tmp_path, starved, out="halved")
     assert halved["images"] == whole["images"] == 18
     one, other = (content["runs"][0]["plugins"] for content in (whole, halved))
@@ -227,6 +233,20 @@ def test_one_bad_case_stops_no_other(tmp_path: Path) -> None:
     assert "case0" in text
     assert "case1" not in text
     assert "case2" not in text
+
+
+def test_a_case_that_goes_away_between_the_passes_leaves_no_rows(tmp_path: Path) -> None:
+    images, labels = tiny.write_cases(tmp_path / "cases", 2)
+
+    def tell(done: float, _planned: float) -> None:
+        if done >= 4:  # both cases are through the first pass
+            (images / "case1.nii.gz").unlink(missing_ok=True)
+
+    with pytest.raises(CasesFailedError, match="case1"):
+        explain([tiny.predictor(SE)], [images], tmp_path / "out", labels, pictures=0, shuffles=1, tell=tell)
+    text = (tmp_path / "out" / "scores.csv").read_text() + (tmp_path / "out" / "where.csv").read_text()
+    assert "case0" in text
+    assert "case1" not in text
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
