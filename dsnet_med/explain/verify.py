@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import dsnet_med
 from dsnet_med.errors import InputError, first_of, one_line, shown, want_of_means
 from dsnet_med.evaluate.results import without_nan
 from dsnet_med.evaluate.verify import broken, leaves, same
@@ -25,7 +24,7 @@ DERIVED = ("scores", "interventions", "image_dependence", "where")
 NOT_DERIVED = (
     "what the plug-ins compute, pictures and attribution follow from no table here: their files are unchanged"
 )
-_SENTENCES = ("words", "counted", "calibration_of")  # another version may word them otherwise
+_SENTENCES = ("words", "counted", "calibration_of")  # under the seal: another version may word them otherwise
 
 
 @dataclass
@@ -84,9 +83,7 @@ def explain_differences(claim: ExplainClaim) -> list[str]:
         again = _derived_again(claim)
     except InputError as error:
         return [*found, f"{claim.folder}: cannot be summarised again: {error}"]
-    before, after = _leaves(claim.content), leaves(again)
-    if claim.content.get("dsnet_med") != dsnet_med.__version__:
-        before, after = ({at: leaf for at, leaf in each.items() if not _worded(at)} for each in (before, after))
+    before, after = (_without_sentences(each) for each in (_leaves(claim.content), leaves(again)))
     return found + [
         f"{EXPLAINED}: {place[1:]}: {shown(before.get(place))}, {shown(after.get(place))} when summarised again"
         for place in sorted(before | after)
@@ -185,5 +182,5 @@ def _leaves(content: Mapping[str, Any]) -> dict[str, Any]:
     return leaves({"runs": runs, "between": content["between"]})
 
 
-def _worded(place: str) -> bool:
-    return place.rpartition(".")[2] in _SENTENCES
+def _without_sentences(derived: Mapping[str, Any]) -> dict[str, Any]:
+    return {place: leaf for place, leaf in derived.items() if place.rpartition(".")[2] not in _SENTENCES}
