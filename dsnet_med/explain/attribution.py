@@ -276,7 +276,7 @@ def _grad_cam(score: _OrganScore, image: Tensor, layer: str) -> Tensor:
 
 
 def _occlusion(score: _OrganScore, image: Tensor, through: int | None) -> Tensor:
-    """The fall of the score, (*spatial), where a box as large as the organ hides the image, as far as half of it.
+    """The fall of the score, (*spatial), where a box as large as the organ, or half of the image, hides it.
 
     Boxes overlap, and a voxel has the mean of those that hid it.
     """

@@ -19,7 +19,7 @@ from dsnet_med.evaluate.overlay import BACKGROUND, OUTLINE, Colour, edges_of, pa
 COLOUR_MAP = "viridis"
 _OPACITY = 0.7
 _PIXELS = 340  # of a panel's longer side
-_GAP, _BAR, _TEXT = 8, 12, 52  # pixels: between the parts, the bar's width, its numbers'
+_GAP, _BAR, _TEXT = 8, 14, 62  # pixels: between the parts, the bar's width, its numbers'
 _INK, _PAPER = (225, 225, 225), (24, 24, 24)
 
 Limits = tuple[float, float]
@@ -124,7 +124,7 @@ def _png(panels: Sequence[Rgb], limits: Limits) -> bytes:
     ramp = np.linspace(limits[1], limits[0], len(canvas))[:, None]
     canvas[:, left : left + _BAR] = (1 - _OPACITY) * 128 + _OPACITY * _coloured(ramp, limits)
     picture = Image.fromarray(np.rint(canvas).astype(np.uint8))
-    drawing, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    drawing, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
     middle = (limits[0] + limits[1]) / 2
     for value, at, anchor in (
         (limits[1], 1, "lt"),

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from dsnet_med.evaluate.charts import compact
-from dsnet_med.evaluate.pages import environment, rendered
+from dsnet_med.evaluate.pages import environment, number, rendered
 from dsnet_med.explain import drawings
 from dsnet_med.explain.records import EVERY
 from dsnet_med.organs import organ_of
@@ -117,10 +117,12 @@ def _cards(content: Content) -> list[tuple[str, str, str]]:
         whose = f" of {run['name']}" if len(content["runs"]) > 1 else ""
         dice, agreement = found["mean"].get("dice"), found["mean"].get("agreement")
         if dice and dice["difference"] is not None:
-            cards.append(("main", f"{dice['difference']:+.4f}", f"Dice, with the plug-ins{whose} taken out"))
+            cards.append(
+                ("main", number(dice["difference"], 4, "+"), f"Dice, with the plug-ins{whose} taken out")
+            )
         elif agreement and agreement["mean"] is not None:
             words = f"Dice with the unchanged mask, the plug-ins{whose} taken out"
-            cards.append(("main", f"{agreement['mean']:.4f}", words))
+            cards.append(("main", number(agreement["mean"], 4), words))
         kept = run["image_dependence"]["dice"].get("share_kept_by_constant")
         if len(runs) == 1 and kept is not None:
             cards.append(("", share(kept), "of that effect stays when the gates are made constant"))

@@ -22,8 +22,8 @@ def halves(picture, width):
 def test_panels_have_the_proportions_of_the_body():
     # 60 rows of 1 mm and 40 columns of 3 mm are 60 x 120 mm, so that a panel has 170 x 340 pixels.
     picture = read(map_picture(np.zeros((60, 40)), np.zeros((60, 40)), (1.0, 3.0)))
-    assert picture.shape == (170, 2 * 340 + 2 * 8 + 12 + 52, 3)
-    assert read(map_picture(np.zeros((60, 40)), np.zeros((60, 40)), (1.0, 1.0))).shape[:2] == (340, 534)
+    assert picture.shape == (170, 2 * 340 + 2 * 8 + 14 + 62, 3)
+    assert read(map_picture(np.zeros((60, 40)), np.zeros((60, 40)), (1.0, 1.0))).shape[:2] == (340, 546)
 
 
 def test_a_map_lies_where_it_was_measured():
