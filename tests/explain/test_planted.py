@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dsnet_med.errors import CasesFailedError, InputError
 from dsnet_med.explain import explain
+from dsnet_med.explain.decided import Taking
 from dsnet_med.networks.plugins import SE, Identity
 from dsnet_med.networks.rezero import ReZero
 
@@ -137,21 +138,33 @@ def test_the_batch_size_does_not_matter(dims: int, tmp_path: Path) -> None:
 
 
 class Starve:
-    """A hook that runs out of memory after the plug-in has seen a batch, in the forwards of these numbers."""
+    """A hook that runs out of memory after the plug-in has seen a batch, when it is called for these times."""
 
-    def __init__(self, numbers: set[int]) -> None:
-        self.numbers, self.count = numbers, 0
+    def __init__(self, times: set[int]) -> None:
+        self.times, self.count = times, 0
 
     def __call__(self, *_: object) -> None:
         self.count += 1
-        if self.count in self.numbers:
+        if self.count in self.times:
             raise MemoryError
 
 
-def test_batches_that_do_not_fit_are_counted_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["in the network", "behind it"])
+def test_batches_that_do_not_fit_are_counted_once(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = explained(tmp_path, tiny.predictor(ByImage(), batch_size=2), out="whole")
     starved = tiny.predictor(ByImage(), batch_size=8)
-    starved.models[0].network.register_forward_hook(Starve({3, 4}))  # what is measured of the first case
+    if where == "in the network":
+        starved.models[0].network.register_forward_hook(Starve({3, 4}))  # what is measured of the first case
+    else:
+        starve, keep = Starve({2, 3}), Taking.keep
+
+        def starving(self: Taking, part: slice, scores: Tensor) -> None:
+            starve()
+            keep(self, part, scores)
+
+        monkeypatch.setattr(Taking, "keep", starving)
     halved = explained(tmp_path, starved, out="halved")
     assert halved["images"] == whole["images"] == 18
     one, other = (content["runs"][0]["plugins"] for content in (whole, halved))
