@@ -1,4 +1,4 @@
-"""The reference of the Python names: a page for each public package, of what its `__all__` lists, for mkdocstrings."""
+"""The reference of the Python names: for mkdocstrings, a page for each package with what its `__all__` lists."""
 
 import ast
 from pathlib import Path
@@ -17,8 +17,8 @@ def pages() -> dict[str, str]:
     ]
     listing = "\n".join(("| package | names |", "|---|---|", *rows))
     index = (
-        "# Python\n\nWhat may be imported and stays: the names that a package lists in its `__all__`. Everything else "
-        f"may move.\n\n{listing}\n"
+        "# Python\n\nWhat may be imported and stays: the names that a package lists in its `__all__`. Everything "
+        f"else may move.\n\n{listing}\n"
     )
     return {"index.md": index, **{f"{package}.md": page(package, names) for package, names in packages.items()}}
 
@@ -46,7 +46,7 @@ def public() -> dict[str, dict[str, str]]:
 def page(package: str, names: dict[str, str]) -> str:
     """A package's docstring, then every name; after the last name of a module what the module says of them."""
     parts = [f"# {package}", without_name(package)]
-    ordered = sorted(names, key=lambda name: (list(names.values()).index(names[name])))
+    ordered = sorted(names, key=lambda name: list(names.values()).index(names[name]))
     for position, name in enumerate(ordered):
         parts.append(f"::: {package}.{name}")
         module = names[name]
@@ -60,9 +60,8 @@ def page(package: str, names: dict[str, str]) -> str:
 
 def without_name(module: str) -> str:
     """The docstring of a module alone."""
-    return (
-        f"::: {module}\n    options:\n      members: false\n      show_root_heading: false\n      show_root_toc_entry: false"
-    )
+    return f"::: {module}\n    options:\n      members: false\n      show_root_heading: false\n"
+        "      show_root_toc_entry: false"
 
 
 def paragraphs(module: str) -> int:

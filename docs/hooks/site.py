@@ -30,27 +30,33 @@ def generated() -> dict[str, str]:
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Folders in `nav` stand for the pages in them."""
-    listed = [*generated(), *(str(each.relative_to(config.docs_dir)) for each in results(Path(config.docs_dir)))]
+    listed = [
+        *generated(),
+        *(str(each.relative_to(config.docs_dir)) for each in results(Path(config.docs_dir))),
+    ]
     config.nav = [unfolded(entry, listed) for entry in config.nav or []]
     return config
 
 
 def results(docs: Path) -> list[Path]:
     """The page of the gallery, and each result's own."""
-    return [docs / "results" / "index.md", *sorted((docs / "results").glob("*/README.md"))]
+    return [docs / "results" / "index.md", *sorted((docs / "results").glob("*/index.md"))]
 
 
 def unfolded(entry: Any, listed: list[str]) -> Any:
     """`entry` of a nav, and what is below it, with `folder/` replaced by the pages of `listed` in it."""
     if isinstance(entry, dict):
         return {
-            title: unfolded([below] if str(below).endswith("/") else below, listed) for title, below in entry.items()
+            title: unfolded([below] if str(below).endswith("/") else below, listed)
+            for title, below in entry.items()
         }
     if not isinstance(entry, list):
         return entry
     flat = []
     for each in entry:
-        inside = [name for name in listed if isinstance(each, str) and each.endswith("/") and name.startswith(each)]
+        inside = [
+            name for name in listed if isinstance(each, str) and each.endswith("/") and name.startswith(each)
+        ]
         flat += inside or [unfolded(each, listed)]
     return flat
 

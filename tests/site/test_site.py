@@ -22,11 +22,7 @@ ROOT = Path(__file__).parents[2]
 LOADED = {"img": "src", "script": "src", "source": "src", "iframe": "src", "video": "src", "object": "data"}
 # Every element of HTML that a page may have: <task> out of a docstring is none.
 KNOWN = set(
-    "a abbr article aside b blockquote body br button caption circle cite code col colgroup defs del details div "
-    "dialog dd dl dt em ellipse figcaption figure footer form g h1 h2 h3 h4 h5 h6 head header hr html i iframe img "
-    "input kbd label legend li line link main mark meta nav noscript ol option p path picture polygon polyline pre "
-    "rect s script section select small span strong style sub summary sup svg symbol table tbody td text textarea "
-    "tfoot th thead time title tr tspan ul use var video wbr".split()
+    ["a", "abbr", "article", "aside", "b", "blockquote", "body", "br", "button", "caption", "circle", "cite", "code", "col", "colgroup", "defs", "del", "details", "div", "dialog", "dd", "dl", "dt", "em", "ellipse", "figcaption", "figure", "footer", "form", "g", "h1", "h2", "h3", "h4", "h5", "h6", "head", "header", "hr", "html", "i", "iframe", "img", "input", "kbd", "label", "legend", "li", "line", "link", "main", "mark", "meta", "nav", "noscript", "ol", "option", "p", "path", "picture", "polygon", "polyline", "pre", "rect", "s", "script", "section", "select", "small", "span", "strong", "style", "sub", "summary", "sup", "svg", "symbol", "table", "tbody", "td", "text", "textarea", "tfoot", "th", "thead", "time", "title", "tr", "tspan", "ul", "use", "var", "video", "wbr"]
 )
 
 
@@ -114,14 +110,18 @@ def test_nothing_is_loaded_from_another_host(site, read):
     }
     for sheet in site.rglob("*.css"):
         text = sheet.read_text(encoding="utf-8")
-        foreign |= {f"{sheet.name}: {each}" for each in re.findall(r"url\(\s*[\"']?((?:https?:)?//[^)]*)", text)}
+        foreign |= {
+            f"{sheet.name}: {each}" for each in re.findall(r"url\(\s*[\"']?((?:https?:)?//[^)]*)", text)
+        }
         foreign |= {f"{sheet.name}: {each}" for each in re.findall(r"@import[^;]*//[^;]*", text)}
     assert not foreign
 
 
 def test_no_word_in_angle_brackets_was_taken_for_an_element(site, read):
     strange = {
-        f"{page.relative_to(site)}: <{name}>" for page, content in read.items() for name in content.elements - KNOWN
+        f"{page.relative_to(site)}: <{name}>"
+        for page, content in read.items()
+        for name in content.elements - KNOWN
     }
     assert not {each for each in strange if not each.startswith("results/")}
 
