@@ -42,8 +42,8 @@ def pages() -> dict[str, str]:
     )
     listing = "\n".join(("| command | does |", "|---|---|", *rows))
     index = (
-        f"# Command line\n\nWhat `{PROGRAM} COMMAND --help` says, a page for each command. Exit codes: 0 done; 2 "
-        "the input or the arguments are wrong; 1 some cases failed, the rest are finished; 130 interrupted; 143 "
+        f"# Command line\n\nWhat `{PROGRAM} COMMAND --help` says, one page each. Exit codes: 0 done; "
+        "2 input or arguments are wrong; 1 some cases failed, the rest are finished; 130 interrupted; 143 "
         f"terminated. `DSNET_MED_DEBUG=1` shows tracebacks.\n\n{listing}\n"
     )
     return {"index.md": index, **made}

@@ -1,4 +1,4 @@
-"""The reference of the Python names: for mkdocstrings, a page for each package with what its `__all__` lists."""
+"""The reference of the Python names: for mkdocstrings, a page for each package with an `__all__`."""
 
 import ast
 from pathlib import Path
@@ -17,7 +17,7 @@ def pages() -> dict[str, str]:
     ]
     listing = "\n".join(("| package | names |", "|---|---|", *rows))
     index = (
-        "# Python\n\nWhat may be imported and stays: the names that a package lists in its `__all__`. Everything "
+        "# Python\n\nWhat stays where it is: the names that a package lists in its `__all__`. Everything "
         f"else may move.\n\n{listing}\n"
     )
     return {"index.md": index, **{f"{package}.md": page(package, names) for package, names in packages.items()}}
@@ -60,8 +60,8 @@ def page(package: str, names: dict[str, str]) -> str:
 
 def without_name(module: str) -> str:
     """The docstring of a module alone."""
-    return f"::: {module}\n    options:\n      members: false\n      show_root_heading: false\n"
-        "      show_root_toc_entry: false"
+    options = ("members", "show_root_heading", "show_root_toc_entry")
+    return "\n      ".join((f"::: {module}\n    options:", *(f"{option}: false" for option in options)))
 
 
 def paragraphs(module: str) -> int:

@@ -1,4 +1,4 @@
-"""What MkDocs does beside rendering docs/: reference pages made while it builds, and links to files of the checkout."""
+"""What MkDocs does beside rendering docs/: reference pages, made while it builds, and links out of docs/."""
 
 import re
 import sys
@@ -54,10 +54,8 @@ def unfolded(entry: Any, listed: list[str]) -> Any:
         return entry
     flat = []
     for each in entry:
-        inside = [
-            name for name in listed if isinstance(each, str) and each.endswith("/") and name.startswith(each)
-        ]
-        flat += inside or [unfolded(each, listed)]
+        is_folder = isinstance(each, str) and each.endswith("/")
+        flat += [name for name in listed if name.startswith(each)] if is_folder else [unfolded(each, listed)]
     return flat
 
 

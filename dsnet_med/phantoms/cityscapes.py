@@ -41,9 +41,10 @@ def make_cityscapes(out: Path, *, images: int, seed: int, size: Size = (128, 256
     """Write `images` street scenes of `size` (H, W) with labels for training, and a quarter for validation.
 
     Files are `leftImg8bit/<split>/<city>/<city>_<sequence>_000019_leftImg8bit.png` (RGB) and
-    `gtFine/<split>/<city>/<city>_<sequence>_000019_gtFine_labelIds.png` (8 bits, ids 0 to 33), from three cities
-    in turn. A scene depends on `seed`, its split and its number alone, given `size`. Yields each image's path
-    below `out` when its labels are written too, `images + validation_images(images)` in all. Raises InputError.
+    `gtFine/<split>/<city>/<city>_<sequence>_000019_gtFine_labelIds.png` (8 bits, ids 0 to 33), from three
+    cities in turn. A scene depends on `seed`, its split and its number alone, given `size`. Yields each
+    image's path below `out` when its labels are written too, `images + validation_images(images)` in all.
+    Raises InputError.
     """
     for split, number, rng in scenes.each_image(images, seed, size):
         sequence, place = divmod(number, len(_CITIES[split]))

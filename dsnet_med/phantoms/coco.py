@@ -62,12 +62,12 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 def make_coco(out: Path, *, images: int, seed: int, size: Size = (160, 200)) -> Iterator[str]:
     """Write `images` images of about `size` (H, W) for training, a quarter for validation, and annotations.
 
-    Files are `<split>2017/<id, 12 digits>.jpg` and, last, `annotations/instances_<split>2017.json` in the published
-    form, with all 80 categories, of which five have objects. An object is a polygon; the second image of every
-    four has a crowd too (iscrowd 1, uncompressed RLE down the columns), and the fourth of every five is empty.
-    Objects' boxes do not overlap. An image, its id and its annotations depend on `seed`, its split and its
-    number alone, given `size`. Yields each image's path below `out`, `images + validation_images(images)` in
-    all. Raises InputError.
+    Files are `<split>2017/<id, 12 digits>.jpg` and, last, `annotations/instances_<split>2017.json` in the
+    published form, with all 80 categories, of which five have objects. An object is a polygon; the second
+    image of every four has a crowd too (iscrowd 1, uncompressed RLE down the columns), and the fourth of every
+    five is empty. Objects' boxes do not overlap. An image, its id and its annotations depend on `seed`, its
+    split and its number alone, given `size`. Yields each image's path below `out`, `images +
+    validation_images(images)` in all. Raises InputError.
     """
     listed: dict[str, list[Annotation]] = {"train": [], "val": []}
     annotated: dict[str, list[Annotation]] = {"train": [], "val": []}

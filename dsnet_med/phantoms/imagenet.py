@@ -34,12 +34,12 @@ def make_imagenet(
 ) -> Iterator[str]:
     """Write `images` training images of about `size` (H, W), spread over `classes`, and a validation set.
 
-    Files are `train/<wnid>/<wnid>_<number>.JPEG` and `val/<wnid>/ILSVRC2012_val_<number>.JPEG`; with `flat_val` the
-    latter lie in val/ itself, and val.txt beside it, written last, has lines `<file> <class>`, where a class is
-    the place of its wnid among the sorted ones. Every 20th image is greyscale, and the 12th one for training is
-    CMYK, as some of ImageNet's are. An image depends on `seed`, its split and its number alone, given `size`
-    and `classes`. Yields each image's path below `out`, `images + validation_images(images, classes)` in all.
-    Raises InputError.
+    Files are `train/<wnid>/<wnid>_<number>.JPEG` and `val/<wnid>/ILSVRC2012_val_<number>.JPEG`; with
+    `flat_val` the latter lie in val/ itself, and val.txt beside it, written last, has lines `<file> <class>`,
+    where a class is the place of its wnid among the sorted ones. Every 20th image is greyscale, and the 12th
+    one for training is CMYK, as some of ImageNet's are. An image depends on `seed`, its split and its number
+    alone, given `size` and `classes`. Yields each image's path below `out`, `images +
+    validation_images(images, classes)` in all. Raises InputError.
     """
     if not 1 <= classes <= _MOST_CLASSES:
         raise InputError(f"a phantom of {classes} classes; wanted 1 to {_MOST_CLASSES}")

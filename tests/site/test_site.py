@@ -22,7 +22,17 @@ ROOT = Path(__file__).parents[2]
 LOADED = {"img": "src", "script": "src", "source": "src", "iframe": "src", "video": "src", "object": "data"}
 # Every element of HTML that a page may have: <task> out of a docstring is none.
 KNOWN = set(
-    ["a", "abbr", "article", "aside", "b", "blockquote", "body", "br", "button", "caption", "circle", "cite", "code", "col", "colgroup", "defs", "del", "details", "div", "dialog", "dd", "dl", "dt", "em", "ellipse", "figcaption", "figure", "footer", "form", "g", "h1", "h2", "h3", "h4", "h5", "h6", "head", "header", "hr", "html", "i", "iframe", "img", "input", "kbd", "label", "legend", "li", "line", "link", "main", "mark", "meta", "nav", "noscript", "ol", "option", "p", "path", "picture", "polygon", "polyline", "pre", "rect", "s", "script", "section", "select", "small", "span", "strong", "style", "sub", "summary", "sup", "svg", "symbol", "table", "tbody", "td", "text", "textarea", "tfoot", "th", "thead", "time", "title", "tr", "tspan", "ul", "use", "var", "video", "wbr"]
+    re.findall(
+        r"\w+",
+        """
+        a abbr article aside b blockquote body br button caption circle cite code col colgroup
+        defs del details div dialog dd dl dt em ellipse figcaption figure footer form g h1 h2 h3
+        h4 h5 h6 head header hr html i iframe img input kbd label legend li line link main mark
+        meta nav noscript ol option p path picture polygon polyline pre rect s script section
+        select small span strong style sub summary sup svg symbol table tbody td text textarea
+        tfoot th thead time title tr tspan ul use var video wbr
+        """,
+    )
 )
 
 
