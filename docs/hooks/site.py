@@ -19,6 +19,7 @@ import names  # noqa: E402
 
 log = get_plugin_logger("site")
 SOURCE = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Source"]
+TUTORIALS = ("researcher-plugin", "engineer-dicom", "own-data", "reviewer")  # in this order
 _LINK = re.compile(r"(?<!\\)\]\((\.\.?/[^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -29,18 +30,15 @@ def generated() -> dict[str, str]:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Folders in `nav` stand for the pages in them."""
-    listed = [
-        *generated(),
-        *(str(each.relative_to(config.docs_dir)) for each in results(Path(config.docs_dir))),
-    ]
-    config.nav = [unfolded(entry, listed) for entry in config.nav or []]
+    """Folders in `nav` stand for the pages in them; one without a page is left out."""
+    docs = Path(config.docs_dir)
+    results = [docs / "results" / "index.md", *sorted(docs.glob("results/*/index.md"))]
+    tutorials = [docs / "tutorials" / f"{name}.md" for name in TUTORIALS]
+    written = [each for each in (*results, *tutorials) if each.is_file()]
+    listed = [*generated(), *(each.relative_to(docs).as_posix() for each in written)]
+    entries = [unfolded(entry, listed) for entry in config.nav or []]
+    config.nav = [entry for entry in entries if [] not in entry.values()]
     return config
-
-
-def results(docs: Path) -> list[Path]:
-    """The page of the gallery, and each result's own."""
-    return [docs / "results" / "index.md", *sorted((docs / "results").glob("*/index.md"))]
 
 
 def unfolded(entry: Any, listed: list[str]) -> Any:

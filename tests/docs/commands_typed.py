@@ -18,7 +18,14 @@ from scenes import ELSEWHERE, GIVEN, NOT_HERE, PIECES, SCENES, TESTED_PAGES, Sce
 
 HERE = Path(__file__).parent
 QUICK = ("--version", "--help", "methods", "datasets", "phantom", "preprocess", "check")
-ANEW = ("phantom", "train", "infer", "evaluate", "explain", "export")  # typed again, they are another way to do the same
+ANEW = (
+    "phantom",
+    "train",
+    "infer",
+    "evaluate",
+    "explain",
+    "export",
+)  # typed again, they are another way to do the same
 MINUTES = 20
 
 
