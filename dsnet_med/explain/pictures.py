@@ -133,7 +133,7 @@ def _png(panels: Sequence[Rgb], limits: Limits) -> bytes:
     ):
         drawing.text((left + _BAR + 5, at), _number(value, limits), _INK, font, anchor)
     stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True)
+    picture.save(stream, "PNG")
     return stream.getvalue()
 
 

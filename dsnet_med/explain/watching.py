@@ -33,6 +33,7 @@ from dsnet_med.networks.ensemble import main_output
 CHANGE = "change"
 MOST_MAPS = 64  # channels that are put beside the logits
 _SMALL = 1e-30
+_PROBED = 8
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 Maps = dict[tuple[str, str], Tensor]  # of (plug-in, map)
 
@@ -63,6 +64,10 @@ class Task(Protocol):
         """A forward of these images has ended."""
         ...
 
+    def wants(self, images: list[Image]) -> bool:
+        """Whether the network is to run on these images at all."""
+        ...
+
 
 class Watched:
     """(B, C, *spatial) -> (B, K + M, *spatial), as the `task` of the moment has it; without one, the network.
@@ -82,6 +87,7 @@ class Watched:
         self._turns: Counter[str] = Counter()
         self._images: list[Image] = []
         self._busy = False
+        self._blank: Tensor | None = None
         self._handles: list[Any] = []
 
     def __enter__(self) -> "Watched":
@@ -100,6 +106,7 @@ class Watched:
         """Do `task` with the images of a case, of which there are `count`."""
         self.case, self.count, self.task = case, count, task
         self._next = self._done = 0
+        self._blank = None
         self._seen.clear()
         try:
             yield
@@ -119,7 +126,11 @@ class Watched:
         numbers = range(self._next, self._next + len(images))
         self._images = [Image(self.case, number, self.count) for number in numbers]
         self._turns.clear()
+        if self._blank is not None and self.task is not None and not self.task.wants(self._images):
+            self._next += len(images)
+            return self._blank.expand(len(images), *self._blank.shape[1:])
         logits = main_output(self.network(images)).float()
+        self._blank = torch.zeros_like(logits[:1])
         if self.task is None:
             return logits
         maps = self.task.maps(logits.shape)
@@ -168,10 +179,16 @@ class _Silent:
     def end(self, images: list[Image]) -> None:
         pass
 
+    def wants(self, _images: list[Image]) -> bool:
+        return True
+
 
 @dataclass
 class Probe(_Silent):
-    """Finds the form in which each plug-in is measured, and the maps that there are of it."""
+    """Finds the form in which each plug-in is measured, and the maps that there are of it.
+
+    The first images tell, and some of all others.
+    """
 
     forms: dict[str, Forms] = field(default_factory=dict)
     named: dict[str, list[str]] = field(default_factory=dict)
@@ -182,6 +199,9 @@ class Probe(_Silent):
         maps = _maps_of(turn, x, y, forms.chosen)[1]
         self.named[turn.name] = [name for name, each in maps.items() if _has_places(each, x)]
         return y
+
+    def wants(self, images: list[Image]) -> bool:
+        return any(image.number < _PROBED or image.number % _PROBED == 0 for image in images)
 
 
 @dataclass
@@ -241,6 +261,9 @@ class Observe:
                 },
             )
         self._held.clear()
+
+    def wants(self, _images: list[Image]) -> bool:
+        return True
 
 
 @dataclass
