@@ -6,8 +6,8 @@
 FCN+DSM at full width, random weights, 9 classes, file to file. Three ways, each in a process of its own, on the
 first quarter of the slices, the first half, and all of them: `infer` writes the mask; `maps` measures the
 plug-ins and writes explain.json and its pictures, without interventions; `interventions` adds each of the four
-once, on all plug-ins together, and tells when each inference was done. No reference: scores take their own time.
-Memory is the peak over what the process held with the network loaded. `--quick` is a rehearsal.
+once, on all plug-ins together, and tells when each inference was done. There is no reference: scores take
+their own time. Memory is the peak over what the process held with the network loaded. `--quick` rehearses.
 """
 
 import argparse
@@ -102,18 +102,18 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         work(whole, lambda done, _all: times.append((done, time.perf_counter() - began)))
         seconds = time.perf_counter() - began
         extra = _peak_mb() - before
-    return {"seconds": seconds, "extra_mb": extra, "stages": _stages(times) if times else {}}
+    return {"seconds": seconds, "extra_mb": extra, "stages": _stages(times, seconds)}
 
 
-def _stages(times: list[tuple[float, float]]) -> dict[str, float]:
-    """The seconds of each inference, of when how much was done; the first is `probe`, what comes before them."""
-    if times[-1][0] < len(STAGES) - 0.5:  # without interventions
+def _stages(times: list[tuple[float, float]], seconds: float) -> dict[str, float]:
+    """The seconds of each inference, of when how much was done; of `probe` before them, and `report` after."""
+    if not times or times[-1][0] < len(STAGES) - 0.5:  # without interventions
         return {}
     ends = [next(at for done, at in times if done >= number - 1e-6) for number in range(1, len(STAGES) + 1)]
     first_image = times[1][1] - times[0][1] if len(times) > 1 else 0.0
     starts = [max(0.0, times[0][1] - first_image), *ends]
     lasted = {stage: end - start for stage, start, end in zip(STAGES, starts, ends, strict=False)}
-    return {"probe": starts[0]} | lasted
+    return {"probe": starts[0]} | lasted | {"report": seconds - ends[-1]}
 
 
 def _written(folder: Path, shape: tuple[int, int, int], slices: int) -> Path:
