@@ -41,13 +41,14 @@ def effects_forest(
 
 
 def profile(name: str, gate: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Channel means in order of size, with their spread over the images; None where the gate has no channels.
+    """Channel means in order of size, with their spread over the images; None where the gate has no channels,
+    and of attention, whose mean is the same in every channel.
 
     Paths lie in a square of 100 by 100. The value at which nothing changes, 1 of what is called gate and 0 of
     what is called added, is shown if it is near.
     """
     means = [value for value in gate.get("profile") or () if value is not None]
-    if not means:
+    if not means or gate.get("kind") == "attention":
         return None
     spread = [value or 0.0 for value in gate.get("profile_sd") or ()] or [0.0] * len(means)
     upper, lower = ([m + sign * s for m, s in zip(means, spread, strict=False)] for sign in (1, -1))
@@ -67,7 +68,7 @@ def profile(name: str, gate: Mapping[str, Any]) -> dict[str, Any] | None:
         "line": "M" + "L".join(line if len(line) > 1 else line * 2),
         "band": "M" + "L".join((*above, *reversed(below))) + "Z",
         "neutral": None if neutral is None else round(100 * (1 - y.share(neutral)), 1),
-        "ticks": [(round(100 * (1 - y.share(tick)), 1), f"{tick:g}") for tick in rounded(y.ticks(3))],
+        "ticks": [(round(100 * (1 - y.share(tick)), 1), f"{tick:.3g}") for tick in rounded(y.ticks(3))],
         "count": len(means),
         "words": f"from {compact(means[0])} to {compact(means[-1])} over {len(means)} channels",
     }

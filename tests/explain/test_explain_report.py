@@ -153,6 +153,7 @@ def test_a_profile_worked_by_hand():
     assert drawn["neutral"] == float(drawn["line"].split()[-1])
     assert drawings.profile("gate", {"kind": "place", "profile": None}) is None
     assert drawings.profile("gate", {"kind": "channel", "profile": [70.0, 80.0]})["neutral"] is None
+    assert drawings.profile("attention", {"kind": "attention", "profile": [0.25, 0.25]}) is None
     assert drawings.profile("other", {"kind": "other", "profile": [0.0, 1.0]})["neutral"] is None
     assert drawings.profile("added", {"kind": "channel", "profile": [0.5, 1.0]})["neutral"] == 98.1
     assert drawings.profile("gate", {"kind": "channel", "profile": [1.0], "profile_sd": None})["count"] == 1
