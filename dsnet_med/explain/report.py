@@ -118,7 +118,7 @@ def _cards(content: Content) -> list[tuple[str, str, str]]:
         dice, agreement = found["mean"].get("dice"), found["mean"].get("agreement")
         if dice and dice["difference"] is not None:
             cards.append(
-                ("main", number(dice["difference"], 4, "+"), f"Dice, with the plug-ins{whose} taken out")
+                ("main", number(dice["difference"], 4, "+"), f"change in Dice, the plug-ins{whose} taken out")
             )
         elif agreement and agreement["mean"] is not None:
             words = f"Dice with the unchanged mask, the plug-ins{whose} taken out"
