@@ -7,6 +7,7 @@ was tried.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import nan
 from typing import Any
 
 import torch
@@ -22,14 +23,17 @@ DECLARED = "declared"
 
 @dataclass(frozen=True)
 class Correction:
-    """gate x + added of a map x (B, C, *spatial); each (B, C or 1, *spatial or 1s), None for 1 and for 0."""
+    """gate x + added of a map x (B, C, *spatial); each (B, C or 1, *spatial or 1s), None for 1 and for 0.
+
+    A gate found from input and output is NaN where it is unknown, as x is 0 there.
+    """
 
     gate: Tensor | None = None
     added: Tensor | None = None
 
     def of(self, x: Tensor) -> Tensor:
         """The corrected map."""
-        y = x if self.gate is None else self.gate * x
+        y = x if self.gate is None else told(self.gate) * x
         return y if self.added is None else y + self.added
 
     @property
@@ -38,6 +42,11 @@ class Correction:
         if self.gate is None:
             return "nothing" if self.added is None else "added"
         return kind_of(self.gate) if self.added is None else "mixed"
+
+
+def told(gate: Tensor) -> Tensor:
+    """A gate with 1 where it is unknown."""
+    return torch.where(gate.isnan(), 1.0, gate)
 
 
 def kind_of(gate: Tensor) -> str:
@@ -154,7 +163,7 @@ def _nothing(x: Tensor, y: Tensor) -> Correction | None:
 def _channel(x: Tensor, y: Tensor) -> Correction | None:
     a, b = x.double().flatten(2), y.double().flatten(2)
     size = (a * a).sum(2)
-    gate = torch.where(size > _SMALL, (a * b).sum(2) / size.clamp_min(_SMALL), 1.0)
+    gate = torch.where(size > _SMALL, (a * b).sum(2) / size.clamp_min(_SMALL), nan)
     return Correction(_spread(gate.float(), x))
 
 
@@ -166,6 +175,7 @@ def _channel_and_offset(x: Tensor, y: Tensor) -> Correction | None:
     slope = ((a - a_mean) * (b - b_mean)).sum(2, keepdim=True) / spread.clamp_min(_SMALL)
     slope = torch.where(even, 1.0, slope)
     offset = b_mean - slope * a_mean
+    slope = torch.where((a * a).sum(2, keepdim=True) > _SMALL, slope, nan)
     return Correction(_spread(slope[..., 0].float(), x), _spread(offset[..., 0].float(), x))
 
 
@@ -176,15 +186,15 @@ def _offset(x: Tensor, y: Tensor) -> Correction | None:
 def _place(x: Tensor, y: Tensor) -> Correction | None:
     a, b = x.double(), y.double()
     size = (a * a).sum(1, keepdim=True)
-    gate = torch.where(size > _SMALL, (a * b).sum(1, keepdim=True) / size.clamp_min(_SMALL), 1.0)
+    gate = torch.where(size > _SMALL, (a * b).sum(1, keepdim=True) / size.clamp_min(_SMALL), nan)
     return Correction(gate.float())
 
 
 def _element(x: Tensor, y: Tensor) -> Correction | None:
     if bool(((x == 0) & (y != 0)).any()):
         return None
-    ratio = torch.where(x == 0, 1.0, y / torch.where(x == 0, 1.0, x))
-    return Correction(ratio) if bool((ratio.abs() <= _LARGEST_RATIO).all()) else None
+    ratio = torch.where(x == 0, nan, y / torch.where(x == 0, 1.0, x))
+    return Correction(ratio) if bool((told(ratio).abs() <= _LARGEST_RATIO).all()) else None
 
 
 def _added(x: Tensor, y: Tensor) -> Correction | None:

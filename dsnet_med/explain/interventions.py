@@ -13,7 +13,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from dsnet_med.explain.gates import Correction
+from dsnet_med.explain.gates import Correction, told
 
 _APART = 0.25  # of the images of the only case that another image is away
 _RESERVOIR_BYTES = 512 << 20
@@ -49,10 +49,14 @@ def number_of(*of: object) -> int:
 
 
 def replaced(y: Tensor, x: Tensor, now: Correction, new: Correction) -> Tensor:
-    """y (B, C, *spatial) with the correction `new` in place of `now`; y itself where they are the same."""
+    """y (B, C, *spatial) with the correction `new` in place of `now`; y itself where they are the same.
+
+    Where one of two gates is unknown, nothing is replaced.
+    """
     moved = None
     if now.gate is not None and new.gate is not None and not torch.equal(now.gate, new.gate):
-        moved = (new.gate - now.gate) * x.float()
+        difference = new.gate - now.gate
+        moved = torch.where(difference.isnan(), 0.0, difference) * x.float()
     if now.added is not None and new.added is not None and not torch.equal(now.added, new.added):
         added = new.added - now.added
         moved = added if moved is None else moved + added
@@ -66,7 +70,10 @@ def shuffled(now: Correction, intervention: Intervention, name: str, images: Seq
             None
             if each is None
             else torch.stack(
-                [_permuted(one, intervention, name, image) for one, image in zip(each, images, strict=True)]
+                [
+                    _permuted(one, intervention, name, image)
+                    for one, image in zip(told(each), images, strict=True)
+                ]
             )
             for each in (now.gate, now.added)
         )
@@ -84,27 +91,28 @@ def _permuted(one: Tensor, intervention: Intervention, name: str, image: Image) 
 
 @dataclass
 class Means:
-    """The mean correction of every plug-in over the images, of running sums in float64."""
+    """The mean correction of every plug-in over the images, of running sums in float64.
 
-    gates: dict[str, Tensor] = field(default_factory=dict)
-    added: dict[str, Tensor] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    Of a gate that is not known everywhere it is the mean over the images where it is, element by element.
+    """
+
+    gates: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # sums and counts
+    added: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def add(self, name: str, correction: Correction) -> None:
         """Count the images of a correction in."""
         for sums, each in ((self.gates, correction.gate), (self.added, correction.added)):
             if each is not None:
-                total = each.double().sum(0, keepdim=True)
-                sums[name] = sums[name] + total if name in sums else total
-        every = [each for each in (correction.gate, correction.added) if each is not None]
-        self.counts[name] = self.counts.get(name, 0) + (len(every[0]) if every else 0)
+                total = each.double().nansum(0, keepdim=True)
+                count = (~each.isnan()).sum(0, keepdim=True)
+                if name in sums:
+                    total, count = total + sums[name][0], count + sums[name][1]
+                sums[name] = total, count
 
     def of(self, name: str) -> Correction:
-        """The mean, (1, ...)."""
-        count = max(self.counts.get(name, 0), 1)
-        return Correction(
-            *((sums[name] / count).float() if name in sums else None for sums in (self.gates, self.added))
-        )
+        """The mean, (1, ...); NaN where it was never known."""
+        every = [sums.get(name) for sums in (self.gates, self.added)]
+        return Correction(*(None if each is None else (each[0] / each[1]).float() for each in every))
 
 
 @dataclass

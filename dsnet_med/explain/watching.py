@@ -24,6 +24,7 @@ from dsnet_med.explain.gates import (
     declared_correction,
     explained,
     left_over,
+    told,
 )
 from dsnet_med.explain.interventions import Image, Intervention, Means, Reservoir, replaced, shuffled
 from dsnet_med.explain.measures import Measures
@@ -328,7 +329,8 @@ def _maps_of(turn: Pass, x: Tensor, y: Tensor, form: str) -> tuple[Correction, d
         correction = declared_correction(maps, x.float())
     else:
         correction = correction_of(form, turn.plugin, x, y)
-        named = {"gate": correction.gate, "added": correction.added}
+        gate = correction.gate
+        named = {"gate": None if gate is None else told(gate), "added": correction.added}
         maps |= {name: each for name, each in named.items() if each is not None and name not in maps}
     x, y = x.float(), y.float()
     size = x.norm(dim=1, keepdim=True)

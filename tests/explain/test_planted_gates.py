@@ -45,7 +45,7 @@ def network_of(dims: int, last: str) -> tuple[nn.Module, str]:
     up = nn.Upsample(scale_factor=2, mode="nearest")
     network = nn.Sequential(conv(1, 8, 3, 2, 1), nn.ReLU(), conv(8, 4, 1), up)
     nn.init.normal_(network[0].weight)
-    nn.init.zeros_(network[2].bias)
+    nn.init.normal_(network[2].bias, std=0.3)
     nn.init.normal_(network[2].weight)
     return network.eval(), "1"
 
@@ -115,3 +115,38 @@ def test_under_an_alpha_of_zero_nothing_is_done(inner: Any, tmp_path: Path) -> N
     for effect in found.values():
         assert changed(effect) == 0
         assert all(each["agreement"]["mean"] in (1.0, None) for each in effect["labels"].values())
+
+
+class Hides(nn.Module):
+    """A gate per place, 0 where the map of `Bands` fits one organ best, and 1 elsewhere."""
+
+    def __init__(self, organ: int) -> None:
+        super().__init__()
+        self.organ = organ
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x.argmax(1, keepdim=True) != self.organ)
+
+
+class SaysThatItHides(Hides):
+    """The same, and says so."""
+
+    def explained(self, x: Tensor) -> dict[str, Tensor]:
+        return {"gate_place": (x.argmax(1, keepdim=True) != self.organ).to(x.dtype)}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("make", [Hides, SaysThatItHides])
+def test_what_hides_an_organ_acts_there_and_only_there(make: Any, dims: int, tmp_path: Path) -> None:
+    images, labels = tiny.write_cases(tmp_path / "cases", 3)
+    made = tiny.predictor(make(2), dims=dims)
+    (run,) = explain([made], [images], tmp_path / "out", labels, pictures=0)["runs"]
+    (plugin,) = run["plugins"].values()
+    assert plugin["form"] == "place" and plugin["declared"] is (make is SaysThatItHides)
+    (identity,) = (each for each in run["interventions"] if each["kind"] == "identity")
+    lost = {name: each["dice"]["difference"] for name, each in identity["labels"].items()}
+    assert lost["middle"] > 0.8  # without the plug-in the organ is found
+    assert lost["low"] == lost["high"] == 0
+    where = {name: each["changed_share_inside"] for name, each in run["where"]["labels"].items()}
+    assert where["middle"] > 0.95
+    assert max(where["low"] or 0, where["high"] or 0) < 0.05
