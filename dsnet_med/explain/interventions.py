@@ -13,7 +13,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from dsnet_med.explain.gates import Correction, told
+from dsnet_med.explain.gates import Correction
 
 _APART = 0.25  # of the images of the only case that another image is away
 _RESERVOIR_BYTES = 512 << 20
@@ -64,16 +64,16 @@ def replaced(y: Tensor, x: Tensor, now: Correction, new: Correction) -> Tensor:
 
 
 def shuffled(now: Correction, intervention: Intervention, name: str, images: Sequence[Image]) -> Correction:
-    """The gate and what is added of each image with channels and places exchanged, both in the same way."""
+    """The gate and what is added of each image with channels and places exchanged, both in the same way.
+
+    What is not known of a gate is exchanged like the rest: where it comes to lie, nothing changes.
+    """
     return Correction(
         *(
             None
             if each is None
             else torch.stack(
-                [
-                    _permuted(one, intervention, name, image)
-                    for one, image in zip(told(each), images, strict=True)
-                ]
+                [_permuted(one, intervention, name, image) for one, image in zip(each, images, strict=True)]
             )
             for each in (now.gate, now.added)
         )

@@ -198,3 +198,14 @@ def test_entropy_and_rank_by_hand() -> None:
     summary = even.summary()
     assert (summary["kind"], summary["rank"]) == ("channel", 0)
     assert summary["entropy"] == pytest.approx(1)
+
+
+def test_a_shuffle_gives_no_place_a_gate_that_nobody_knows() -> None:
+    """Behind a ReLU a shuffled gate comes from places where it is known, or the output stays as it is."""
+    x, gate = X.relu(), torch.full((3, 5, 6, 4), 0.5)
+    y = x * gate
+    now = correction_of("element", nn.Identity(), x, y)
+    assert now.gate is not None
+    assert now.gate.isnan().any()
+    again = replaced(y, x, now, shuffled(now, SHUFFLED, "p", IMAGES))
+    np.testing.assert_allclose(again, y, rtol=1e-5)  # all that is known of the gate is 0.5, wherever it goes
