@@ -788,6 +788,52 @@ def volumes(bench: Bench) -> Iterator[None]:
         bench.row(cases=len(tested), training_s=trained, **summary["mean"])
 
 
+def explain(bench: Bench) -> Iterator[None]:
+    """FCN and FCN+DSM at full width, trained on --volumes and explained with references; and what it takes."""
+    import explain as taking
+
+    size = "64x64x8" if bench.tiny else "512x512x148"
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, device = Path(scratch), ["--device", bench.device.partition(":")[0]]
+        store = folder / "store"
+        bench.type("preprocess", "hippocampus", "--source", bench.volumes, "--out", store)
+        manifest = json.loads((store / "manifest.json").read_text(encoding="utf-8"))
+        tested = (manifest["splits"]["test"] or manifest["splits"]["val"])[: 1 if bench.tiny else 16]
+        words = [
+            "--iterations",
+            4 if bench.tiny else 600,
+            "--set",
+            f"width={bench.width}",
+            "--set",
+            "workers=0",
+        ]
+        words += ["--set", "batch_size=8", "--set", f"validate_every={2 if bench.tiny else 200}"]
+        words += ["--set", "size=[64,64]" if bench.tiny else "size=[128,128]", "--set", OPTIMISER]
+        yield
+        runs = []
+        for method in ("fcn", "fcn_dsm"):
+            began = time.monotonic()
+            bench.type("train", "--method", method, "--data", store, "--out", folder / method, *words, *device)
+            bench.row(method=method, training_s=round(time.monotonic() - began, 1))
+            runs += ["--model", folder / method]
+        images = [bench.volumes / "imagesTr" / f"{case}.nii.gz" for case in tested]
+        kept = bench.out / "explained"
+        references = ["--reference", bench.volumes / "labelsTr", "--labels", "hippocampus"]
+        began = time.monotonic()
+        bench.type("explain", *runs, *images, *references, "--out", kept, "--overwrite", *device)
+        found = json.loads((kept / "explain.json").read_text(encoding="utf-8"))
+        bench.row(cases=len(tested), explain_s=round(time.monotonic() - began, 1), failed=found["failed"])
+        for run in found["runs"]:
+            for each in run["interventions"]:
+                if each["plugin"] == "all":
+                    bench.row(run=run["name"], kind=each["kind"], **each["mean"]["dice"])
+        options = argparse.Namespace(size=size, slices=int(size.rpartition("x")[2]), quick=bench.tiny)
+        options.threads, options.device = os.cpu_count() or 1, bench.device
+        for way in taking.WAYS:
+            options.way = way
+            bench.row(size=size, way=way, **taking.measured(options))
+
+
 CHECKS: dict[str, Check] = {
     "machine": machine,
     "trainer": trainer(
@@ -808,6 +854,7 @@ CHECKS: dict[str, Check] = {
     "trial": trial,
     "volumes": volumes,
     "forms": forms,
+    "explain": explain,
 }
 
 
