@@ -20,6 +20,7 @@ from dsnet_med.explain.tables import SCORES, WHERE, read_scores, read_where
 from dsnet_med.files import parse_json, read_text, sha256
 
 EXPLAINED, SCHEMA = "explain.json", 1
+PAGE = "index.md"  # what somebody wrote about it, as the folders of docs/results have it
 DERIVED = ("scores", "interventions", "image_dependence", "where")
 NOT_DERIVED = (
     "what the plug-ins compute, pictures and attribution follow from no table here: their files are unchanged"
@@ -115,7 +116,7 @@ def _files(claim: ExplainClaim) -> Iterator[str]:
             yield f"{EXPLAINED}: files: does not name {name}"
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
-        if file.is_file() and name != EXPLAINED and name not in files and not name.startswith("."):
+        if file.is_file() and name not in (EXPLAINED, PAGE, *files) and not name.startswith("."):
             yield f"{file}: was not written by explain"
 
 
