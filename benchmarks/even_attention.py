@@ -2,8 +2,8 @@
 
     python benchmarks/even_attention.py --trial TRIAL --out scores.csv
 
-of every seed of arm `fcn_dsm` in a trial's folder: Dice of its test cases as they are, and with the plain mean in
-place of the mean under DSM's attention (all else, values and projections included, stays as it was trained). Then
+of every seed of arm `fcn_dsm` in a trial's folder: Dice of its test cases as they are, and with the plain mean
+in place of the mean under DSM's attention (all else, values and projections, stays as it was trained). Then
 `dsnet-med compare --scores scores.csv --out DIR --baseline intact` says what the weights are worth.
 """
 

@@ -3,9 +3,8 @@
     uv venv nnunet && uv pip install --python nnunet/bin/python nnunetv2==2.8.1
     python benchmarks/nnunet.py --source hippocampus --out DIR --nnunet-python nnunet/bin/python --seeds 0,1,2
 
-trains every arm with every seed, one after the other and with one thread each, segments the test cases, scores all
-masks by `dsnet-med evaluate` and compares by `dsnet-med compare --scores`. What is done is kept: the command goes on.
-nnU-Net runs in its own environment, by this file with `--inside`, so that both sides keep their own libraries.
+trains every arm with every seed, one after the other and with one thread each, segments the test cases, scores
+all masks by `dsnet-med evaluate` and compares by `dsnet-med compare --scores`. What is done is kept. nnU-Net runs in its own environment, by this file with `--inside`, so that both sides keep their own libraries.
 Processor seconds are user and system time of a training with all processes that it started; of time on the wall
 nothing is said, since other work may share the machine.
 """
@@ -22,8 +21,13 @@ from pathlib import Path
 from typing import Any
 
 DATASET, CONFIGURATION = "Dataset004_Hippocampus", "2d"
-BATCH = 12  # the plan's 185 leaves room for 180 steps in a quarter of an hour on a CPU, and none was learnt from
-EPOCH, CHECKED = 250, 10  # steps of an epoch, as nnU-Net has it, and batches that it looks at after each (it has 50)
+BATCH = (
+    12  # the plan's 185 leaves room for 180 steps in a quarter of an hour on a CPU, and none was learnt from
+)
+EPOCH, CHECKED = (
+    250,
+    10,
+)  # steps of an epoch, as nnU-Net has it, and batches that it looks at after each (it has 50)
 MIRRORED = "_mirrored"
 NOT_MIRRORED_IN_TRAINING = "nnunet_plain"
 ADAMW = 'optimizer={_target_: torch.optim.AdamW, params: "$@network.parameters()", lr: %s, fused: true}'
@@ -72,14 +76,18 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, required=True, help="imagesTr and labelsTr, as they were published")
+    parser.add_argument(
+        "--source", type=Path, required=True, help="imagesTr and labelsTr, as they were published"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--nnunet-python", type=Path, help="Python of an environment with nnunetv2")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--arms", default="nnunet,fcn_dsm,dynunet_2d", help=f"also {NOT_MIRRORED_IN_TRAINING}")
     parser.add_argument("--iterations", type=int, default=3000, help="of every arm that --steps does not name")
     parser.add_argument("--steps", default="", help="of single arms, such as dynunet_2d=4000,fcn_dsm=2500")
-    parser.add_argument("--inside", choices=("prepare", "train"), help="what this file does in nnU-Net's environment")
+    parser.add_argument(
+        "--inside", choices=("prepare", "train"), help="what this file does in nnU-Net's environment"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arm", default="nnunet")
     return parser.parse_args()
@@ -134,7 +142,18 @@ def nnunet(options: argparse.Namespace, arm: str, seed: int, run: Path) -> None:
     }
     stages = ["train"] if (options.out / "nnunet_preprocessed" / DATASET / "splits_final.json").exists() else []
     for stage in stages or ["prepare", "train"]:
-        words = ["--inside", stage, "--source", options.source, "--out", options.out, "--seed", seed, "--arm", arm]
+        words = [
+            "--inside",
+            stage,
+            "--source",
+            options.source,
+            "--out",
+            options.out,
+            "--seed",
+            seed,
+            "--arm",
+            arm,
+        ]
         words += ["--iterations", steps(options, arm)]
         # Training augments in its own process: there the seed reaches it. The planner refuses 0.
         environment["nnUNet_n_proc_DA"] = "0" if stage == "train" else "1"
@@ -145,7 +164,7 @@ def prepare(options: argparse.Namespace) -> None:
     """The data in nnU-Net's layout with our split, planned by nnU-Net, the batch made smaller."""
     import SimpleITK
 
-    raw, cases = Path(os.environ["nnUNet_raw"]) / DATASET, splits(options.out / "store")
+    raw, cases = Path(os.environ["nnUNet_raw"]) / DATASET, splits(options.out / "store")  # noqa: SIM112
     for folder in ("imagesTr", "labelsTr", "imagesTs"):
         (raw / folder).mkdir(parents=True, exist_ok=True)
     for split, names in cases.items():
@@ -165,7 +184,7 @@ def prepare(options: argparse.Namespace) -> None:
     (raw / "dataset.json").write_text(json.dumps(described), encoding="utf-8")
     planner = Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess"
     subprocess.run([planner, "-d", "4", "-c", CONFIGURATION, "-npfp", "1", "-np", "1"], check=True)
-    made = Path(os.environ["nnUNet_preprocessed"]) / DATASET
+    made = Path(os.environ["nnUNet_preprocessed"]) / DATASET  # noqa: SIM112
     plans = json.loads((made / "nnUNetPlans.json").read_text(encoding="utf-8"))
     plans["configurations"][CONFIGURATION]["batch_size"] = BATCH
     (made / "nnUNetPlans.json").write_text(json.dumps(plans, indent=2), encoding="utf-8")
@@ -186,7 +205,12 @@ def train_nnunet(options: argparse.Namespace) -> None:
         """nnU-Net's own trainer with fewer epochs, so that its schedule ends where the budget does."""
 
         def __init__(
-            self, plans: dict[str, Any], configuration: str, fold: int, dataset_json: dict[str, Any], device: torch.device
+            self,
+            plans: dict[str, Any],
+            configuration: str,
+            fold: int,
+            dataset_json: dict[str, Any],
+            device: torch.device,
         ) -> None:
             super().__init__(plans, configuration, fold, dataset_json, device)
             self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = EPOCH, CHECKED
@@ -202,7 +226,7 @@ def train_nnunet(options: argparse.Namespace) -> None:
     random.seed(options.seed)
     np.random.seed(options.seed)
     torch.manual_seed(options.seed)
-    made = Path(os.environ["nnUNet_preprocessed"]) / DATASET
+    made = Path(os.environ["nnUNet_preprocessed"]) / DATASET  # noqa: SIM112
     plans = json.loads((made / "nnUNetPlans.json").read_text(encoding="utf-8")) | {"continue_training": False}
     dataset = json.loads((made / "dataset.json").read_text(encoding="utf-8"))
     trainer = Bounded(plans, CONFIGURATION, 0, dataset, torch.device("cpu"))
@@ -211,7 +235,7 @@ def train_nnunet(options: argparse.Namespace) -> None:
     spent = processor_seconds(resource.RUSAGE_SELF) + processor_seconds()
     trainer.set_deep_supervision_enabled(False)
     trainer.network.eval()
-    raw, run = Path(os.environ["nnUNet_raw"]) / DATASET, options.out / options.arm / f"seed-{options.seed}"
+    raw, run = Path(os.environ["nnUNet_raw"]) / DATASET, options.out / options.arm / f"seed-{options.seed}"  # noqa: SIM112
     images = [[str(image)] for image in sorted((raw / "imagesTs").iterdir())]
     for mirrored in (False, True):
         if mirrored and trainer.inference_allowed_mirroring_axes is None:
@@ -240,12 +264,14 @@ def score(options: argparse.Namespace, masks: Path) -> None:
 
 
 def table(options: argparse.Namespace, seeds: list[int]) -> None:
-    """One scores.csv of all arms, mirrored ones as arms of their own, and what `compare --scores` makes of it."""
+    """One scores.csv of all arms, mirrored ones as arms of their own, and what `compare` makes of it."""
     rows, costs = [], []
     for arm in options.arms.split(","):
         for seed in seeds:
             run = options.out / arm / f"seed-{seed}"
-            costs.append({"method": arm, "seed": seed, **json.loads((run / "cost.json").read_text(encoding="utf-8"))})
+            costs.append(
+                {"method": arm, "seed": seed, **json.loads((run / "cost.json").read_text(encoding="utf-8"))}
+            )
             for scored in sorted(run.glob("scores*/cases.csv")):
                 method = arm + scored.parent.name.removeprefix("scores")
                 with scored.open(encoding="utf-8", newline="") as file:
@@ -255,7 +281,15 @@ def table(options: argparse.Namespace, seeds: list[int]) -> None:
             writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             writer.writerows(content)
-    command("compare", "--scores", options.out / "scores.csv", "--out", options.out / "analysis", "--baseline", "nnunet")
+    command(
+        "compare",
+        "--scores",
+        options.out / "scores.csv",
+        "--out",
+        options.out / "analysis",
+        "--baseline",
+        "nnunet",
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What lies in docs/results still follows from its tables, and has a page that says what was asked and found."""
+"""What lies in docs/results still follows from its tables, and its page says what was asked and found."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,9 @@ def test_they_stay_small() -> None:
 @pytest.mark.parametrize("folder", FOLDERS, ids=_name)
 def test_a_result_has_its_page_and_its_report(folder: Path) -> None:
     page = (folder / "index.md").read_text(encoding="utf-8")
-    assert all(part in page for part in ("**Asked.**", "**Found.**", "## What was done", "## What it leaves out"))
+    assert all(
+        part in page for part in ("**Asked.**", "**Found.**", "## What was done", "## What it leaves out")
+    )
     assert "dsnet-med verify" in page
     assert {"report.html", "scores.csv"} <= {file.name for file in folder.iterdir()}
 
