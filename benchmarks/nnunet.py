@@ -4,7 +4,8 @@
     python benchmarks/nnunet.py --source hippocampus --out DIR --nnunet-python nnunet/bin/python --seeds 0,1,2
 
 trains every arm with every seed, one after the other and with one thread each, segments the test cases, scores
-all masks by `dsnet-med evaluate` and compares by `dsnet-med compare --scores`. What is done is kept. nnU-Net runs in its own environment, by this file with `--inside`, so that both sides keep their own libraries.
+all masks by `dsnet-med evaluate` and compares by `dsnet-med compare --scores`. What is done is kept.
+nnU-Net runs in its own environment, by this file with `--inside`, so that both sides keep their own libraries.
 Processor seconds are user and system time of a training with all processes that it started; of time on the wall
 nothing is said, since other work may share the machine.
 """
