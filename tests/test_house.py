@@ -1,8 +1,6 @@
 """What holds for the project as a whole, and no linter looks at: what is imported, words that must agree."""
 
 import ast
-import json
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +17,6 @@ from dsnet_med.evaluate import backend
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "dsnet_med").rglob("*.py"))
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -138,29 +135,6 @@ def test_links_between_documents_lead_somewhere():
         if not target.startswith(("http://", "https://", "mailto:")) and not (document.parent / target).exists()
     ]
     assert dead == []
-
-
-# ---------------------------------------------------------------- notebooks
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_notebooks_are_kept_without_outputs(path):
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert code
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_notebooks_run_from_start_to_end(path, tmp_path):
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    code = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    (tmp_path / "notebook.py").write_text(code, encoding="utf-8")
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    command = [sys.executable, "notebook.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_configs_and_recipes_are_data_only():
