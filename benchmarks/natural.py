@@ -1,12 +1,12 @@
 """Training images per second of the rows on natural images, and of DSM's formulas as they read.
 
     python benchmarks/natural.py [--task imagenet|cityscapes|coco] [--full] [--batch N] [--repeats N]
-        [--size HxW] [--width W] [--device cuda] [--amp] [--channels-last] [--readme [FILE]]
+        [--size HxW] [--width W] [--device cuda] [--amp] [--channels-last] [--table [FILE]]
 
 A step is forward, the task's loss, backward and SGD, on random images and labels, at full width. The
 networks of a task take turns in one process; what is printed are medians. Sizes suit a CPU; `--full` takes
-the published ones. Parameters and GMAC are those of the row at full width and the published size. `--readme`
-writes the table of the README.
+the published ones. Parameters and GMAC are those of the row at full width and the published size. `--table`
+writes the table of docs/natural.md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from dsnet_med.natural import cityscapes, coco
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-START, END = "<!-- natural images: benchmarks/natural.py --readme -->\n", "\n<!-- end of natural images -->"
+START, END = "<!-- natural images: benchmarks/natural.py --table -->\n", "\n<!-- end of natural images -->"
 WARM_UP = 3  # steps of each network: the first ones compile and find their memory
 BOXES = 8  # in every image of COCO's shape
 CLASSES = {"cityscapes": 19, "coco": 80, "imagenet": 1000}
@@ -55,8 +55,8 @@ def main() -> None:
         measured = measure(task, device, options)
         print(f"\n{comparison(task, measured, options)}", flush=True)
         rates |= measured
-    if options.readme:
-        write_readme(options.readme, rates)
+    if options.table:
+        write_table(options.table, rates)
 
 
 def arguments() -> argparse.Namespace:
@@ -70,17 +70,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--amp", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--channels-last", action="store_true", help="memory format of images and weights")
-    readme = ROOT / "README.md"
-    parser.add_argument("--readme", nargs="?", type=Path, const=readme, metavar="FILE", help="write its table")
+    page = ROOT / "docs" / "natural.md"
+    parser.add_argument("--table", nargs="?", type=Path, const=page, metavar="FILE", help="write its table")
     options = parser.parse_args()
     if options.batch == 1:
         parser.error(
             "--batch is at least 2: the batch norm of DSM's selective kernel sees one value per channel"
         )
-    if options.readme and (options.task or options.width != 1):
-        parser.error("--readme is of all tasks at full width: leave out --task and --width")
-    if options.readme and START not in options.readme.read_text(encoding="utf-8"):
-        parser.error(f"{options.readme} has no line {START.strip()}")
+    if options.table and (options.task or options.width != 1):
+        parser.error("--table is of all tasks at full width: leave out --task and --width")
+    if options.table and START not in options.table.read_text(encoding="utf-8"):
+        parser.error(f"{options.table} has no line {START.strip()}")
     return options
 
 
@@ -250,7 +250,7 @@ def speed(name: str, rates: dict[str, float]) -> tuple[str, str]:
     return f"{rates[name]:#.3g}" if rates[name] < 100 else f"{rates[name]:.0f}", f"{rates[name] / plain:.2f}"
 
 
-def readme_table(rates: dict[str, float]) -> str:
+def table(rates: dict[str, float]) -> str:
     lines = [
         "| task | row | parameters | published | GMAC | published | images/s | over ResNet50 |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
@@ -264,10 +264,10 @@ def readme_table(rates: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def write_readme(file: Path, rates: dict[str, float]) -> None:
+def write_table(file: Path, rates: dict[str, float]) -> None:
     before, _, rest = file.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
-    file.write_text(before + START + readme_table(rates) + END + after, encoding="utf-8")
+    file.write_text(before + START + table(rates) + END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

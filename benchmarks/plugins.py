@@ -1,9 +1,9 @@
 """Every plug-in against the textbook form of the same function: arithmetic, time and extra memory.
 
-    python benchmarks/plugins.py [--size 2x512x64x64] [--repeats 7] [--only DSM] [--readme]
+    python benchmarks/plugins.py [--size 2x512x64x64] [--repeats 7] [--only DSM] [--table]
 
 Both forms have the same weights' shapes and run in turns in one process; memory is the resident peak above the
-start, in a fresh process each (Linux). `--readme` writes the table of the README. One thread.
+start, in a fresh process each (Linux). `--table` writes the table of docs/plugins.md. One thread.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SUBJECTS = (
     "SE", "ECA", "CBAM", "Encoding", "PSA, parallel", "PSA, sequential", "DSM", "PooledDSM", "GlobalContext",
     "Hamburger", "ExternalAttention", "CrissCross", "PositionAttention", "ChannelAttention", "FrequencyChannel",
 )  # fmt: skip
-START, END = "<!-- plug-ins: benchmarks/plugins.py --readme -->\n", "\n<!-- end of plug-ins -->"
+START, END = "<!-- plug-ins: benchmarks/plugins.py --table -->\n", "\n<!-- end of plug-ins -->"
 
 
 def main() -> None:
@@ -54,8 +54,8 @@ def main() -> None:
     rows = [measure(name, size, options.repeats) for name in SUBJECTS if options.only in (None, name)]
     title = f"{options.size}, float32, one thread, {platform.machine()}, torch {torch.__version__}"
     print(f"{title}\n\n{comparison(rows)}")
-    if options.readme:
-        write_readme(rows)
+    if options.table:
+        write_table(rows)
 
 
 def arguments() -> argparse.Namespace:
@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", default="2x512x64x64")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", choices=SUBJECTS, help="one plug-in")
-    parser.add_argument("--readme", action="store_true")
+    parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -186,7 +186,7 @@ def ratio(row: dict[str, float | str], key: str, factor: float, digits: int) -> 
     return f"{ours * factor:.{digits}f} ({relative})"
 
 
-def readme_table(rows: list[dict[str, float | str]]) -> str:
+def table(rows: list[dict[str, float | str]]) -> str:
     lines = [
         "| plug-in | parameters | GMAC | forward, ms | training step, ms | extra MB in training |",
         "|---|--:|--:|--:|--:|--:|",
@@ -200,11 +200,11 @@ def readme_table(rows: list[dict[str, float | str]]) -> str:
     return "\n".join(lines)
 
 
-def write_readme(rows: list[dict[str, float | str]]) -> None:
-    file = ROOT / "README.md"
+def write_table(rows: list[dict[str, float | str]]) -> None:
+    file = ROOT / "docs" / "plugins.md"
     before, _, rest = file.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
-    file.write_text(before + START + readme_table(rows) + END + after, encoding="utf-8")
+    file.write_text(before + START + table(rows) + END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
