@@ -54,7 +54,16 @@ def photograph(page: Page, file: Path, name: str, heading: str = "") -> None:
 def preview(run: Path, cases: Path, scratch: Path) -> Image.Image:
     """The contact sheet that `infer --preview` writes of the first case."""
     image = min((cases / "images").glob("*.nii.gz"))
-    command = [str(Path(sys.executable).with_name("dsnet-med")), "infer", "--model", str(run), str(image), "--out", str(scratch / "masks"), "--preview"]
+    command = [
+        str(Path(sys.executable).with_name("dsnet-med")),
+        "infer",
+        "--model",
+        str(run),
+        str(image),
+        "--out",
+        str(scratch / "masks"),
+        "--preview",
+    ]
     subprocess.run(command, check=True)
     return Image.open(next((scratch / "masks").glob("*.png")))
 
@@ -63,7 +72,9 @@ def stored(picture: Image.Image, name: str) -> None:
     """`picture` scaled to at most WIDTH, small enough to be in a repository."""
     picture = picture.convert("RGB")
     if picture.width > WIDTH:
-        picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
+        picture = picture.resize(
+            (WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS
+        )
     quality = QUALITY
     while True:
         packed = io.BytesIO()
