@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from commands import ROOT, Piece, RottenError, pages, pieces, runs, says, words_of
-from scenes import ELSEWHERE, GIVEN, NOT_HERE, PIECES, SCENES, TESTED_PAGES, Scene
+from scenes import BEFORE, ELSEWHERE, GIVEN, NOT_HERE, PIECES, SCENES, TESTED_PAGES, Scene
 
 HERE = Path(__file__).parent
 QUICK = ("--version", "--help", "methods", "datasets", "phantom", "preprocess", "check")
@@ -109,7 +109,7 @@ class World:
         folder.mkdir()
         for name, made_of in given(page, of).items():
             self._copy(self.make(made_of), folder / name)
-        before = scene_of(page).before.values() if of is None else ()
+        before = (*BEFORE.values(), *scene_of(page).before.values()) if of is None else ()
         for other in {each for text in before for each in re.findall(r"\$([a-z_]+)", text)}:
             self.make(other)
         for piece in pieces(page):
@@ -157,9 +157,10 @@ def script_of(piece: Piece) -> list[str]:
     """What bash is given for a piece: what stands before it, a line that says where we are, and itself."""
     scene = scene_of(piece.page)
     text = said(piece)
-    before = beginning(piece.text, dict(scene.before))
+    befores = {**BEFORE, **scene.before}
+    before = beginning(piece.text, befores)
     lines = [f"echo {shlex.quote(f'== {piece}: ' + text.splitlines()[0])}"]
-    lines += [scene.before[before]] if before else []
+    lines += [befores[before]] if before else []
     if piece.kind == "python":
         return [*lines, f"python -c {shlex.quote(scene.python + chr(10) + text)}"]
     words = words_of(text)[0]

@@ -83,16 +83,18 @@ GIVEN = {
 # Words of a synopsis, and what is typed in their place.
 SAYS = {"RECIPE": "synapse", "GB": "8", "DIR": "RAW"}
 
+# How a command of any page begins, and what is done before it.
 _PREPARED = 'cd "$SCENE"; rm -rf prepared; cp -r "$prepared" prepared; cd prepared'  # no run has begun there
+
+BEFORE = {
+    "dsnet-med compare --methods 'dynunet_3d,": "rm -rf trial",
+    "dsnet-med bundle run training": _PREPARED,
+    "monai bundle run training": _PREPARED,
+    "python -m monai.bundle run training": _PREPARED,
+}
 
 SCENES = {
     "README.md": Scene(
-        before={
-            "dsnet-med compare --methods 'dynunet_3d,": "rm -rf trial",
-            "dsnet-med bundle run training": _PREPARED,
-            "monai bundle run training": _PREPARED,
-            "python -m monai.bundle run training": _PREPARED,
-        },
         python="import timm; network = timm.create_model('resnet18')",
     ),
     "docs/benchmarks.md": Scene(has={"run": "run", "ct": "images"}),
