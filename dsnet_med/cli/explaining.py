@@ -96,17 +96,16 @@ def headlines(content: Mapping[str, Any]) -> list[str]:
     lines = []
     for run in content["runs"]:
         for name, plugin in run["plugins"].items():
-            if "not_measured" in plugin:
-                lines.append(
-                    f"{run['name']}: {name} ({plugin['class']}) is not measured: {plugin['not_measured']}"
-                )
-                continue
             energy = plugin["energy_changed"]["mean"]
             constant = plugin["not_constant"]
             words = "" if constant is None else f", {constant:.1%} of it differs from image to image"
             lines.append(
                 f"{run['name']}: {name} ({plugin['class']}) changes {energy:.2%} of its input's energy{words}"
             )
+        lines += [
+            f"{run['name']}: {name} ({each['class']}) is not measured and not replaced: {each['reason']}"
+            for name, each in run["not_measured"].items()
+        ]
         depends = run["image_dependence"] or {}
         lines += [f"{run['name']}: {depends['words']}"] if depends.get("words") else []
         lines += [f"{run['name']}: {line}" for line in run.get("notes", [])]

@@ -20,18 +20,18 @@ def run_content(subject: Subject) -> dict[str, Any]:
     plugins = {
         name: plugin_facts(subject, name, measures) for name, measures in sorted(subject.measures.items())
     }
-    plugins |= {
-        name: {"class": _class_of(subject, name), "not_measured": why}
-        for name, why in subject.watched.unmeasured.items()
-    }
-    silent = [name for name in subject.plugins if name not in plugins]
-    plugins |= {name: {"class": _class_of(subject, name), "not_measured": "it did not run"} for name in silent}
+    why = dict(subject.watched.unmeasured)
+    ran = {name.partition("#")[0] for name in (*plugins, *why)}
+    why |= {name: "it did not run" for name in subject.plugins if name not in ran}
     return {
         "name": subject.name,
         "path": subject.path,
         "title": subject.predictor.title,
         "fingerprint": subject.predictor.fingerprints[0] if subject.predictor.fingerprints else "",
         "plugins": plugins,
+        "not_measured": {
+            name: {"class": _class_of(subject, name), "reason": reason} for name, reason in why.items()
+        },
         "scores": None,
         "interventions": [],
         "image_dependence": None,

@@ -149,7 +149,14 @@ def explain(
                 "images": sum(subjects[0].images.values()),
                 "seed": seed,
                 "shuffles": shuffles,
-                "leaves_out": list(LEAVES_OUT),
+                "leaves_out": [
+                    *LEAVES_OUT,
+                    *(
+                        f"{name} ({each['class']}) of {run['name']}, which cannot be measured: {each['reason']}"
+                        for run in described
+                        for name, each in run["not_measured"].items()
+                    ),
+                ],
                 "runs": described,
             }
             work.finish(content, subjects)
@@ -242,7 +249,7 @@ class _Work:
         """One case through the network as it is, and with all plug-ins replaced by the identity."""
         channels, scored = self._read(subject, source)
         case, plain = source.case, None
-        if not subject.forms:
+        if not subject.forms and not subject.watched.unmeasured:
             subject.probe(case, channels, lambda _: None)
         if "identity" in self.plan.kinds and subject.targets():
             (identity,) = (each for each in subject.interventions(EVERY) if each.kind == "identity")

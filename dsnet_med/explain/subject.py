@@ -86,15 +86,24 @@ class Subject:
         """How often a case goes through the network, interventions and all; the first case once more."""
         return 1 + sum(len(self.interventions(target)) for target in self.targets())
 
+    @property
+    def replaceable(self) -> list[str]:
+        """The plug-ins that can be replaced: those that a probe could measure; before it, all."""
+        if not self.forms and not self.watched.unmeasured:
+            return self.plugins
+        measured = {name.partition("#")[0] for name in self.forms}
+        return [name for name in self.plugins if name in measured]
+
     def targets(self) -> list[str]:
         """On what interventions are made: all plug-ins, and each of several."""
-        if not self.plugins or not self.plan.kinds:
+        names = self.replaceable
+        if not names or not self.plan.kinds:
             return []
-        return [EVERY, *(self.plugins if self.plan.each and len(self.plugins) > 1 else [])]
+        return [EVERY, *(names if self.plan.each and len(names) > 1 else [])]
 
     def interventions(self, target: str) -> list[Intervention]:
         """Those on one target, in order."""
-        of = frozenset(self.plugins if target == EVERY else [target])
+        of = frozenset(self.replaceable if target == EVERY else [target])
         return [
             Intervention(kind, of, draw, self.plan.seed)
             for kind in self.plan.kinds

@@ -187,6 +187,29 @@ def test_several_plugins_are_replaced_together_and_each_alone(tmp_path: Path) ->
     assert {entry["plugin"] for entry in together["runs"][0]["interventions"]} == {"all"}
 
 
+class Halves(tiny.Bands):
+    """Hands its plug-in the halves of every image, as two images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plug = SE(4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        halves = self.plug(torch.cat(self.features(super().forward(images)).chunk(2, dim=-1)))
+        return torch.cat(halves.chunk(2), dim=-1)
+
+
+def test_a_plugin_that_cannot_be_told_apart_by_images_is_said_and_not_replaced(tmp_path: Path) -> None:
+    predictor = tiny.predictor()
+    predictor.models[0].network = Halves().eval().requires_grad_(False)
+    content = explained(tmp_path, predictor)
+    (run,) = content["runs"]
+    assert "images" in run["not_measured"]["plug"]["reason"]
+    assert any("plug (SE)" in line for line in content["leaves_out"])
+    assert run["interventions"] == []
+    assert run["scores"]["labels"]["low"]["dice"]["n"] == 3
+
+
 def test_runs_side_by_side_and_one_without_a_plugin(tmp_path: Path) -> None:
     runs = [
         tiny.predictor(title="plain"),
