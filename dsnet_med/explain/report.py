@@ -162,7 +162,7 @@ def _measures(reference: bool) -> list[dict[str, Any]]:
     if not reference:
         return [
             {"key": "agreement", "title": "Dice with the unchanged mask", "digits": 4, "sign": "", "zero": 1.0}
-            | {"value": "mean", "left": "mask changes", "right": ""}
+            | {"value": "mean", "left": "mask changes", "right": "same mask"}
         ]
     dice = {"key": "dice", "title": "Dice", "digits": 4, "left": "score loses", "right": "score gains"}
     hd95 = {"key": "hd95_mm", "title": "HD95, mm", "digits": 2, "left": "surfaces nearer", "right": "farther"}
