@@ -46,6 +46,7 @@ PIECES = {
     "store_hippocampus": "dsnet-med preprocess hippocampus --source $hippocampus --out store_hippocampus",
     "bundle": "dsnet-med export $run --out bundle --formats bundle",
     "mask": "cp $masks/img0001.nii.gz mask",
+    "own_labels": "mkdir own_labels && cp $masks/*.nii.gz own_labels",  # with the values of labels.json
     "theirs": "made theirs theirs",
     "nnunet": "made nnunet nnunet",
     "organ_files": "made organ_files organ_files",
@@ -130,6 +131,7 @@ SCENES = {
         has={"STORE": "store_large"},
         before={"cd RUN && torchrun": 'rm -rf RUN; cp -r "$prepared" RUN'},
     ),
+    "docs/tutorials/reviewer.md": Scene(has={"LABELS": "own_labels"}),
 }
 
 # ---------------------------------------------------------------- typed by others, or not at all
