@@ -60,7 +60,7 @@ def explain(
     if labels is not None and reference is None:
         raise InputError("got --labels without --reference: they say what the values of references mean")
     failed: CasesFailedError | None = None
-    with tqdm(total=1.0, desc="explain", unit="inference", ncols=100, bar_format=_BAR) as shown:
+    with tqdm(total=1.0, desc="explain", unit="inference", ncols=100, bar_format=_BAR, delay=1e-3) as shown:
 
         def tell(done: float, planned: float) -> None:
             shown.total = planned
