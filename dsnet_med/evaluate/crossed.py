@@ -97,8 +97,8 @@ def standard_error(squares: Squares, seeds: int, cases: int) -> Values:
 def degrees_of_freedom(squares: Squares, seeds: int, cases: int, alpha: ArrayLike) -> Values:
     """Of that error, for a two-sided test at `alpha`."""
     by_seed, by_case = seeds - 1, cases - 1
-    seed_error = squares.seeds * _t_quantile(alpha, by_seed) ** 2
-    case_error = squares.cases * _t_quantile(alpha, by_case) ** 2
+    seed_error = squares.seeds * t_quantile(alpha, by_seed) ** 2
+    case_error = squares.cases * t_quantile(alpha, by_case) ** 2
     seed_weight = _share(seed_error, case_error, squares.cases, squares.residual)
     case_weight = _share(case_error, seed_error, squares.seeds, squares.residual)
     inverse = seed_weight ** (2 + 2 / by_seed) / by_seed + case_weight ** (2 + 2 / by_case) / by_case
@@ -108,7 +108,7 @@ def degrees_of_freedom(squares: Squares, seeds: int, cases: int, alpha: ArrayLik
 def half_width(squares: Squares, seeds: int, cases: int, alpha: ArrayLike) -> Values:
     """Of the interval of the mean at 1 - `alpha`; the test at `alpha` is whether it holds 0."""
     df = degrees_of_freedom(squares, seeds, cases, alpha)
-    return standard_error(squares, seeds, cases) * _t_quantile(alpha, df)
+    return standard_error(squares, seeds, cases) * t_quantile(alpha, df)
 
 
 def p_value(distance: ArrayLike, squares: Squares, seeds: int, cases: int) -> Values:
@@ -196,7 +196,7 @@ def smallest_detectable(table: ArrayLike, *, tests: int = 1, power: float = POWE
     seeds, cases = values.shape
     se = float(standard_error(squares, seeds, cases))
     df = float(degrees_of_freedom(squares, seeds, cases, ALPHA / tests))
-    critical = float(_t_quantile(ALPHA / tests, df))
+    critical = float(t_quantile(ALPHA / tests, df))
     low, high = 0.0, 2 * critical + 2
     while _beyond(critical, high, df) < power:
         high *= 2
@@ -300,7 +300,7 @@ def _copies(values: Values) -> str:
     return "all seeds have the same scores, as copies of one run have" if equal else ""
 
 
-def _t_quantile(alpha: ArrayLike, df: ArrayLike) -> Values:
+def t_quantile(alpha: ArrayLike, df: ArrayLike) -> Values:
     """What |T| exceeds with probability alpha."""
     from scipy.special import stdtrit  # noqa: PLC0415 -- slow to load
 
@@ -343,10 +343,10 @@ def _power(mean: float, margin: float, tests: int, parts: Values, shape: tuple[i
     if se <= _ROUNDING * mean or se == 0:
         return 1.0
     df = float(degrees_of_freedom(expected, seeds, cases, ALPHA / tests))
-    significant = _beyond(float(_t_quantile(ALPHA / tests, df)), mean / se, df)
+    significant = _beyond(float(t_quantile(ALPHA / tests, df)), mean / se, df)
     if mean >= margin:
         return significant
     df = float(degrees_of_freedom(expected, seeds, cases, 2 * ALPHA))
-    one_sided = float(_t_quantile(2 * ALPHA, df))
+    one_sided = float(t_quantile(2 * ALPHA, df))
     upper, lower = _beyond(one_sided, (margin - mean) / se, df), _beyond(one_sided, (margin + mean) / se, df)
     return max(significant, upper + lower - 1)

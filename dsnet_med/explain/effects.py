@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsnet_med.errors import InputError
+from dsnet_med.evaluate.crossed import t_quantile
 from dsnet_med.explain.records import EVERY, INTACT, KINDS, Score
 
 SCORED, MASKED = ("dice", "hd95_mm"), ("agreement", "changed_ml")  # with a reference, and without
@@ -43,7 +44,7 @@ def mean_with_interval(values: Sequence[float] | Table, key: str = "mean") -> di
         return {key: None, "ci95": None, "n": 0}
     mean, interval = float(counted.mean()), None
     if counted.size > 1:
-        half = _t_quantile(counted.size - 1) * float(counted.std(ddof=1)) / sqrt(counted.size)
+        half = float(t_quantile(1 - _LEVEL, counted.size - 1)) * float(counted.std(ddof=1)) / sqrt(counted.size)
         interval = [mean - half, mean + half]
     return {key: mean, "ci95": interval, "n": int(counted.size)}
 
@@ -227,7 +228,7 @@ def _kept(identity: Table, mean: Table, plugin: str) -> dict[str, Any]:
 def _ratio_interval(above: Table, below: Table) -> tuple[float, float]:
     """Fieller's interval of mean(above) / mean(below), pairs in the same order, where below's excludes 0."""
     n = len(above)
-    critical = _t_quantile(n - 1) ** 2 / n
+    critical = float(t_quantile(1 - _LEVEL, n - 1)) ** 2 / n
     (var_above, both), (_, var_below) = np.cov(above, below)
     a, b = float(above.mean()), float(below.mean())
     square = b**2 - critical * var_below  # above 0: the interval of `below` excludes 0
@@ -241,10 +242,3 @@ def _signed(entry: Mapping[str, Any]) -> str:
     interval = entry["ci95"]
     beside = "" if interval is None else f" ({interval[0]:+.4f} to {interval[1]:+.4f})"
     return f"{entry['mean']:+.4f}{beside}"
-
-
-def _t_quantile(df: int) -> float:
-    """What |T| exceeds in 5 % of samples."""
-    from scipy.special import stdtrit  # noqa: PLC0415 -- slow to load
-
-    return -float(stdtrit(df, (1 - _LEVEL) / 2))

@@ -127,9 +127,7 @@ class Subject:
             if forms.note:
                 self.notes[name] = forms.note
         every = [(name, each) for name, named in probe.named.items() for each in named]
-        first = sorted(
-            every, key=lambda key: key[1] == CHANGE
-        )  # what a plug-in computes before what it changes
+        first = sorted(every, key=lambda key: key[1] == CHANGE)  # what a plug-in computes comes first
         kept = set(first[:MOST_MAPS])
         self.maps = [key for key in every if key in kept]
 
